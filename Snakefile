@@ -1,0 +1,72 @@
+"""neurotransfer: from T1-weighted scans in BIDS folders to the answer whether pretraining is worth it.
+
+The stages, in the order in which data passes them; each has a file of rules, a thin script per rule and
+a folder of results, all of the same name.
+"""
+
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.10")
+REPOSITORY = Path(workflow.basedir)
+sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
+
+from neurotransfer.errors import InputError
+from neurotransfer.study import MODELS, read_study
+
+
+configfile: str(REPOSITORY / "config/config.yaml")
+
+
+if workflow.is_main_process:
+    from neurotransfer.configuration import check_config
+
+    try:
+        check_config(config, REPOSITORY / "workflow/schemas", workflow.configfiles)
+    except InputError as error:
+        raise WorkflowError(error)
+try:
+    study = read_study(config)
+except InputError as error:
+    raise WorkflowError(error)
+
+
+wildcard_constraints:
+    cohort="[A-Za-z0-9]+",
+    shard="[A-Za-z0-9]+-[0-9]+",
+    job="[0-9]+",
+    task="[A-Za-z0-9_]+",
+    n="[0-9]+",
+    replicate="[0-9]+",
+    run="multitask|given",
+
+
+include: "workflow/rules/preprocess.smk"
+include: "workflow/rules/cache.smk"
+include: "workflow/rules/split.smk"
+include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/resample.smk"
+include: "workflow/rules/fit.smk"
+include: "workflow/rules/statistics.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "results/report/report.html",
+        "results/split/certificate.json",
+
+
+rule cached:
+    """Every image through preprocessing and into the cache."""
+    input:
+        expand("results/index/{cohort}.tsv", cohort=study.cohorts),
+
+
+rule pretrained:
+    """The pretrained weights and their metrics."""
+    input:
+        f"results/pretrain/{study.run}/metrics.tsv",

@@ -1,0 +1,53 @@
+# FastSurfer's file layout -> uint8 shards -> one index and one table of volumes per cohort.
+
+
+def ledgers(wildcards):
+    return [f"results/preprocessed/{wildcards.shard}/{job}.tsv" for job in study.shards[wildcards.shard].jobs]
+
+
+def tables_of_cohort(folder):
+    return lambda wildcards: [f"results/{folder}/{shard}.tsv" for shard in study.shards_of(wildcards.cohort)]
+
+
+rule cache:
+    """orig x mask, cropped around the mask's bounding box, one row per image of the shard."""
+    input:
+        images="results/manifest/shards/{shard}.tsv",
+        ledgers=ledgers,
+    output:
+        images="results/cache/{shard}.npy",
+        table="results/cache/{shard}.tsv",
+    params:
+        cache=config["cache"],
+        subjects="results/preprocessed/subjects",
+    log:
+        "logs/cache/{shard}.log",
+    benchmark:
+        "results/benchmarks/cache/{shard}.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 2000 * attempt,
+        runtime=lambda wc, attempt: (5 + study.shards[wc.shard].images // 10) * attempt,
+    script:
+        "../scripts/cache.py"
+
+
+rule index:
+    """Every usable image of a cohort, with its cache row and its regional volumes."""
+    input:
+        shards=tables_of_cohort("manifest/shards"),
+        caches=tables_of_cohort("cache"),
+    output:
+        index="results/index/{cohort}.tsv",
+        volumes="results/index/{cohort}.volumes.npy",
+        names="results/index/{cohort}.volumes.json",
+    params:
+        subjects="results/preprocessed/subjects",
+    log:
+        "logs/index/{cohort}.log",
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 2000 * attempt,
+        runtime=lambda wc, attempt: (5 + len(study.shards_of(wc.cohort)) // 5) * attempt,
+    script:
+        "../scripts/index.py"

@@ -1,0 +1,96 @@
+# A resample -> three model types, each with its settings, chosen on validation and tested once.
+
+CNN = {
+    "seed": config["seed"],
+    "network": config["network"],
+    "training": {key: value for key, value in config["models"]["cnn"].items() if key != "gpus"},
+}
+# What each model's fit depends on besides its input files; aggregate refuses fits made with anything else.
+FITTING = {
+    "linear": {"seed": config["seed"], **config["models"]["linear"]},
+    "baseline": {**CNN, "settings": config["models"]["baseline"]["settings"]},
+    "transfer": {
+        **CNN,
+        "settings": config["models"]["transfer"]["settings"],
+        "crop": config["cache"]["crop"],
+        "preprocessing": config["preprocessing"],
+    },
+}
+
+
+def volumes_of_task(ending):
+    return lambda wildcards: [f"results/index/{cohort}.volumes.{ending}" for cohort in study.cohorts_of(wildcards.task)]
+
+
+def shards_of_task(wildcards):
+    return shards_of_cohorts(wildcards.task)
+
+
+rule linear:
+    """Logistic regression on regional volumes."""
+    input:
+        resample="results/resamples/{task}/n{n}/{replicate}.tsv",
+        volumes=volumes_of_task("npy"),
+        names=volumes_of_task("json"),
+    output:
+        fit="results/fits/{task}/n{n}/{replicate}/linear.json",
+    params:
+        fitting=FITTING["linear"],
+    log:
+        "logs/linear/{task}/n{n}/{replicate}.log",
+    benchmark:
+        "results/benchmarks/linear/{task}/n{n}/{replicate}.tsv"
+    group:
+        "linear"
+    threads: config["models"]["linear"]["threads"]
+    resources:
+        mem_mb=lambda wc, attempt: 2000 * attempt,
+        runtime=lambda wc, attempt: 10 * attempt,
+    script:
+        "../scripts/linear.py"
+
+
+rule baseline:
+    """The binary network from random weights."""
+    input:
+        resample="results/resamples/{task}/n{n}/{replicate}.tsv",
+        shards=shards_of_task,
+    output:
+        fit="results/fits/{task}/n{n}/{replicate}/baseline.json",
+    params:
+        fitting=FITTING["baseline"],
+    log:
+        "logs/baseline/{task}/n{n}/{replicate}.log",
+    benchmark:
+        "results/benchmarks/baseline/{task}/n{n}/{replicate}.tsv"
+    threads: config["models"]["cnn"]["threads"]
+    resources:
+        mem_mb=lambda wc, attempt: (8000 + 10 * int(wc.n)) * attempt,
+        runtime=lambda wc, attempt: (15 + int(wc.n) // 5) * attempt,
+        gpu=config["models"]["cnn"]["gpus"],
+    script:
+        "../scripts/baseline.py"
+
+
+rule transfer:
+    """The same network, data order and settings, from the pretrained weights."""
+    input:
+        resample="results/resamples/{task}/n{n}/{replicate}.tsv",
+        shards=shards_of_task,
+        weights=f"results/pretrain/{study.run}/weights.safetensors",
+        participants="results/pretrain/multitask/participants.tsv" if study.run == "multitask" else [],
+    output:
+        fit="results/fits/{task}/n{n}/{replicate}/transfer.json",
+    params:
+        fitting=FITTING["transfer"],
+    log:
+        "logs/transfer/{task}/n{n}/{replicate}.log",
+    benchmark:
+        "results/benchmarks/transfer/{task}/n{n}/{replicate}.tsv"
+    threads: config["models"]["cnn"]["threads"]
+    resources:
+        mem_mb=lambda wc, attempt: (8000 + 10 * int(wc.n)) * attempt,
+        runtime=lambda wc, attempt: (15 + int(wc.n) // 5) * attempt,
+        gpu=config["models"]["cnn"]["gpus"],
+    script:
+        "../scripts/transfer.py"

@@ -1,0 +1,23 @@
+# T1-weighted images -> FastSurfer's file layout and a ledger that accounts for every image.
+
+
+rule preprocess:
+    """One job's images through the engine, each by itself; a bad one gets its row and stops nobody."""
+    input:
+        images="results/manifest/shards/{shard}.tsv",
+    output:
+        ledger="results/preprocessed/{shard}/{job}.tsv",
+    params:
+        images_per_job=lambda wc: study.shards[wc.shard].images_per_job,
+        preprocessing=config["preprocessing"],
+        subjects="results/preprocessed/subjects",
+    log:
+        "logs/preprocess/{shard}/{job}.log",
+    benchmark:
+        "results/benchmarks/preprocess/{shard}/{job}.tsv"
+    threads: config["preprocessing"]["threads"]
+    resources:
+        mem_mb=lambda wc, attempt: 3000 * attempt,
+        runtime=lambda wc, attempt: (10 + 2 * study.shards[wc.shard].images_of_job(wc.job)) * attempt,
+    script:
+        "../scripts/preprocess.py"

@@ -1,0 +1,57 @@
+# Tables -> figures -> one page that a person reads.
+
+
+rule figures:
+    """Figure 1 (who pretrained, and how well it went) and Figure 2 (AUC by n), each as SVG, PNG and TSV."""
+    input:
+        images="results/split/images.tsv",
+        history="results/pretrain/multitask/history.tsv" if study.run == "multitask" else [],
+        metrics=f"results/pretrain/{study.run}/metrics.tsv",
+        predictions=f"results/pretrain/{study.run}/predictions.tsv",
+        aucs="results/statistics/aucs.tsv",
+        medians="results/statistics/medians.tsv",
+        comparisons="results/statistics/comparisons.tsv",
+        truth=config["report"]["truth"] or [],
+    output:
+        figure1=multiext("results/report/figures/figure1", ".svg", ".png", ".tsv"),
+        figure2=multiext("results/report/figures/figure2", ".svg", ".png", ".tsv"),
+    params:
+        tasks=study.tasks,
+        statistics=config["statistics"],
+        targets=config["targets"],
+    log:
+        "logs/figures.log",
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    script:
+        "../scripts/figures.py"
+
+
+rule report:
+    """One self-contained page: the answer, the figures, the trust, the methods."""
+    input:
+        figures=rules.figures.output,
+        images="results/split/images.tsv",
+        certificate="results/split/certificate.json",
+        excluded="results/manifest/excluded.tsv",
+        ledgers=[f"results/preprocessed/{shard.name}/{job}.tsv" for shard in study.shards.values() for job in shard.jobs],
+        metrics=f"results/pretrain/{study.run}/metrics.tsv",
+        weights=f"results/pretrain/{study.run}/weights.safetensors",
+        medians="results/statistics/medians.tsv",
+        comparisons="results/statistics/comparisons.tsv",
+        settings="results/statistics/settings.tsv",
+        resamples="results/statistics/resamples.tsv",
+    output:
+        "results/report/report.html",
+    params:
+        config=config,
+    log:
+        "logs/report.log",
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    script:
+        "../scripts/report.py"

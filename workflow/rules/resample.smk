@@ -1,0 +1,24 @@
+# A task's pool -> one file per replicate: who trains, who validates, who tests.
+
+
+rule resample:
+    """n images with replacement for training, then validation and test from other participants."""
+    input:
+        indices=lambda wc: of_cohorts("index", wc.task),
+        splits=lambda wc: of_cohorts("split/cohorts", wc.task),
+    output:
+        "results/resamples/{task}/n{n}/{replicate}.tsv",
+    params:
+        seed=config["seed"],
+        task=lambda wc: study.tasks[wc.task],
+        resampling={key: value for key, value in config["resampling"].items() if key not in ("n", "replicates")},
+        converters=config["manifest"]["converters"],
+    log:
+        "logs/resample/{task}/n{n}/{replicate}.log",
+    group: "linear"
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 1000 * attempt,
+        runtime=lambda wc, attempt: 5 * attempt,
+    script:
+        "../scripts/resample.py"

@@ -1,0 +1,42 @@
+# Index -> who pretrains, who validates, who stays unseen -> the proof that nobody crosses.
+
+
+rule split:
+    """The role of each image of one cohort; a cohort's split depends on that cohort alone."""
+    input:
+        index="results/index/{cohort}.tsv",
+    output:
+        "results/split/cohorts/{cohort}.tsv",
+    params:
+        seed=config["seed"],
+        split=config["split"],
+        roles=lambda wc: sorted(study.roles[wc.cohort]),
+        pretraining_share=lambda wc: study.pretraining_shares[wc.cohort],
+    log:
+        "logs/split/{cohort}.log",
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    script:
+        "../scripts/split.py"
+
+
+rule certificate:
+    """All cohorts' roles in one table, and the certificate; fails where a participant is on two sides."""
+    input:
+        splits=expand("results/split/cohorts/{cohort}.tsv", cohort=study.cohorts),
+        indices=expand("results/index/{cohort}.tsv", cohort=study.cohorts),
+    output:
+        images="results/split/images.tsv",
+        certificate="results/split/certificate.json",
+    params:
+        roles={cohort: sorted(has) for cohort, has in study.roles.items()},
+    log:
+        "logs/certificate.log",
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    script:
+        "../scripts/certificate.py"

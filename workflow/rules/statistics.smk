@@ -1,0 +1,51 @@
+# Fits -> test AUCs in long form -> medians, intervals and paired comparisons.
+
+
+rule aggregate:
+    """Every fit's test AUC, and the table of settings; refuses fits of another configuration."""
+    input:
+        fits=expand(
+            "results/fits/{task}/n{n}/{replicate}/{model}.json",
+            task=study.tasks,
+            n=study.n,
+            replicate=study.replicates,
+            model=MODELS,
+        ),
+        resamples=expand(
+            "results/resamples/{task}/n{n}/{replicate}.tsv", task=study.tasks, n=study.n, replicate=study.replicates
+        ),
+        weights=f"results/pretrain/{study.run}/weights.safetensors",
+    output:
+        aucs="results/statistics/aucs.tsv",
+        settings="results/statistics/settings.tsv",
+        resamples="results/statistics/resamples.tsv",
+    params:
+        fitting=FITTING,
+    log:
+        "logs/aggregate.log",
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    script:
+        "../scripts/aggregate.py"
+
+
+rule compare:
+    """Medians with intervals, and the paired permutation test of each pair of models per task and n."""
+    input:
+        aucs="results/statistics/aucs.tsv",
+    output:
+        medians="results/statistics/medians.tsv",
+        comparisons="results/statistics/comparisons.tsv",
+    params:
+        seed=config["seed"],
+        statistics=config["statistics"],
+    log:
+        "logs/compare.log",
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    script:
+        "../scripts/compare.py"

@@ -1,0 +1,119 @@
+"""Files between stages: written whole or not at all, read as the types they were written with.
+
+Every table is a TSV whose missing values are empty fields; a file may begin with lines that start
+with ``#`` and hold one JSON object of facts about the table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # pandas takes a second to import; who only parses the study does not wait for it
+    import pandas as pd
+
+TEXT_COLUMNS = (
+    "image_id participant_id cohort session run t1w diagnosis shard role roles reason status engine "
+    "engine_version checksum task model setting replicate file target split"
+).split()
+
+
+@contextlib.contextmanager
+def written_whole(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path` and rename it to `path` when the block ends without an error.
+
+    A reader sees the old file or the new one, never half of one; on an error nothing is left behind.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` whole, as UTF-8."""
+    with written_whole(path) as file:
+        file.write(text)
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write a JSON file whole: sorted keys, two spaces, NaN refused (it is not JSON)."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def table_text(table: pd.DataFrame, facts: Mapping[str, object] | None = None) -> str:
+    """The text of a table's file: see `write_table`."""
+    header = f"# {json.dumps(facts, sort_keys=True)}\n" if facts is not None else ""
+    return header + table.to_csv(sep="\t", index=False, na_rep="", lineterminator="\n")
+
+
+def write_table(table: pd.DataFrame, path: str | Path, facts: Mapping[str, object] | None = None) -> None:
+    """Write a table whole, with `facts` (JSON values) in a first line that starts with ``#``.
+
+    Floats are written so that they read back as the same numbers.
+    """
+    write_text(path, table_text(table, facts))
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """The facts in a table's first line; empty where it has none."""
+    with open(path, encoding="utf-8") as file:
+        line = file.readline()
+    return json.loads(line[1:]) if line.startswith("#") else {}
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a table: empty fields are missing, and columns that hold names stay text ("01" is not 1)."""
+    import pandas as pd
+
+    with open(path, encoding="utf-8") as file:
+        skip = 1 if file.readline().startswith("#") else 0
+    columns = pd.read_csv(path, sep="\t", skiprows=skip, nrows=0).columns
+    return pd.read_csv(
+        path,
+        sep="\t",
+        skiprows=skip,
+        dtype={name: "str" for name in columns if name in TEXT_COLUMNS},
+        keep_default_na=False,
+        na_values=[""],
+        float_precision="round_trip",
+    )
+
+
+def digest_of_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(value: object) -> str:
+    """SHA-256 of a JSON value, the same for equal values whatever the order of their keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
