@@ -5,8 +5,8 @@ def ledgers(wildcards):
     return [f"results/preprocessed/{wildcards.shard}/{job}.tsv" for job in study.shards[wildcards.shard].jobs]
 
 
-def tables_of_cohort(folder):
-    return lambda wildcards: [f"results/{folder}/{shard}.tsv" for shard in study.shards_of(wildcards.cohort)]
+def shards_of_cohort(folder, ending="tsv"):
+    return lambda wildcards: [f"results/{folder}/{shard}.{ending}" for shard in study.shards_of(wildcards.cohort)]
 
 
 rule cache:
@@ -35,8 +35,9 @@ rule cache:
 rule index:
     """Every usable image of a cohort, with its cache row and its regional volumes."""
     input:
-        shards=tables_of_cohort("manifest/shards"),
-        caches=tables_of_cohort("cache"),
+        shards=shards_of_cohort("manifest/shards"),
+        caches=shards_of_cohort("cache"),
+        images=shards_of_cohort("cache", "npy"),
     output:
         index="results/index/{cohort}.tsv",
         volumes="results/index/{cohort}.volumes.npy",

@@ -22,10 +22,6 @@ def volumes_of_task(ending):
     return lambda wildcards: [f"results/index/{cohort}.volumes.{ending}" for cohort in study.cohorts_of(wildcards.task)]
 
 
-def shards_of_task(wildcards):
-    return shards_of_cohorts(wildcards.task)
-
-
 rule linear:
     """Logistic regression on regional volumes."""
     input:
@@ -54,7 +50,6 @@ rule baseline:
     """The binary network from random weights."""
     input:
         resample="results/resamples/{task}/n{n}/{replicate}.tsv",
-        shards=shards_of_task,
     output:
         fit="results/fits/{task}/n{n}/{replicate}/baseline.json",
     params:
@@ -76,7 +71,6 @@ rule transfer:
     """The same network, data order and settings, from the pretrained weights."""
     input:
         resample="results/resamples/{task}/n{n}/{replicate}.tsv",
-        shards=shards_of_task,
         weights=f"results/pretrain/{study.run}/weights.safetensors",
         participants="results/pretrain/multitask/participants.tsv" if study.run == "multitask" else [],
     output:

@@ -73,7 +73,7 @@ def _run_workflow(repository: Path, overlay: Path, cores: int) -> int:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "Snakefile")]
     command += ["--configfile", str(overlay), "--cores", str(cores), "--keep-going", "--rerun-incomplete"]
     # `_alone` stands in for Snakemake's lock, which would outlive a killed run
-    command += ["--nolock", "--quiet", "host", "reason", "--resources", "mem_mb=1000000"]
+    command += ["--nolock", "--quiet", "host", "reason"]
     started = time.monotonic()
     shown, tail = 0.0, []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
