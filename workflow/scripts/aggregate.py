@@ -1,0 +1,13 @@
+"""Every fit into tables; fits of another configuration are refused."""
+
+from neurotransfer import jobs
+
+with jobs.job(snakemake):
+    from neurotransfer.aggregation import describe_resamples, read_fits
+    from neurotransfer.files import write_table
+
+    source, output = snakemake.input, snakemake.output
+    aucs, settings = read_fits(source.fits, snakemake.params.fitting, source.weights, "results/resamples")
+    write_table(aucs, output.aucs)
+    write_table(settings, output.settings)
+    write_table(describe_resamples(source.resamples), output.resamples)

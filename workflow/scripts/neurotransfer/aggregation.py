@@ -1,0 +1,163 @@
+"""Thousands of fits into a few tables: AUCs in long form, settings, resamples, medians, comparisons."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from .errors import InputError, raise_all
+from .files import digest_of_file, fingerprint, read_facts, read_json, read_table
+from .seeds import seed_from
+from .statistics import bootstrap_interval, holm, sign_flip_test
+
+PAIRS = (("transfer", "baseline"), ("transfer", "linear"), ("linear", "baseline"))
+AGAIN = "delete it, then run the same command again"
+
+
+def read_fits(
+    paths: Iterable[str | Path], fitting: Mapping[str, Any], weights: str | Path, resamples: str | Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All fits as two tables: test AUCs, and every setting tried.
+
+    A fit is refused where it was made with another configuration, resample or weights than those of today,
+    where it stands under another name than its own, or where its AUC is not that of its scores.
+
+    Parameters
+    ----------
+    fitting : by model, the parameters that its fits depend on
+    weights : the weights that transfer starts from
+    resamples : the folder of resamples
+
+    Returns
+    -------
+    aucs : task, n, replicate, model, auc, validation_auc, setting
+    settings : task, n, replicate, model, setting, values (JSON), status, validation_auc, validation_loss,
+        epoch, chosen (0 or 1)
+
+    Raises
+    ------
+    InputError, InputErrors
+        naming every refused file
+    """
+    aucs, settings, wrong = [], [], []
+    digests: dict[Path, str] = {}
+    weights_digest = digest_of_file(weights)
+    for path in map(Path, paths):
+        try:
+            fit = read_json(path)
+            key = {name: fit[name] for name in ("task", "n", "replicate", "model")}
+            chosen, tested = fit["settings"][fit["chosen"]], fit["test"]
+            resample = Path(resamples, key["task"], f"n{key['n']}", f"{key['replicate']}.tsv")
+            if path.parts[-4:] != (key["task"], f"n{key['n']}", key["replicate"], f"{key['model']}.json"):
+                raise InputError(path, "", f"it holds the fit {key}, not the one of its name", AGAIN)
+            if resample not in digests:
+                digests[resample] = digest_of_file(resample)
+            facts = {"model": key["model"], "parameters": fitting[key["model"]], "resample": digests[resample]}
+            facts["weights"] = weights_digest if key["model"] == "transfer" else None
+            if fit["fingerprint"] != fingerprint(facts):
+                raise InputError(path, "", "it was made with another configuration, resample or weights", AGAIN)
+            if not math.isclose(roc_auc_score(tested["label"], tested["score"]), fit["test_auc"], abs_tol=1e-9):
+                raise InputError(path, "test_auc", "it is not the AUC of the scores beside it", AGAIN)
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            what = f"it can't be read as a fit ({error})"
+            wrong.append(error if isinstance(error, InputError) else InputError(path, "", what, AGAIN))
+            continue
+        aucs.append(key | {"auc": fit["test_auc"], "validation_auc": chosen["validation_auc"], "setting": fit["chosen"]})
+        for position, setting in enumerate(fit["settings"]):
+            row = {"setting": position, "values": json.dumps(setting["values"], sort_keys=True)}
+            row |= {name: setting[name] for name in ("status", "validation_auc", "validation_loss", "epoch")}
+            settings.append(key | row | {"chosen": int(position == fit["chosen"])})
+    raise_all(wrong)
+    return pd.DataFrame(aucs), pd.DataFrame(settings)
+
+
+def describe_resamples(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Per resample: redraws, distinct training images and participants, validation and test images."""
+    rows = []
+    for path in paths:
+        facts, table = read_facts(path), read_table(path)
+        train = table[table["role"] == "train"]
+        row = {name: facts[name] for name in ("task", "n", "replicate", "redraws")}
+        row |= {
+            "train_distinct_images": train["image_id"].nunique(),
+            "train_participants": train["participant_id"].nunique(),
+        }
+        rows.append(row | {f"{role}_images": int((table["role"] == role).sum()) for role in ("validation", "test")})
+    return pd.DataFrame(rows)
+
+
+def summarise(aucs: pd.DataFrame, *, bootstrap: int, seed: int) -> pd.DataFrame:
+    """Median, mean and quartiles of the AUCs per task, n and model.
+
+    `low` and `high` are the 95 % percentile bootstrap interval of the median over replicates.
+    """
+    rows = []
+    for (task, n, model), group in aucs.groupby(["task", "n", "model"], sort=False):
+        values = group["auc"].to_numpy()
+        seed_here = seed_from("median", seed, task, n, model)
+        low, high = bootstrap_interval(values, statistic="median", resamples=bootstrap, seed=seed_here)
+        row = {"task": task, "n": n, "model": model, "replicates": len(values), "median": group["auc"].median()}
+        row |= {"mean": values.mean(), "q1": group["auc"].quantile(0.25), "q3": group["auc"].quantile(0.75)}
+        rows.append(row | {"low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def compare(aucs: pd.DataFrame, *, statistic: str, permutations: int, bootstrap: int, seed: int) -> pd.DataFrame:
+    """Each pair of models per task and n: differences and the paired permutation test.
+
+    `low` and `high` are the bootstrap interval of the tested statistic of the differences; `p_holm` is the
+    two-sided p adjusted by Holm over all rows of the table.
+
+    Raises
+    ------
+    InputError
+        where two models do not have the same replicates
+    """
+    rows = []
+    for (task, n), group in aucs.groupby(["task", "n"], sort=False):
+        wide = group.pivot(index="replicate", columns="model", values="auc")
+        for first, second in PAIRS:
+            if first not in wide or second not in wide:
+                continue
+            if wide[[first, second]].isna().any(axis=None):
+                what = f"{first} and {second} do not have the same replicates for {task}, n = {n}"
+                raise InputError("aucs", "replicate", what, "finish the missing fits")
+            differences = (wide[first] - wide[second]).to_numpy()
+            names = (seed, task, n, first, second)
+            test = sign_flip_test(
+                wide[first], wide[second], statistic=statistic, permutations=permutations, seed=seed_from("flip", *names)
+            )
+            low, high = bootstrap_interval(
+                differences, statistic=statistic, resamples=bootstrap, seed=seed_from("difference", *names)
+            )
+            row = {"task": task, "n": n, "first": first, "second": second, "mean_difference": differences.mean()}
+            row |= {"median_difference": float(pd.Series(differences).median()), "low": low, "high": high}
+            row |= {"p_two_sided": test.two_sided, "p_greater": test.greater, "p_less": test.less}
+            rows.append(row | {"exact": int(test.exact), "permutations": test.permutations})
+    table = pd.DataFrame(rows)
+    table.insert(table.columns.get_loc("p_less") + 1, "p_holm", holm(table["p_two_sided"]))
+    return table
+
+
+def headline(medians: pd.DataFrame, comparisons: pd.DataFrame) -> str:
+    """The answer as plain text: median test AUC per task, n and model, and transfer's two comparisons."""
+    p = comparisons.set_index(["task", "n", "first", "second"])
+    auc = medians.set_index(["task", "n", "model"])["median"]
+    head = f"{'task':<12}{'n':>5}   {'linear':>7}{'baseline':>10}{'transfer':>10}"
+    head += f"   {'p vs baseline (Holm)':>22}{'p vs linear (Holm)':>22}"
+    lines = ["Median test AUC, and the paired permutation test of transfer against each:", "", head]
+    for task, n in medians[["task", "n"]].drop_duplicates().itertuples(index=False):
+        line = f"{task:<12}{n:>5}   " + f"{auc[task, n, 'linear']:>7.3f}"
+        line += "".join(f"{auc[task, n, model]:>10.3f}" for model in ("baseline", "transfer")) + "   "
+        for other in ("baseline", "linear"):
+            row = p.loc[(task, n, "transfer", other)]
+            line += f"{row['p_two_sided']:>13.4f} ({row['p_holm']:.3f})"
+            line += " "
+        lines.append(line.rstrip())
+    return "\n".join(lines)

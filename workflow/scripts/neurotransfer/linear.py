@@ -1,0 +1,105 @@
+"""The linear model: logistic regression on regional volumes, each setting fitted, one chosen.
+
+Volumes of a resample go in, a record per setting and the chosen one's test scores come out.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from .errors import InputError
+from .files import read_json
+from .selection import choose
+
+MASK_VOLUME = -1  # the SegId under which a table of volumes holds the mask's volume
+
+
+def read_volumes(resample: pd.DataFrame, matrices: Sequence[str | Path], names: Sequence[str | Path]) -> np.ndarray:
+    """Volumes of a resample's images, by its rows, in mm³.
+
+    Parameters
+    ----------
+    resample : with `cohort` and `index_row`
+    matrices, names : of each cohort of the task, ``<cohort>.volumes.npy`` and ``<cohort>.volumes.json``
+
+    Returns
+    -------
+    float64 [rows, structures], the mask's volume first; the structures are those of any cohort, and one
+    that a cohort's atlas does not list is missing (NaN) there
+    """
+    cohorts = {Path(path).name.removesuffix(".volumes.npy"): Path(path) for path in matrices}
+    ids = {Path(path).name.removesuffix(".volumes.json"): read_json(path)["seg_ids"] for path in names}
+    columns = list(dict.fromkeys([MASK_VOLUME, *(seg_id for cohort in cohorts for seg_id in ids[cohort])]))
+    volumes = np.full((len(resample), len(columns)), np.nan)
+    for cohort, rows in resample.groupby("cohort").groups.items():
+        matrix = np.load(cohorts[cohort], mmap_mode="r", allow_pickle=False)
+        index_rows = resample.loc[rows, "index_row"].to_numpy(int)
+        if index_rows.max() >= len(matrix):
+            raise InputError(cohorts[cohort], "", f"it has {len(matrix)} rows, fewer than its index", "delete it")
+        at = [columns.index(seg_id) for seg_id in ids[cohort]]
+        volumes[np.ix_(resample.index.get_indexer(rows), at)] = matrix[index_rows]
+    return volumes
+
+
+def shares_of_mask(volumes: np.ndarray) -> np.ndarray:
+    """Volumes divided by the mask's volume, without the mask itself: [rows, structures - 1], dimensionless."""
+    return volumes[:, 1:] / volumes[:, :1]
+
+
+def pipeline(c: float, max_iterations: int) -> Pipeline:
+    """Impute, standardise and regress; all three learn from the training set alone.
+
+    Parameters
+    ----------
+    c : inverse strength of the L2 penalty
+    """
+    regression = LogisticRegression(C=c, max_iter=max_iterations)
+    return make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), regression)
+
+
+def fit_settings(
+    features: np.ndarray, labels: np.ndarray, roles: np.ndarray, settings: Sequence[Mapping[str, Any]], iterations: int
+) -> tuple[list[dict[str, Any]], int, np.ndarray]:
+    """Fit every setting on the training rows, choose on the validation rows, score the test rows once.
+
+    Parameters
+    ----------
+    features : float [rows, features]
+    labels : 0 or 1 per row
+    roles : "train", "validation" or "test" per row
+    settings : dictionaries with `c`
+
+    Returns
+    -------
+    records : values, status, validation AUC and loss per setting
+    chosen : position of the chosen one
+    scores : its probabilities for the test rows, in their order
+    """
+    train, validation, test = (roles == role for role in ("train", "validation", "test"))
+    records, models = [], []
+    for values in settings:
+        model = pipeline(values["c"], iterations)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the record below says whether it converged
+            model.fit(features[train], labels[train])
+        scores = model.predict_proba(features[validation])[:, 1]
+        record = {"values": dict(values), "status": "ok", "epoch": None}
+        record["converged"] = bool(model[-1].n_iter_.max() < iterations)
+        record["validation_auc"] = float(roc_auc_score(labels[validation], scores))
+        record["validation_loss"] = float(log_loss(labels[validation], scores, labels=[0, 1]))
+        records.append(record)
+        models.append(model)
+    chosen = choose(records)
+    return records, chosen, models[chosen].predict_proba(features[test])[:, 1]

@@ -1,0 +1,160 @@
+"""A task's pool of labelled images, and replicates drawn from it that share no participant between sets.
+
+Drawing follows Leonardsen et al. (2025): n images with replacement for training, then validation and
+test from participants not drawn yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .errors import InputError
+
+COLUMNS = "image_id participant_id role label cohort shard row index_row checksum".split()
+INFEASIBLE = 0.01  # share of resamples that may fail before a task x n counts as one its pool can't give
+
+
+def labelled(images: pd.DataFrame, task: Mapping[str, Any], converters: str) -> pd.DataFrame:
+    """The images whose diagnosis belongs to a task, with `label` 1 (positive) or 0 (negative).
+
+    Parameters
+    ----------
+    images : at least `image_id`, `participant_id` and `diagnosis`
+    task : `positive` and `negative`, lists of words of the diagnosis column
+    converters : "by_session" keeps each image under its session's diagnosis; "exclude" leaves out
+        participants whose diagnoses put them on both sides
+
+    Returns
+    -------
+    the rows sorted by `image_id`, so that a draw does not depend on the order of files
+    """
+    positive = images["diagnosis"].isin(task["positive"])
+    pool = images[positive | images["diagnosis"].isin(task["negative"])].copy()
+    pool["label"] = positive[pool.index].astype(int)
+    if converters == "exclude":
+        pool = pool[pool.groupby("participant_id")["label"].transform("nunique") == 1]
+    return pool.sort_values("image_id", ignore_index=True)
+
+
+def pool_of_task(
+    indices: Sequence[pd.DataFrame], splits: Sequence[pd.DataFrame], task: Mapping[str, Any], converters: str
+) -> pd.DataFrame:
+    """A task's pool: labelled images of its cohorts that pretraining never saw (split role "test").
+
+    `index_row` is each image's row in its cohort's index, and so in its table of volumes.
+    """
+    images = pd.concat([index.assign(index_row=np.arange(len(index))) for index in indices], ignore_index=True)
+    roles = pd.concat(splits, ignore_index=True).set_index("image_id")["role"]
+    return labelled(images[images["image_id"].map(roles) == "test"], task, converters)
+
+
+def sizes(n: int, settings: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Numbers of images for training, validation and test."""
+    return n, round(n * settings["validation_share"]), round(n * settings["test_share"])
+
+
+def draw(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> tuple[pd.DataFrame, int]:
+    """Draw one replicate.
+
+    Parameters
+    ----------
+    pool : from `pool_of_task`
+    n : training images, drawn with replacement
+    settings : `validation_share`, `test_share` (of n), `min_per_class`, `max_redraws`
+
+    Returns
+    -------
+    table : training, validation and test rows in the order drawn, duplicates kept, with `role`
+    redraws : how many draws were thrown away whole because a set was too small or lacked a class
+
+    Raises
+    ------
+    InputError
+        where `max_redraws` draws in a row were invalid
+    """
+    generator = np.random.default_rng(seed)
+    labels = pool["label"].to_numpy()
+    people = pd.factorize(pool["participant_id"])[0]
+    for redraws in range(settings["max_redraws"] + 1):
+        sets = _draw_once(labels, people, sizes(n, settings), settings["min_per_class"], generator)
+        if sets is not None:
+            parts = [
+                pool.iloc[rows].assign(role=role)
+                for role, rows in zip(("train", "validation", "test"), sets, strict=True)
+            ]
+            return pd.concat(parts, ignore_index=True), redraws
+    raise InputError(
+        "resampling", f"n = {n}", f"{redraws + 1} draws in a row gave no valid sets", "choose a smaller n"
+    )
+
+
+def _draw_once(labels, people, counts, min_per_class, generator) -> list[np.ndarray] | None:
+    """Rows of the three sets, or None where one is too small or lacks a class."""
+    sets = [generator.integers(len(labels), size=counts[0])]
+    for count in counts[1:]:
+        free = np.flatnonzero(~np.isin(people, people[np.concatenate(sets)]))
+        if len(free) < count:
+            return None
+        sets.append(generator.choice(free, size=count, replace=False))
+    for rows in sets:
+        if np.bincount(labels[rows], minlength=2).min() < min_per_class:
+            return None
+    return sets
+
+
+def check_disjoint(resample: pd.DataFrame) -> None:
+    """Refuse a resample in which a participant is in two sets.
+
+    Raises
+    ------
+    InputError
+        with the number of participants concerned
+    """
+    crossing = int((resample.groupby("participant_id")["role"].nunique() > 1).sum())
+    if crossing:
+        raise InputError("resample", "", f"{crossing} participants are in two sets", "delete the file and run again")
+
+
+def failing_share(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int, draws: int = 1000) -> float:
+    """The share of resamples that would still fail after all their redraws, by simulation of single draws."""
+    if pool["label"].nunique() < 2:
+        return 1.0
+    generator = np.random.default_rng(seed)
+    labels, people = pool["label"].to_numpy(), pd.factorize(pool["participant_id"])[0]
+    counts = sizes(n, settings)
+    invalid = [_draw_once(labels, people, counts, settings["min_per_class"], generator) is None for _ in range(draws)]
+    return float(np.mean(invalid)) ** (settings["max_redraws"] + 1)
+
+
+def check_task(
+    name: str,
+    pool: pd.DataFrame,
+    sample_sizes: Sequence[int],
+    settings: Mapping[str, Any],
+    seed: int,
+    draws: int = 1000,
+) -> None:
+    """Refuse a task whose pool has one class, or that its pool can't give at some n.
+
+    Raises
+    ------
+    InputError
+        naming the task, the n, what the pool holds and the fix
+    """
+    people = pool.groupby("label")["participant_id"].nunique()
+    held = f"the pool holds {people.get(1, 0)} positive and {people.get(0, 0)} negative participants"
+    if len(people) < 2:
+        fix = "check its diagnosis words against the diagnosis column of its cohorts"
+        raise InputError("configuration", f"tasks.{name}", f"the pool has one class or none: {held}", fix)
+    for n in sample_sizes:
+        if failing_share(pool, n, settings, seed, draws) > INFEASIBLE:
+            train, validation, test = sizes(n, settings)
+            what = (
+                f"task {name} can't give n = {n} ({train} training images, then {validation} validation and {test} "
+                f"test images of other participants): {held}, {len(pool)} images"
+            )
+            raise InputError("configuration", "resampling.n", what, "choose a smaller n or add cohorts to the task")
