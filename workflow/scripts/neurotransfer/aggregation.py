@@ -68,7 +68,9 @@ def read_fits(
             what = f"it can't be read as a fit ({error})"
             wrong.append(error if isinstance(error, InputError) else InputError(path, "", what, AGAIN))
             continue
-        aucs.append(key | {"auc": fit["test_auc"], "validation_auc": chosen["validation_auc"], "setting": fit["chosen"]})
+        aucs.append(
+            key | {"auc": fit["test_auc"], "validation_auc": chosen["validation_auc"], "setting": fit["chosen"]}
+        )
         for position, setting in enumerate(fit["settings"]):
             row = {"setting": position, "values": json.dumps(setting["values"], sort_keys=True)}
             row |= {name: setting[name] for name in ("status", "validation_auc", "validation_loss", "epoch")}
@@ -131,7 +133,11 @@ def compare(aucs: pd.DataFrame, *, statistic: str, permutations: int, bootstrap:
             differences = (wide[first] - wide[second]).to_numpy()
             names = (seed, task, n, first, second)
             test = sign_flip_test(
-                wide[first], wide[second], statistic=statistic, permutations=permutations, seed=seed_from("flip", *names)
+                wide[first],
+                wide[second],
+                statistic=statistic,
+                permutations=permutations,
+                seed=seed_from("flip", *names),
             )
             low, high = bootstrap_interval(
                 differences, statistic=statistic, resamples=bootstrap, seed=seed_from("difference", *names)

@@ -64,7 +64,9 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(folder, "", "another demo is running here", "wait for it, or choose another folder") from None
+            raise InputError(
+                folder, "", "another demo is running here", "wait for it, or choose another folder"
+            ) from None
         yield
 
 
@@ -110,4 +112,6 @@ def _print_failures() -> None:
 
     for path in sorted(FAILURES.glob("*/*.json")):
         failure = read_json(path)
-        print(f"failed: {failure['rule']} {failure['key']}: {failure['cause']} (log: {failure['log']})", file=sys.stderr)
+        print(
+            f"failed: {failure['rule']} {failure['key']}: {failure['cause']} (log: {failure['log']})", file=sys.stderr
+        )

@@ -18,10 +18,13 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:  # pandas takes a second to import; who only parses the study does not wait for it
     import pandas as pd
 
-TEXT_COLUMNS = (
-    "image_id participant_id cohort session run t1w diagnosis shard role roles reason status engine "
-    "engine_version checksum task model setting replicate file target split"
-).split()
+TEXT_COLUMNS = frozenset(
+    [
+        *("image_id", "participant_id", "cohort", "session", "run", "t1w", "diagnosis", "shard", "role", "roles"),
+        *("reason", "detail", "status", "engine", "engine_version", "checksum", "file", "split", "target"),
+        *("task", "model", "replicate", "first", "second", "metric"),
+    ]
+)
 
 
 @contextlib.contextmanager
@@ -84,7 +87,7 @@ def write_table(table: pd.DataFrame, path: str | Path, facts: Mapping[str, objec
 
 def read_facts(path: str | Path) -> dict[str, Any]:
     """The facts in a table's first line; empty where it has none."""
-    with open(path, encoding="utf-8") as file:
+    with Path(path).open(encoding="utf-8") as file:
         line = file.readline()
     return json.loads(line[1:]) if line.startswith("#") else {}
 
@@ -93,7 +96,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """Read a table: empty fields are missing, and columns that hold names stay text ("01" is not 1)."""
     import pandas as pd
 
-    with open(path, encoding="utf-8") as file:
+    with Path(path).open(encoding="utf-8") as file:
         skip = 1 if file.readline().startswith("#") else 0
     columns = pd.read_csv(path, sep="\t", skiprows=skip, nrows=0).columns
     return pd.read_csv(
@@ -109,7 +112,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 def digest_of_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

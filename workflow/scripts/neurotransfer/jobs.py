@@ -43,10 +43,12 @@ def set_up_logging(path: str | Path | None) -> None:
 
 def explain(error: BaseException) -> str:
     """One line for a person: what went wrong, and what to do where that is known."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.filename or 'results'}: no space left on the disk; free some, then run the same command again"
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"{error.filename or 'results'}: it cannot be written; mend its permissions, then run the same command again"
+    if isinstance(error, OSError):
+        again = "then run the same command again"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"{error.filename or 'results'}: no space left on the disk; free some, {again}"
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            return f"{error.filename or 'results'}: it cannot be written; mend its permissions, {again}"
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, MemoryError):

@@ -14,7 +14,7 @@ import pandas as pd
 
 from .errors import InputError
 
-COLUMNS = "image_id participant_id role label cohort shard row index_row checksum".split()
+COLUMNS = ["image_id", "participant_id", "role", "label", "cohort", "shard", "row", "index_row", "checksum"]
 INFEASIBLE = 0.01  # share of resamples that may fail before a task x n counts as one its pool can't give
 
 
@@ -87,9 +87,7 @@ def draw(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> 
                 for role, rows in zip(("train", "validation", "test"), sets, strict=True)
             ]
             return pd.concat(parts, ignore_index=True), redraws
-    raise InputError(
-        "resampling", f"n = {n}", f"{redraws + 1} draws in a row gave no valid sets", "choose a smaller n"
-    )
+    raise InputError("resampling", f"n = {n}", f"{redraws + 1} draws in a row gave no valid sets", "choose a smaller n")
 
 
 def _draw_once(labels, people, counts, min_per_class, generator) -> list[np.ndarray] | None:

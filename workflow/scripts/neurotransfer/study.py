@@ -87,7 +87,7 @@ def read_study(config: Mapping, table: str | Path = SHARDS_TABLE) -> Study:
         raise InputError(cohorts, "", "there is no such cohort table", "write one, or correct the key 'cohorts'")
     if not Path(table).is_file():
         raise InputError(table, "", "the manifest has not been compiled", "run neurotransfer manifest")
-    with open(table, encoding="utf-8", newline="") as file:
+    with Path(table).open(encoding="utf-8", newline="") as file:
         facts = json.loads(file.readline().lstrip("# "))
         rows = list(csv.DictReader(file, delimiter="\t"))
     if facts["cohorts_sha256"] != digest_of_cohorts(cohorts):

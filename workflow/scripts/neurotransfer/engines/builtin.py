@@ -1,0 +1,279 @@
+"""The embedded engine: conform, register the MNI152 template, mask, segment, measure; no container needed.
+
+Meant for demos, tests and groups without FastSurfer; it writes the same files.  The template is the
+ICBM 2009a nonlinear asymmetric one that nilearn bundles, skull-stripped, at 1 mm.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK
+from scipy import ndimage
+
+from ..errors import ImageError
+from ..volumes import stats_text
+
+LEFT_RIGHT = ("Left", "Right")
+# SegIds: FreeSurfer's where the meaning agrees, 12000 and up for template regions that have none there.
+NAMES = {24: "CSF"}
+for _side, _ids in enumerate(((2, 4, 8, 7, 17, 10), (41, 43, 47, 46, 53, 49))):
+    _parts = "Cerebral-White-Matter Lateral-Ventricle Cerebellum-Cortex Cerebellum-White-Matter Hippocampus Deep-Gray"
+    NAMES |= {_id: f"{LEFT_RIGHT[_side]}-{_part}" for _id, _part in zip(_ids, _parts.split(), strict=True)}
+    _lobes = ("Frontal", "Parietal", "Temporal", "Occipital")
+    NAMES |= {12001 + 10 * _side + _at: f"{LEFT_RIGHT[_side]}-{_lobe}-Cortex" for _at, _lobe in enumerate(_lobes)}
+
+
+def version() -> str:
+    """Version of what this engine computes; raised when its results change."""
+    return "1"
+
+
+def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Process one image into `folder`.
+
+    Parameters
+    ----------
+    settings : `voxel_size` (mm), `grid` (voxels) and `threads`
+
+    Raises
+    ------
+    ImageError
+        with a reason of preprocessing.REASONS
+    """
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(settings["threads"])
+    data, affine = read_image(source)
+    orig = conform(data, affine, settings["voxel_size"], settings["grid"])
+    canonical = nibabel.as_closest_canonical(orig)
+    image = np.asarray(canonical.dataobj).astype(np.float32)
+    to_template = register(image, canonical.affine)
+    gm, wm, brain, coordinates = warp_template(to_template, image.shape, canonical.affine)
+    mask = brain_mask(image, brain, settings["voxel_size"])
+    segmentation = segment(image, mask, gm, wm, coordinates)
+    (folder / "mri").mkdir()
+    (folder / "stats").mkdir()
+    nibabel.save(orig, folder / "mri/orig.mgz")
+    for name, values in (("mask", mask.astype(np.uint8)), ("aparc.DKTatlas+aseg.deep", segmentation)):
+        nibabel.save(_like(values, canonical, orig), folder / f"mri/{name}.mgz")
+    text = stats_text(segmentation, image, mask, NAMES, settings["voxel_size"] ** 3)
+    (folder / "stats/aseg+DKT.stats").write_text(text, encoding="utf-8")
+
+
+def _like(
+    values: np.ndarray, canonical: nibabel.spatialimages.SpatialImage, orig: nibabel.MGHImage
+) -> nibabel.MGHImage:
+    """An array on the canonical grid as an MGH image on the conformed one."""
+    start = nibabel.io_orientation(canonical.affine)
+    change = nibabel.orientations.ornt_transform(start, nibabel.io_orientation(orig.affine))
+    return nibabel.MGHImage(nibabel.apply_orientation(values, change), orig.affine)
+
+
+def read_image(source: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels, float32 [X, Y, Z], and affine of a T1-weighted image, checked."""
+    try:
+        image = nibabel.load(source)
+        data = np.asarray(image.dataobj, dtype=np.float32)
+    except nibabel.filebasedimages.ImageFileError as error:
+        raise ImageError("not_an_image", f"{source.name}: {error}") from None
+    except (OSError, EOFError, ValueError, zlib.error, nibabel.spatialimages.HeaderDataError) as error:
+        raise ImageError("truncated", f"{source.name}: {error}") from None
+    if data.ndim == 4 and data.shape[3] == 1:
+        data = data[..., 0]
+    if data.ndim == 2 or (data.ndim == 3 and min(data.shape) < 16):
+        raise ImageError("flat", f"{source.name}: {' x '.join(map(str, data.shape))} voxels")
+    if data.ndim != 3:
+        raise ImageError("not_3d", f"{source.name}: {data.ndim} axes, {' x '.join(map(str, data.shape))} voxels")
+    if not np.isfinite(data).all():
+        raise ImageError("not_finite", f"{source.name}: {np.mean(~np.isfinite(data)):.1%} of the voxels")
+    if data.min() == data.max():
+        raise ImageError("all_zero", f"{source.name}: every voxel is {data.flat[0]:g}")
+    affine = np.asarray(image.affine, float)
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or (sizes < 0.2).any() or (sizes > 12).any():
+        raise ImageError("bad_affine", f"{source.name}: voxels of {sizes} mm")
+    if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.5:
+        raise ImageError("bad_affine", f"{source.name}: its axes lie in one plane")
+    return data, affine
+
+
+def conform(data: np.ndarray, affine: np.ndarray, voxel_size: float, grid: list[int]) -> nibabel.MGHImage:
+    """Resample to a cube of voxels in LIA order about the image's centre, uint8 by robust scaling.
+
+    Scaling maps the 0.1 and 99.9 percentiles of the head's intensities to 0 and 255.
+    """
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    blur = np.sqrt(np.maximum((voxel_size / sizes) ** 2 - 1, 0)) / 2.355  # as wide as the new voxel, against aliasing
+    smooth = ndimage.gaussian_filter(data, blur) if blur.max() > 0.2 else data
+    to_world = np.diag([-voxel_size, 1, 1, 1.0])
+    to_world[:3, :3] = np.array([[-1, 0, 0], [0, 0, 1], [0, -1, 0]]) * voxel_size  # L, I, A
+    centre = affine @ np.append((np.array(data.shape) - 1) / 2, 1)
+    to_world[:3, 3] = centre[:3] - to_world[:3, :3] @ ((np.array(grid) - 1) / 2)
+    mapping = np.linalg.inv(affine) @ to_world
+    values = ndimage.affine_transform(smooth, mapping[:3, :3], mapping[:3, 3], tuple(grid), order=1, cval=smooth.min())
+    low = np.percentile(values, 0.1)
+    head = values[values > low + 0.1 * (np.percentile(values, 99.5) - low)]
+    high = np.percentile(head, 99.9) if len(head) else values.max()
+    scaled = np.clip((values - low) / max(high - low, 1e-6) * 255, 0, 255)
+    return nibabel.MGHImage(np.round(scaled).astype(np.uint8), to_world)
+
+
+@functools.lru_cache(maxsize=1)
+def template() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The MNI152 T1, grey matter and white matter at 1 mm, float32 in [0, 255], and their affine (RAS)."""
+    import nilearn.datasets
+
+    folder = Path(nilearn.datasets.__file__).parent / "data"
+    images = [
+        nibabel.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in ("t1", "gm", "wm")
+    ]
+    return (*(np.asarray(image.dataobj, np.float32) for image in images), images[0].affine)
+
+
+def _itk(values: np.ndarray, affine: np.ndarray) -> SimpleITK.Image:
+    """An array in RAS order as an ITK image whose points are RAS millimetres (ITK does not mind the name)."""
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(values.T))
+    image.SetSpacing([float(size) for size in np.diag(affine)[:3]])
+    image.SetOrigin([float(at) for at in affine[:3, 3]])
+    return image
+
+
+def register(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """The affine map from the image's RAS millimetres to the template's, 4 x 4.
+
+    Mattes mutual information, two levels, first with few degrees of freedom.
+    """
+    voxel = float(affine[0, 0])
+    t1, _, _, template_affine = template()
+    coarse = max(2.0, voxel)
+    fixed = _itk(ndimage.gaussian_filter(image, 0.5 * coarse / voxel if voxel < coarse else 0), affine)
+    moving = _itk(ndimage.gaussian_filter(t1, 0.5 * coarse), template_affine)
+    bright = image > np.percentile(image, 60)
+    middle = np.array(ndimage.center_of_mass(bright)) * voxel + affine[:3, 3]
+    start = SimpleITK.Similarity3DTransform()
+    start.SetCenter(middle.tolist())
+    inside = np.array(ndimage.center_of_mass(t1)) + template_affine[:3, 3]
+    start.SetTranslation((inside - middle + [0, 0, -10]).tolist())  # the head's centre lies below the brain's
+    whole = _optimise(fixed, moving, start, coarse, voxel)
+    full = SimpleITK.AffineTransform(3)
+    full.SetCenter(whole.GetCenter())
+    full.SetMatrix(whole.GetMatrix())
+    full.SetTranslation(whole.GetTranslation())
+    full = _optimise(fixed, moving, full, coarse, voxel)
+    result, centre = np.eye(4), np.array(full.GetCenter())
+    result[:3, :3] = np.array(full.GetMatrix()).reshape(3, 3)
+    result[:3, 3] = np.array(full.GetTranslation()) + centre - result[:3, :3] @ centre
+    return result
+
+
+def _optimise(fixed, moving, start, coarse: float, voxel: float):
+    method = SimpleITK.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(32)
+    finest = max(1, round(coarse / voxel))
+    method.SetShrinkFactorsPerLevel([max(1, round(8 / voxel)), finest])
+    method.SetSmoothingSigmasPerLevel([4.0, 0.0])
+    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
+    method.SetInterpolator(SimpleITK.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.02, 120, relaxationFactor=0.6)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetInitialTransform(start, inPlace=False)
+    found = method.Execute(fixed, moving).Downcast()
+    return found.GetNthTransform(0).Downcast() if isinstance(found, SimpleITK.CompositeTransform) else found
+
+
+def warp_template(to_template: np.ndarray, shape: tuple[int, ...], affine: np.ndarray):
+    """The template's tissues and brain on the image's grid, and each voxel's template coordinates.
+
+    Returns
+    -------
+    gm, wm, brain : float32 in [0, 1], [X, Y, Z]
+    coordinates : float32 [3, X, Y, Z], template RAS in mm
+    """
+    t1, gm, wm, template_affine = template()
+    mapping = np.linalg.inv(template_affine) @ to_template @ affine
+    blur = max(float(affine[0, 0]) / 2.355, 0.0)
+    warped = []
+    for values in (gm / 255, wm / 255, (t1 > 0).astype(np.float32)):
+        smooth = ndimage.gaussian_filter(values, blur) if blur > 0.5 else values
+        warped.append(ndimage.affine_transform(smooth, mapping[:3, :3], mapping[:3, 3], shape, order=1))
+    world = to_template @ affine
+    axes = np.meshgrid(*(np.arange(size, dtype=np.float32) for size in shape), indexing="ij", sparse=True)
+    places = [sum(world[row, axis] * axes[axis] for axis in range(3)) + world[row, 3] for row in range(3)]
+    return *warped, np.stack(places).astype(np.float32)
+
+
+def brain_mask(image: np.ndarray, brain: np.ndarray, voxel_size: float) -> np.ndarray:
+    """The brain: the template's, its border moved to where the intensities say, one part without holes.
+
+    Raises
+    ------
+    ImageError
+        where what remains is not the size of a brain
+    """
+    ball = ndimage.generate_binary_structure(3, 1)
+    steps = max(1, round(4 / voxel_size))
+    prior = brain > 0.5
+    core = ndimage.binary_erosion(prior, ball, steps)
+    tissue = image[core & (image > 0)]
+    if not len(tissue):
+        raise ImageError("mask_failed", "the template's brain falls on nothing")
+    typical = np.median(tissue)
+    reach = ndimage.binary_dilation(prior, ball, max(1, round(3 / voxel_size)))
+    # between core and reach, tissue as bright as brain belongs to it; skull is darker, scalp beyond it brighter
+    likely = (image > 0.35 * typical) & (image < 1.6 * np.percentile(tissue, 98))
+    weight = ndimage.gaussian_filter((brain + 0.5 * likely.astype(np.float32)) * reach, 0.5)
+    found = core | (weight > 0.75)
+    found = ndimage.binary_opening(found, ball, max(1, round(2 / voxel_size))) | core
+    labels, count = ndimage.label(found, ball)
+    if count > 1:
+        found = labels == 1 + np.argmax(ndimage.sum_labels(found, labels, range(1, count + 1)))
+    found = ndimage.binary_fill_holes(ndimage.binary_closing(found, ball, max(1, round(2 / voxel_size))) | found)
+    volume = found.sum() * voxel_size**3 / 1000
+    if not 400 < volume < 2800:
+        raise ImageError("mask_failed", f"the mask has {volume:.0f} ml, no human brain")
+    return found
+
+
+def tissues(image: np.ndarray, mask: np.ndarray, gm: np.ndarray, wm: np.ndarray) -> np.ndarray:
+    """Cerebrospinal fluid (0), grey (1) or white matter (2) per voxel of the mask: int8 [voxels].
+
+    A mixture of three normal distributions under the template's tissue priors, by expectation-maximisation
+    (Ashburner & Friston, 1997).
+    """
+    values = image[mask]
+    prior = np.stack([1 - gm[mask] - wm[mask], gm[mask], wm[mask]]).clip(0.02, 1)
+    prior /= prior.sum(0)
+    weight = prior.copy()
+    for _ in range(12):
+        total = weight.sum(1)
+        mean = (weight @ values) / total
+        spread = np.sqrt((weight * (values - mean[:, None]) ** 2).sum(1) / total).clip(2)
+        weight = prior * np.exp(-0.5 * ((values - mean[:, None]) / spread[:, None]) ** 2) / spread[:, None]
+        weight /= weight.sum(0).clip(1e-12)
+    return weight.argmax(0).astype(np.int8)
+
+
+def segment(image, mask, gm, wm, coordinates) -> np.ndarray:
+    """SegIds per voxel, int32 [X, Y, Z]: tissue by template region; 0 outside the mask."""
+    tissue = tissues(image, mask, gm, wm)
+    x, y, z = coordinates[:, mask]
+    right = (x > 0).astype(int)
+    lobe = np.select([(z < -2 + 0.3 * (y + 20)) & (y > -60) & (np.abs(x) > 22), y < -65, y < -20], [2, 3, 1], 0)
+    ids = np.where(tissue == 1, 12001 + 10 * right + lobe, np.where(tissue == 2, np.where(right, 41, 2), 24))
+    cerebellum = (y < -35) & (z < -16 + 0.35 * (-40 - y).clip(0))
+    ids = np.where(cerebellum & (tissue == 1), np.where(right, 47, 8), ids)
+    ids = np.where(cerebellum & (tissue == 2), np.where(right, 46, 7), ids)
+    hippocampus = (np.abs(x) > 14) & (np.abs(x) < 38) & (y > -40) & (y < -6) & (z > -28) & (z < 2)
+    ids = np.where(hippocampus & (tissue == 1), np.where(right, 53, 17), ids)
+    deep = (np.abs(x) < 34) & (y > -34) & (y < 22) & (z > -10) & (z < 20)
+    ids = np.where(deep & (tissue == 1) & ~hippocampus, np.where(right, 49, 10), ids)
+    ventricle = (np.abs(x) < 32) & (y > -52) & (y < 36) & (z > -12) & (z < 34)
+    ids = np.where(ventricle & (tissue == 0), np.where(right, 43, 4), ids)
+    segmentation = np.zeros(mask.shape, np.int32)
+    segmentation[mask] = ids
+    return segmentation

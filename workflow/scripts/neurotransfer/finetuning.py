@@ -1,0 +1,202 @@
+"""Binary fits on one resample: every setting trained, chosen on validation, tested once.
+
+Baseline and transfer are this same code; the first trunk is all that differs.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional
+
+from .batches import Held, as_input, augment, epoch_order
+from .device import autocast, choose_device, place
+from .errors import InputError
+from .evaluation import point_metrics
+from .files import read_facts, read_table
+from .model import SFCN, calibrate
+from .resampling import check_disjoint
+from .seeds import seed_from
+from .selection import choose, fingerprint_of_fit, fit_record, seeds_of_fit
+from .training import learning_rate, optimiser_for, predict
+
+logger = logging.getLogger("neurotransfer")
+CACHE = "results/cache"
+
+
+def check_unseen(resample: pd.DataFrame, pretrained: Sequence[str]) -> None:
+    """Refuse a resample with a participant whom pretraining saw.
+
+    Raises
+    ------
+    InputError
+        with how many there are
+    """
+    seen = set(resample["participant_id"]) & set(pretrained)
+    if seen:
+        what = f"{len(seen)} of its participants were in the pretraining set"
+        raise InputError("resample", "participant_id", what, "delete results/split and results/resamples and run again")
+
+
+def first_network(
+    network: Mapping[str, Any], dropout: float, seeds: Mapping[str, int], trunk: Mapping[str, torch.Tensor] | None
+) -> SFCN:
+    """A binary network: the given trunk or a random one, and a head that is the same for both."""
+    torch.manual_seed(seeds["trunk"])
+    model = SFCN(network["channels"], network["bottleneck"], 1, network["pooling"], dropout)
+    if trunk is not None:
+        model.load_state_dict({**model.state_dict(), **trunk})
+    torch.manual_seed(seeds["head"])
+    model.head.reset_parameters()
+    return model
+
+
+def fit_setting(
+    images: Held,
+    labels: torch.Tensor,
+    rows: Mapping[str, np.ndarray],
+    model: SFCN,
+    settings: Mapping[str, Any],
+    seeds: Mapping[str, int],
+    device: torch.device,
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Train one setting and keep its epoch with the lowest validation loss.
+
+    Parameters
+    ----------
+    images : of the resample; `labels` float32 [rows]
+    rows : by role, rows of the resample
+    settings : `models.cnn` of the configuration together with this setting's values
+
+    Returns
+    -------
+    record : status, epoch, validation AUC and loss
+    state : the network's at that epoch; empty where it diverged
+    """
+    place(model, device)
+    optimiser = optimiser_for(model, settings)
+    train = rows["train"]
+    truth = labels[torch.as_tensor(rows["validation"])]
+    best: dict[str, Any] = {"validation_loss": math.inf}
+    state: dict[str, torch.Tensor] = {}
+    for epoch in range(settings["epochs"]):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(settings, epoch)
+        order = [train[batch] for batch in epoch_order(len(train), settings["batch_size"], seeds["order"], epoch)]
+        model.train()
+        for step, batch in enumerate(images.batches(order, device)):
+            torch.manual_seed(seed_from(seeds["dropout"], epoch, step))
+            shifted = augment(batch, settings["augmentation"], seed_from(seeds["augmentation"], epoch, step))
+            with autocast(device):
+                outputs = model(as_input(shifted))[:, 0]
+            wanted = labels[torch.as_tensor(order[step])].to(device)
+            loss = functional.binary_cross_entropy_with_logits(outputs.float(), wanted)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+        calibrate(model, (as_input(batch) for batch in images.batches(order, device)))
+        outputs = predict(model, images, rows["validation"], settings["batch_size"], device)[:, 0]
+        if not np.isfinite(outputs).all():
+            return {"status": "diverged", "epoch": None, "validation_auc": None, "validation_loss": None}, {}
+        loss = float(functional.binary_cross_entropy_with_logits(torch.from_numpy(outputs), truth))
+        if loss < best["validation_loss"]:
+            auc = point_metrics(truth.numpy(), outputs, "binary")["auc"]
+            best = {"status": "ok", "epoch": epoch, "validation_auc": auc, "validation_loss": loss}
+            state = copy.deepcopy(model.state_dict())
+    return best, state
+
+
+def fit_settings(
+    images: Held,
+    resample: pd.DataFrame,
+    *,
+    network: Mapping[str, Any],
+    training: Mapping[str, Any],
+    settings: Sequence[Mapping[str, Any]],
+    seeds: Sequence[Mapping[str, int]],
+    trunk: Mapping[str, torch.Tensor] | None,
+    device: torch.device,
+) -> tuple[list[dict[str, Any]], int, np.ndarray]:
+    """Every setting on one resample; the chosen one's scores of the test rows.
+
+    A setting that diverges is recorded as such and the others go on.
+
+    Returns
+    -------
+    records, chosen, scores : as linear.fit_settings; scores are logits
+
+    Raises
+    ------
+    InputError
+        where all settings diverged
+    """
+    roles = resample["role"].to_numpy(str)
+    rows = {role: np.flatnonzero(roles == role) for role in ("train", "validation", "test")}
+    labels = torch.tensor(resample["label"].to_numpy(), dtype=torch.float32)
+    records, states = [], []
+    for position, values in enumerate(settings):
+        model = first_network(network, values["dropout"], seeds[position], trunk)
+        record, state = fit_setting(images, labels, rows, model, {**training, **values}, seeds[position], device)
+        logger.info("setting %d %s: %s", position, dict(values), record)
+        records.append({"values": dict(values), **record})
+        states.append(state)
+    chosen = choose(records)
+    model = first_network(network, 0.0, seeds[chosen], None)
+    model.load_state_dict(states[chosen])
+    place(model, device)
+    return records, chosen, predict(model, images, rows["test"], training["batch_size"], device)[:, 0]
+
+
+def fit(
+    model_name: str,
+    resample_path: str,
+    fitting: Mapping[str, Any],
+    *,
+    weights: str | None = None,
+    trunk: Mapping[str, torch.Tensor] | None = None,
+    pretrained: Sequence[str] = (),
+) -> dict[str, Any]:
+    """One replicate of one CNN model type, from its resample's file to its record.
+
+    Parameters
+    ----------
+    fitting : `seed`, `network`, `training` (`models.cnn`) and `settings`
+    weights, trunk : the file of the pretrained weights and the trunk in it, for transfer
+    pretrained : participants whom pretraining saw
+    """
+    resample, facts = read_table(resample_path), read_facts(resample_path)
+    check_disjoint(resample)
+    check_unseen(resample, pretrained)
+    training = fitting["training"]
+    device = choose_device(training["device"], training["threads"])
+    names = (fitting["seed"], facts["task"], facts["n"], facts["replicate"], model_name)
+    seeds = [seeds_of_fit(*names, position) for position in range(len(fitting["settings"]))]
+    records, chosen, scores = fit_settings(
+        Held(resample, CACHE, device),
+        resample,
+        network=fitting["network"],
+        training=training,
+        settings=fitting["settings"],
+        seeds=seeds,
+        trunk=trunk,
+        device=device,
+    )
+    test = np.flatnonzero(resample["role"] == "test")
+    labels = resample["label"].to_numpy()[test]
+    return fit_record(
+        facts=facts,
+        model=model_name,
+        settings=records,
+        chosen=chosen,
+        test_auc=point_metrics(labels, scores, "binary")["auc"],
+        test={"position": test.tolist(), "label": labels.tolist(), "score": scores.tolist()},
+        seeds=seeds[chosen],
+        fingerprint=fingerprint_of_fit(model_name, fitting, resample_path, weights),
+    )

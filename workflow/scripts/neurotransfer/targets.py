@@ -1,0 +1,106 @@
+"""The targets of pretraining: standardised, masked where missing, their loss and their metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+NAMES = ("age", "sex", "handedness", "bmi", "fluid_intelligence", "neuroticism")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One output of the network.
+
+    `mean` and `sd` are the training set's, in the target's unit; a binary target's mean is its prevalence.
+    `positive_weight` multiplies the loss of class 1.
+    """
+
+    name: str
+    kind: str
+    weight: float
+    loss: str
+    mean: float
+    sd: float
+    positive_weight: float
+
+
+def learn_targets(settings: Mapping[str, Mapping[str, Any]], training: pd.DataFrame) -> list[Target]:
+    """Targets in the published order, standardised by the training set's participants' images.
+
+    A target that no training image has keeps its output with mean 0 and sd 1, and never costs anything.
+    """
+    targets = []
+    for name in NAMES:
+        if name not in settings:
+            continue
+        chosen, values = settings[name], training[name].dropna().astype(float)
+        mean = float(values.mean()) if len(values) else 0.0
+        sd, positive = 1.0, 1.0
+        if chosen["kind"] == "continuous" and len(values) > 1 and values.std() > 0:
+            sd = float(values.std())
+        if chosen["kind"] == "binary" and chosen.get("class_weights") and 0 < mean < 1:
+            positive = (1 - mean) / mean
+        loss = chosen.get("loss", "logistic")
+        targets.append(Target(name, chosen["kind"], chosen["weight"], loss, mean, sd, positive))
+    return targets
+
+
+def encode(table: pd.DataFrame, targets: list[Target]) -> Tensor:
+    """Targets of a table's rows as the network learns them: float32 [rows, targets], NaN where missing."""
+    columns = []
+    for target in targets:
+        values = table[target.name].to_numpy(float)
+        columns.append((values - target.mean) / target.sd if target.kind == "continuous" else values)
+    return torch.tensor(np.stack(columns, axis=1), dtype=torch.float32)
+
+
+def decode(outputs: np.ndarray, targets: list[Target]) -> np.ndarray:
+    """The network's outputs in the targets' units; a binary target's is the probability of class 1."""
+    columns = []
+    for column, target in zip(outputs.astype(float).T, targets, strict=True):
+        continuous = target.kind == "continuous"
+        columns.append(column * target.sd + target.mean if continuous else 1 / (1 + np.exp(-column)))
+    return np.stack(columns, axis=1)
+
+
+def masked_loss(outputs: Tensor, truth: Tensor, targets: list[Target]) -> Tensor:
+    """The weighted sum over targets of the mean loss over the images that have the target.
+
+    Parameters
+    ----------
+    outputs, truth : [N, targets]; truth is NaN where missing.  A target that no image of the batch has adds
+        nothing to the loss and nothing to any gradient.
+    """
+    present = ~torch.isnan(truth)
+    filled = torch.where(present, truth, 0.0)
+    total = outputs.sum() * 0.0
+    for column, target in enumerate(targets):
+        output, wanted = outputs[:, column].float(), filled[:, column]
+        if target.kind == "binary":
+            weight = torch.tensor(target.positive_weight, device=outputs.device)
+            losses = functional.binary_cross_entropy_with_logits(output, wanted, pos_weight=weight, reduction="none")
+        elif target.loss == "absolute":
+            losses = (output - wanted).abs()
+        else:
+            losses = (output - wanted) ** 2
+        mask = present[:, column]
+        total = total + target.weight * torch.where(mask, losses, 0.0).sum() / mask.sum().clamp(min=1)
+    return total
+
+
+def as_metadata(targets: list[Target]) -> list[dict[str, Any]]:
+    """Targets as JSON values, for the metadata of weights."""
+    return [asdict(target) for target in targets]
+
+
+def from_metadata(values: list[dict[str, Any]]) -> list[Target]:
+    """The inverse of `as_metadata`."""
+    return [Target(**value) for value in values]
