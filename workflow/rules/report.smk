@@ -47,6 +47,9 @@ rule report:
         "results/report/report.html",
     params:
         config=config,
+        defaults=str(REPOSITORY / "config/config.yaml"),
+        tasks=study.tasks,
+        run=study.run,
     log:
         "logs/report.log",
     threads: 1
