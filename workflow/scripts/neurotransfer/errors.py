@@ -1,5 +1,7 @@
 """What a person has to mend: an error that is one line long and says where, what and how."""
 
+from collections.abc import Sequence
+
 
 class InputError(ValueError):
     """A mistake in a file, a table or the configuration that a person can mend.
@@ -20,6 +22,68 @@ class InputError(ValueError):
         line = f"{place}: {what}" if place else what
         super().__init__(" ".join(f"{line}; {fix}".split()))
         self.file, self.where, self.what, self.fix = str(file), where, what, fix
+
+
+class InputErrors(InputError):
+    """Several mistakes found in one go; its text has one line for each.
+
+    Parameters
+    ----------
+    errors : the mistakes, at least one, in the order in which a person should read them
+    """
+
+    def __init__(self, errors: Sequence[InputError]) -> None:
+        first = errors[0]
+        super().__init__(first.file, first.where, first.what, first.fix)
+        self.errors = tuple(errors)
+        self.lines = [str(error) for error in errors]
+        self.args = ("\n".join(self.lines),)
+
+
+class Mistakes:
+    """Collects mistakes, each once, and of many alike only the first ones; `raise_if_any` ends the collecting."""
+
+    ALIKE = 10  # a column coded in another way has one mistake per row; nobody reads 50,000 lines
+
+    def __init__(self) -> None:
+        self._alike: dict[tuple[str, ...], dict[str, InputError]] = {}
+        self._more: dict[tuple[str, ...], int] = {}
+
+    def add(self, error: InputError, *alike: str) -> None:
+        """Add a mistake; `alike` names its kind, such as a folder and a column in its tables."""
+        kind = alike or (str(error),)
+        seen = self._alike.setdefault(kind, {})
+        if str(error) in seen:
+            return
+        if len(seen) < self.ALIKE:
+            seen[str(error)] = error
+        else:
+            self._more[kind] = self._more.get(kind, 0) + 1
+
+    def __len__(self) -> int:
+        return sum(map(len, self._alike.values()))
+
+    def raise_if_any(self) -> None:
+        """Raise all of them at once, where there are any.
+
+        Raises
+        ------
+        InputError
+            the mistake, or `InputErrors` where there are several
+        """
+        errors = []
+        for kind, seen in self._alike.items():
+            errors += seen.values()
+            if kind in self._more:
+                where, what = ", ".join(kind[1:]), f"{self._more[kind]} more like the last line"
+                errors.append(InputError(kind[0], where, what, "mend them in the same way"))
+        raise_all(errors)
+
+
+def raise_all(errors: Sequence[InputError]) -> None:
+    """Raise what was found: nothing for none, the error itself for one, `InputErrors` for several."""
+    if errors:
+        raise errors[0] if len(errors) == 1 else InputErrors(errors)
 
 
 class ImageError(ValueError):

@@ -1,0 +1,367 @@
+"""The manifest: cohorts and their BIDS folders -> images, shards, and what was left out.
+
+Goes in: cohorts.tsv, the data sets it names, and the shards of the last time.  Comes out:
+``results/manifest/{images,shards,excluded}.tsv`` and ``shards/<shard>.tsv``.
+
+An image that has a shard keeps it, and its place in it.  The memory is the shard files themselves: images
+that are gone leave theirs, new ones get new shards, and only files whose content changed are written.  A shard
+whose images are all gone keeps its file, without rows, so that its number is not given again; it has no row in
+``shards.tsv``.  The files of a cohort that has left cohorts.tsv stay as they are: it comes back to its old shards.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .bids import Exclusion, Participant, find_participants, key_of, read_participants, read_sessions, safe
+from .cohorts import TARGETS, Cohort, read_cohorts
+from .errors import InputError, Mistakes
+from .files import table_text, write_text
+from .labels import Labels
+from .resampling import check_task, labelled
+from .seeds import seed_from
+from .split import split_cohort
+from .study import digest_of_cohorts
+
+COLUMNS = [
+    *("image_id", "participant_id", "cohort", "session", "run", "t1w"),
+    *(*TARGETS, "diagnosis", "shard"),
+]
+EXCLUDED = ["cohort", "file", "reason", "detail"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the manifest found, for a person.
+
+    `images` and `excluded` are the tables written; `notes` are sentences about what deserves a look; `written`
+    and `new_images` say what changed since the last time.
+    """
+
+    images: pd.DataFrame
+    excluded: pd.DataFrame
+    cohorts: tuple[str, ...]
+    notes: tuple[str, ...]
+    written: int
+    new_images: int
+    shards: int
+
+    def text(self) -> str:
+        """A table: per cohort its images, participants, the share of images without each label, what is left out."""
+        header = ["cohort", "images", "participants"]
+        header += [f"no {field.replace('_', ' ')}" for field in (*TARGETS, "diagnosis")] + ["left out"]
+        rows = [header]
+        for cohort in self.cohorts:
+            rows.append(self._row(cohort, self.images["cohort"] == cohort, self.excluded["cohort"] == cohort))
+        if len(self.cohorts) > 1:
+            rows.append(self._row("total", self.images["cohort"].notna(), self.excluded["cohort"].notna()))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if at in (0, len(header) - 1) else cell.rjust(width)
+                for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        lines += [f"note: {note}" for note in self.notes]
+        changed = (
+            f"{self.new_images} images are new, {self.written} files were written" if self.written else "no change"
+        )
+        return "\n".join([*lines, f"{self.shards} shards; {changed}"])
+
+    def _row(self, name: str, images: pd.Series, excluded: pd.Series) -> list[str]:
+        table = self.images[images]
+        missing = table[[*TARGETS, "diagnosis"]].isna().mean()
+        reasons = Counter(self.excluded.loc[excluded, "reason"]).most_common()
+        left_out = ", ".join(f"{count} {reason}" for reason, count in reasons) or "0"
+        shares = [f"{100 * share:.0f} %" for share in missing]
+        return [name, f"{len(table):,}", f"{table['participant_id'].nunique():,}", *shares, left_out]
+
+
+def compile_manifest(config: Mapping[str, Any], folder: str | Path = "results/manifest") -> Summary:
+    """Read the cohorts and write the manifest, or write nothing and say everything that is wrong.
+
+    Parameters
+    ----------
+    config : the study's configuration, checked
+    folder : where the manifest lies
+
+    Raises
+    ------
+    InputError
+        one line for each mistake in the table of cohorts, the data sets' tables and the tasks' pools
+    """
+    folder, table = Path(folder), Path(config["cohorts"])
+    mistakes = Mistakes()
+    cohorts = read_cohorts(table, list(config["tasks"]), config["manifest"]["images_per_job"], mistakes)
+    images, excluded, notes = _read_images(config, table, cohorts, mistakes)
+    _check_duplicates(images, mistakes)
+    if not mistakes:
+        _check_roles(config, table, cohorts, mistakes)
+    mistakes.raise_if_any()
+    previous, numbers = read_assignments(folder)
+    images = assign_shards(images, previous, numbers, config["manifest"]["images_per_shard"])
+    _check_pools(config, images, cohorts, mistakes)
+    mistakes.raise_if_any()
+    written = _write(folder, table, cohorts, images, excluded, {shard for shard, _ in previous.values()})
+    return Summary(
+        images=images,
+        excluded=excluded,
+        cohorts=tuple(cohort.name for cohort in cohorts),
+        notes=tuple(notes),
+        written=written,
+        new_images=int((~images["image_id"].isin(list(previous))).sum()),
+        shards=images["shard"].nunique(),
+    )
+
+
+def _read_images(
+    config: Mapping[str, Any], table: Path, cohorts: Sequence[Cohort], mistakes: Mistakes
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Every cohort's images (without shards, with the identity of each file), exclusions and notes."""
+    tasks = [task for task in config["tasks"].values() if task is not None]
+    words = {word for task in tasks for word in (*task["positive"], *task["negative"])} | {*config["split"]["healthy"]}
+    rows: list[dict] = []
+    left_out: list[tuple[str, str, str, str]] = []
+    notes: list[str] = []
+    for cohort in cohorts:
+        found, excluded, shared = images_of_cohort(cohort, table, words, mistakes)
+        rows += found
+        left_out += [(cohort.name, *exclusion) for exclusion in excluded]
+        if shared:
+            what = (
+                f"{cohort.name}: {shared} images of people with several sessions have the one age of participants.tsv"
+            )
+            notes.append(f"{what}; ages per session belong into sub-*/sub-*_sessions.tsv")
+        other = Counter(row["diagnosis"] for row in found if row["diagnosis"] and row["diagnosis"] not in words)
+        if other:
+            listed = ", ".join(f"{word} ({count:,})" for word, count in other.most_common(8))
+            notes.append(f"{cohort.name}: diagnoses that neither a task nor split.healthy names: {listed}")
+    images = pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "shard"] + ["identity"])
+    images = images.astype(dict.fromkeys(TARGETS, "float64"))
+    images = images.astype({"sex": "Int64", "handedness": "Int64"})  # written as 0 and 1, not 0.0
+    return images, pd.DataFrame(left_out, columns=EXCLUDED), notes
+
+
+def images_of_cohort(
+    cohort: Cohort, table: Path, words: set[str], mistakes: Mistakes
+) -> tuple[list[dict], list[Exclusion], int]:
+    """A cohort's images as rows (sorted by participant, session and name), what is left out, and how many
+    images of people with several sessions share one age."""
+    excluded: list[Exclusion] = []
+    if not cohort.path.is_dir():
+        fix = "mount it, or correct the path"
+        mistakes.add(InputError(table, f"{cohort.where}, path", f"there is no folder {cohort.path}", fix))
+        return [], excluded, 0
+    participants = read_participants(cohort.path, mistakes)
+    if participants is None:
+        return [], excluded, 0
+    labels = Labels(cohort, participants, words, mistakes)
+    rows: list[dict] = []
+    shared = 0
+    owners: dict[str, str] = {}
+    for person in find_participants(cohort.path, excluded):
+        key = key_of(person.label, "sub-")
+        if key not in participants.rows:
+            detail = f"participants.tsv has no row sub-{key}"
+            excluded += [Exclusion(scan.path, "no_participants_row", detail) for scan in person.scans]
+            continue
+        if not person.scans:
+            continue
+        name = f"{cohort.name}_{safe(person.label)}"
+        if owners.setdefault(name, person.label) != person.label:
+            what = f"sub-{owners[name]} and sub-{person.label} are both {name} once other characters are replaced"
+            mistakes.add(InputError(cohort.path, f"sub-{person.label}", what, "rename one of them"))
+        found, sharing = _images_of_person(cohort, person, name, labels, mistakes)
+        rows += found
+        shared += sharing
+    labels.check_columns(table)
+    if not rows:
+        what = "it holds no T1-weighted image (sub-*/[ses-*/]anat/*_T1w.nii.gz)"
+        if excluded:
+            example = f"{excluded[0].file}: {excluded[0].detail}"
+            what = f"none of its {len(excluded)} T1-weighted images can be used (the first: {example})"
+        fix = f"correct the path in {table}, or the data set"
+        mistakes.add(InputError(cohort.path, "", what, fix))
+    return rows, excluded, shared
+
+
+def _images_of_person(
+    cohort: Cohort, person: Participant, name: str, labels: Labels, mistakes: Mistakes
+) -> tuple[list[dict], int]:
+    sessions = None
+    if person.sessions_table is not None:
+        sessions = read_sessions(person.sessions_table, cohort.columns["diagnosis"], mistakes)
+    several = len({scan.session for scan in person.scans}) > 1
+    rows, shared = [], 0
+    for scan in person.scans:
+        values, sharing = labels.at(person.label, sessions, scan.session, several)
+        shared += sharing
+        session = f"_ses-{safe(scan.session)}" if scan.session else ""
+        entities = "_".join(safe(entity) for entity in scan.entities.split("_"))
+        rows.append(
+            {
+                "image_id": f"{name}{session}{entities}",
+                "participant_id": name,
+                "cohort": cohort.name,
+                "session": scan.session or None,
+                "run": scan.run or None,
+                "t1w": scan.path,
+                "identity": scan.identity,
+                **values,
+            }
+        )
+    return rows, shared
+
+
+def _check_duplicates(images: pd.DataFrame, mistakes: Mistakes) -> None:
+    """One name for two files, or one file under two names."""
+    for column, what in (("image_id", "another file has the same name"), ("identity", "this file is there twice")):
+        first = images.drop_duplicates(column).set_index(column)["t1w"]
+        for row in images[images.duplicated(column)].itertuples():
+            line = f"{what}, {row.image_id} ({first[getattr(row, column)]})" if column == "image_id" else what
+            if column == "identity":
+                line = f"{what}, also as {first[row.identity]}"
+            fix = "remove one of them, or one of the cohorts that list it"
+            mistakes.add(InputError(row.t1w, "", f"duplicate image: {line}", fix), "duplicate images", column)
+
+
+def _check_roles(config: Mapping[str, Any], table: Path, cohorts: Sequence[Cohort], mistakes: Mistakes) -> None:
+    """Pretraining and each task need a cohort."""
+    roles = {role for cohort in cohorts for role in cohort.roles}
+    for name, task in config["tasks"].items():
+        if task is not None and name not in roles:
+            fix = f"add the role {name!r} to a cohort, or set tasks.{name} to null"
+            mistakes.add(InputError(table, "roles", f"no cohort has the role {name!r}, the pool of that task", fix))
+    if "pretraining" not in roles and not config["pretrain"]["weights"]:
+        fix = "add it to a cohort, or give existing weights as pretrain.weights"
+        mistakes.add(InputError(table, "roles", "no cohort has the role pretraining", fix))
+
+
+def _check_pools(
+    config: Mapping[str, Any], images: pd.DataFrame, cohorts: Sequence[Cohort], mistakes: Mistakes
+) -> None:
+    """Whether pretraining has both its sets, and each task's pool can give its resamples.
+
+    What preprocessing will fail on is not known yet, so this is the best case.
+    """
+    split = {}
+    for cohort in cohorts:
+        index = images[images["cohort"] == cohort.name]
+        split[cohort.name] = split_cohort(
+            index, cohort.roles, cohort.pretraining_share, config["split"], config["seed"]
+        )["role"]
+    role = pd.concat(list(split.values()))
+    if not config["pretrain"]["weights"]:
+        for name in ("train", "validation"):
+            if not (role == name).any():
+                what = f"no healthy participant of the pretraining cohorts is left for {name}"
+                fix = "add participants or cohorts, or change split.validation_share or split.healthy"
+                mistakes.add(InputError(config["cohorts"], "roles", what, fix))
+    for name, task in config["tasks"].items():
+        if task is None:
+            continue
+        has = [cohort.name for cohort in cohorts if name in cohort.roles]
+        unseen = images[images["cohort"].isin(has) & (role.reindex(images.index) == "test")]
+        pool = labelled(unseen, task, config["manifest"]["converters"])
+        try:
+            settings = config["resampling"]
+            check_task(name, pool, settings["n"], settings, seed_from(config["seed"], "check", name))
+        except InputError as error:
+            mistakes.add(error)
+
+
+def read_assignments(folder: Path) -> tuple[dict[str, tuple[str, int]], dict[str, int]]:
+    """The shard and place of each image so far, and the highest number that each cohort has given to a shard."""
+    places: dict[str, tuple[str, int]] = {}
+    numbers: dict[str, int] = {}
+    for path in sorted((folder / "shards").glob("*-*.tsv")):
+        cohort, _, number = path.stem.rpartition("-")
+        if not number.isdigit():
+            continue
+        numbers[cohort] = max(numbers.get(cohort, 0), int(number))
+        with path.open(encoding="utf-8", newline="") as file:
+            for place, row in enumerate(csv.DictReader(file, delimiter="\t")):
+                places.setdefault(row["image_id"], (path.stem, place))
+    return places, numbers
+
+
+def assign_shards(
+    images: pd.DataFrame,
+    previous: Mapping[str, tuple[str, int]],
+    numbers: Mapping[str, int],
+    images_per_shard: int,
+) -> pd.DataFrame:
+    """The images with their shards, in order of cohort, shard and place.
+
+    Parameters
+    ----------
+    images : in the order of cohorts, and within a cohort in the order in which new ones get their places
+    previous : shard and place of images that have one; they keep it
+    numbers : the highest number of each cohort's shards; new ones count on from there
+    images_per_shard : of new shards; old ones are not filled up, so that their files stay as they are
+    """
+    fresh = images[~images["image_id"].isin(list(previous))]
+    nth = fresh.groupby("cohort", sort=False).cumcount()
+    first = fresh["cohort"].map(lambda cohort: numbers.get(cohort, 0) + 1)
+    number = (first + nth // images_per_shard).astype(int)
+    shards = [f"{cohort}-{at:04d}" for cohort, at in zip(fresh["cohort"], number, strict=True)]
+    places = dict(zip(fresh["image_id"], zip(shards, (nth % images_per_shard).tolist(), strict=True), strict=True))
+    places |= previous
+    shard = [places[image][0] for image in images["image_id"]]
+    order = pd.DataFrame(
+        {
+            "cohort": pd.factorize(images["cohort"])[0],
+            "number": [int(name.rpartition("-")[2]) for name in shard],
+            "place": [places[image][1] for image in images["image_id"]],
+        },
+        index=images.index,
+    )
+    order = order.sort_values(["cohort", "number", "place"]).index
+    return images.assign(shard=shard).loc[order, COLUMNS].reset_index(drop=True)
+
+
+def _write(
+    folder: Path,
+    table: Path,
+    cohorts: Sequence[Cohort],
+    images: pd.DataFrame,
+    excluded: pd.DataFrame,
+    known_shards: set[str],
+) -> int:
+    """Write what has changed, shards.tsv last, since it says that the rest is there; the number of files written."""
+    by_name = {cohort.name: cohort for cohort in cohorts}
+    texts = {}
+    shards = []
+    for name, rows in images.groupby("shard", sort=False):
+        cohort = by_name[rows["cohort"].iloc[0]]
+        texts[f"shards/{name}.tsv"] = table_text(rows)
+        shards.append((name, cohort.name, len(rows), cohort.images_per_job))
+    for name in known_shards - {row[0] for row in shards}:
+        if name.rpartition("-")[0] in by_name:
+            texts[f"shards/{name}.tsv"] = table_text(images.iloc[:0])
+    facts = {
+        "cohorts_sha256": digest_of_cohorts(table),
+        "roles": {cohort.name: list(cohort.roles) for cohort in cohorts},
+        "pretraining_shares": {cohort.name: cohort.pretraining_share for cohort in cohorts},
+    }
+    texts["images.tsv"] = table_text(images)
+    texts["excluded.tsv"] = table_text(excluded)
+    columns = ["shard", "cohort", "images", "images_per_job"]
+    texts["shards.tsv"] = table_text(pd.DataFrame(shards, columns=columns), facts)
+    return sum(_write_changed(folder / name, text) for name, text in texts.items())
+
+
+def _write_changed(path: Path, text: str) -> bool:
+    """Write a file whose content is another now; an unchanged one keeps its time, which Snakemake goes by."""
+    if path.is_file() and path.read_bytes() == text.encode():
+        return False
+    write_text(path, text)
+    return True

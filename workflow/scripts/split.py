@@ -1,0 +1,12 @@
+"""Give each image of one cohort its role."""
+
+from neurotransfer import jobs
+
+with jobs.job(snakemake):
+    from neurotransfer.files import read_table, write_table
+    from neurotransfer.split import split_cohort
+
+    params = snakemake.params
+    index = read_table(snakemake.input.index)
+    table = split_cohort(index, params.roles, params.pretraining_share, params.split, params.seed)
+    write_table(table, snakemake.output[0])
