@@ -60,12 +60,15 @@ def load_config(repository: str | Path, overlays: Sequence[str | Path] = ()) -> 
 def merge(config: dict[str, Any], overlay: Mapping[str, Any]) -> None:
     """Lay `overlay` over `config`, in place, with the semantics of snakemake.utils.update_config."""
     for key, value in overlay.items():
-        if isinstance(value, Mapping):
-            if not isinstance(config.get(key), Mapping):
-                config[key] = {}
+        if not isinstance(value, Mapping):
+            config[key] = value
+        elif value and not isinstance(config.get(key), Mapping):
+            config[key] = {}
+            merge(config[key], value)
+        elif value:
             merge(config[key], value)
         else:
-            config[key] = value
+            config.setdefault(key, {})  # an empty group replaces nothing there, not even null
 
 
 def read_document(path: str | Path) -> dict[str, Any]:
@@ -252,20 +255,20 @@ def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
         if both:
             yield Mistake(("tasks", name), f"{both[0]!r} is in positive and in negative", "keep it in one of them")
     halvings = 2 ** len(config["network"]["channels"])
-    for axis, size in enumerate(config["cache"]["crop"]):
-        if size < halvings:
-            what = (
-                f"{size} voxels are too few for {len(config['network']['channels'])} blocks, each of which halves them"
-            )
-            yield Mistake(("cache", "crop", axis), what, f"give at least {halvings}, or fewer network.channels")
+    smallest = min(config["cache"]["crop"])
+    if smallest < halvings:
+        what = (
+            f"{smallest} voxels are too few for {len(config['network']['channels'])} blocks, each of which halves them"
+        )
+        yield Mistake(("cache", "crop"), what, f"give at least {halvings} each, or fewer network.channels")
     resampling = config["resampling"]
     fewest = 2 * resampling["min_per_class"]
     for position, n in enumerate(resampling["n"]):
-        for key, share in (("n", 1), ("validation_share", None), ("test_share", None)):
-            size = round(n * (share or resampling[key]))
-            if size < fewest:
-                what = f"{n} training images make a set of {size} ({key}), too few for {fewest // 2} of each class"
-                yield Mistake(("resampling", "n", position), what, "raise n or that share, or lower min_per_class")
+        sets = {key: round(n * resampling[key]) for key in ("validation_share", "test_share")}
+        key, size = min([("n", n), *sets.items()], key=lambda item: item[1])
+        if size < fewest:
+            what = f"{n} training images make a set of {size} ({key}), too few for {fewest // 2} of each class"
+            yield Mistake(("resampling", "n", position), what, "raise n or that share, or lower min_per_class")
     if not any(target["weight"] > 0 for target in config["targets"].values()):
         yield Mistake(("targets",), "every weight is 0", "give one target at least a weight above 0")
     for path in (("pretrain", "weights"), ("report", "truth")):
@@ -289,7 +292,11 @@ def _holder(path: tuple, config: Mapping[str, Any], layers: Sequence[tuple[Path,
         value = _value_at(config, path, missing)
         for file, document in reversed(layers):
             found = _value_at(document, path, missing)
-            same = found == value or (isinstance(found, Mapping) and isinstance(value, Mapping))
+            same = (
+                found == value
+                or (found != found and value != value)
+                or (isinstance(found, Mapping) and isinstance(value, Mapping))
+            )
             if found is not missing and same:
                 return _near(file)
         if value is not missing:
