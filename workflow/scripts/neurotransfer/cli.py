@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     simulate = commands.add_parser("simulate", help="make a study on real anatomy whose truth is known")
     simulate.add_argument("folder", type=Path, metavar="FOLDER", help="where it goes; cohorts.tsv names it")
     simulate.add_argument("--seed", type=int, default=7, help="default: %(default)s")
-    simulate.add_argument("--voxel-size", type=float, default=4.0, metavar="MM", help="default: %(default)s")
+    simulate.add_argument("--voxel-size", type=float, default=4.5, metavar="MM", help="default: %(default)s")
     simulate.add_argument("--cohorts", nargs="+", metavar="NAME", help="only these of its cohorts; default: all")
     simulate.add_argument(
         "--participants", type=float, default=1.0, metavar="FACTOR", help="times as many people as the demo's study"

@@ -18,7 +18,7 @@ from pathlib import Path
 from .errors import InputError
 
 SEED = 7
-VOXEL_SIZE = 4.0  # mm; as preprocessing.voxel_size in config/demo.yaml
+VOXEL_SIZE = 4.5  # mm; as preprocessing.voxel_size in config/demo.yaml
 STEPS = re.compile(r"(\d+) of (\d+) steps")
 
 

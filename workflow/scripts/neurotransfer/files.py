@@ -106,7 +106,6 @@ def read_table(path: str | Path) -> pd.DataFrame:
         dtype={name: "str" for name in columns if name in TEXT_COLUMNS},
         keep_default_na=False,
         na_values=[""],
-        float_precision="round_trip",
     )
 
 

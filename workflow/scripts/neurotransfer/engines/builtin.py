@@ -22,6 +22,7 @@ from ..volumes import stats_text
 
 LEFT_RIGHT = ("Left", "Right")
 # SegIds: FreeSurfer's where the meaning agrees, 12000 and up for template regions that have none there.
+SAMPLES = 20_000  # points of the image in which registration compares intensities
 NAMES = {24: "CSF"}
 for _side, _ids in enumerate(((2, 4, 8, 7, 17, 10), (41, 43, 47, 46, 53, 49))):
     _parts = "Cerebral-White-Matter Lateral-Ventricle Cerebellum-Cortex Cerebellum-White-Matter Hippocampus Deep-Gray"
@@ -135,6 +136,31 @@ def template() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return (*(np.asarray(image.dataobj, np.float32) for image in images), images[0].affine)
 
 
+@functools.lru_cache(maxsize=2)
+def blurred_tissues(blur: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Grey matter, white matter and brain of the template in [0, 1], blurred by `blur` mm (a standard deviation)."""
+    t1, grey, white, _ = template()
+    tissues_and_brain = grey / 255, white / 255, (t1 > 0).astype(np.float32)
+    return tuple(ndimage.gaussian_filter(values, blur) if blur > 0.5 else values for values in tissues_and_brain)
+
+
+@functools.lru_cache(maxsize=2)
+def coarse_template(size: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What registration needs of the template, at voxels of about `size` mm.
+
+    Returns
+    -------
+    t1 : float32
+    near : uint8, 1 in the brain and within 8 mm of it
+    affine : of both
+    """
+    t1, _, _, affine = template()
+    step = max(1, int(size / 2))
+    smooth = ndimage.gaussian_filter(t1, 0.5 * size)[::step, ::step, ::step]
+    near = (ndimage.distance_transform_edt(t1 <= 0) <= 8).astype(np.uint8)[::step, ::step, ::step]
+    return smooth, near, affine @ np.diag([step, step, step, 1.0])
+
+
 def _itk(values: np.ndarray, affine: np.ndarray) -> SimpleITK.Image:
     """An array in RAS order as an ITK image whose points are RAS millimetres (ITK does not mind the name)."""
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(values.T))
@@ -149,37 +175,45 @@ def register(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
     Mattes mutual information, two levels, first with few degrees of freedom.
     """
     voxel = float(affine[0, 0])
-    t1, _, _, template_affine = template()
     coarse = max(2.0, voxel)
+    t1, near, template_affine = coarse_template(coarse)
     fixed = _itk(ndimage.gaussian_filter(image, 0.5 * coarse / voxel if voxel < coarse else 0), affine)
-    moving = _itk(ndimage.gaussian_filter(t1, 0.5 * coarse), template_affine)
+    moving, near = (_itk(values, template_affine) for values in (t1, near))
     bright = image > np.percentile(image, 60)
     middle = np.array(ndimage.center_of_mass(bright)) * voxel + affine[:3, 3]
     start = SimpleITK.Similarity3DTransform()
     start.SetCenter(middle.tolist())
-    inside = np.array(ndimage.center_of_mass(t1)) + template_affine[:3, 3]
+    inside = np.array(ndimage.center_of_mass(t1)) * np.diag(template_affine)[:3] + template_affine[:3, 3]
     start.SetTranslation((inside - middle + [0, 0, -10]).tolist())  # the head's centre lies below the brain's
-    whole = _optimise(fixed, moving, start, coarse, voxel)
+    whole = _optimise(fixed, moving, near, start, coarse, voxel)
     full = SimpleITK.AffineTransform(3)
     full.SetCenter(whole.GetCenter())
     full.SetMatrix(whole.GetMatrix())
     full.SetTranslation(whole.GetTranslation())
-    full = _optimise(fixed, moving, full, coarse, voxel)
+    full = _optimise(fixed, moving, near, full, coarse, voxel)
     result, centre = np.eye(4), np.array(full.GetCenter())
     result[:3, :3] = np.array(full.GetMatrix()).reshape(3, 3)
     result[:3, 3] = np.array(full.GetTranslation()) + centre - result[:3, :3] @ centre
     return result
 
 
-def _optimise(fixed, moving, start, coarse: float, voxel: float):
+def _optimise(fixed, moving, near, start, coarse: float, voxel: float):
+    # only points that fall in or near the template's brain count: it has no head, so scalp must not attract it
     method = SimpleITK.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
+    method.SetMetricMovingMask(near)
+    method.SetMetricUseFixedImageGradientFilter(False)  # a filtered gradient of whole images costs more than
+    method.SetMetricUseMovingImageGradientFilter(False)  # differences at the points compared, and gains nothing
     finest = max(1, round(coarse / voxel))
     method.SetShrinkFactorsPerLevel([max(1, round(8 / voxel)), finest])
     method.SetSmoothingSigmasPerLevel([4.0, 0.0])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
+    method.SetMetricSamplingStrategy(method.REGULAR)
+    sizes = np.prod(fixed.GetSize()) / np.array([max(1, round(8 / voxel)), finest]) ** 3
+    share = [min(1.0, SAMPLES / size) for size in sizes]
+    method.SetMetricSamplingPercentagePerLevel(share, seed=1)  # its default seed is the clock
     method.SetInterpolator(SimpleITK.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.02, 120, relaxationFactor=0.6)
+    method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.02 * voxel, 80, relaxationFactor=0.6)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(start, inPlace=False)
     found = method.Execute(fixed, moving).Downcast()
@@ -194,13 +228,11 @@ def warp_template(to_template: np.ndarray, shape: tuple[int, ...], affine: np.nd
     gm, wm, brain : float32 in [0, 1], [X, Y, Z]
     coordinates : float32 [3, X, Y, Z], template RAS in mm
     """
-    t1, gm, wm, template_affine = template()
-    mapping = np.linalg.inv(template_affine) @ to_template @ affine
-    blur = max(float(affine[0, 0]) / 2.355, 0.0)
-    warped = []
-    for values in (gm / 255, wm / 255, (t1 > 0).astype(np.float32)):
-        smooth = ndimage.gaussian_filter(values, blur) if blur > 0.5 else values
-        warped.append(ndimage.affine_transform(smooth, mapping[:3, :3], mapping[:3, 3], shape, order=1))
+    mapping = np.linalg.inv(template()[3]) @ to_template @ affine
+    warped = [
+        ndimage.affine_transform(values, mapping[:3, :3], mapping[:3, 3], shape, order=1)
+        for values in blurred_tissues(float(affine[0, 0]) / 2.355)
+    ]
     world = to_template @ affine
     axes = np.meshgrid(*(np.arange(size, dtype=np.float32) for size in shape), indexing="ij", sparse=True)
     places = [sum(world[row, axis] * axes[axis] for axis in range(3)) + world[row, 3] for row in range(3)]
@@ -244,6 +276,11 @@ def tissues(image: np.ndarray, mask: np.ndarray, gm: np.ndarray, wm: np.ndarray)
 
     A mixture of three normal distributions under the template's tissue priors, by expectation-maximisation
     (Ashburner & Friston, 1997).
+
+    Raises
+    ------
+    ImageError
+        where white matter is not brighter than grey
     """
     values = image[mask]
     prior = np.stack([1 - gm[mask] - wm[mask], gm[mask], wm[mask]]).clip(0.02, 1)
@@ -255,6 +292,8 @@ def tissues(image: np.ndarray, mask: np.ndarray, gm: np.ndarray, wm: np.ndarray)
         spread = np.sqrt((weight * (values - mean[:, None]) ** 2).sum(1) / total).clip(2)
         weight = prior * np.exp(-0.5 * ((values - mean[:, None]) / spread[:, None]) ** 2) / spread[:, None]
         weight /= weight.sum(0).clip(1e-12)
+    if mean[2] - mean[1] < 0.7 * max(spread[1], spread[2]):
+        raise ImageError("mask_failed", "grey and white matter have the same intensity: no T1-weighted brain")
     return weight.argmax(0).astype(np.int8)
 
 

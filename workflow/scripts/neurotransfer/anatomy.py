@@ -1,0 +1,128 @@
+"""Simulated heads on real anatomy: a template, warped and thinned by what a person's latents say.
+
+The template is the MNI152 (ICBM 2009a nonlinear) that nilearn bundles, skull-stripped, at 1 mm; skull and
+scalp are built around it.  Coordinates are MNI, RAS, in mm.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from scipy import ndimage
+
+GRID = 2.0  # mm of the head that images are sampled from
+VENTRICLES = ((-13, -8, 20, 17), (13, -8, 20, 17), (-24, -42, 10, 12), (24, -42, 10, 12))  # centre, reach
+HIPPOCAMPI = ((-27, -22, -14, 11), (27, -22, -14, 11))
+CEREBELLUM = ((-22, -64, -36, 22), (22, -64, -36, 22))
+
+
+@dataclass(frozen=True)
+class Head:
+    """The template head on a 2 mm grid: T1 intensities, grey matter in [0, 1], brain, and its affine."""
+
+    t1: np.ndarray
+    grey: np.ndarray
+    brain: np.ndarray
+    affine: np.ndarray
+
+
+@functools.lru_cache(maxsize=1)
+def head() -> Head:
+    """The template with CSF rim, skull, scalp, eyes and a neck around its brain."""
+    import nilearn.datasets
+
+    folder = Path(nilearn.datasets.__file__).parent / "data"
+    images = [nibabel.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in ("t1", "gm")]
+    margin = 24  # mm of air and scalp beyond the template's box
+    padded = [np.pad(np.asarray(image.dataobj, np.float32), margin) for image in images]
+    brain = padded[0] > 0
+    t1, grey = (ndimage.zoom(ndimage.gaussian_filter(values, 0.8), 1 / GRID, order=1) for values in padded)
+    inside = ndimage.zoom(brain.astype(np.float32), 1 / GRID, order=1)
+    affine = np.diag([padded[0].shape[0] / t1.shape[0]] * 3 + [1.0])
+    affine[:3, 3] = images[0].affine[:3, 3] - margin
+    distance = ndimage.distance_transform_edt(inside < 0.5) * GRID
+    z = affine[2, 2] * np.arange(t1.shape[2]) + affine[2, 3]
+    y = (affine[1, 1] * np.arange(t1.shape[1]) + affine[1, 3])[:, None]
+    below = np.clip((-50 - z) / 30, 0, 1)  # the neck is thicker tissue than the scalp
+    layers = np.select(
+        [distance <= 3, distance <= 7.5, distance <= 14 + 8 * below], [38.0, 14.0, 165.0 - 30 * below], 0.0
+    )
+    values = np.where(inside > 0.5, t1, layers)
+    for x in (-32, 32):
+        places = np.stack(np.meshgrid(*(np.arange(size) for size in t1.shape), indexing="ij"), -1) @ affine[:3, :3]
+        eye = np.linalg.norm(places + affine[:3, 3] - (x, 66, -38), axis=-1) < 12
+        values[eye & (inside < 0.5)] = 30
+    values[(distance > 14) & ((y > 70) & (z < -55))] = 0
+    return Head(values.astype(np.float32), (grey / 255).astype(np.float32), inside.astype(np.float32), affine)
+
+
+def warp(points: np.ndarray, latents: Mapping[str, float], seed: int) -> np.ndarray:
+    """Where in the template each point of a person's head comes from.
+
+    Parameters
+    ----------
+    points : float [..., 3], RAS mm
+    latents : `ventricle`, `hippocampus`, `cerebellum` and `size`, in standard units
+    seed : of the person's own smooth deformation
+
+    Returns
+    -------
+    float [..., 3], template coordinates
+    """
+    generator = np.random.default_rng(seed)
+    scale = 1 - 0.035 * latents["size"] + generator.normal(0, 0.012, 3)  # larger head: sampled more slowly
+    result = (points - (0, -18, 8)) * scale + (0, -18, 8)
+    for _ in range(10):  # smooth bumps: everybody's own shape
+        centre, reach = generator.uniform((-60, -95, -45), (60, 60, 70)), generator.uniform(22, 40)
+        push = generator.normal(0, 1.6, 3)
+        result += push * np.exp(-((points - centre) ** 2).sum(-1, keepdims=True) / (2 * reach**2))
+    amounts = (
+        (VENTRICLES, np.clip(0.10 + 0.13 * latents["ventricle"], -0.25, 0.62)),
+        (HIPPOCAMPI, -np.clip(0.05 + 0.11 * latents["hippocampus"], -0.35, 0.6)),
+        (CEREBELLUM, 0.06 * latents["cerebellum"]),
+    )
+    for places, amount in amounts:
+        for x, y, z, reach in places:
+            away = points - np.array((x, y, z), float)
+            result -= amount * away * np.exp(-(away**2).sum(-1, keepdims=True) / (2 * reach**2))
+    return result
+
+
+def render(points: np.ndarray, latents: Mapping[str, float], seed: int, blur: float) -> tuple[np.ndarray, np.ndarray]:
+    """A person's T1-weighted intensities and brain at points of their head.
+
+    Parameters
+    ----------
+    points : float [X, Y, Z, 3], RAS mm in the person's own space
+    latents : as in `warp`, and `cortex` and `frontal`: how much grey matter is lost
+    blur : full width in mm over which a voxel averages
+
+    Returns
+    -------
+    intensities : float32 [X, Y, Z], about 0 to 255
+    brain : bool [X, Y, Z]
+    """
+    source = head()
+    places = warp(points, latents, seed)
+    index = np.moveaxis((places - source.affine[:3, 3]) / np.diag(source.affine)[:3], -1, 0)
+    sigma = blur / 2.355 / GRID
+    t1, grey, brain = (ndimage.map_coordinates(values, index, order=1) for values in _blurred(round(sigma, 2)))
+    y = places[..., 1]
+    z = places[..., 2]
+    x = np.abs(places[..., 0])
+    loss = 0.10 + 0.075 * latents["cortex"] + 0.09 * latents["frontal"] * (y > 8) * (z > -15)
+    near = (x > 14) & (x < 38) & (y > -40) & (y < -6) & (z > -28) & (z < 0)
+    loss = loss + 0.09 * latents["hippocampus"] * near
+    thinned = t1 - np.clip(loss, 0, 0.7) * grey * np.maximum(t1 - 38, 0)  # lost grey matter is fluid
+    return thinned.astype(np.float32), brain > 0.5
+
+
+@functools.lru_cache(maxsize=4)
+def _blurred(sigma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    source = head()
+    return tuple(ndimage.gaussian_filter(values, sigma) for values in (source.t1, source.grey, source.brain))
