@@ -1,0 +1,237 @@
+"""No participant is on two sides, shares are kept in each stratum, and the certificate would notice."""
+
+import copy
+import hashlib
+import json
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from neurotransfer.errors import InputError
+from neurotransfer.files import read_table, table_text, write_text
+from neurotransfer.split import SETS, certificate, join_splits, split_cohort
+
+SETTINGS = {"validation_share": 0.25, "healthy": ["HC"], "age_band": 10}
+DIAGNOSES = ["HC", "AD", None]
+
+
+def index_of(people, cohort="C"):
+    """An index of people given as (age, sex, diagnoses of their images)."""
+    rows = [
+        {
+            "image_id": f"{cohort}_{person:03d}_ses-{session}",
+            "participant_id": f"{cohort}_{person:03d}",
+            "cohort": cohort,
+            "age": age,
+            "sex": sex,
+            "diagnosis": diagnosis,
+            "checksum": f"{cohort} {person} {session}",
+        }
+        for person, (age, sex, diagnoses) in enumerate(people)
+        for session, diagnosis in enumerate(diagnoses)
+    ]
+    columns = ["image_id", "participant_id", "cohort", "age", "sex", "diagnosis", "checksum"]
+    missing = dict.fromkeys(["handedness", "bmi", "fluid_intelligence", "neuroticism"])
+    return pd.DataFrame(rows, columns=columns).assign(**missing)
+
+
+def crowd(number, seed=0, sessions=2):
+    """Many healthy people of all ages."""
+    generator = np.random.default_rng(seed)
+    ages, sexes = generator.uniform(5, 95, number), generator.integers(0, 2, number)
+    counts = generator.integers(1, sessions + 1, number)
+    return [(age, sex, ["HC"] * count) for age, sex, count in zip(ages, sexes, counts, strict=True)]
+
+
+ages = st.none() | st.floats(3, 97)
+person = st.tuples(ages, st.sampled_from([0, 1, None]), st.lists(st.sampled_from(DIAGNOSES), min_size=1, max_size=4))
+cohorts = st.lists(person, max_size=40)
+roles_of_a_cohort = st.sampled_from([["pretraining"], ["holdout"], ["ad_hc", "holdout"], ["ad_hc", "pretraining"]])
+shares = st.floats(0.05, 0.95)
+
+
+@settings(max_examples=150, deadline=None)
+@given(cohorts, roles_of_a_cohort, shares, shares, st.integers(0, 3))
+def test_no_participant_is_in_two_sets(people, roles, pretraining_share, validation_share, seed):
+    index = index_of(people)
+    split = split_cohort(index, roles, pretraining_share, SETTINGS | {"validation_share": validation_share}, seed)
+    assert split["image_id"].tolist() == index["image_id"].tolist()
+    sets = {role: set(split.loc[split["role"] == role, "participant_id"]) for role in SETS}
+    for one, other in combinations(SETS, 2):
+        assert not sets[one] & sets[other]
+    unused = split["role"] == "unused"
+    assert split.loc[unused, "reason"].notna().all() and split.loc[~unused, "reason"].isna().all()
+    validation = split[split["role"] == "validation"]
+    assert validation["participant_id"].is_unique, "a validation participant has one image"
+    patients = set(index.loc[index["diagnosis"] == "AD", "participant_id"])
+    assert not patients & (sets["train"] | sets["validation"]), "who is ill at any session does not pretrain"
+    if "pretraining" not in roles:
+        assert (split["role"] == "test").all()
+    elif roles == ["pretraining"]:
+        assert (split["role"] != "test").all()
+        healthy = set(index["participant_id"]) - patients
+        assert len(sets["validation"]) == round(len(healthy) * validation_share)
+        assert sets["train"] | sets["validation"] == healthy
+    else:
+        healthy = set(index["participant_id"]) - patients
+        assert patients <= sets["test"]
+        assert len(sets["train"] | sets["validation"]) == round(len(healthy) * pretraining_share)
+        assert sets["test"] == set(index["participant_id"]) - sets["train"] - sets["validation"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(cohorts, roles_of_a_cohort, st.randoms())
+def test_the_order_of_rows_does_not_matter(people, roles, random):
+    index = index_of(people)
+    order = list(range(len(index)))
+    random.shuffle(order)
+    split = split_cohort(index, roles, 0.4, SETTINGS, 1).set_index("image_id")
+    shuffled = split_cohort(index.iloc[order], roles, 0.4, SETTINGS, 1).set_index("image_id")
+    pd.testing.assert_frame_equal(split, shuffled.loc[split.index])
+
+
+@settings(max_examples=50, deadline=None)
+@given(cohorts, shares)
+def test_each_stratum_gives_its_share_within_one_participant(people, share):
+    index = index_of(people)
+    split = split_cohort(index, ["pretraining"], 1.0, SETTINGS | {"validation_share": share}, 5)
+    healthy = set(split.loc[split["role"].isin(["train", "validation"]), "participant_id"])
+    validates = set(split.loc[split["role"] == "validation", "participant_id"])
+    strata = {}
+    for name, age, sex in zip(index["participant_id"], index["age"], index["sex"], strict=True):
+        if name in healthy:
+            strata.setdefault((age // 10 if pd.notna(age) else None, sex if pd.notna(sex) else None), set()).add(name)
+    for members in strata.values():
+        # the quota is rounded to nine digits before it is cut
+        assert abs(len(members & validates) - len(members) * share) < 1 + 1e-6
+
+
+def test_one_more_participant_moves_hardly_anybody():
+    people = crowd(400)
+    before = split_cohort(index_of(people), ["pretraining"], 1.0, SETTINGS, 3)
+    moved = []
+    for extra in range(20):
+        after = split_cohort(
+            index_of([*people, (4.5 * extra + 5, extra % 2, ["HC"])]), ["pretraining"], 1.0, SETTINGS, 3
+        )
+        roles = before.groupby("participant_id")["role"].agg(set), after.groupby("participant_id")["role"].agg(set)
+        moved.append(int((roles[0] != roles[1].loc[roles[0].index]).sum()))
+    assert max(moved) <= 4 and np.mean(moved) < 2.5
+
+
+def test_another_seed_draws_anew():
+    index = index_of(crowd(200))
+    drawn = [
+        set(split_cohort(index, ["pretraining"], 1.0, SETTINGS, seed).query("role == 'validation'")["participant_id"])
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1]
+    # of 50 drawn twice from 200, 12.5 are the same by chance
+    assert len(drawn[0] & drawn[2]) < 25
+
+
+def test_the_split_reads_the_same_from_a_file(tmp_path):
+    index = index_of(crowd(60)).astype({"sex": "Int64"})
+    write_text(tmp_path / "index.tsv", table_text(index))
+    from_file = split_cohort(read_table(tmp_path / "index.tsv"), ["ad_hc", "pretraining"], 0.5, SETTINGS, 1)
+    pd.testing.assert_frame_equal(
+        from_file, split_cohort(index, ["ad_hc", "pretraining"], 0.5, SETTINGS, 1), check_dtype=False
+    )
+
+
+def test_an_empty_cohort_has_an_empty_split():
+    split = split_cohort(index_of([]), ["pretraining"], 1.0, SETTINGS, 1)
+    assert split.empty and list(split.columns) == ["image_id", "participant_id", "cohort", "role", "reason"]
+
+
+ROLES = {"P": ["pretraining"], "A": ["ad_hc", "pretraining"], "H": ["holdout"]}
+
+
+@pytest.fixture
+def study():
+    """Splits and indices of three cohorts: one that pretrains, one on both sides, one held out."""
+    indices = [
+        index_of(crowd(80, 1), "P"),
+        index_of([*crowd(40, 2), *[(70.0, 1, ["HC", "AD"])] * 10], "A"),
+        index_of(crowd(30, 3), "H"),
+    ]
+    splits = [
+        split_cohort(index, ROLES[cohort], 0.4, SETTINGS, 1) for index, cohort in zip(indices, ROLES, strict=True)
+    ]
+    return splits, indices
+
+
+def test_the_certificate_states_counts_overlaps_and_digests(study):
+    splits, indices = study
+    proof = certificate(splits, indices, ROLES)
+    images = join_splits(splits, indices)
+    json.dumps(proof, allow_nan=False)
+    assert all(pair["participants"] == pair["identical_scans"] == 0 for pair in proof["overlaps"])
+    assert {tuple(pair["sets"]) for pair in proof["overlaps"]} == set(combinations(SETS, 2))
+    for role in SETS:
+        rows = images[images["role"] == role]
+        people = sorted(set(rows["participant_id"]))
+        assert proof["counts"][role]["images"] == len(rows)
+        assert proof["counts"][role]["participants"] == len(people)
+        assert proof["counts"][role]["age"]["mean"] == pytest.approx(rows["age"].mean(), abs=1e-3)
+        sexes = rows.drop_duplicates("participant_id")["sex"]
+        assert proof["counts"][role]["female_share"] == pytest.approx((sexes == 0).mean(), abs=1e-4)
+        assert proof["digests"][role] == hashlib.sha256("\n".join(people).encode()).hexdigest()
+    assert sum(has[role]["images"] for has in proof["cohorts"].values() for role in has) == len(images)
+    assert proof["shared_cohorts"] == ["A"]
+
+
+def test_a_participant_on_two_sides_fails_the_certificate(study):
+    splits, indices = study
+    person = splits[0].loc[splits[0]["role"] == "train", "participant_id"].value_counts().index[0]
+    rows = splits[0].index[splits[0]["participant_id"] == person]
+    assert len(rows) == 2
+    splits[0].loc[rows[0], "role"] = "test"
+    with pytest.raises(InputError, match=rf"{person}: the participant is in (train and in test|test and in train)"):
+        certificate(splits, indices, ROLES)
+
+
+@pytest.mark.parametrize("role", ["validation", "test"])
+def test_one_scan_under_two_names_across_sets_fails_the_certificate(study, role):
+    splits, indices = study
+    where = {
+        name: next((i, s.index[s["role"] == name][0]) for i, s in enumerate(splits) if (s["role"] == name).any())
+        for name in SETS
+    }
+    (source, row), (goal, other) = where["train"], where[role]
+    indices[goal].loc[other, "checksum"] = indices[source].loc[row, "checksum"]
+    with pytest.raises(InputError, match="it is the same scan as"):
+        certificate(splits, indices, ROLES)
+
+
+def test_one_scan_under_two_names_within_a_set_is_counted(study):
+    splits, indices = study
+    indices[2].loc[indices[2].index[-1], "checksum"] = indices[2]["checksum"].iloc[0]
+    assert certificate(splits, indices, ROLES)["identical_scans_within_sets"]["test"] == 1
+
+
+def test_two_images_of_a_validation_participant_fail_the_certificate(study):
+    splits, indices = study
+    further = splits[0]["reason"] == "validation_takes_one_image"
+    assert further.any()
+    splits[0].loc[further, "role"] = "validation"
+    with pytest.raises(InputError, match="validates with 2 images instead of one"):
+        certificate(splits, indices, ROLES)
+
+
+def test_a_cohort_that_pretrains_without_the_role_fails_the_certificate(study):
+    splits, indices = study
+    splits[2]["role"] = "train"
+    with pytest.raises(InputError, match=r"cohorts/H\.tsv: images of it pretrain without that role"):
+        certificate(splits, indices, ROLES)
+
+
+def test_a_split_of_another_index_is_refused(study):
+    splits, indices = study
+    short = [copy.deepcopy(index) for index in indices]
+    short[1] = short[1].iloc[1:]
+    with pytest.raises(InputError, match=r"cohorts/A\.tsv: it is not about the images of the cohort's index"):
+        certificate(splits, short, ROLES)
