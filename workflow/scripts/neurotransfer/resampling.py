@@ -7,6 +7,7 @@ test from participants not drawn yet.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,20 @@ def pool_of_task(
     """A task's pool: labelled images of its cohorts that pretraining never saw (split role "test").
 
     `index_row` is each image's row in its cohort's index, and so in its table of volumes.
+
+    Raises
+    ------
+    InputError
+        where an image of the indices has no role, because a split is older than its index
     """
     images = pd.concat([index.assign(index_row=np.arange(len(index))) for index in indices], ignore_index=True)
     roles = pd.concat(splits, ignore_index=True).set_index("image_id")["role"]
-    return labelled(images[images["image_id"].map(roles) == "test"], task, converters)
+    role = images["image_id"].map(roles)
+    if role.isna().any():
+        cohorts = ", ".join(sorted(images.loc[role.isna(), "cohort"].unique()))
+        what = f"{int(role.isna().sum())} images of {cohorts} have no role"
+        raise InputError("results/split/cohorts", "image_id", what, "delete the cohort's file there and run again")
+    return labelled(images[role == "test"], task, converters)
 
 
 def sizes(n: int, settings: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -62,7 +73,7 @@ def draw(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> 
 
     Parameters
     ----------
-    pool : from `pool_of_task`
+    pool : from `pool_of_task`; the order of its rows does not matter
     n : training images, drawn with replacement
     settings : `validation_share`, `test_share` (of n), `min_per_class`, `max_redraws`
 
@@ -74,9 +85,13 @@ def draw(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> 
     Raises
     ------
     InputError
-        where `max_redraws` draws in a row were invalid
+        where `max_redraws` draws in a row were invalid, or the pool is empty
     """
+    if pool.empty:
+        what = "the task's pool is empty"
+        raise InputError("resampling", f"n = {n}", what, "check its diagnosis words and its cohorts' failed images")
     generator = np.random.default_rng(seed)
+    pool = pool.sort_values("image_id", ignore_index=True)
     labels = pool["label"].to_numpy()
     people = pd.factorize(pool["participant_id"])[0]
     for redraws in range(settings["max_redraws"] + 1):
@@ -87,14 +102,17 @@ def draw(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> 
                 for role, rows in zip(("train", "validation", "test"), sets, strict=True)
             ]
             return pd.concat(parts, ignore_index=True), redraws
-    raise InputError("resampling", f"n = {n}", f"{redraws + 1} draws in a row gave no valid sets", "choose a smaller n")
+    what = f"{redraws + 1} draws in a row gave no valid sets: {_held(pool)}"
+    raise InputError("resampling", f"n = {n}", what, "choose a smaller n or add cohorts to the task")
 
 
 def _draw_once(labels, people, counts, min_per_class, generator) -> list[np.ndarray] | None:
     """Rows of the three sets, or None where one is too small or lacks a class."""
     sets = [generator.integers(len(labels), size=counts[0])]
+    drawn = np.zeros(people.max() + 1, dtype=bool)
     for count in counts[1:]:
-        free = np.flatnonzero(~np.isin(people, people[np.concatenate(sets)]))
+        drawn[people[sets[-1]]] = True
+        free = np.flatnonzero(~drawn[people])
         if len(free) < count:
             return None
         sets.append(generator.choice(free, size=count, replace=False))
@@ -104,8 +122,12 @@ def _draw_once(labels, people, counts, min_per_class, generator) -> list[np.ndar
     return sets
 
 
-def check_disjoint(resample: pd.DataFrame) -> None:
+def check_disjoint(resample: pd.DataFrame, file: str | Path = "resample") -> None:
     """Refuse a resample in which a participant is in two sets.
+
+    Parameters
+    ----------
+    file : where the resample lies, for the message
 
     Raises
     ------
@@ -114,18 +136,59 @@ def check_disjoint(resample: pd.DataFrame) -> None:
     """
     crossing = int((resample.groupby("participant_id")["role"].nunique() > 1).sum())
     if crossing:
-        raise InputError("resample", "", f"{crossing} participants are in two sets", "delete the file and run again")
+        raise InputError(file, "", f"{crossing} participants are in two sets", "delete the file and run again")
 
 
-def failing_share(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int, draws: int = 1000) -> float:
-    """The share of resamples that would still fail after all their redraws, by simulation of single draws."""
+def check_not_pretrained(resample: pd.DataFrame, splits: Sequence[pd.DataFrame], file: str | Path = "resample") -> None:
+    """Refuse a resample with a participant of whom any image trains or validates the pretraining.
+
+    Parameters
+    ----------
+    splits : `participant_id` and `role` of the task's cohorts, from ``results/split/cohorts``
+
+    Raises
+    ------
+    InputError
+        with the number of participants concerned
+    """
+    roles = pd.concat(splits, ignore_index=True)
+    pretrains = set(roles.loc[roles["role"].isin(["train", "validation"]), "participant_id"])
+    seen = len(pretrains & set(resample["participant_id"]))
+    if seen:
+        fix = "delete results/split and results/resamples and run again"
+        raise InputError(file, "participant_id", f"{seen} participants also train or validate the pretraining", fix)
+
+
+def feasibility(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int, draws: int = 1000) -> float:
+    """The share of single draws, none of them redone, that are invalid; 1 where the pool has one class or none.
+
+    Parameters
+    ----------
+    pool : `participant_id` and `label`, from `pool_of_task` or, before any job, from `labelled`
+    draws : how many are simulated
+    """
     if pool["label"].nunique() < 2:
         return 1.0
     generator = np.random.default_rng(seed)
     labels, people = pool["label"].to_numpy(), pd.factorize(pool["participant_id"])[0]
     counts = sizes(n, settings)
     invalid = [_draw_once(labels, people, counts, settings["min_per_class"], generator) is None for _ in range(draws)]
-    return float(np.mean(invalid)) ** (settings["max_redraws"] + 1)
+    return float(np.mean(invalid))
+
+
+def failing_share(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int, draws: int = 1000) -> float:
+    """The share of resamples that would still fail after all their redraws.
+
+    Draws are independent, so a resample fails with the probability of an invalid draw to the power of the
+    draws that it has; simulating single draws gives it without simulating failures a hundred draws long.
+    """
+    return feasibility(pool, n, settings, seed, draws) ** (settings["max_redraws"] + 1)
+
+
+def _held(pool: pd.DataFrame) -> str:
+    people = pool.groupby("label")["participant_id"].nunique()
+    counts = f"{people.get(1, 0)} positive and {people.get(0, 0)} negative participants"
+    return f"the pool holds {len(pool)} images of {counts}"
 
 
 def check_task(
@@ -143,9 +206,8 @@ def check_task(
     InputError
         naming the task, the n, what the pool holds and the fix
     """
-    people = pool.groupby("label")["participant_id"].nunique()
-    held = f"the pool holds {people.get(1, 0)} positive and {people.get(0, 0)} negative participants"
-    if len(people) < 2:
+    held = _held(pool)
+    if pool["label"].nunique() < 2:
         fix = "check its diagnosis words against the diagnosis column of its cohorts"
         raise InputError("configuration", f"tasks.{name}", f"the pool has one class or none: {held}", fix)
     for n in sample_sizes:
@@ -153,6 +215,6 @@ def check_task(
             train, validation, test = sizes(n, settings)
             what = (
                 f"task {name} can't give n = {n} ({train} training images, then {validation} validation and {test} "
-                f"test images of other participants): {held}, {len(pool)} images"
+                f"test images of other participants): {held}"
             )
             raise InputError("configuration", "resampling.n", what, "choose a smaller n or add cohorts to the task")
