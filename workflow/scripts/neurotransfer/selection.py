@@ -16,7 +16,8 @@ from .seeds import seed_from
 def choose(settings: Sequence[Mapping[str, Any]]) -> int:
     """Position of the setting with the highest validation AUC.
 
-    Ties go to the lower validation loss, then to the first.  Settings that diverged are never chosen.
+    Ties go to the lower validation loss, then to the first.  Settings that diverged are never chosen, nor is
+    one without a finite AUC and loss.
 
     Parameters
     ----------
@@ -27,10 +28,16 @@ def choose(settings: Sequence[Mapping[str, Any]]) -> int:
     InputError
         where every setting diverged
     """
-    usable = [position for position, setting in enumerate(settings) if setting["status"] == "ok"]
+    usable = [position for position, setting in enumerate(settings) if _is_usable(setting)]
     if not usable:
         raise InputError("", "settings", "every setting diverged", "lower the learning rates of this model")
     return min(usable, key=lambda at: (-settings[at]["validation_auc"], settings[at]["validation_loss"], at))
+
+
+def _is_usable(setting: Mapping[str, Any]) -> bool:
+    """NaN compares as neither higher nor lower, so it would win or lose by its place in the list."""
+    numbers = (setting["validation_auc"], setting["validation_loss"])
+    return setting["status"] == "ok" and all(number is not None and math.isfinite(number) for number in numbers)
 
 
 def seeds_of_fit(seed: int, task: str, n: int, replicate: str, model: str, setting: int) -> dict[str, int]:
