@@ -12,7 +12,7 @@ with jobs.job(snakemake):
 
     source, fitting = snakemake.input, snakemake.params.fitting
     resample = read_table(source.resample)
-    check_disjoint(resample)
+    check_disjoint(resample, source.resample)
     features = shares_of_mask(read_volumes(resample, source.volumes, source.names))
     labels, roles = resample["label"].to_numpy(), resample["role"].to_numpy(str)
     records, chosen, scores = fit_settings(features, labels, roles, fitting["settings"], fitting["max_iterations"])

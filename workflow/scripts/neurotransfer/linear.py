@@ -5,6 +5,7 @@ Volumes of a resample go in, a record per setting and the chosen one's test scor
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from .errors import InputError
 from .files import read_json
 from .selection import choose
 
+logger = logging.getLogger("neurotransfer")
 MASK_VOLUME = -1  # the SegId under which a table of volumes holds the mask's volume
 
 
@@ -54,7 +56,17 @@ def read_volumes(resample: pd.DataFrame, matrices: Sequence[str | Path], names: 
 
 
 def shares_of_mask(volumes: np.ndarray) -> np.ndarray:
-    """Volumes divided by the mask's volume, without the mask itself: [rows, structures - 1], dimensionless."""
+    """Volumes divided by the mask's volume, without the mask itself: [rows, structures - 1], dimensionless.
+
+    Raises
+    ------
+    InputError
+        where an image has no mask volume: its share of everything would be infinite
+    """
+    empty = ~(volumes[:, 0] > 0)
+    if empty.any():
+        what = f"{int(empty.sum())} images have no mask volume, the first in row {int(np.flatnonzero(empty)[0])}"
+        raise InputError("resample", "mask volume", what, "preprocess these images again")
     return volumes[:, 1:] / volumes[:, :1]
 
 
@@ -92,11 +104,12 @@ def fit_settings(
     for values in settings:
         model = pipeline(values["c"], iterations)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the record below says whether it converged
+            warnings.simplefilter("ignore", ConvergenceWarning)  # said below, once and with its setting
             model.fit(features[train], labels[train])
+        if model[-1].n_iter_.max() >= iterations:
+            logger.warning("setting %s did not converge in %d iterations; its last step is used", values, iterations)
         scores = model.predict_proba(features[validation])[:, 1]
         record = {"values": dict(values), "status": "ok", "epoch": None}
-        record["converged"] = bool(model[-1].n_iter_.max() < iterations)
         record["validation_auc"] = float(roc_auc_score(labels[validation], scores))
         record["validation_loss"] = float(log_loss(labels[validation], scores, labels=[0, 1]))
         records.append(record)
