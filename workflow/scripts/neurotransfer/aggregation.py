@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from .errors import InputError, raise_all
 from .files import digest_of_file, fingerprint, read_facts, read_json, read_table
 from .seeds import seed_from
+from .selection import choose
 from .statistics import bootstrap_interval, holm, sign_flip_test
 
 PAIRS = (("transfer", "baseline"), ("transfer", "linear"), ("linear", "baseline"))
@@ -26,7 +28,8 @@ def read_fits(
     """All fits as two tables: test AUCs, and every setting tried.
 
     A fit is refused where it was made with another configuration, resample or weights than those of today,
-    where it stands under another name than its own, or where its AUC is not that of its scores.
+    where it stands under another name than its own, where its AUC is not that of its scores, or where its
+    setting is not the one that validation chooses.
 
     Parameters
     ----------
@@ -62,6 +65,8 @@ def read_fits(
             facts["weights"] = weights_digest if key["model"] == "transfer" else None
             if fit["fingerprint"] != fingerprint(facts):
                 raise InputError(path, "", "it was made with another configuration, resample or weights", AGAIN)
+            if fit["chosen"] != choose(fit["settings"]):
+                raise InputError(path, "chosen", "it is not the setting that validation chooses", AGAIN)
             if not math.isclose(roc_auc_score(tested["label"], tested["score"]), fit["test_auc"], abs_tol=1e-9):
                 raise InputError(path, "test_auc", "it is not the AUC of the scores beside it", AGAIN)
         except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -94,11 +99,27 @@ def describe_resamples(paths: Iterable[str | Path]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _check_complete(aucs: pd.DataFrame) -> None:
+    """Refuse replicates without an AUC, and replicates that are there twice."""
+    names = ["task", "n", "replicate", "model"]
+    for wrong, what in ((~np.isfinite(aucs["auc"]), "it has no AUC"), (aucs.duplicated(names), "it is there twice")):
+        if wrong.any():
+            where = ", ".join(f"{name} {aucs.loc[wrong, name].iloc[0]}" for name in names)
+            fix = "delete results/statistics/aucs.tsv, then run the same command again"
+            raise InputError("results/statistics/aucs.tsv", where, what, fix)
+
+
 def summarise(aucs: pd.DataFrame, *, bootstrap: int, seed: int) -> pd.DataFrame:
     """Median, mean and quartiles of the AUCs per task, n and model.
 
     `low` and `high` are the 95 % percentile bootstrap interval of the median over replicates.
+
+    Raises
+    ------
+    InputError
+        where a replicate has no AUC or is there twice
     """
+    _check_complete(aucs)
     rows = []
     for (task, n, model), group in aucs.groupby(["task", "n", "model"], sort=False):
         values = group["auc"].to_numpy()
@@ -119,8 +140,9 @@ def compare(aucs: pd.DataFrame, *, statistic: str, permutations: int, bootstrap:
     Raises
     ------
     InputError
-        where two models do not have the same replicates
+        where a replicate has no AUC or is there twice, or two models do not have the same replicates
     """
+    _check_complete(aucs)
     rows = []
     for (task, n), group in aucs.groupby(["task", "n"], sort=False):
         wide = group.pivot(index="replicate", columns="model", values="auc")
@@ -155,11 +177,12 @@ def headline(medians: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     """The answer as plain text: median test AUC per task, n and model, and transfer's two comparisons."""
     p = comparisons.set_index(["task", "n", "first", "second"])
     auc = medians.set_index(["task", "n", "model"])["median"]
-    head = f"{'task':<12}{'n':>5}   {'linear':>7}{'baseline':>10}{'transfer':>10}"
+    width = max(12, *(len(task) + 2 for task in medians["task"]))
+    head = f"{'task':<{width}}{'n':>5}   {'linear':>7}{'baseline':>10}{'transfer':>10}"
     head += f"   {'p vs baseline (Holm)':>22}{'p vs linear (Holm)':>22}"
     lines = ["Median test AUC, and the paired permutation test of transfer against each:", "", head]
     for task, n in medians[["task", "n"]].drop_duplicates().itertuples(index=False):
-        line = f"{task:<12}{n:>5}   " + f"{auc[task, n, 'linear']:>7.3f}"
+        line = f"{task:<{width}}{n:>5}   " + f"{auc[task, n, 'linear']:>7.3f}"
         line += "".join(f"{auc[task, n, model]:>10.3f}" for model in ("baseline", "transfer")) + "   "
         for other in ("baseline", "linear"):
             row = p.loc[(task, n, "transfer", other)]

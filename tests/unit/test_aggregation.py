@@ -1,0 +1,419 @@
+"""From resamples to tables by the rules' own scripts, and every fit that must be refused on the way."""
+
+import contextlib
+import json
+import re
+import runpy
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from neurotransfer import jobs
+from neurotransfer.aggregation import compare, describe_resamples, headline, read_fits, summarise
+from neurotransfer.errors import InputError, InputErrors
+from neurotransfer.files import read_facts, read_json, read_table, write_json, write_table
+from neurotransfer.selection import choose, fingerprint_of_fit, fit_record
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "workflow/scripts"
+MODELS = ("linear", "baseline", "transfer")
+N, REPLICATES = (20, 40), ("001", "002", "003")
+PLAN = {"validation_share": 0.4, "test_share": 0.4, "min_per_class": 2, "max_redraws": 100}
+FITTING = {
+    "linear": {"seed": 1, "settings": [{"c": 0.01}, {"c": 1.0}], "max_iterations": 1000},
+    "baseline": {"seed": 1, "settings": [{"learning_rate": 0.01}]},
+    "transfer": {"seed": 1, "settings": [{"learning_rate": 0.01}]},
+}
+STATISTICS = {"alpha": 0.05, "permutations": 1000, "statistic": "mean", "bootstrap": 200}
+TASK = {"title": "t", "positive": ["AD"], "negative": ["HC"], "seed": 0}
+
+
+class Named(list):
+    """A list of files with names, like Snakemake's."""
+
+    def __init__(self, **files):
+        super().__init__(files.values())
+        self.__dict__.update(files)
+
+
+def run_script(rule, monkeypatch, *, given, output, wildcards=None, **params):
+    """Run a rule's script in this process with a stand-in for Snakemake's object."""
+    fake = SimpleNamespace(
+        input=given, output=output, wildcards=SimpleNamespace(**(wildcards or {})), params=SimpleNamespace(**params)
+    )
+    monkeypatch.setattr(jobs, "job", lambda snakemake, lease=None: contextlib.nullcontext())
+    runpy.run_path(str(SCRIPTS / f"{rule}.py"), init_globals={"snakemake": fake})
+
+
+def write_cohort(generator, participants=90):
+    """An index with its volumes and split; some people have two images, the last few pretrain."""
+    people = np.r_[np.arange(participants), np.arange(0, participants, 3)]
+    label = people % 2
+    index = pd.DataFrame(
+        {
+            "image_id": [f"a_{image:03d}" for image in range(len(people))],
+            "participant_id": [f"a_{person:02d}" for person in people],
+            "cohort": "a",
+            "diagnosis": np.where(label, "AD", "HC"),
+            "shard": "a-0001",
+            "row": np.arange(len(people)),
+            "checksum": "c",
+        }
+    )
+    masks = generator.uniform(1e6, 2e6, (len(people), 1))
+    shares = generator.normal(0.1, 0.01, (len(people), 6))
+    shares[:, 0] += 0.008 * label
+    write_table(index, "results/index/a.tsv")
+    np.save("results/index/a.volumes.npy", np.hstack([masks, masks * shares]).astype(np.float32))
+    write_json("results/index/a.volumes.json", {"seg_ids": [-1, 2, 3, 4, 5, 6, 7]})
+    role = np.where(people >= participants - 10, "train", "test")
+    write_table(index[["image_id", "participant_id", "cohort"]].assign(role=role), "results/split/cohorts/a.tsv")
+
+
+def write_cnn_fit(model, n, replicate, resample, weights, generator):
+    """A network's fit with made-up scores; the record is as the rule leaves it."""
+    table = read_table(resample)
+    test = np.flatnonzero(table["role"] == "test")
+    labels = table["label"].to_numpy()[test]
+    scores = labels * (1.0 if model == "transfer" else 0.3) + generator.normal(size=len(test))
+    record = fit_record(
+        facts=read_facts(resample),
+        model=model,
+        settings=[
+            {
+                "values": FITTING[model]["settings"][0],
+                "status": "ok",
+                "validation_auc": 0.7,
+                "validation_loss": 0.6,
+                "epoch": 2,
+            }
+        ],
+        chosen=0,
+        test_auc=float(roc_auc_score(labels, scores)),
+        test={"position": test.tolist(), "label": labels.tolist(), "score": scores.tolist()},
+        seeds={"head": 1},
+        fingerprint=fingerprint_of_fit(model, FITTING[model], resample, weights if model == "transfer" else None),
+    )
+    write_json(f"results/fits/ad_hc/n{n}/{replicate}/{model}.json", record)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study of one task up to its statistics: resample, linear, aggregate and compare by their scripts."""
+    folder = tmp_path_factory.mktemp("aggregation")
+    generator = np.random.default_rng(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("results/index").mkdir(parents=True)
+        write_cohort(generator)
+        weights = Path("results/pretrain/multitask/weights.safetensors")
+        weights.parent.mkdir(parents=True)
+        weights.write_bytes(b"weights")
+        for n in N:
+            for replicate in REPLICATES:
+                resample = f"results/resamples/ad_hc/n{n}/{replicate}.tsv"
+                wildcards = {"task": "ad_hc", "n": str(n), "replicate": replicate}
+                run_script(
+                    "resample",
+                    patch,
+                    given=SimpleNamespace(indices=["results/index/a.tsv"], splits=["results/split/cohorts/a.tsv"]),
+                    output=[resample],
+                    wildcards=wildcards,
+                    seed=1,
+                    task=TASK,
+                    resampling=PLAN,
+                    converters="by_session",
+                )
+                run_script(
+                    "linear",
+                    patch,
+                    given=SimpleNamespace(
+                        resample=resample,
+                        volumes=["results/index/a.volumes.npy"],
+                        names=["results/index/a.volumes.json"],
+                    ),
+                    output=Named(fit=f"results/fits/ad_hc/n{n}/{replicate}/linear.json"),
+                    wildcards=wildcards,
+                    fitting=FITTING["linear"],
+                )
+                for model in ("baseline", "transfer"):
+                    write_cnn_fit(model, n, replicate, resample, weights, generator)
+        folder_of = Path("results/statistics")
+        fits = [f"results/fits/ad_hc/n{n}/{replicate}/{model}.json"
+                for n in N for replicate in REPLICATES for model in MODELS]  # fmt: skip
+        resamples = [f"results/resamples/ad_hc/n{n}/{replicate}.tsv" for n in N for replicate in REPLICATES]
+        tables = {name: folder_of / f"{name}.tsv" for name in ("aucs", "settings", "resamples")}
+        run_script(
+            "aggregate",
+            patch,
+            given=SimpleNamespace(fits=fits, resamples=resamples, weights=weights),
+            output=Named(**tables),
+            fitting=FITTING,
+        )
+        summaries = {name: folder_of / f"{name}.tsv" for name in ("medians", "comparisons")}
+        run_script(
+            "compare",
+            patch,
+            given=Named(aucs=tables["aucs"]),
+            output=Named(**summaries),
+            seed=1,
+            statistics=STATISTICS,
+        )
+    return folder
+
+
+@pytest.fixture
+def study(finished, tmp_path, monkeypatch):
+    """A copy that a test may break, as the working directory."""
+    shutil.copytree(finished, tmp_path / "study")
+    monkeypatch.chdir(tmp_path / "study")
+    return tmp_path / "study"
+
+
+def all_fits():
+    return sorted(Path("results/fits").rglob("*.json"))
+
+
+def read(paths=None, fitting=FITTING):
+    return read_fits(
+        paths or all_fits(), fitting, "results/pretrain/multitask/weights.safetensors", "results/resamples"
+    )
+
+
+def change(path, **values):
+    write_json(path, read_json(path) | values)
+
+
+def refused(**options):
+    """The files that are refused."""
+    with pytest.raises(InputError) as error:
+        read(**options)
+    errors = error.value.errors if isinstance(error.value, InputErrors) else [error.value]
+    assert all("delete it, then run the same command again" in str(line) for line in errors)
+    return {line.file for line in errors}
+
+
+def test_the_tables_have_the_promised_columns_and_rows(finished):
+    columns = {
+        "aucs": "task n replicate model auc validation_auc setting",
+        "settings": "task n replicate model setting values status validation_auc validation_loss epoch chosen",
+        "resamples": "task n replicate redraws train_distinct_images train_participants validation_images test_images",
+        "medians": "task n model replicates median mean q1 q3 low high",
+        "comparisons": "task n first second mean_difference median_difference low high"
+        " p_two_sided p_greater p_less p_holm exact permutations",
+    }
+    rows = {"aucs": 18, "settings": 24, "resamples": 6, "medians": 6, "comparisons": 6}
+    for name, wanted in columns.items():
+        table = read_table(finished / f"results/statistics/{name}.tsv")
+        assert table.columns.tolist() == wanted.split(" ")
+        assert len(table) == rows[name]
+    assert set(read_table(finished / "results/statistics/aucs.tsv")["replicate"]) == set(REPLICATES)
+
+
+def test_the_linear_script_leaves_a_record_that_its_resample_explains(finished):
+    resample = read_table(finished / "results/resamples/ad_hc/n40/002.tsv")
+    fit = read_json(finished / "results/fits/ad_hc/n40/002/linear.json")
+    tested = resample.iloc[fit["test"]["position"]]
+    assert (tested["role"] == "test").all() and len(tested) == (resample["role"] == "test").sum()
+    assert tested["label"].tolist() == fit["test"]["label"]
+    assert fit["test_auc"] == roc_auc_score(fit["test"]["label"], fit["test"]["score"])
+    assert fit["chosen"] == choose(fit["settings"])
+    for setting in fit["settings"]:
+        assert set(setting) == {"values", "status", "validation_auc", "validation_loss", "epoch"}
+
+
+def test_resamples_hold_nobody_who_pretrains_and_say_what_they_are(finished):
+    split = read_table(finished / "results/split/cohorts/a.tsv")
+    pretrains = set(split.loc[split["role"] == "train", "participant_id"])
+    for path in (finished / "results/resamples").rglob("*.tsv"):
+        table, facts = read_table(path), read_facts(path)
+        assert not pretrains & set(table["participant_id"])
+        assert (table.groupby("participant_id")["role"].nunique() == 1).all()
+        assert set(facts) == {"task", "n", "replicate", "redraws", "fingerprint"}
+        assert (facts["task"], f"n{facts['n']}", facts["replicate"]) == (*path.parts[-3:-1], path.stem)
+        index = read_table(finished / "results/index/a.tsv")
+        assert (index["image_id"].to_numpy()[table["index_row"]] == table["image_id"]).all()
+
+
+def test_every_setting_is_listed_and_one_is_chosen(finished):
+    settings = read_table(finished / "results/statistics/settings.tsv")
+    aucs = read_table(finished / "results/statistics/aucs.tsv").set_index(["task", "n", "replicate", "model"])
+    for key, group in settings.groupby(["task", "n", "replicate", "model"]):
+        chosen = group[group["chosen"] == 1]
+        assert chosen["setting"].tolist() == [aucs.loc[key, "setting"]]
+        assert chosen["validation_auc"].tolist() == [aucs.loc[key, "validation_auc"]]
+    assert json.loads(settings.query("model == 'linear'")["values"].iloc[1]) == {"c": 1.0}
+
+
+def test_resamples_are_counted_as_they_are(study):
+    paths = sorted(Path("results/resamples").rglob("*.tsv"))
+    for row, path in zip(describe_resamples(paths).itertuples(), paths, strict=True):
+        lines = [line.split("\t") for line in path.read_text().splitlines()[1:]]
+        at = {name: lines[0].index(name) for name in ("image_id", "participant_id", "role")}
+        train = [line for line in lines[1:] if line[at["role"]] == "train"]
+        assert row.train_distinct_images == len({line[at["image_id"]] for line in train})
+        assert row.train_participants == len({line[at["participant_id"]] for line in train})
+        assert len(lines) - 1 == row.n + row.validation_images + row.test_images
+        assert row.validation_images == row.test_images == 0.4 * row.n
+
+
+def test_a_changed_parameter_refuses_that_models_fits_and_no_others(study):
+    changed = FITTING | {"linear": FITTING["linear"] | {"max_iterations": 7}}
+    assert refused(fitting=changed) == {str(path) for path in all_fits() if path.stem == "linear"}
+
+
+def test_other_weights_refuse_the_transfer_fits_alone(study):
+    Path("results/pretrain/multitask/weights.safetensors").write_bytes(b"other weights")
+    assert refused() == {str(path) for path in all_fits() if path.stem == "transfer"}
+
+
+def test_a_changed_resample_refuses_its_three_fits(study):
+    with Path("results/resamples/ad_hc/n20/002.tsv").open("a") as file:
+        file.write("\n")
+    assert refused() == {f"results/fits/ad_hc/n20/002/{model}.json" for model in MODELS}
+
+
+@pytest.mark.parametrize(
+    "values, why",
+    [
+        ({"test_auc": 0.123}, "not the AUC of the scores"),
+        ({"fingerprint": "0" * 64}, "another configuration, resample or weights"),
+        ({"replicate": "003"}, "not the one of its name"),
+        ({"model": "baseline"}, "not the one of its name"),
+        ({"n": 40}, "not the one of its name"),
+        ({"task": "other"}, "not the one of its name"),
+        ({"test": {}}, "can't be read as a fit"),
+        ({"chosen": 9}, "can't be read as a fit"),
+        ({"chosen": -1}, "not the setting that validation chooses"),
+    ],
+)
+def test_a_fit_that_contradicts_itself_is_refused(study, values, why):
+    path = Path("results/fits/ad_hc/n20/001/transfer.json")
+    change(path, **values)
+    with pytest.raises(InputError, match=re.escape(why)):
+        read()
+    assert refused() == {str(path)}
+
+
+def test_a_fit_without_an_auc_is_refused(study):
+    path = Path("results/fits/ad_hc/n20/001/linear.json")
+    fit = read_json(path)
+    fit["test"]["label"] = [1] * len(fit["test"]["label"])
+    path.write_text(json.dumps(fit | {"test_auc": float("nan")}))
+    with pytest.warns(Warning, match="Only one class"):
+        assert refused() == {str(path)}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null"])
+def test_a_file_that_is_no_fit_is_refused_by_name(study, content):
+    path = Path("results/fits/ad_hc/n20/001/linear.json")
+    path.write_text(content)
+    assert refused() == {str(path)}
+
+
+def test_all_that_is_wrong_is_said_at_once(study):
+    paths = all_fits()[:3]
+    for path in paths:
+        change(path, test_auc=0.0)
+    assert refused() == set(map(str, paths))
+
+
+def aucs_of(tasks, replicates=6, seed=0, n=(20,)):
+    generator = np.random.default_rng(seed)
+    rows = [
+        {"task": task, "n": size, "replicate": f"{replicate:03d}", "model": model, "auc": generator.uniform(0.4, 1)}
+        for task in tasks
+        for size in n
+        for replicate in range(1, replicates + 1)
+        for model in MODELS
+    ]
+    return pd.DataFrame(rows)
+
+
+def compared(aucs, **options):
+    return compare(aucs, **({"statistic": "mean", "permutations": 1000, "bootstrap": 300, "seed": 1} | options))
+
+
+def test_medians_and_quartiles_are_numpys_and_lie_in_their_interval():
+    aucs = aucs_of(["a", "b"], replicates=30)
+    for row in summarise(aucs, bootstrap=500, seed=1).itertuples():
+        values = aucs.query("task == @row.task and model == @row.model")["auc"].to_numpy()
+        assert row.replicates == 30
+        assert (row.q1, row.median, row.q3) == pytest.approx(tuple(np.percentile(values, (25, 50, 75))))
+        assert row.mean == pytest.approx(np.mean(values))
+        assert values.min() <= row.low <= row.median <= row.high <= values.max()
+
+
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+def test_comparisons_are_scipys_paired_by_replicate(statistic):
+    aucs = aucs_of(["a"]).sample(frac=1, random_state=3)  # the order of rows does not matter
+    function = getattr(np, statistic)
+    table = compared(aucs, statistic=statistic)
+    pairs = [("transfer", "baseline"), ("transfer", "linear"), ("linear", "baseline")]
+    assert list(zip(table["first"], table["second"], strict=True)) == pairs
+    for row in table.itertuples():
+        first, second = (aucs[aucs["model"] == m].sort_values("replicate")["auc"] for m in (row.first, row.second))
+        d = first.to_numpy() - second.to_numpy()
+        for alternative, p in (("two-sided", row.p_two_sided), ("greater", row.p_greater), ("less", row.p_less)):
+            theirs = stats.permutation_test(
+                (d,), function, permutation_type="samples", n_resamples=np.inf, alternative=alternative
+            )
+            assert p == pytest.approx(theirs.pvalue)
+        assert (row.mean_difference, row.median_difference) == pytest.approx((d.mean(), np.median(d)))
+        assert row.low <= function(d) <= row.high
+        assert (row.exact, row.permutations) == (1, 64)
+
+
+def test_holm_is_over_the_family_of_all_comparisons():
+    table = compared(aucs_of(["a", "b"], replicates=12, n=(20, 40)), permutations=4096)
+    p = table["p_two_sided"].to_numpy()
+    assert len(p) == 12
+    order = np.argsort(p)
+    running = 0.0
+    for rank, position in enumerate(order):
+        running = max(running, min(1.0, (len(p) - rank) * p[position]))
+        assert table["p_holm"].iloc[position] == pytest.approx(running)
+
+
+def test_another_task_changes_no_interval_and_no_unadjusted_p():
+    one, two = aucs_of(["a"], replicates=20), aucs_of(["a", "b"], replicates=20)
+    unadjusted = [name for name in compared(one).columns if name != "p_holm"]
+    pd.testing.assert_frame_equal(compared(one)[unadjusted], compared(two).query("task == 'a'")[unadjusted])
+    options = {"bootstrap": 100, "seed": 1}
+    pd.testing.assert_frame_equal(summarise(one, **options), summarise(two, **options).query("task == 'a'"))
+
+
+def test_replicates_without_an_auc_or_without_their_pair_are_refused():
+    aucs = aucs_of(["a"])
+    gap = aucs.assign(auc=aucs["auc"].where(aucs.index != 4))
+    for function in (compared, lambda table: summarise(table, bootstrap=10, seed=1)):
+        with pytest.raises(InputError, match="task a, n 20, replicate 002, model baseline: it has no AUC"):
+            function(gap)
+        with pytest.raises(InputError, match="it is there twice"):
+            function(pd.concat([aucs, aucs.iloc[:1]], ignore_index=True))
+    with pytest.raises(InputError, match="do not have the same replicates for a, n = 20"):
+        compared(aucs.drop(index=4))
+
+
+def test_the_headline_shows_each_median_and_both_comparisons_of_transfer():
+    aucs = aucs_of(["ad_hc", "a_task_with_a_long_name"], n=(20, 400))
+    medians, comparisons = summarise(aucs, bootstrap=50, seed=1), compared(aucs)
+    text = headline(medians, comparisons)
+    header, *lines = text.splitlines()[2:]
+    assert len(lines) == 4
+    found = comparisons.set_index(["task", "n", "first", "second"])
+    for line in lines:
+        task, n, *numbers = line.replace("(", "").replace(")", "").split()
+        key = (task, int(n))
+        expected = [medians.set_index(["task", "n", "model"]).loc[(*key, model), "median"] for model in MODELS]
+        for other in ("baseline", "linear"):
+            expected += found.loc[(*key, "transfer", other), ["p_two_sided", "p_holm"]].tolist()
+        assert [float(number) for number in numbers] == pytest.approx(expected, abs=6e-4)
+        # columns stand under their names
+        for name, number in zip(("linear", "baseline", "transfer"), numbers, strict=False):
+            end = header.index(name) + len(name)
+            assert line[:end].endswith(number)
