@@ -79,11 +79,11 @@ def warp(points: np.ndarray, latents: Mapping[str, float], seed: int) -> np.ndar
     result = (points - (0, -18, 8)) * scale + (0, -18, 8)
     for _ in range(10):  # smooth bumps: everybody's own shape
         centre, reach = generator.uniform((-60, -95, -45), (60, 60, 70)), generator.uniform(22, 40)
-        push = generator.normal(0, 1.6, 3)
+        push = generator.normal(0, 1.2, 3)
         result += push * np.exp(-((points - centre) ** 2).sum(-1, keepdims=True) / (2 * reach**2))
     amounts = (
-        (VENTRICLES, np.clip(0.10 + 0.13 * latents["ventricle"], -0.25, 0.62)),
-        (HIPPOCAMPI, -np.clip(0.05 + 0.11 * latents["hippocampus"], -0.35, 0.6)),
+        (VENTRICLES, np.clip(0.10 + 0.20 * latents["ventricle"], -0.3, 0.68)),
+        (HIPPOCAMPI, -np.clip(0.05 + 0.18 * latents["hippocampus"], -0.4, 0.65)),
         (CEREBELLUM, 0.06 * latents["cerebellum"]),
     )
     for places, amount in amounts:
@@ -115,9 +115,9 @@ def render(points: np.ndarray, latents: Mapping[str, float], seed: int, blur: fl
     y = places[..., 1]
     z = places[..., 2]
     x = np.abs(places[..., 0])
-    loss = 0.10 + 0.075 * latents["cortex"] + 0.09 * latents["frontal"] * (y > 8) * (z > -15)
+    loss = 0.12 + 0.13 * latents["cortex"] + 0.22 * latents["frontal"] * (y > 8) * (z > -15)
     near = (x > 14) & (x < 38) & (y > -40) & (y < -6) & (z > -28) & (z < 0)
-    loss = loss + 0.09 * latents["hippocampus"] * near
+    loss = loss + 0.20 * latents["hippocampus"] * near
     thinned = t1 - np.clip(loss, 0, 0.7) * grey * np.maximum(t1 - 38, 0)  # lost grey matter is fluid
     return thinned.astype(np.float32), brain > 0.5
 

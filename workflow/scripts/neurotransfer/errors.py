@@ -98,3 +98,6 @@ class ImageError(ValueError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, " ".join(detail.split())
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.reason, self.detail)  # so that it can cross from one process to another

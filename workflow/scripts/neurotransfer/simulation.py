@@ -23,11 +23,11 @@ from .seeds import seed_from
 VERSION = 1  # of what is simulated; raised when the images change
 SCATTER = 0.5  # sd of a person's own atrophy, in the units of the effects below
 COMPONENTS = ("ventricle", "cortex", "hippocampus", "frontal")
-AGEING = np.array([0.62, 0.80, 0.45, 0.0])  # per 15 years
+AGEING = np.array([0.45, 0.50, 0.35, 0.0])  # per 15 years
 MALE = np.array([0.20, 0.10, 0.05, 0.0])
 DISEASES = {
-    "AD": np.array([0.50, 0.45, 0.75, 0.0]),  # along ageing, most in the hippocampus
-    "SCZ": np.array([0.15, 0.10, 0.10, 0.45]),  # weak, and mostly elsewhere
+    "AD": np.array([0.60, 0.55, 0.70, 0.0]),  # along ageing, most in the hippocampus
+    "SCZ": np.array([0.15, 0.10, 0.10, 0.50]),  # weak, and mostly elsewhere
 }
 TASKS = {"ad_hc": ("AD", "HC"), "scz_bd": ("SCZ", "BD"), "control": ("B", "A")}
 
@@ -67,9 +67,9 @@ COHORTS = (
     Cohort("delta", "pretraining", 22, (18, 80), labels=("handedness", "neuroticism", "fluid_intelligence"),
            columns={"sex_codes": "female=0,male=1"}, axes="LPS", stretch=(1, 1, 1.25), gain=0.8, images_per_job="1"),
     Cohort("epsilon", "holdout", 18, (20, 85), labels=("handedness",), axes="ASL", gain=5.0, bias=0.2),
-    Cohort("memory", "pretraining,holdout,ad_hc", 66, (58, 84), ("AD", "HC"), repeated=0.15,
+    Cohort("memory", "pretraining,holdout,ad_hc", 66, (64, 80), ("AD", "HC"), repeated=0.15,
            pretraining_share="0.2", columns={"diagnosis": "group", "diagnosis_codes": "1=HC,2=AD"}, axes="LIA"),
-    Cohort("mood", "holdout,scz_bd", 62, (20, 55), ("SCZ", "BD"), labels=("handedness",), axes="RPI", gain=7.0),
+    Cohort("mood", "holdout,scz_bd", 62, (22, 48), ("SCZ", "BD"), labels=("handedness",), axes="RPI", gain=7.0),
     Cohort("coin", "control", 62, (25, 70), ("A", "B"), axes="SAR", noise=4.0),
 )  # fmt: skip
 

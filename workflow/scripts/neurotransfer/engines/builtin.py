@@ -22,6 +22,8 @@ from ..volumes import stats_text
 
 LEFT_RIGHT = ("Left", "Right")
 # SegIds: FreeSurfer's where the meaning agrees, 12000 and up for template regions that have none there.
+PRIOR_POWER = 0.5  # 1 would let the template decide, 0 the intensities alone
+DARKEST = 3  # percentile of the brain's intensities that is surely fluid
 SAMPLES = 20_000  # points of the image in which registration compares intensities
 NAMES = {24: "CSF"}
 for _side, _ids in enumerate(((2, 4, 8, 7, 17, 10), (41, 43, 47, 46, 53, 49))):
@@ -161,6 +163,15 @@ def coarse_template(size: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return smooth, near, affine @ np.diag([step, step, step, 1.0])
 
 
+@functools.lru_cache(maxsize=1)
+def grey_between() -> float:
+    """Where the template's grey matter lies between its darkest fluid (0) and its white matter (1)."""
+    t1, grey, white, _ = template()
+    dark = float(np.percentile(t1[t1 > 0], DARKEST))
+    middle, bright = (float((t1 * weight).sum() / weight.sum()) for weight in (grey, white))
+    return (middle - dark) / (bright - dark)
+
+
 def _itk(values: np.ndarray, affine: np.ndarray) -> SimpleITK.Image:
     """An array in RAS order as an ITK image whose points are RAS millimetres (ITK does not mind the name)."""
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(values.T))
@@ -274,27 +285,25 @@ def brain_mask(image: np.ndarray, brain: np.ndarray, voxel_size: float) -> np.nd
 def tissues(image: np.ndarray, mask: np.ndarray, gm: np.ndarray, wm: np.ndarray) -> np.ndarray:
     """Cerebrospinal fluid (0), grey (1) or white matter (2) per voxel of the mask: int8 [voxels].
 
-    A mixture of three normal distributions under the template's tissue priors, by expectation-maximisation
-    (Ashburner & Friston, 1997).
+    Each voxel goes to the likeliest of three normal distributions under flattened template priors.  Their
+    means are anchored: white matter's where the template is sure of it, fluid's at the mask's darkest
+    voxels, and grey matter's between them as in the template, so that lost grey matter is fewer voxels and
+    not a darker class.
 
     Raises
     ------
     ImageError
-        where white matter is not brighter than grey
+        where white matter is not brighter than the darkest part of the mask
     """
     values = image[mask]
-    prior = np.stack([1 - gm[mask] - wm[mask], gm[mask], wm[mask]]).clip(0.02, 1)
-    prior /= prior.sum(0)
-    weight = prior.copy()
-    for _ in range(12):
-        total = weight.sum(1)
-        mean = (weight @ values) / total
-        spread = np.sqrt((weight * (values - mean[:, None]) ** 2).sum(1) / total).clip(2)
-        weight = prior * np.exp(-0.5 * ((values - mean[:, None]) / spread[:, None]) ** 2) / spread[:, None]
-        weight /= weight.sum(0).clip(1e-12)
-    if mean[2] - mean[1] < 0.7 * max(spread[1], spread[2]):
-        raise ImageError("mask_failed", "grey and white matter have the same intensity: no T1-weighted brain")
-    return weight.argmax(0).astype(np.int8)
+    sure = wm[mask] > min(0.8, float(np.quantile(wm[mask], 0.95)))
+    white, dark = float(np.median(values[sure])), float(np.percentile(values, DARKEST))
+    if white - dark < 3 * float(np.std(values[sure])):
+        raise ImageError("mask_failed", "white matter does not stand out: no T1-weighted brain")
+    mean = np.array([dark, dark + grey_between() * (white - dark), white])
+    prior = np.stack([1 - gm[mask] - wm[mask], gm[mask], wm[mask]]).clip(0.02, 1) ** PRIOR_POWER
+    likelihood = prior * np.exp(-0.5 * ((values - mean[:, None]) / ((white - dark) / 7)) ** 2)
+    return likelihood.argmax(0).astype(np.int8)
 
 
 def segment(image, mask, gm, wm, coordinates) -> np.ndarray:
