@@ -7,7 +7,7 @@ a folder of results, all of the same name.
 import sys
 from pathlib import Path
 
-from snakemake.utils import min_version
+from snakemake.utils import min_version, validate
 
 min_version("9.10")
 REPOSITORY = Path(workflow.basedir)
@@ -27,6 +27,7 @@ if workflow.is_main_process:
         check_config(config, REPOSITORY / "workflow/schemas", workflow.configfiles)
     except InputError as error:
         raise WorkflowError(error)
+    validate(config, str(REPOSITORY / "workflow/schemas/config.schema.yaml"))
 try:
     study = read_study(config)
 except InputError as error:

@@ -17,9 +17,6 @@ rule cache:
     output:
         images="results/cache/{shard}.npy",
         table="results/cache/{shard}.tsv",
-    params:
-        cache=config["cache"],
-        subjects="results/preprocessed/subjects",
     log:
         "logs/cache/{shard}.log",
     benchmark:
@@ -28,6 +25,9 @@ rule cache:
     resources:
         mem_mb=lambda wc, attempt: 2000 * attempt,
         runtime=lambda wc, attempt: (5 + study.shards[wc.shard].images // 10) * attempt,
+    params:
+        cache=config["cache"],
+        subjects="results/preprocessed/subjects",
     script:
         "../scripts/cache.py"
 
@@ -42,13 +42,13 @@ rule index:
         index="results/index/{cohort}.tsv",
         volumes="results/index/{cohort}.volumes.npy",
         names="results/index/{cohort}.volumes.json",
-    params:
-        subjects="results/preprocessed/subjects",
     log:
         "logs/index/{cohort}.log",
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 2000 * attempt,
         runtime=lambda wc, attempt: (5 + len(study.shards_of(wc.cohort)) // 5) * attempt,
+    params:
+        subjects="results/preprocessed/subjects",
     script:
         "../scripts/index.py"

@@ -30,8 +30,6 @@ rule linear:
         names=volumes_of_task("json"),
     output:
         fit="results/fits/{task}/n{n}/{replicate}/linear.json",
-    params:
-        fitting=FITTING["linear"],
     log:
         "logs/linear/{task}/n{n}/{replicate}.log",
     benchmark:
@@ -42,6 +40,8 @@ rule linear:
     resources:
         mem_mb=lambda wc, attempt: 2000 * attempt,
         runtime=lambda wc, attempt: 10 * attempt,
+    params:
+        fitting=FITTING["linear"],
     script:
         "../scripts/linear.py"
 
@@ -52,8 +52,6 @@ rule baseline:
         resample="results/resamples/{task}/n{n}/{replicate}.tsv",
     output:
         fit="results/fits/{task}/n{n}/{replicate}/baseline.json",
-    params:
-        fitting=FITTING["baseline"],
     log:
         "logs/baseline/{task}/n{n}/{replicate}.log",
     benchmark:
@@ -63,6 +61,8 @@ rule baseline:
         mem_mb=lambda wc, attempt: (8000 + 10 * int(wc.n)) * attempt,
         runtime=lambda wc, attempt: (15 + int(wc.n) // 5) * attempt,
         gpu=config["models"]["cnn"]["gpus"],
+    params:
+        fitting=FITTING["baseline"],
     script:
         "../scripts/baseline.py"
 
@@ -75,8 +75,6 @@ rule transfer:
         participants="results/pretrain/multitask/participants.tsv" if study.run == "multitask" else [],
     output:
         fit="results/fits/{task}/n{n}/{replicate}/transfer.json",
-    params:
-        fitting=FITTING["transfer"],
     log:
         "logs/transfer/{task}/n{n}/{replicate}.log",
     benchmark:
@@ -86,5 +84,7 @@ rule transfer:
         mem_mb=lambda wc, attempt: (8000 + 10 * int(wc.n)) * attempt,
         runtime=lambda wc, attempt: (15 + int(wc.n) // 5) * attempt,
         gpu=config["models"]["cnn"]["gpus"],
+    params:
+        fitting=FITTING["transfer"],
     script:
         "../scripts/transfer.py"

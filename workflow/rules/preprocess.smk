@@ -7,10 +7,6 @@ rule preprocess:
         images="results/manifest/shards/{shard}.tsv",
     output:
         ledger="results/preprocessed/{shard}/{job}.tsv",
-    params:
-        images_per_job=lambda wc: study.shards[wc.shard].images_per_job,
-        preprocessing=config["preprocessing"],
-        subjects="results/preprocessed/subjects",
     log:
         "logs/preprocess/{shard}/{job}.log",
     benchmark:
@@ -19,5 +15,9 @@ rule preprocess:
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,
         runtime=lambda wc, attempt: (10 + 2 * study.shards[wc.shard].images_of_job(wc.job)) * attempt,
+    params:
+        images_per_job=lambda wc: study.shards[wc.shard].images_per_job,
+        preprocessing=config["preprocessing"],
+        subjects="results/preprocessed/subjects",
     script:
         "../scripts/preprocess.py"

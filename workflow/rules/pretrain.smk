@@ -19,15 +19,6 @@ rule pretrain:
         weights="results/pretrain/multitask/weights.safetensors",
         history="results/pretrain/multitask/history.tsv",
         participants="results/pretrain/multitask/participants.tsv",
-    params:
-        seed=config["seed"],
-        targets=config["targets"],
-        network=config["network"],
-        training={key: value for key, value in config["pretrain"].items() if key not in ("weights", "threads", "gpus")},
-        threads=config["pretrain"]["threads"],
-        crop=config["cache"]["crop"],
-        preprocessing=config["preprocessing"],
-        checkpoints="results/checkpoints/pretrain/multitask",
     log:
         "logs/pretrain/multitask.log",
     benchmark:
@@ -37,6 +28,15 @@ rule pretrain:
         mem_mb=lambda wc, attempt: 32000 * attempt,
         runtime=lambda wc, attempt: 2880,
         gpu=config["pretrain"]["gpus"],
+    params:
+        seed=config["seed"],
+        targets=config["targets"],
+        network=config["network"],
+        training={key: value for key, value in config["pretrain"].items() if key not in ("weights", "threads", "gpus")},
+        threads=config["pretrain"]["threads"],
+        crop=config["cache"]["crop"],
+        preprocessing=config["preprocessing"],
+        checkpoints="results/checkpoints/pretrain/multitask",
     script:
         "../scripts/pretrain.py"
 
@@ -47,17 +47,17 @@ rule adopt:
         weights=config["pretrain"]["weights"] or [],
     output:
         weights="results/pretrain/given/weights.safetensors",
-    params:
-        network=config["network"],
-        crop=config["cache"]["crop"],
-        preprocessing=config["preprocessing"],
-        targets=config["targets"],
     log:
         "logs/pretrain/given.log",
     threads: 1
     resources:
         mem_mb=2000,
         runtime=10,
+    params:
+        network=config["network"],
+        crop=config["cache"]["crop"],
+        preprocessing=config["preprocessing"],
+        targets=config["targets"],
     script:
         "../scripts/adopt.py"
 
@@ -72,14 +72,6 @@ rule evaluate:
     output:
         metrics="results/pretrain/{run}/metrics.tsv",
         predictions="results/pretrain/{run}/predictions.tsv",
-    params:
-        seed=config["seed"],
-        targets=config["targets"],
-        device=config["pretrain"]["device"],
-        batch_size=config["pretrain"]["batch_size"],
-        threads=config["pretrain"]["threads"],
-        bootstrap=config["statistics"]["bootstrap"],
-        holdout=study.cohorts_of("holdout"),
     log:
         "logs/evaluate/{run}.log",
     benchmark:
@@ -89,5 +81,13 @@ rule evaluate:
         mem_mb=lambda wc, attempt: 16000 * attempt,
         runtime=lambda wc, attempt: 240 * attempt,
         gpu=config["pretrain"]["gpus"],
+    params:
+        seed=config["seed"],
+        targets=config["targets"],
+        device=config["pretrain"]["device"],
+        batch_size=config["pretrain"]["batch_size"],
+        threads=config["pretrain"]["threads"],
+        bootstrap=config["statistics"]["bootstrap"],
+        holdout=study.cohorts_of("holdout"),
     script:
         "../scripts/evaluate.py"

@@ -8,17 +8,18 @@ rule resample:
         splits=lambda wc: of_cohorts("split/cohorts", wc.task),
     output:
         "results/resamples/{task}/n{n}/{replicate}.tsv",
+    log:
+        "logs/resample/{task}/n{n}/{replicate}.log",
+    group:
+        "linear"
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 1000 * attempt,
+        runtime=lambda wc, attempt: 5 * attempt,
     params:
         seed=config["seed"],
         task=lambda wc: study.tasks[wc.task],
         resampling={key: value for key, value in config["resampling"].items() if key not in ("n", "replicates")},
         converters=config["manifest"]["converters"],
-    log:
-        "logs/resample/{task}/n{n}/{replicate}.log",
-    group: "linear"
-    threads: 1
-    resources:
-        mem_mb=lambda wc, attempt: 1000 * attempt,
-        runtime=lambda wc, attempt: 5 * attempt,
     script:
         "../scripts/resample.py"

@@ -7,17 +7,17 @@ rule split:
         index="results/index/{cohort}.tsv",
     output:
         "results/split/cohorts/{cohort}.tsv",
-    params:
-        seed=config["seed"],
-        split=config["split"],
-        roles=lambda wc: sorted(study.roles[wc.cohort]),
-        pretraining_share=lambda wc: study.pretraining_shares[wc.cohort],
     log:
         "logs/split/{cohort}.log",
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        seed=config["seed"],
+        split=config["split"],
+        roles=lambda wc: sorted(study.roles[wc.cohort]),
+        pretraining_share=lambda wc: study.pretraining_shares[wc.cohort],
     script:
         "../scripts/split.py"
 
@@ -30,13 +30,13 @@ rule certificate:
     output:
         images="results/split/images.tsv",
         certificate="results/split/certificate.json",
-    params:
-        roles={cohort: sorted(has) for cohort, has in study.roles.items()},
     log:
         "logs/certificate.log",
     threads: 1
     resources:
         mem_mb=2000,
         runtime=10,
+    params:
+        roles={cohort: sorted(has) for cohort, has in study.roles.items()},
     script:
         "../scripts/certificate.py"

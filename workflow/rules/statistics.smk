@@ -19,14 +19,14 @@ rule aggregate:
         aucs="results/statistics/aucs.tsv",
         settings="results/statistics/settings.tsv",
         resamples="results/statistics/resamples.tsv",
-    params:
-        fitting=FITTING,
     log:
         "logs/aggregate.log",
     threads: 1
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        fitting=FITTING,
     script:
         "../scripts/aggregate.py"
 
@@ -38,14 +38,14 @@ rule compare:
     output:
         medians="results/statistics/medians.tsv",
         comparisons="results/statistics/comparisons.tsv",
-    params:
-        seed=config["seed"],
-        statistics=config["statistics"],
     log:
         "logs/compare.log",
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        seed=config["seed"],
+        statistics=config["statistics"],
     script:
         "../scripts/compare.py"
