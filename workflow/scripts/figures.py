@@ -3,14 +3,18 @@
 from neurotransfer import jobs
 
 with jobs.job(snakemake):
-    from neurotransfer.figures import figure1, figure2, latent_bounds, save_figure
+    from pathlib import Path
+
+    from neurotransfer import figures, pretraining_figure
     from neurotransfer.files import read_table
 
     source, params, output = snakemake.input, snakemake.params, snakemake.output
     tables = {name: read_table(source[name]) for name in ("images", "metrics", "predictions")}
+    tables["history"] = read_table(source.history) if source.history else None
+    first = pretraining_figure.figure1(**tables)
+    figures.save_figure(first, pretraining_figure.figure1_data(**tables), Path(output.figure1[0]).with_suffix(""))
     results = {name: read_table(source[name]) for name in ("aucs", "medians", "comparisons")}
-    history = read_table(source.history) if source.history else None
-    bounds = latent_bounds(read_table(source.truth)) if source.truth else None
-    save_figure(figure1(history=history, **tables), tables["metrics"], output.figure1)
-    alpha = params.statistics["alpha"]
-    save_figure(figure2(tasks=params.tasks, alpha=alpha, bounds=bounds, **results), results["medians"], output.figure2)
+    results["bounds"] = figures.latent_bounds(read_table(source.truth), tables["images"]) if source.truth else None
+    chosen = {name: params.statistics[name] for name in ("alpha", "statistic")}
+    second = figures.figure2(**results, tasks=params.tasks, **chosen)
+    figures.save_figure(second, figures.figure2_data(**results), Path(output.figure2[0]).with_suffix(""))

@@ -1,35 +1,64 @@
-"""Tables into the study's two figures, each as SVG, PNG and the TSV behind it."""
+"""Tables into Figure 2, the answer: test AUC by n; and what all figures share: their style and their files.
+
+Figure 1 is in pretraining_figure.py.  No figure and no table behind one names a participant or an image.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from sklearn.metrics import roc_auc_score
 
+from .conclusions import Verdict, verdicts
 from .files import write_table, written_whole
 
-# Okabe & Ito's palette, which people with a colour-vision deficiency tell apart
-COLOURS = {"linear": "#0072B2", "baseline": "#E69F00", "transfer": "#009E73"}
-ROLES = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
+# Okabe & Ito's palette (2008), which people with a colour-vision deficiency tell apart; the shape says it again
+MODELS = {"linear": ("#0072B2", "s"), "baseline": ("#E69F00", "D"), "transfer": ("#009E73", "o")}
+INK, SOFT, FAINT, PAPER = "#1F2328", "#59636E", "#D1D9E0", "#FFFFFF"
 STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
     "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlepad": 8,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
     "svg.hashsalt": "neurotransfer",
     "svg.fonttype": "path",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
 }
-UNITS = {"age": "years", "bmi": "kg/m²"}
+RASTER = 1500  # points in a panel above which an SVG holds them as a picture, so that it stays small
+WIDTH = 11.0  # inches that the panels of Figure 2 may take together before they go on in another row
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Matplotlib's defaults and this project's style, whatever a person's own matplotlibrc says."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
 
 
 def figure2(
@@ -39,202 +68,194 @@ def figure2(
     tasks: Mapping[str, Mapping[str, Any]],
     *,
     alpha: float,
+    statistic: str = "mean",
     bounds: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Test AUC by n, a panel per task: every replicate, medians, their 95 % bootstrap intervals.
+    """Test AUC by n, a panel per task: every replicate, medians, their 95 % bootstrap intervals, and marks.
 
     Parameters
     ----------
     aucs, medians, comparisons : as in results/statistics
-    alpha : threshold of the Holm-adjusted p above which no mark is drawn
+    tasks : the configuration's tasks, in the order of panels; `title` is shown
+    alpha : a p below it is marked: filled where Holm's adjusted one is, open where only the unadjusted one is
+    statistic : of the paired differences, "mean" or "median"; its sign gives a mark its direction
     bounds : in simulated studies, the AUC of the latent truth by task
     """
     shown = [task for task in tasks if task in set(medians["task"])]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(4.2, 3.4 * len(shown) + 0.6), 3.9), layout="constrained")
-        axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-        lowest = max(0.0, min(0.45, aucs["auc"].min() - 0.03))
-        for axis, task in zip(axes, shown, strict=True):
+    most = medians.groupby("task")["n"].nunique().max()
+    width = max(3.3, 0.58 * most + 0.5)  # inches of a panel
+    columns = int(np.clip(WIDTH // width, 1, len(shown)))
+    rows = -(-len(shown) // columns)
+    found = verdicts(comparisons, alpha=alpha, statistic=statistic)
+    with drawing():
+        figure = Figure(figsize=(max(5.6, width * columns + 1.1), 4.0 * rows + 0.9), layout="constrained")
+        bands = figure.subfigures(rows, 1, squeeze=False)[:, 0]
+        grid = [band.subplots(2, columns, squeeze=False, height_ratios=(0.36, 3)) for band in bands]
+        figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, hspace=0.0, wspace=0.03)
+        lowest = max(0.0, min(0.45, float(aucs["auc"].min()) - 0.03))
+        for place in range(rows * columns):
+            strip, axes = grid[place // columns][:, place % columns]
+            if place >= len(shown):
+                strip.set_axis_off()
+                axes.set_axis_off()
+                continue
+            task = shown[place]
             sizes = sorted(medians.loc[medians["task"] == task, "n"].unique())
-            _draw_task(axis, task, sizes, aucs, medians)
-            _mark(axis, task, sizes, comparisons, alpha)
-            axis.axhline(0.5, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+            _draw_aucs(axes, task, sizes, aucs, medians)
             if bounds and task in bounds:
-                axis.axhline(bounds[task], color="0.25", linewidth=1, linestyle="--", label="latent truth")
-            axis.set_title("\n".join(_wrapped(tasks[task].get("title", task), 30)))
-            axis.set_xticks(range(len(sizes)), [str(n) for n in sizes])
-            axis.set_xlim(-0.5, len(sizes) - 0.5)
-            axis.set_ylim(lowest, 1.17)
-            axis.set_yticks(np.arange(np.ceil(lowest * 10) / 10, 1.01, 0.1))
-            axis.set_xlabel("training images, n")
-        axes[0].set_ylabel("AUC in the test set")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+                axes.axhline(bounds[task], color=INK, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
+            axes.axhline(0.5, color=SOFT, linewidth=0.8, linestyle=":", zorder=0)
+            axes.set(ylim=(lowest, 1.01), xlabel="training images, n", xlim=(-0.5, len(sizes) - 0.5))
+            axes.set_yticks(np.arange(np.ceil(lowest * 10 - 1e-9), 10.5) / 10)
+            axes.set_xticks(range(len(sizes)), [f"{n}" for n in sizes])
+            _draw_marks(strip, sizes, [verdict for verdict in found if verdict.task == task])
+            strip.set_title(_wrapped(str(tasks[task].get("title", task)), int(width * 10.5)), parse_math=False)
+            if place % columns == 0:
+                axes.set_ylabel("AUC in the test set")
+                strip.tick_params(axis="y", labelleft=True)
+            else:
+                axes.tick_params(labelleft=False)
+        _legend_of_figure2(figure, medians, comparisons, alpha, bool(bounds))
     return figure
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    import textwrap
+def _wrapped(text: str, width: int) -> str:
+    """At most three lines of about `width` characters."""
+    lines = textwrap.wrap(text, width, max_lines=3, placeholder=" …")
+    return "\n".join(lines)
 
-    return textwrap.wrap(text, width) or [text]
 
-
-def _draw_task(axis, task: str, sizes: Sequence[int], aucs: pd.DataFrame, medians: pd.DataFrame) -> None:
+def _draw_aucs(axes: Axes, task: str, sizes: Sequence[int], aucs: pd.DataFrame, medians: pd.DataFrame) -> None:
     generator = np.random.default_rng(0)  # of the jitter only
-    models = [model for model in COLOURS if model in set(medians["model"])]
+    models = [model for model in MODELS if model in set(medians["model"])]
+    step = min(0.27, 0.8 / len(models))
+    axes.grid(axis="y", color=FAINT, linewidth=0.5)
+    axes.set_axisbelow(True)
     for place, model in enumerate(models):
-        offset = (place - (len(models) - 1) / 2) * 0.24
-        rows = medians[(medians["task"] == task) & (medians["model"] == model)].set_index("n").reindex(sizes)
-        at = np.arange(len(sizes)) + offset
-        for position, n in zip(at, sizes, strict=True):
-            chosen = (aucs["task"] == task) & (aucs["model"] == model) & (aucs["n"] == n)
-            values = aucs.loc[chosen, "auc"].to_numpy()
-            jitter = generator.uniform(-0.08, 0.08, len(values))
-            fade = float(np.clip(6 / np.sqrt(len(values) + 1) / 6, 0.06, 0.45))
-            axis.scatter(position + jitter, values, s=9, color=COLOURS[model], alpha=fade, linewidths=0)
-        errors = [rows["median"] - rows["low"], rows["high"] - rows["median"]]
-        axis.errorbar(
-            at, rows["median"], errors, color=COLOURS[model], marker="o", markersize=5, linewidth=1.6, label=model
+        colour, marker = MODELS[model]
+        at = np.arange(len(sizes)) + (place - (len(models) - 1) / 2) * step
+        chosen = aucs[(aucs["task"] == task) & (aucs["model"] == model)]
+        positions = chosen["n"].map(dict(zip(sizes, at, strict=True))).to_numpy(float)
+        jitter = generator.uniform(-0.36, 0.36, len(chosen)) * step
+        per_size = max(1.0, len(chosen) / len(sizes))
+        fade = float(np.clip(3 / np.sqrt(per_size), 0.05, 0.45))
+        axes.scatter(
+            positions + jitter,
+            chosen["auc"],
+            s=float(np.clip(60 / np.sqrt(per_size), 3, 11)),
+            color=colour,
+            alpha=fade,
+            linewidths=0,
+            zorder=2,
+            rasterized=len(chosen) > RASTER,
         )
+        rows = medians[(medians["task"] == task) & (medians["model"] == model)].set_index("n").reindex(sizes)
+        errors = np.maximum([rows["median"] - rows["low"], rows["high"] - rows["median"]], 0)
+        style = {"marker": marker, "markersize": 5.5, "markeredgecolor": PAPER, "markeredgewidth": 0.6}
+        axes.errorbar(at, rows["median"], errors, color=colour, linewidth=1.5, elinewidth=1.8, zorder=3, **style)
 
 
-def _mark(axis, task: str, sizes: Sequence[int], comparisons: pd.DataFrame, alpha: float) -> None:
-    """A mark above each n where transfer differs from another model after Holm's adjustment."""
-    for other, height, sign in (("baseline", 1.04, "▲▼"), ("linear", 1.10, "▲▼")):
-        chosen = (comparisons["task"] == task) & (comparisons["first"] == "transfer") & (comparisons["second"] == other)
-        for row in comparisons[chosen].itertuples():
-            if row.p_holm < alpha:
-                mark = sign[0] if row.mean_difference > 0 else sign[1]
-                axis.text(sizes.index(row.n), height, mark, color=COLOURS[other], ha="center", fontsize=9)
+def _draw_marks(strip: Axes, sizes: Sequence[int], found: Sequence[Verdict]) -> None:
+    """Above each n, whether transfer differs from another model: filled by Holm's p, open by the plain one."""
+    others = ("baseline", "linear")
+    for verdict in found:
+        if verdict.first == "transfer" and verdict.second in others:
+            height = 1 - others.index(verdict.second)
+            marker = {1: "^", -1: "v", 0: "_"}[verdict.direction]
+            style = {"facecolor": INK if verdict.adjusted else "none", "edgecolor": INK}
+            style = style if verdict.direction else {"color": SOFT}
+            strip.scatter(sizes.index(verdict.n), height, s=26, marker=marker, linewidths=0.9, **style)
+    strip.set(xlim=(-0.5, len(sizes) - 0.5), ylim=(-0.75, 1.6))
+    strip.set_xticks([])
+    strip.set_yticks((1, 0), [f"transfer vs {other}" for other in others], fontsize=8)
+    strip.tick_params(length=0, labelleft=False)
+    strip.spines[:].set_visible(False)
 
 
-def latent_bounds(truth: pd.DataFrame) -> dict[str, float]:
-    """AUC of the simulated latent score itself, by task: what no model can exceed on average."""
+def _legend_of_figure2(
+    figure: Figure, medians: pd.DataFrame, comparisons: pd.DataFrame, alpha: float, bound: bool
+) -> None:
+    line = {"linewidth": 1.5, "markersize": 5.5, "markeredgecolor": PAPER}
+    lines = [
+        Line2D([], [], color=colour, marker=marker, label=model, **line)
+        for model, (colour, marker) in MODELS.items()
+        if model in set(medians["model"])
+    ]
+    lines.append(Line2D([], [], color=SOFT, linewidth=0.8, linestyle=":", label="chance"))
+    if bound:
+        lines.append(Line2D([], [], color=INK, linewidth=1, linestyle=(0, (5, 3)), label="latent truth"))
+    mark = {"linestyle": "none", "color": INK, "markersize": 5}
+    told = f"p < {alpha:g}"
+    marks = [
+        Line2D([], [], marker="^", label=f"transfer better, Holm's {told}", **mark),
+        Line2D([], [], marker="^", markerfacecolor="none", label=f"better, unadjusted {told} only", **mark),
+        Line2D([], [], marker="v", label="worse, likewise", **mark),
+        Line2D([], [], marker="_", label="not distinguishable", **mark | {"color": SOFT}),
+    ]
+    wide = figure.get_figwidth() > 7.5
+    figure.legend(handles=lines, loc="outside upper center", ncols=5, columnspacing=1.4, handlelength=1.8)
+    if len(comparisons):
+        ncols = 4 if wide else 2
+        figure.legend(handles=marks, loc="outside lower center", ncols=ncols, handletextpad=0.3, columnspacing=1.2)
+
+
+def figure2_data(
+    aucs: pd.DataFrame, medians: pd.DataFrame, comparisons: pd.DataFrame, bounds: Mapping[str, float] | None = None
+) -> pd.DataFrame:
+    """What Figure 2 shows, in long form: a row per replicate, median, comparison and bound.
+
+    Returns
+    -------
+    quantity, task, n, model, replicate, value, low, high, p_two_sided, p_holm
+    """
+    parts = [
+        aucs.rename(columns={"auc": "value"}).assign(quantity="AUC of a replicate"),
+        medians.rename(columns={"median": "value"}).assign(quantity="median AUC"),
+    ]
+    for name in ("mean", "median"):
+        told = comparisons.rename(columns={f"{name}_difference": "value"})
+        pair = comparisons["first"] + " - " + comparisons["second"]
+        parts.append(told.assign(quantity=f"{name} difference", model=pair, low=np.nan, high=np.nan))
+    rows = [
+        {"quantity": "AUC of the latent truth", "task": task, "value": value} for task, value in (bounds or {}).items()
+    ]
+    columns = ["quantity", "task", "n", "model", "replicate", "value", "low", "high", "p_two_sided", "p_holm"]
+    parts.append(pd.DataFrame(rows, columns=columns))
+    table = pd.concat([part.reindex(columns=columns) for part in parts if len(part)], ignore_index=True)
+    return table.astype({"n": "Int64"})
+
+
+def latent_bounds(truth: pd.DataFrame, images: pd.DataFrame) -> dict[str, float]:
+    """AUC of the simulated latent score by task, over the pool that replicates are drawn from.
+
+    Parameters
+    ----------
+    truth : of a simulated study: `participant_id`, `task`, `label` (0 or 1) and `latent_score` of each image
+    images : results/split/images.tsv; only participants whose role is test are in a pool
+
+    Returns
+    -------
+    by task, what no model exceeds on average; tasks whose pool has one class are left out
+    """
+    pool = truth[truth["participant_id"].isin(images.loc[images["role"] == "test", "participant_id"])]
     bounds = {}
-    for task, group in truth.dropna(subset=["task", "label"]).groupby("task"):
+    for task, group in pool.dropna(subset=["task", "label", "latent_score"]).groupby("task"):
         if group["label"].nunique() == 2:
-            bounds[str(task)] = float(roc_auc_score(group["label"], group["latent_score"]))
+            bounds[str(task)] = float(roc_auc_score(group["label"].astype(int), group["latent_score"]))
     return bounds
 
 
-def figure1(
-    images: pd.DataFrame, history: pd.DataFrame | None, metrics: pd.DataFrame, predictions: pd.DataFrame
-) -> Figure:
-    """Ages by set, cohorts, pretraining curves, predicted against true age, and every target's metric.
+def save_figure(figure: Figure, data: pd.DataFrame, stem: str | Path) -> None:
+    """Write ``<stem>.svg``, ``<stem>.png`` and the table behind them, ``<stem>.tsv``, each whole.
 
-    Parameters
-    ----------
-    images : results/split/images.tsv
-    history : of pretraining; None where weights were given
-    metrics, predictions : of the pretrained network
-    """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11, 7), layout="constrained")
-        upper, lower = figure.subfigures(2, 1)
-        a, b, c = upper.subplots(1, 3, width_ratios=(1, 1.1, 1))
-        d, e = lower.subplots(1, 2, width_ratios=(1, 1.6))
-        _draw_ages(a, images)
-        _draw_cohorts(b, images)
-        _draw_history(c, history)
-        _draw_predictions(d, predictions)
-        _draw_metrics(e, metrics)
-    return figure
-
-
-def _draw_ages(axis, images: pd.DataFrame) -> None:
-    ages = images.dropna(subset=["age"])
-    if len(ages):
-        edges = np.arange(np.floor(ages["age"].min() / 5) * 5, ages["age"].max() + 5, 5)
-        groups = [ages.loc[ages["role"] == role, "age"] for role in ROLES]
-        labels = [f"{role} ({(images['role'] == role).sum():,})" for role in ROLES]
-        axis.hist(groups, edges, stacked=True, color=list(ROLES.values()), label=labels)
-        axis.legend(frameon=False, fontsize=8)
-    axis.set(title="A  Ages by set", xlabel="age at scan (years)", ylabel="images")
-
-
-def _draw_cohorts(axis, images: pd.DataFrame) -> None:
-    order = images.groupby("cohort").size().sort_values().index[-45:]
-    for place, cohort in enumerate(order):
-        rows = images[images["cohort"] == cohort]
-        ages = rows["age"].dropna()
-        colour = ROLES["train"] if (rows["role"] == "train").any() else ROLES["test"]
-        if len(ages):
-            axis.plot(ages.quantile([0, 1]), [place] * 2, color=colour, linewidth=1)
-            axis.plot(ages.quantile([0.25, 0.75]), [place] * 2, color=colour, linewidth=4, solid_capstyle="butt")
-    sizes = [f"{cohort} ({(images['cohort'] == cohort).sum():,})" for cohort in order]
-    axis.set_yticks(range(len(order)), sizes, fontsize=8 if len(order) < 20 else 5)
-    axis.set(title="B  Cohorts: range and middle half of ages", xlabel="age at scan (years)")
-
-
-def _draw_history(axis, history: pd.DataFrame | None) -> None:
-    if history is None or history.empty:
-        axis.text(0.5, 0.5, "weights were given:\nno pretraining here", ha="center", transform=axis.transAxes)
-    else:
-        axis.plot(history["epoch"], history["train_loss"], color="0.5", label="training")
-        axis.plot(history["epoch"], history["validation_loss"], color=ROLES["validation"], label="validation")
-        best = history["validation_loss"].idxmin()
-        axis.plot(history["epoch"][best], history["validation_loss"][best], "o", color=ROLES["validation"])
-        axis.set_ylim(0, np.nanpercentile(history[["train_loss", "validation_loss"]], 98) * 1.15)
-        axis.legend(frameon=False, fontsize=8)
-    axis.set(title="C  Pretraining; dot: epoch chosen", xlabel="epoch", ylabel="weighted loss")
-
-
-def _draw_predictions(axis, predictions: pd.DataFrame) -> None:
-    ages = predictions[predictions["target"] == "age"]
-    for split, colour in (("validation", ROLES["validation"]), ("holdout", ROLES["test"])):
-        rows = ages[ages["split"] == split]
-        size = float(np.clip(2000 / (len(rows) + 1), 1, 12))
-        label = f"{split} ({len(rows):,})"
-        axis.scatter(rows["truth"], rows["prediction"], s=size, color=colour, alpha=0.6, linewidths=0, label=label)
-    if len(ages):
-        limits = [ages[["truth", "prediction"]].min().min(), ages[["truth", "prediction"]].max().max()]
-        axis.plot(limits, limits, color="0.6", linewidth=0.8, linestyle=":")
-        axis.legend(frameon=False, fontsize=8)
-    axis.set(title="D  Predicted and true age", xlabel="true age (years)", ylabel="predicted age (years)")
-
-
-def _draw_metrics(axis, metrics: pd.DataFrame) -> None:
-    leading = metrics[metrics["metric"].isin(["mae", "auc"])]
-    names = list(dict.fromkeys(leading["target"]))
-    labels = []
-    for place, name in enumerate(reversed(names)):
-        rows = leading[leading["target"] == name]
-        for shift, (split, colour) in zip(
-            (0.15, -0.15), {"validation": "#E69F00", "holdout": "#009E73"}.items(), strict=True
-        ):
-            for row in rows[rows["split"] == split].itertuples():
-                # the share of the dummy's error that is gone, so that all targets have one axis
-                scale = (lambda v, d=row.dummy: 1 - v / d) if row.metric == "mae" else (lambda v: 2 * v - 1)
-                values = scale(row.value), scale(row.low), scale(row.high)
-                error = [[abs(values[0] - min(values))], [abs(max(values) - values[0])]]
-                label = split if place == len(names) - 1 else None
-                axis.errorbar(values[0], place + shift, xerr=error, fmt="o", color=colour, markersize=4, label=label)
-        kind = rows["metric"].iloc[0]
-        unit = f", {UNITS[name]}" if name in UNITS and kind == "mae" else ""
-        labels.append(f"{name.replace('_', ' ')} ({'MAE' if kind == 'mae' else 'AUC'}{unit})")
-    axis.axvline(0, color="0.6", linewidth=0.8, linestyle=":")
-    axis.set_yticks(range(len(labels)), labels)
-    axis.set(title="E  Skill: 0 is the dummy, 1 is perfect", xlabel="1 - MAE / dummy's MAE, or 2 AUC - 1")
-    if names:
-        axis.legend(frameon=False, fontsize=8)
-
-
-def save_figure(figure: Figure, data: pd.DataFrame, paths: Sequence[str | Path]) -> None:
-    """Write a figure as SVG and PNG and the table behind it, the same bytes for the same content.
-
-    Parameters
-    ----------
-    paths : of the SVG, the PNG and the TSV, in this order
+    The same content gives the same bytes: no date is in them, and names within the SVG come from their content.
     """
     FigureCanvasAgg(figure)
-    svg, png, tsv = paths
-    with matplotlib.rc_context(STYLE):
-        for path, options in (
-            (svg, {"format": "svg", "metadata": {"Date": None}}),
-            (png, {"format": "png", "dpi": 160}),
-        ):
+    stem = Path(stem)
+    with drawing():
+        for ending, options in (("svg", {"metadata": {"Date": None}}), ("png", {})):
             buffer = io.BytesIO()
-            figure.savefig(buffer, **options)
-            with written_whole(path, "wb") as file:
+            figure.savefig(buffer, format=ending, dpi=160, **options)
+            with written_whole(stem.with_name(f"{stem.name}.{ending}"), "wb") as file:
                 file.write(buffer.getvalue())
-    write_table(data, tsv)
+    write_table(data, stem.with_name(f"{stem.name}.tsv"))

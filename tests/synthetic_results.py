@@ -1,0 +1,217 @@
+"""Results of a study that never ran: every table that figures and report read, drawn from a seeded generator.
+
+Made by the library's own functions wherever a table is computed from another one (medians, comparisons,
+metrics, certificate), so that its columns are those of a real run.
+"""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+from neurotransfer.aggregation import compare, summarise
+from neurotransfer.configuration import load_config, merge
+from neurotransfer.evaluation import evaluate, long_form
+from neurotransfer.split import certificate
+from neurotransfer.targets import learn_targets
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# by task: expected AUC of linear, baseline and transfer at the smallest n, and their gain towards the largest
+SHAPES = {"ad_hc": ((0.90, 0.72, 0.86), (0.02, 0.18, 0.08)), "scz_bd": ((0.52, 0.55, 0.61), (0.15, 0.03, 0.07))}
+TITLES = {"ad_hc": "Alzheimer's disease or healthy", "scz_bd": "Schizophrenia or bipolar disorder"}
+
+
+def make_results(
+    tasks=("ad_hc", "scz_bd"),
+    n=(100, 200, 300, 400, 500),
+    replicates=20,
+    *,
+    seed=0,
+    people=60,
+    cohorts=("north", "south", "memory", "mood"),
+    given=False,
+    holdout=True,
+    titles=None,
+    study="synthetic",
+) -> SimpleNamespace:
+    """All tables of a study, its configuration and its defaults.
+
+    The first cohorts pretrain, the one before the last stands on both sides, the last is unseen.
+    """
+    generator = np.random.default_rng(seed)
+    defaults = load_config(REPOSITORY)
+    config = load_config(REPOSITORY)
+    settings = [{"learning_rate": rate, "weight_decay": 0.001, "dropout": 0.2} for rate in (0.003, 0.01, 0.03)]
+    words = {"positive": ["AD"], "negative": ["HC"], "seed": 0}
+    config["tasks"] = {task: words | {"title": (titles or TITLES).get(task, task)} for task in tasks}
+    overlay = {"study": study, "seed": 7, "resampling": {"n": list(n), "replicates": replicates}}
+    overlay |= {"models": {"baseline": {"settings": settings}, "transfer": {"settings": settings}}}
+    merge(config, overlay)
+    if given:
+        config["pretrain"]["weights"] = "weights/brain.safetensors"
+    aucs = _aucs(tasks, n, replicates, generator)
+    options = {"bootstrap": 100, "seed": 1}
+    comparisons = compare(aucs, statistic="mean", permutations=2000, **options)
+    index = _index(cohorts, people, generator)
+    splits = [
+        _split(part, place, len(cohorts), given) for place, (_, part) in enumerate(index.groupby("cohort", sort=False))
+    ]
+    indices = [part.reset_index(drop=True) for _, part in index.groupby("cohort", sort=False)]
+    roles = {part["cohort"].iloc[0]: ["pretraining", "holdout"] for part in indices}
+    proof = certificate(splits, indices, roles)
+    images = pd.concat(splits, ignore_index=True)
+    about = pd.concat(indices, ignore_index=True)
+    images = pd.concat(
+        [images, about[["age", "sex", "handedness", "bmi", "fluid_intelligence", "neuroticism"]]], axis=1
+    )
+    images["diagnosis"] = about["diagnosis"]
+    predictions, metrics = _predictions(images, config, generator, given, holdout)
+    return SimpleNamespace(
+        images=images,
+        history=None if given else _history(generator),
+        metrics=metrics,
+        predictions=predictions,
+        aucs=aucs,
+        medians=summarise(aucs, **options),
+        comparisons=comparisons,
+        settings=_settings(aucs, config),
+        resamples=_resamples(tasks, n, replicates, generator),
+        ledger=_ledger(images),
+        excluded=pd.DataFrame(
+            {
+                "cohort": [cohorts[0], cohorts[0], cohorts[-1]],
+                "file": [f"data/{cohorts[0]}/sub-X{i}/anat/sub-X{i}_T1w.nii.gz" for i in range(3)],
+                "reason": ["no_participants_row", "no_participants_row", "broken_link"],
+                "detail": [
+                    "participants.tsv has no row sub-X0",
+                    "participants.tsv has no row sub-X1",
+                    "a link to sub-X2",
+                ],
+            }
+        ),
+        certificate=proof,
+        config=config,
+        defaults=defaults,
+        weights={"version": "0.0.1", "training": {"epoch": 17, "images": 480, "participants": 300}},
+        run="given" if given else "multitask",
+    )
+
+
+def _aucs(tasks, n, replicates, generator) -> pd.DataFrame:
+    rows = []
+    for task in tasks:
+        starts, gains = SHAPES.get(task, ((0.5, 0.5, 0.5), (0.0, 0.0, 0.0)))
+        for place, size in enumerate(n):
+            share = place / max(1, len(n) - 1)
+            hard = generator.normal(0, 0.03, replicates)  # a test set is hard for all models alike
+            for model, start, gain in zip(("linear", "baseline", "transfer"), starts, gains, strict=True):
+                values = np.clip(start + gain * share + hard + generator.normal(0, 0.04, replicates), 0.05, 1)
+                for replicate, value in enumerate(values, start=1):
+                    row = {"task": task, "n": size, "replicate": f"{replicate:03d}", "model": model, "auc": value}
+                    rows.append(row | {"validation_auc": min(1.0, value + 0.02), "setting": replicate % 3})
+    return pd.DataFrame(rows)
+
+
+def _index(cohorts, people, generator) -> pd.DataFrame:
+    rows = []
+    for place, cohort in enumerate(cohorts):
+        for person in range(people):
+            age = float(np.clip(generator.normal(35 + 40 * place / len(cohorts), 12), 6, 95))
+            for session in range(1 + person % 2):
+                name = f"{cohort}_P{person:03d}x"
+                row = {"image_id": f"{name}_ses-{session + 1:02d}", "participant_id": name, "cohort": cohort}
+                row |= {"age": age + session, "sex": person % 2, "handedness": float(person % 9 == 0)}
+                row |= {"bmi": generator.normal(25, 4), "fluid_intelligence": generator.normal(0, 1)}
+                row |= {"neuroticism": generator.normal(0, 1), "diagnosis": "AD" if person % 3 == 0 else "HC"}
+                rows.append(row | {"checksum": f"{place:04x}{person:04x}{session:04x}"})
+    table = pd.DataFrame(rows)
+    table["cohort"] = pd.Categorical(table["cohort"], categories=cohorts)  # grouped in their order
+    table.loc[table["cohort"] == cohorts[0], "bmi"] = np.nan
+    return (
+        table.groupby("cohort", observed=True)
+        .apply(lambda part: part, include_groups=False)
+        .reset_index(0)
+        .astype({"cohort": str})
+    )
+
+
+def _split(index: pd.DataFrame, place: int, count: int, given: bool) -> pd.DataFrame:
+    table = index[["image_id", "participant_id", "cohort"]].reset_index(drop=True)
+    person = table["participant_id"].str.extract(r"P(\d+)x")[0].astype(int)
+    table["role"], table["reason"] = "test", None
+    if place < count - 1 and not given:
+        pretrains = person % 4 != 0 if place < count - 2 else person % 4 == 1
+        validates = pretrains & (person % 5 == 1)
+        first = ~table["participant_id"].duplicated()
+        table.loc[pretrains, "role"] = "train"
+        table.loc[validates & first, "role"] = "validation"
+        table.loc[validates & ~first, ["role", "reason"]] = ["unused", "validation_takes_one_image"]
+        if place < count - 2:
+            table.loc[~pretrains, ["role", "reason"]] = ["unused", "not_healthy"]
+    return table
+
+
+def _predictions(images, config, generator, given, holdout) -> tuple[pd.DataFrame, pd.DataFrame]:
+    targets = learn_targets(config["targets"], images)
+    columns = ["image_id", "participant_id", "cohort", "split", "target", "truth", "prediction"]
+    parts = []
+    for split, role in (("validation", "validation"), ("holdout", "test")):
+        table = images[images["role"] == role].reset_index(drop=True)
+        if table.empty or (split == "validation" and given) or (split == "holdout" and not holdout):
+            continue
+        values = np.column_stack([
+            np.clip(table[t.name] * 0.5 + 0.25 + generator.normal(0, 0.3, len(table)), 0, 1) if t.kind == "binary"
+            else table[t.name] + generator.normal(0, t.sd * 0.6, len(table)) for t in targets
+        ])  # fmt: skip
+        parts.append(long_form(table, values, targets, split))
+    predictions = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    return predictions, evaluate(predictions, targets, resamples=20, seed=1)
+
+
+def _history(generator) -> pd.DataFrame:
+    epochs = np.arange(40)
+    train = 0.6 + 2.2 * np.exp(-epochs / 6) + generator.normal(0, 0.02, 40)
+    validation = 0.9 + 2.0 * np.exp(-epochs / 5) + 0.006 * epochs + generator.normal(0, 0.05, 40)
+    return pd.DataFrame({"epoch": epochs, "learning_rate": 0.01, "train_loss": train, "validation_loss": validation})
+
+
+def _settings(aucs, config) -> pd.DataFrame:
+    rows = []
+    for fit in aucs.to_dict("records"):
+        for place, values in enumerate(config["models"][fit["model"]]["settings"]):
+            row = {name: fit[name] for name in ("task", "n", "replicate", "model")}
+            row |= {"setting": place, "values": json.dumps(values, sort_keys=True), "status": "ok"}
+            row |= {"validation_auc": fit["validation_auc"], "validation_loss": 0.6, "epoch": 3}
+            rows.append(row | {"chosen": int(place == fit["setting"])})
+    table = pd.DataFrame(rows)
+    table.loc[(table["model"] == "baseline") & (table["setting"] == 2) & (table["n"] == table["n"].min()), "status"] = (
+        "diverged"
+    )
+    return table
+
+
+def _resamples(tasks, n, replicates, generator) -> pd.DataFrame:
+    rows = []
+    for task in tasks:
+        for size in n:
+            for replicate in range(1, replicates + 1):
+                row = {
+                    "task": task,
+                    "n": size,
+                    "replicate": f"{replicate:03d}",
+                    "redraws": int(generator.random() < 0.1),
+                }
+                row |= {"train_distinct_images": round(size * 0.8), "train_participants": round(size * 0.7)}
+                rows.append(row | {"validation_images": size // 5, "test_images": size // 5})
+    return pd.DataFrame(rows)
+
+
+def _ledger(images) -> pd.DataFrame:
+    table = images[["image_id", "cohort"]].assign(status="ok", reason=None, detail=None, engine="builtin")
+    failed = pd.DataFrame(
+        {"image_id": ["north_P900x", "mood_P901x", "mood_P902x"], "cohort": ["north", "mood", "mood"]}
+    )
+    failed = failed.assign(status="failed", reason=["truncated", "mask_failed", "mask_failed"], engine="builtin")
+    failed["detail"] = ["data/north/sub-P900x_T1w.nii.gz ends early", "no brain", "no brain"]
+    return pd.concat([table, failed], ignore_index=True).assign(engine_version="1")
