@@ -13,18 +13,26 @@ rule figures:
         comparisons="results/statistics/comparisons.tsv",
         truth=config["report"]["truth"] or [],
     output:
-        figure1=multiext("results/report/figures/figure1", ".svg", ".png", ".tsv"),
-        figure2=multiext("results/report/figures/figure2", ".svg", ".png", ".tsv"),
-    params:
-        tasks=study.tasks,
-        statistics=config["statistics"],
-        targets=config["targets"],
+        figure1=[
+            report("results/report/figures/figure1.svg", caption="../report/figure1.rst", category="Figures"),
+            "results/report/figures/figure1.png",
+            "results/report/figures/figure1.tsv",
+        ],
+        figure2=[
+            report("results/report/figures/figure2.svg", caption="../report/figure2.rst", category="Figures"),
+            "results/report/figures/figure2.png",
+            "results/report/figures/figure2.tsv",
+        ],
     log:
         "logs/figures.log",
     threads: 1
     resources:
         mem_mb=2000,
         runtime=15,
+    params:
+        tasks=study.tasks,
+        statistics=config["statistics"],
+        targets=config["targets"],
     script:
         "../scripts/figures.py"
 
@@ -36,7 +44,9 @@ rule report:
         images="results/split/images.tsv",
         certificate="results/split/certificate.json",
         excluded="results/manifest/excluded.tsv",
-        ledgers=[f"results/preprocessed/{shard.name}/{job}.tsv" for shard in study.shards.values() for job in shard.jobs],
+        ledgers=[
+            f"results/preprocessed/{shard.name}/{job}.tsv" for shard in study.shards.values() for job in shard.jobs
+        ],
         metrics=f"results/pretrain/{study.run}/metrics.tsv",
         weights=f"results/pretrain/{study.run}/weights.safetensors",
         medians="results/statistics/medians.tsv",
@@ -44,17 +54,17 @@ rule report:
         settings="results/statistics/settings.tsv",
         resamples="results/statistics/resamples.tsv",
     output:
-        "results/report/report.html",
-    params:
-        config=config,
-        defaults=str(REPOSITORY / "config/config.yaml"),
-        tasks=study.tasks,
-        run=study.run,
+        report("results/report/report.html", caption="../report/report.rst", category="The page"),
     log:
         "logs/report.log",
     threads: 1
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        config=config,
+        defaults=str(REPOSITORY / "config/config.yaml"),
+        tasks=study.tasks,
+        run=study.run,
     script:
         "../scripts/report.py"

@@ -5,18 +5,24 @@ from neurotransfer import jobs
 with jobs.job(snakemake):
     from pathlib import Path
 
-    import pandas as pd
-    import yaml
-    from neurotransfer import report
+    from neurotransfer import report, weights
+    from neurotransfer.configuration import read_document
     from neurotransfer.files import read_json, read_table, write_text
+    from neurotransfer.preprocessing import REASONS
 
     source, params = snakemake.input, snakemake.params
     names = ("images", "excluded", "metrics", "medians", "comparisons", "settings", "resamples")
     tables = {name: read_table(source[name]) for name in names}
-    ledger = pd.concat([read_table(path) for path in source.ledgers])
-    svgs = [path for path in source.figures if path.endswith(".svg")]
-    defaults = yaml.safe_load(Path(params.defaults).read_text(encoding="utf-8"))
-    content = report.content(
-        tables, ledger, read_json(source.certificate), svgs, params.config, defaults, params.tasks, params.run
+    metadata = weights.read_weights(source.weights)[1]
+    page = report.content(
+        tables,
+        ledger=report.read_ledgers(source.ledgers),
+        certificate=read_json(source.certificate),
+        weights=metadata,
+        seen=weights.seen_by(metadata, tables["images"]["participant_id"]),
+        figures={Path(path).stem: report.embed(path) for path in source.figures if path.endswith(".svg")},
+        defaults=read_document(params.defaults),
+        reasons=REASONS,
+        **{name: params[name] for name in ("config", "tasks", "run")},
     )
-    write_text(snakemake.output[0], report.render(content))
+    write_text(snakemake.output[0], report.render(page))
