@@ -76,3 +76,16 @@ def test_a_target_without_labels_has_no_row():
     found = evaluation.evaluate(predictions()[:300], [AGE, SEX], resamples=20, seed=1)
     assert set(found["target"]) == {"age"}
     assert evaluation.evaluate(predictions()[:0], [AGE], resamples=20, seed=1).empty
+
+
+def test_a_metric_that_is_not_defined_has_no_row():
+    table = predictions()
+    one_class = table[(table["target"] == "sex") & (table["truth"] == 1)]
+    assert evaluation.evaluate(one_class, [SEX], resamples=20, seed=1)["metric"].tolist() == ["accuracy"]
+
+
+def test_an_interval_covers_its_value_and_follows_from_its_seed():
+    found, again, other = (evaluation.evaluate(predictions(), [AGE, SEX], resamples=200, seed=n) for n in (1, 1, 2))
+    assert ((found["low"] < found["value"]) & (found["value"] < found["high"])).all()
+    pd.testing.assert_frame_equal(found, again)
+    assert not found["low"].equals(other["low"])

@@ -4,7 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from neurotransfer.targets import NAMES, as_metadata, decode, encode, from_metadata, learn_targets, masked_loss
+from neurotransfer.targets import (
+    NAMES,
+    as_metadata,
+    decode,
+    encode,
+    first_biases,
+    from_metadata,
+    learn_targets,
+    masked_loss,
+)
 
 SETTINGS = {
     "age": {"kind": "continuous", "weight": 1.0, "loss": "squared"},
@@ -71,3 +80,26 @@ def test_decoding_undoes_encoding(table):
     assert np.allclose(values[:, 0], table["age"], equal_nan=True, atol=1e-4)
     assert np.allclose(values[:, 3], table["bmi"], equal_nan=True, atol=1e-4)
     assert from_metadata(as_metadata(targets)) == targets
+
+
+def test_a_target_of_weight_zero_is_left_out(table):
+    targets = learn_targets({**SETTINGS, "sex": {**SETTINGS["sex"], "weight": 0}}, table)
+    outputs = torch.randn(12, 4)
+    outputs[:, 1] = 1e4
+    loss = masked_loss(outputs, encode(table, targets), targets)
+    outputs[:, 1] = -1e4
+    assert masked_loss(outputs, encode(table, targets), targets) == loss
+
+
+def test_the_head_starts_where_a_constant_costs_least(table):
+    """Binary targets' first biases minimise their loss among constants; continuous ones start at the mean."""
+    targets = learn_targets(SETTINGS, table)
+    truth, biases = encode(table, targets), first_biases(targets)
+    for column in (1, 2):
+        costs = []
+        for shift in (-0.2, 0.0, 0.2):
+            outputs = biases.expand(12, 4).clone()
+            outputs[:, column] += shift
+            costs.append(masked_loss(outputs, truth, targets).item())
+        assert costs[1] == min(costs)
+    assert decode(biases[None].numpy(), targets)[0, 0] == pytest.approx(table["age"].mean())

@@ -1,201 +1,193 @@
-"""Pretraining and fine-tuning on images with planted signals: learning, resuming, choosing."""
+"""The pretraining loop on images with planted signals: it learns, stops, goes on, and says when it can't."""
 
 import signal
 
 import numpy as np
 import pandas as pd
+import planted
 import pytest
 import torch
-from neurotransfer import cache, finetuning, training
-from neurotransfer.batches import Held, Images, augment, epoch_order
-from neurotransfer.checkpoints import Checkpoints
+from neurotransfer import training
 from neurotransfer.errors import InputError
-from neurotransfer.files import written_whole
-from neurotransfer.selection import seeds_of_fit
+from neurotransfer.model import SFCN
 from neurotransfer.targets import learn_targets
 
 CPU = torch.device("cpu")
-NETWORK = {"channels": [4, 8], "bottleneck": 8, "pooling": "average"}
-TARGETS = {"age": {"kind": "continuous", "weight": 1.0, "loss": "squared"}, "sex": {"kind": "binary", "weight": 0.5}}
-SETTINGS = {
-    "epochs": 4, "batch_size": 8, "learning_rate": 0.02, "momentum": 0.9, "weight_decay": 0.0, "patience": None,
-    "schedule": {"factor": 0.5, "every": 3}, "dropout": 0.1, "augmentation": {"shift": 1, "mirror": True},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """48 small images, brighter in the middle with age, and their table."""
-    folder = tmp_path_factory.mktemp("cache")
-    generator = np.random.default_rng(5)
-    age = generator.uniform(20, 80, 48)
-    images = generator.normal(100, 12, (48, 12, 12, 12))
-    images[:, 4:8, 4:8, 4:8] += (age[:, None, None, None] - 50) * 1.5
-    images = images.clip(0, 255).astype(np.uint8)
-    with written_whole(folder / "x-0001.npy", "wb") as file:
-        np.save(file, images)
-    table = pd.DataFrame({"image_id": [f"i{n:02d}" for n in range(48)], "shard": "x-0001", "row": range(48)})
-    table["checksum"] = [cache.checksum(image) for image in images]
-    table["participant_id"] = table["image_id"]
-    return folder, table.assign(age=age, sex=np.arange(48) % 2, label=(age > 50).astype(int))
-
-
-def run(study, folder, **changes):
-    cache_folder, table = study
-    tables = (table[:36].reset_index(drop=True), table[36:].reset_index(drop=True))
     torch.set_num_threads(1)
-    return training.pretrain(
-        *(Images(part, cache_folder) for part in tables), tables, targets=learn_targets(TARGETS, tables[0]),
-        network=NETWORK, settings=SETTINGS | changes, seed=3, device=CPU, checkpoints=Checkpoints(folder, "f"),
-    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("cache")
+    return folder, planted.plant(folder)
 
 
-def test_pretraining_learns_a_planted_signal(study, tmp_path):
-    history = run(study, tmp_path, epochs=8).history
-    assert history["validation_age_mae"].min() < 0.6 * (study[1]["age"][36:] - study[1]["age"][:36].mean()).abs().mean()
+@pytest.fixture(scope="module")
+def undisturbed(study, tmp_path_factory):
+    return planted.pretrained(*study, tmp_path_factory.mktemp("undisturbed"), CPU)
 
 
 def same(first, second) -> bool:
-    return all(torch.equal(first[name], second[name]) for name in first)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("stop_at", [1, 7, 12, 19])
-def test_a_stopped_and_resumed_run_gives_the_same_bytes(study, tmp_path, stop_at, monkeypatch):
-    undisturbed = run(study, tmp_path / "a")
+def test_pretraining_learns_a_planted_signal(study, tmp_path):
+    history = planted.pretrained(*study, tmp_path, CPU, epochs=8).history
+    train, validation = (table["age"] for table in planted.sides(study[1]))
+    assert history["validation_age_mae"].min() < 0.6 * (validation - train.mean()).abs().mean()
+
+
+def test_the_epoch_with_the_lowest_validation_loss_is_kept(undisturbed):
+    assert undisturbed.epoch == undisturbed.history["validation_loss"].idxmin()
+    assert undisturbed.history["step"].tolist() == [5, 10, 15, 20]
+    assert undisturbed.history["learning_rate"].tolist() == [0.02, 0.02, 0.02, 0.01]
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 7, 19, 20])
+def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bytes(study, undisturbed, tmp_path, stop_at, monkeypatch):
     steps = 0
     real = training.augment
 
-    def counted(*arguments):
+    def stopping(*arguments):
         nonlocal steps
         steps += 1
         if steps == stop_at:
             signal.raise_signal(signal.SIGTERM)
         return real(*arguments)
 
-    monkeypatch.setattr(training, "augment", counted)
+    monkeypatch.setattr(training, "augment", stopping)
     with pytest.raises(SystemExit) as stopped:
-        run(study, tmp_path / "b")
-    assert stopped.value.code == 143
-    resumed = run(study, tmp_path / "b")
+        planted.pretrained(*study, tmp_path, CPU)
+    assert (stopped.value.code, steps) == (143, stop_at)
+    resumed = planted.pretrained(*study, tmp_path, CPU)
+    assert steps == 20  # no step was done twice
     assert same(undisturbed.state, resumed.state)
     pd.testing.assert_frame_equal(undisturbed.history, resumed.history)
 
 
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(study, tmp_path, caplog):
-    undisturbed = run(study, tmp_path / "a")
-    run(study, tmp_path / "b", epochs=3)
-    newest = max((tmp_path / "b").glob("*.pt"))
+def test_a_sigterm_during_validation_loses_no_step(study, undisturbed, tmp_path, monkeypatch):
+    real, calls = training.settle, []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "settle", stopping)
+    with pytest.raises(SystemExit):
+        planted.pretrained(*study, tmp_path, CPU)
+    resumed = planted.pretrained(*study, tmp_path, CPU)
+    assert same(undisturbed.state, resumed.state)
+    pd.testing.assert_frame_equal(undisturbed.history, resumed.history)
+
+
+def test_a_process_killed_at_any_moment_goes_on_from_its_last_checkpoint(study, undisturbed, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every step
+    real, calls = training.Momentum.step, []
+
+    def dying(self, rate):
+        calls.append(1)
+        if len(calls) in (3, 9, 14):
+            raise Killed
+        real(self, rate)
+
+    monkeypatch.setattr(training.Momentum, "step", dying)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            planted.pretrained(*study, tmp_path, CPU)
+    resumed = planted.pretrained(*study, tmp_path, CPU)
+    assert len(calls) == 20 + 3  # each death costs the step it happened in
+    assert same(undisturbed.state, resumed.state)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(study, undisturbed, tmp_path, caplog):
+    planted.pretrained(*study, tmp_path, CPU, epochs=3)
+    newest = max(tmp_path.glob("*.pt"))
     newest.write_bytes(newest.read_bytes()[:1000])
-    resumed = run(study, tmp_path / "b")
+    resumed = planted.pretrained(*study, tmp_path, CPU)
     assert "damaged, ignored" in caplog.text
     assert same(undisturbed.state, resumed.state)
 
 
-def test_a_checkpoint_of_another_configuration_is_ignored(tmp_path, caplog):
-    Checkpoints(tmp_path, "one").save(1, {"x": 1})
-    assert Checkpoints(tmp_path, "two").load() is None
-    assert "another configuration" in caplog.text
-    assert Checkpoints(tmp_path, "one").load() == {"x": 1}
+def test_training_stops_when_patience_is_over(study, tmp_path):
+    result = planted.pretrained(*study, tmp_path, CPU, learning_rate=1e-12, epochs=30, patience=2)
+    assert len(result.history) == result.epoch + 1 + 2
 
 
-def test_a_diverging_run_stops_with_the_step_and_what_to_try(study, tmp_path):
-    with pytest.raises(InputError, match=r"not finite in epoch \d+, step \d+.*lower pretrain.learning_rate"):
-        run(study, tmp_path, learning_rate=1e30)
+def test_a_diverging_run_stops_with_the_step_the_rate_and_what_to_try(study, tmp_path):
+    with pytest.raises(InputError, match=r"learning_rate: .*not finite in epoch \d+, step \d+, .* 1e\+30; lower it"):
+        planted.pretrained(*study, tmp_path, CPU, learning_rate=1e30)
 
 
-def test_a_flipped_byte_stops_before_training_on_it(study, tmp_path):
+def test_a_target_that_nobody_has_leaves_the_others_alone(study, tmp_path):
     folder, table = study
-    raw = bytearray((folder / "x-0001.npy").read_bytes())
-    raw[-1] ^= 1
-    (tmp_path / "x-0001.npy").write_bytes(raw)
-    images = Images(table, tmp_path)
-    images.read(np.array([0, 1]))
-    with pytest.raises(InputError, match=r"x-0001.npy: row 47"):
-        images.read(np.array([47]))
+    result = planted.pretrained(folder, table.assign(sex=np.nan), tmp_path, CPU, epochs=2)
+    assert np.isfinite(result.history["validation_loss"]).all()
+    assert "validation_sex_auc" not in result.history
+    assert all(torch.isfinite(value).all() for value in result.state.values())
 
 
-def test_the_order_of_images_is_a_permutation_that_depends_on_seed_and_epoch():
-    first, again, other = epoch_order(50, 8, 1, 0), epoch_order(50, 8, 1, 0), epoch_order(50, 8, 1, 1)
-    assert sorted(np.concatenate(first)) == list(range(50))
-    assert np.array_equal(np.concatenate(first), np.concatenate(again))
-    assert not np.array_equal(np.concatenate(first), np.concatenate(other))
-    assert min(len(batch) for batch in epoch_order(49, 8, 1, 0)) > 1
+@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.9, 0.01), (0.0, 0.0), (0.5, 0.1)])
+def test_momentum_is_torchs_own(momentum, weight_decay):
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Linear(4, 3) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    settings = {"momentum": momentum, "weight_decay": weight_decay}
+    optimiser, reference = training.Momentum(ours, settings), torch.optim.SGD(theirs.parameters(), lr=1.0, **settings)
+    for rate in (0.1, 0.1, 0.03):
+        x = torch.randn(5, 4)
+        for model in (ours, theirs):
+            model.zero_grad()
+            model(x).square().sum().backward()
+        optimiser.step(rate)
+        reference.param_groups[0]["lr"] = rate
+        reference.step()
+    assert torch.allclose(ours.weight, theirs.weight, rtol=1e-6)
 
 
-def test_augmentation_shifts_and_mirrors_whole_images():
-    images = torch.randint(1, 255, (20, 7, 8, 9), dtype=torch.uint8)
-    moved = augment(images, {"shift": 2, "mirror": True}, 4)
-    for before, after in zip(images, moved, strict=True):
-        padded = torch.nn.functional.pad(before, (2,) * 6)
-        candidates = [
-            candidate[a : a + 7, b : b + 8, c : c + 9]
-            for candidate in (padded, padded.flip(0))
-            for a in range(5) for b in range(5) for c in range(5)
-        ]  # fmt: skip
-        assert any(torch.equal(after, candidate) for candidate in candidates)
-    assert torch.equal(moved, augment(images, {"shift": 2, "mirror": True}, 4))
-    assert torch.equal(images, augment(images, {"shift": 0, "mirror": False}, 4))
+def test_the_learning_rate_falls_in_steps():
+    settings = {"learning_rate": 1.0, "schedule": {"factor": 0.5, "every": 3}}
+    assert [training.learning_rate(settings, epoch) for epoch in range(7)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]
 
 
-@pytest.fixture
-def resample(study):
-    table = study[1].copy()
-    rows = np.r_[np.arange(12), np.arange(12), np.arange(20, 32), np.arange(34, 46)]
-    role = ["train"] * 24 + ["validation"] * 12 + ["test"] * 12
-    return table.iloc[rows].reset_index(drop=True).assign(role=role)
+def test_training_rows_follow_the_split_and_refuse_a_participant_on_two_sides(study):
+    table = study[1]
+    split = table[["image_id"]].assign(role=["train"] * 30 + ["validation"] * 8 + ["test"] * 10)
+    train, validation = training.training_rows(table, split)
+    assert (len(train), len(validation)) == (30, 8)
+    assert not set(train["image_id"]) & set(validation["image_id"])
+    with pytest.raises(InputError, match="1 participants are on two sides"):
+        training.training_rows(table.assign(participant_id=table["participant_id"].replace("x_31", "x_01")), split)
+    with pytest.raises(InputError, match="no image is for validation"):
+        training.training_rows(table, split.replace("validation", "train"))
 
 
-def settings_of(*rates):
-    return [{"learning_rate": rate, "weight_decay": 0.0, "dropout": 0.0} for rate in rates]
-
-
-def fits(study, resample, model, trunk, settings):
-    seeds = [seeds_of_fit(1, "task", 24, "001", model, at) for at in range(len(settings))]
-    return finetuning.fit_settings(
-        Held(resample, study[0], CPU), resample, network=NETWORK, training=SETTINGS | {"epochs": 3}, settings=settings,
-        seeds=seeds, trunk=trunk, device=CPU,
+def test_weights_say_what_they_were_made_with_and_from_whom(study, undisturbed):
+    tables = planted.sides(study[1])
+    preprocessing = {"engine": "builtin", "voxel_size": 1.0, "grid": [12, 12, 12], "threads": 3}
+    facts = training.metadata_of(
+        undisturbed, tables, learn_targets(planted.TARGETS, tables[0]), network=planted.NETWORK, crop=[12, 12, 12],
+        preprocessing=preprocessing, seed=1,
     )  # fmt: skip
+    assert facts["preprocessing"] == {"engine": "builtin", "voxel_size": 1.0, "grid": [12, 12, 12]}
+    assert facts["training"]["participants"] == 36
+    assert facts["training"]["validation_loss"] == undisturbed.history["validation_loss"].min()
+    assert facts["targets"][0]["mean"] == pytest.approx(tables[0]["age"].mean())
+    assert len(facts["participants"]["digests"]) == 48
+    assert training.participants_of(tables)["role"].value_counts().to_dict() == {"train": 36, "validation": 12}
 
 
-def test_a_diverging_setting_is_recorded_and_the_others_go_on(study, resample):
-    records, chosen, scores = fits(study, resample, "baseline", None, settings_of(1e30, 0.02))
-    assert [record["status"] for record in records] == ["diverged", "ok"]
-    assert chosen == 1
-    assert len(scores) == 12
-
-
-def test_where_every_setting_diverges_one_line_says_so(study, resample):
-    with pytest.raises(InputError, match="every setting diverged"):
-        fits(study, resample, "baseline", None, settings_of(1e30))
-
-
-def test_a_fit_gives_the_same_scores_again(study, resample):
-    first, second = (fits(study, resample, "baseline", None, settings_of(0.02))[2] for _ in range(2))
-    assert np.array_equal(first, second)
-
-
-def test_baseline_and_transfer_share_the_head_and_differ_in_the_trunk():
-    seeds = {name: seeds_of_fit(1, "task", 24, "001", name, 0) for name in ("baseline", "transfer")}
-    assert {key for key in seeds["baseline"] if seeds["baseline"][key] != seeds["transfer"][key]} == {"trunk"}
-    trunk = finetuning.first_network(NETWORK, 0.0, {"trunk": 9, "head": 9}, None).trunk()
-    baseline = finetuning.first_network(NETWORK, 0.0, seeds["baseline"], None)
-    transfer = finetuning.first_network(NETWORK, 0.0, seeds["transfer"], trunk)
-    assert torch.equal(baseline.head.weight, transfer.head.weight)
-    assert same(transfer.trunk(), trunk)
-    assert not torch.equal(baseline.blocks[0].conv.weight, transfer.blocks[0].conv.weight)
-
-
-def test_pretraining_helps_a_fit_on_the_same_signal(study, resample, tmp_path):
-    pretrained = run(study, tmp_path, epochs=8).state
-    trunk = {name: value for name, value in pretrained.items() if not name.startswith("head.")}
-    loss = {
-        name: fits(study, resample, name, given, settings_of(0.02))[0][0]["validation_loss"]
-        for name, given in (("baseline", None), ("transfer", trunk))
-    }
-    assert loss["transfer"] < loss["baseline"]
-
-
-def test_a_participant_whom_pretraining_saw_is_refused(resample):
-    with pytest.raises(InputError, match="1 of its participants were in the pretraining set"):
-        finetuning.check_unseen(resample, [resample["participant_id"][0], "somebody"])
-    finetuning.check_unseen(resample, ["somebody"])
+def test_predictions_have_a_row_per_image_and_known_target(study, undisturbed):
+    tables = planted.sides(study[1])
+    model = SFCN([4, 8], 8, 2, "average", 0.0)
+    model.load_state_dict(undisturbed.state)
+    targets = learn_targets(planted.TARGETS, tables[0])
+    parts = {"validation": tables[1], "holdout": tables[1][:0]}
+    found = training.predictions_of(model, parts, study[0], targets, 5, CPU)
+    assert len(found) == tables[1]["age"].notna().sum() + tables[1]["sex"].notna().sum()
+    mae = (found["truth"] - found["prediction"])[found["target"] == "age"].abs().mean()
+    assert mae == pytest.approx(undisturbed.history["validation_age_mae"][undisturbed.epoch], rel=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import pickle
@@ -18,6 +19,7 @@ from .files import written_whole
 
 logger = logging.getLogger("neurotransfer")
 KEPT = 2  # the newest, and the one before in case the newest is damaged
+DIGEST = hashlib.sha256().digest_size  # bytes at a file's start, since torch does not notice a flipped bit
 
 
 class Checkpoints:
@@ -25,7 +27,7 @@ class Checkpoints:
 
     Parameters
     ----------
-    folder : where they lie
+    folder : where they lie, alone
     fingerprint : of everything that the training depends on; a checkpoint with another one is ignored
     """
 
@@ -33,36 +35,52 @@ class Checkpoints:
         self.folder, self.fingerprint = Path(folder), fingerprint
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint whole and remove all but the newest two."""
+        """Write a checkpoint whole, and remove all but the newest two of this training.
+
+        Parameters
+        ----------
+        step : counts up within a training
+        state : tensors, numbers, texts, and lists and dictionaries of them
+        """
         buffer = io.BytesIO()
-        torch.save({"fingerprint": self.fingerprint, "step": step, "state": state}, buffer)
-        with written_whole(self.folder / f"{step:012d}.pt", "wb") as file:
+        torch.save({"fingerprint": self.fingerprint, "state": state}, buffer)
+        path = self.folder / f"{self._prefix}{step:012d}.pt"
+        with written_whole(path, "wb") as file:
+            file.write(hashlib.sha256(buffer.getbuffer()).digest())
             file.write(buffer.getbuffer())
-        for old in self._newest_first()[KEPT:]:
+        for old in {*self.folder.glob("*.pt")} - {*self._newest_first()[:KEPT]}:
             old.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
         """The state of the newest usable checkpoint, or None; says what it ignores and why."""
-        for path in self._newest_first():
+        mine = self._newest_first()
+        if any(path not in mine for path in self.folder.glob("*.pt")):
+            logger.warning("%s: checkpoints of another configuration or of other images, ignored", self.folder)
+        for path in mine:
             try:
-                content = torch.load(path, map_location="cpu", weights_only=True)
-                fingerprint, state = content["fingerprint"], content["state"]
+                content = path.read_bytes()
+                if hashlib.sha256(memoryview(content)[DIGEST:]).digest() != content[:DIGEST]:
+                    raise ValueError("its digest is another")
+                saved = torch.load(io.BytesIO(memoryview(content)[DIGEST:]), map_location="cpu", weights_only=True)
+                if saved["fingerprint"] != self.fingerprint:
+                    raise ValueError("its fingerprint is another")
             except (OSError, RuntimeError, KeyError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
                 logger.warning("%s: damaged, ignored (%s)", path, " ".join(str(error).split())[:200])
                 continue
-            if fingerprint != self.fingerprint:
-                logger.warning("%s: made with another configuration or other images, ignored", path)
-                continue
             logger.info("resumed from %s", path)
-            return state
+            return saved["state"]
         return None
 
     def delete(self) -> None:
         """Remove them all, after success."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @property
+    def _prefix(self) -> str:
+        return f"{self.fingerprint[:16]}-"
+
     def _newest_first(self) -> list[Path]:
-        return sorted(self.folder.glob("*.pt"), reverse=True)
+        return sorted(self.folder.glob(f"{self._prefix}*.pt"), reverse=True)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from .seeds import seed_from
 from .targets import Target
 
 METRICS = {"continuous": ("mae", "rmse", "r"), "binary": ("auc", "accuracy")}
+PREDICTIONS = ["image_id", "participant_id", "cohort", "split", "target", "truth", "prediction"]
 CHUNK = 200  # bootstrap resamples computed together, to bound memory
 
 
@@ -40,15 +42,11 @@ def weighted_metrics(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarr
 
 def weighted_auc(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve under many weightings: the share of pairs in the right order, ties by half."""
-    _, level = np.unique(predicted, return_inverse=True)
-    levels = np.eye(level.max() + 1)[level] if level.max() < 64 else None
-    positive, negative = weights * (truth > 0.5), weights * (truth <= 0.5)
-    if levels is not None:
-        positive, negative = positive @ levels, negative @ levels
-    else:
-        order = np.argsort(level, kind="stable")
-        starts = np.flatnonzero(np.diff(level[order], prepend=-1))
-        positive, negative = (np.add.reduceat(values[:, order], starts, axis=1) for values in (positive, negative))
+    order = np.argsort(predicted, kind="stable")
+    starts = np.flatnonzero(np.diff(predicted[order], prepend=np.nan) != 0)  # of runs of equal predictions
+    positive, negative = (
+        np.add.reduceat((weights * of_class)[:, order], starts, axis=1) for of_class in (truth > 0.5, truth <= 0.5)
+    )
     below = np.cumsum(negative, axis=1) - negative / 2
     return (positive * below).sum(1) / (positive.sum(1) * negative.sum(1))
 
@@ -86,7 +84,7 @@ def evaluate(predictions: pd.DataFrame, targets: list[Target], *, resamples: int
     """Metrics per split and target, beside those of the dummy.
 
     The dummy predicts the training set's mean, or its larger class, for everybody; its AUC is 0.5 and its
-    correlation 0.
+    correlation 0.  A metric that is not defined, such as the AUC of one class, has no row.
 
     Parameters
     ----------
@@ -103,9 +101,9 @@ def evaluate(predictions: pd.DataFrame, targets: list[Target], *, resamples: int
             if part.empty:
                 continue
             truth, people = part["truth"].to_numpy(float), part["participant_id"].to_numpy(str)
-            found = metrics_with_intervals(
-                truth, part["prediction"].to_numpy(float), people, target.kind, resamples=resamples, seed=seed
-            )
+            predicted, seed_here = part["prediction"].to_numpy(float), seed_from("metrics", seed, split, target.name)
+            found = metrics_with_intervals(truth, predicted, people, target.kind, resamples=resamples, seed=seed_here)
+            found = found[np.isfinite(found["value"])]
             dummy = point_metrics(truth, np.full(len(truth), target.mean), target.kind) | {"r": 0.0, "auc": 0.5}
             found.insert(0, "target", target.name)
             found.insert(0, "split", split)
@@ -116,7 +114,12 @@ def evaluate(predictions: pd.DataFrame, targets: list[Target], *, resamples: int
 
 
 def long_form(table: pd.DataFrame, values: np.ndarray, targets: list[Target], split: str) -> pd.DataFrame:
-    """Predictions of a table's images, a row per image and target that it has."""
+    """Predictions of a table's images: the columns `PREDICTIONS`, a row per image and target that it has.
+
+    Parameters
+    ----------
+    values : [rows, targets] in the targets' units, of binary ones probabilities
+    """
     parts = []
     for column, target in enumerate(targets):
         part = table[["image_id", "participant_id", "cohort"]].copy()

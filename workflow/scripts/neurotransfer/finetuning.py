@@ -9,6 +9,7 @@ import copy
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,28 +22,47 @@ from .device import autocast, choose_device, place
 from .errors import InputError
 from .evaluation import point_metrics
 from .files import read_facts, read_table
-from .model import SFCN, calibrate
+from .model import SFCN, trunk_of
 from .resampling import check_disjoint
 from .seeds import seed_from
 from .selection import choose, fingerprint_of_fit, fit_record, seeds_of_fit
-from .training import learning_rate, optimiser_for, predict
+from .training import Momentum, learning_rate, predict, settle
+from .weights import check_weights, expected_of, read_weights, seen_by
 
 logger = logging.getLogger("neurotransfer")
 CACHE = "results/cache"
 
 
-def check_unseen(resample: pd.DataFrame, pretrained: Sequence[str]) -> None:
-    """Refuse a resample with a participant whom pretraining saw.
+def pretrained_trunk(
+    weights: str | Path, fitting: Mapping[str, Any], resample: str | Path, participants: str | Path | None
+) -> dict[str, torch.Tensor]:
+    """The trunk that transfer starts from, of weights that match the study and have seen nobody of the resample.
+
+    Parameters
+    ----------
+    fitting : `network`, `crop` and `preprocessing`, which the weights must have been made with
+    resample : whose participants pretraining must not have seen
+    participants : the table of those it saw, where pretraining was this study's own; given weights may carry
+        keyed digests instead, and where they do not the overlap is unknown, which the log says
 
     Raises
     ------
     InputError
-        with how many there are
+        where the weights do not match, or have seen a participant of the resample
     """
-    seen = set(resample["participant_id"]) & set(pretrained)
-    if seen:
-        what = f"{len(seen)} of its participants were in the pretraining set"
-        raise InputError("resample", "participant_id", what, "delete results/split and results/resamples and run again")
+    state, metadata = read_weights(weights)
+    check_weights(metadata, expected_of(fitting["network"], fitting["crop"], fitting["preprocessing"]), weights)
+    people = set(read_table(resample)["participant_id"])
+    seen = seen_by(metadata, people)
+    if participants:
+        seen = people & set(read_table(participants)["participant_id"])
+    if seen is None:
+        logger.warning("%s: whether it has seen participants of this resample is unknown", weights)
+    elif seen:
+        what = f"{len(seen)} of its participants are behind the weights {weights}, such as {min(seen)}"
+        fix = "delete results/split and results/resamples and run again; with given weights, leave these people out"
+        raise InputError(resample, "participant_id", what, fix)
+    return trunk_of(state)
 
 
 def first_network(
@@ -81,31 +101,31 @@ def fit_setting(
     state : the network's at that epoch; empty where it diverged
     """
     place(model, device)
-    optimiser = optimiser_for(model, settings)
+    optimiser = Momentum(model, settings)
     train = rows["train"]
     truth = labels[torch.as_tensor(rows["validation"])]
     best: dict[str, Any] = {"validation_loss": math.inf}
     state: dict[str, torch.Tensor] = {}
     for epoch in range(settings["epochs"]):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(settings, epoch)
+        rate = learning_rate(settings, epoch)
         order = [train[batch] for batch in epoch_order(len(train), settings["batch_size"], seeds["order"], epoch)]
         model.train()
         for step, batch in enumerate(images.batches(order, device)):
-            torch.manual_seed(seed_from(seeds["dropout"], epoch, step))
             shifted = augment(batch, settings["augmentation"], seed_from(seeds["augmentation"], epoch, step))
+            torch.manual_seed(seed_from(seeds["dropout"], epoch, step))
             with autocast(device):
                 outputs = model(as_input(shifted))[:, 0]
             wanted = labels[torch.as_tensor(order[step])].to(device)
             loss = functional.binary_cross_entropy_with_logits(outputs.float(), wanted)
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.clear()
             loss.backward()
-            optimiser.step()
-        calibrate(model, (as_input(batch) for batch in images.batches(order, device)))
+            optimiser.step(rate)
+        settle(model, images.batches(order, device), device)
         outputs = predict(model, images, rows["validation"], settings["batch_size"], device)[:, 0]
-        if not np.isfinite(outputs).all():
-            return {"status": "diverged", "epoch": None, "validation_auc": None, "validation_loss": None}, {}
         loss = float(functional.binary_cross_entropy_with_logits(torch.from_numpy(outputs), truth))
+        if not math.isfinite(loss):
+            logger.warning("diverged in epoch %d at a learning rate of %g", epoch, rate)
+            return {"status": "diverged", "epoch": None, "validation_auc": None, "validation_loss": None}, {}
         if loss < best["validation_loss"]:
             auc = point_metrics(truth.numpy(), outputs, "binary")["auc"]
             best = {"status": "ok", "epoch": epoch, "validation_auc": auc, "validation_loss": loss}
@@ -156,24 +176,26 @@ def fit_settings(
 
 def fit(
     model_name: str,
-    resample_path: str,
+    resample_path: str | Path,
     fitting: Mapping[str, Any],
     *,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     trunk: Mapping[str, torch.Tensor] | None = None,
-    pretrained: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One replicate of one CNN model type, from its resample's file to its record.
 
     Parameters
     ----------
+    model_name : "baseline" or "transfer"
     fitting : `seed`, `network`, `training` (`models.cnn`) and `settings`
-    weights, trunk : the file of the pretrained weights and the trunk in it, for transfer
-    pretrained : participants whom pretraining saw
+    weights, trunk : for transfer, the file of the pretrained weights and the trunk in it (`pretrained_trunk`)
+
+    Returns
+    -------
+    see selection.fit_record; the test images' scores are logits
     """
     resample, facts = read_table(resample_path), read_facts(resample_path)
-    check_disjoint(resample)
-    check_unseen(resample, pretrained)
+    check_disjoint(resample, resample_path)
     training = fitting["training"]
     device = choose_device(training["device"], training["threads"])
     names = (fitting["seed"], facts["task"], facts["n"], facts["replicate"], model_name)

@@ -5,7 +5,7 @@ An image of raw intensities (0 to 255) goes in, one number per target comes out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -30,6 +30,9 @@ class Block(nn.Module):
 class SFCN(nn.Module):
     """SFCN (Peng et al., 2021, doi:10.1016/j.media.2020.101871) with a linear head.
 
+    Intensities need no scaling: batch norm follows every convolution, so the scale of what goes in leaves
+    neither outputs nor gradients another (but for batch norm's epsilon, 1e-3 against variances of 1e3).
+
     Parameters
     ----------
     channels : of the convolutional blocks; each halves the image, so with five of them an axis needs at
@@ -53,14 +56,15 @@ class SFCN(nn.Module):
         self.head = nn.Linear(bottleneck, outputs)
 
     def forward(self, images: Tensor) -> Tensor:  # [N, 1, D, H, W], float -> [N, outputs]
-        x = self.blocks(images)  # [N, channels[-1], D / 32, H / 32, W / 32] with five blocks
+        x = self.blocks(images)  # [N, channels[-1], D // 32, H // 32, W // 32] with five blocks
         x = torch.relu(self.norm(self.bottleneck(x)))  # [N, bottleneck, ...]
         x = x.amax((2, 3, 4)) if self.pooling == "max" else x.mean((2, 3, 4))  # [N, bottleneck]
         return self.head(self.dropout(x))
 
-    def trunk(self) -> dict[str, Tensor]:
-        """The state that transfer carries over: everything but the head."""
-        return {name: value for name, value in self.state_dict().items() if not name.startswith("head.")}
+
+def trunk_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What transfer carries over of a network's state: everything but the head."""
+    return {name: value for name, value in state.items() if not name.startswith("head.")}
 
 
 @torch.no_grad()
@@ -69,6 +73,10 @@ def calibrate(model: SFCN, batches: Iterable[Tensor]) -> None:
 
     Running averages with the published momentum of 0.01 need hundreds of steps to forget where they
     started; a small fit has fewer ("precise" batch norm, Wu & Johnson, 2021, arXiv:2105.07576).
+
+    Parameters
+    ----------
+    batches : inputs of the network, float32 [N, 1, D, H, W], as training sees them but for augmentation
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm3d)]
     for norm in norms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,7 +34,7 @@ class Target:
 
 
 def learn_targets(settings: Mapping[str, Mapping[str, Any]], training: pd.DataFrame) -> list[Target]:
-    """Targets in the published order, standardised by the training set's participants' images.
+    """Targets in the published order, standardised by the training set's images.
 
     A target that no training image has keeps its output with mean 0 and sd 1, and never costs anything.
     """
@@ -67,23 +68,40 @@ def decode(outputs: np.ndarray, targets: list[Target]) -> np.ndarray:
     columns = []
     for column, target in zip(outputs.astype(float).T, targets, strict=True):
         continuous = target.kind == "continuous"
-        columns.append(column * target.sd + target.mean if continuous else 1 / (1 + np.exp(-column)))
+        columns.append(column * target.sd + target.mean if continuous else 0.5 * (1 + np.tanh(column / 2)))
     return np.stack(columns, axis=1)
+
+
+def first_biases(targets: list[Target]) -> Tensor:
+    """Biases of a head that has learnt nothing yet: the training set's means, as outputs; float32 [targets].
+
+    0 is the mean of a standardised target; a binary one starts at the logit of its prevalence, moved by its
+    class weight, so that a rare class costs no epochs of learning that it is rare.
+    """
+    biases = [0.0] * len(targets)
+    for column, target in enumerate(targets):
+        if target.kind == "binary" and 0 < target.mean < 1:
+            biases[column] = math.log(target.positive_weight * target.mean / (1 - target.mean))
+    return torch.tensor(biases)
 
 
 def masked_loss(outputs: Tensor, truth: Tensor, targets: list[Target]) -> Tensor:
     """The weighted sum over targets of the mean loss over the images that have the target.
 
+    A target that no image of the batch has adds nothing to the loss and nothing to any gradient.
+
     Parameters
     ----------
-    outputs, truth : [N, targets]; truth is NaN where missing.  A target that no image of the batch has adds
-        nothing to the loss and nothing to any gradient.
+    outputs : float32 [N, targets]; of continuous targets standardised values, of binary ones logits
+    truth : float32 [N, targets], from `encode`: NaN where missing
     """
     present = ~torch.isnan(truth)
     filled = torch.where(present, truth, 0.0)
     total = outputs.sum() * 0.0
     for column, target in enumerate(targets):
-        output, wanted = outputs[:, column].float(), filled[:, column]
+        if target.weight == 0:
+            continue
+        output, wanted = outputs[:, column], filled[:, column]
         if target.kind == "binary":
             weight = torch.tensor(target.positive_weight, device=outputs.device)
             losses = functional.binary_cross_entropy_with_logits(output, wanted, pos_weight=weight, reduction="none")

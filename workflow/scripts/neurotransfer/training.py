@@ -6,34 +6,69 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from .batches import Images, as_input, augment, epoch_order
 from .checkpoints import Checkpoints, asked_to_stop
 from .device import autocast, place
 from .errors import InputError
-from .evaluation import point_metrics
+from .evaluation import PREDICTIONS, long_form, point_metrics
 from .model import SFCN, calibrate
 from .seeds import seed_from
-from .targets import Target, decode, encode, masked_loss
+from .targets import Target, as_metadata, decode, encode, first_biases, masked_loss
+from .weights import SCALING, digests_of
 
 logger = logging.getLogger("neurotransfer")
 CALIBRATION_BATCHES = 32  # batches over which batch norm's statistics are taken at the end of an epoch
+CHECKPOINT_SECONDS = 600.0  # between two checkpoints within an epoch; each epoch's end writes one, too
+NEWS_SECONDS = 60.0  # between two lines of progress within an epoch
 
 
 @dataclass(frozen=True)
 class Pretrained:
     """What pretraining gives: the state of the best epoch, the history of all, and which was best."""
 
-    state: dict[str, torch.Tensor]
+    state: dict[str, Tensor]
     history: pd.DataFrame
     epoch: int
+
+
+class Momentum:
+    """Stochastic gradient descent with momentum and weight decay, as torch.optim.SGD computes it.
+
+    torch's own imports its compiler when it is made, a second that each of thousands of fits would pay.
+    """
+
+    def __init__(self, model: torch.nn.Module, settings: Mapping[str, Any]) -> None:
+        self.parameters = list(model.parameters())
+        self.momentum, self.weight_decay = settings["momentum"], settings["weight_decay"]
+        self.velocities = [torch.zeros_like(parameter) for parameter in self.parameters]
+
+    def clear(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Move every parameter that has a gradient."""
+        for parameter, velocity in zip(self.parameters, self.velocities, strict=True):
+            if parameter.grad is not None:
+                velocity.mul_(self.momentum).add_(parameter.grad).add_(parameter, alpha=self.weight_decay)
+                parameter.sub_(velocity, alpha=rate)
+
+    def load(self, velocities: Sequence[Tensor]) -> None:
+        """Go on with the velocities of a checkpoint."""
+        for velocity, saved in zip(self.velocities, velocities, strict=True):
+            velocity.copy_(saved)
 
 
 def learning_rate(settings: Mapping[str, Any], epoch: int) -> float:
@@ -42,27 +77,35 @@ def learning_rate(settings: Mapping[str, Any], epoch: int) -> float:
     return settings["learning_rate"] * schedule["factor"] ** (epoch // schedule["every"])
 
 
-def optimiser_for(model: torch.nn.Module, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with momentum and weight decay."""
-    options = {"momentum": settings["momentum"], "weight_decay": settings["weight_decay"]}
-    return torch.optim.SGD(model.parameters(), lr=settings["learning_rate"], **options)
-
-
 @torch.no_grad()
-def predict(model: SFCN, images: Images, rows: np.ndarray, batch_size: int, device: torch.device) -> np.ndarray:
+def predict(
+    model: SFCN,
+    images: Images,
+    rows: np.ndarray,
+    batch_size: int,
+    device: torch.device,
+    after_batch: Callable[[], None] = lambda: None,
+) -> np.ndarray:
     """The network's raw outputs for rows of `images`: float32 [len(rows), outputs]."""
     model.eval()
     outputs = []
     for batch in images.batches([rows[at : at + batch_size] for at in range(0, len(rows), batch_size)], device):
         with autocast(device):
             outputs.append(model(as_input(batch)).float().cpu().numpy())
+        after_batch()
     return np.concatenate(outputs)
+
+
+def settle(model: SFCN, batches: Iterator[Tensor], device: torch.device) -> None:
+    """Calibrate batch norm on uint8 batches, in the data type that the device trains in."""
+    with autocast(device):
+        calibrate(model, map(as_input, batches))
 
 
 def pretrain(
     training: Images,
     validation: Images,
-    tables: tuple[pd.DataFrame, pd.DataFrame],
+    tables: Sequence[pd.DataFrame],
     *,
     targets: list[Target],
     network: Mapping[str, Any],
@@ -74,7 +117,7 @@ def pretrain(
     """Train the multi-target network and keep the epoch with the lowest validation loss.
 
     Everything random is a function of (seed, epoch, step), so a run that was stopped and resumed gives the
-    same bytes as one that was not (on one kind of device).
+    same bytes as one that was not (on one kind of device), and a checkpoint needs no generator's state.
 
     Parameters
     ----------
@@ -91,83 +134,124 @@ def pretrain(
     """
     torch.manual_seed(seed_from(seed, "pretrain", "initial"))
     model = SFCN(network["channels"], network["bottleneck"], len(targets), network["pooling"], settings["dropout"])
+    with torch.no_grad():
+        model.head.bias.copy_(first_biases(targets))
     place(model, device)
-    optimiser = optimiser_for(model, settings)
+    optimiser = Momentum(model, settings)
     truth, validation_truth = (encode(table, targets) for table in tables)
+    everyone = np.arange(len(validation))
     history: list[dict[str, float]] = []
     best: dict[str, Any] = {"loss": math.inf, "epoch": -1, "state": {}}
-    epoch = step = 0
-    total = 0.0
+    epoch = step = steps = 0  # the epoch, steps done in it, and steps done in all
+    total = 0.0  # of the losses of the epoch's images so far
     if saved := checkpoints.load():
         model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
+        optimiser.load(saved["velocities"])
         history, best = saved["history"], saved["best"]
-        epoch, step, total = saved["epoch"], saved["step"], saved["total"]
+        epoch, step, steps, total = (saved[name] for name in ("epoch", "step", "steps", "total"))
 
     def save() -> None:
-        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "history": history, "best": best}
-        per_epoch = math.ceil(len(training) / settings["batch_size"]) + 1
-        checkpoints.save(epoch * per_epoch + step, state | {"epoch": epoch, "step": step, "total": total})
+        state = {"model": model.state_dict(), "velocities": optimiser.velocities, "history": history, "best": best}
+        state |= {"epoch": epoch, "step": step, "steps": steps, "total": total}
+        checkpoints.save(2 * steps + (step == 0), state)  # an epoch's end counts as later than its last step
 
-    started, seen, told = time.monotonic(), 0, time.monotonic()
-    with asked_to_stop() as stop:
+    def stop_if_asked() -> None:
+        if asked:
+            save()
+            logger.warning("stopped by SIGTERM in epoch %d, step %d; the next run goes on from there", epoch, step)
+            sys.exit(143)
+
+    progress = Progress(len(training), settings["epochs"], epoch)
+    saved_at = time.monotonic()
+    with asked_to_stop() as asked:
         while epoch < settings["epochs"] and not _out_of_patience(epoch, best["epoch"], settings["patience"]):
             rate = learning_rate(settings, epoch)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
             order = epoch_order(len(training), settings["batch_size"], seed, epoch)
             model.train()
             for batch in training.batches(order[step:], device):
-                rows = order[step]
-                torch.manual_seed(seed_from(seed, "dropout", epoch, step))
+                rows = torch.as_tensor(order[step])
                 images = augment(batch, settings["augmentation"], seed_from(seed, "augmentation", epoch, step))
+                torch.manual_seed(seed_from(seed, "dropout", epoch, step))
                 with autocast(device):
                     outputs = model(as_input(images))
-                loss = masked_loss(outputs.float(), truth[torch.as_tensor(rows)].to(device), targets)
-                optimiser.zero_grad(set_to_none=True)
+                loss = masked_loss(outputs.float(), truth[rows].to(device), targets)
+                optimiser.clear()
                 loss.backward()
-                optimiser.step()
-                total += float(loss) * len(rows)
+                optimiser.step(rate)
+                value = loss.item()
+                total += value * len(rows)
                 if not math.isfinite(total):
                     what = f"the loss is not finite in epoch {epoch}, step {step}, at a learning rate of {rate:g}"
-                    raise InputError("configuration", "pretrain", what, "lower pretrain.learning_rate")
-                step += 1
-                seen += len(rows)
-                if time.monotonic() - told > 60:
-                    told = time.monotonic()
-                    logger.info(
-                        "epoch %d, step %d of %d: %.1f images/s", epoch, step, len(order), seen / (told - started)
-                    )
-                if stop:
+                    raise InputError("configuration", "pretrain.learning_rate", what, "lower it, by a factor of 3 say")
+                step, steps = step + 1, steps + 1
+                progress.tell(epoch, step, len(rows), value)
+                if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
                     save()
-                    logger.warning(
-                        "stopped by SIGTERM in epoch %d, step %d; the next run goes on from there", epoch, step
-                    )
-                    sys.exit(143)
-            plain = training.batches(order[:CALIBRATION_BATCHES], device)
-            calibrate(model, (as_input(batch) for batch in plain))
-            rows = np.arange(len(validation))
-            outputs = predict(model, validation, rows, settings["batch_size"], device)
+                    saved_at = time.monotonic()
+                stop_if_asked()
+            settle(model, training.batches(order[:CALIBRATION_BATCHES], device), device)
+            outputs = predict(model, validation, everyone, settings["batch_size"], device, stop_if_asked)
             loss = float(masked_loss(torch.from_numpy(outputs), validation_truth, targets))
-            row = {"epoch": epoch, "learning_rate": rate, "train_loss": total / len(training), "validation_loss": loss}
-            row |= _validation_metrics(outputs, tables[1], targets)
+            row = {"epoch": epoch, "step": steps, "learning_rate": rate, "train_loss": total / len(training)}
+            row |= {"validation_loss": loss, **_validation_metrics(outputs, tables[1], targets)}
             history.append(row)
             if loss < best["loss"]:
                 state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
                 best = {"loss": loss, "epoch": epoch, "state": state}
             epoch, step, total = epoch + 1, 0, 0.0
             save()
-            elapsed = time.monotonic() - started
-            figures = ", ".join(
-                f"{name.removeprefix('validation_')} {value:.3f}" for name, value in row.items() if value
-            )
-            remaining = elapsed / len(history) * (settings["epochs"] - epoch)
-            logger.info("%s; %.1f images/s, %.0f s to go", figures, seen / elapsed, remaining)
+            saved_at = time.monotonic()
+            progress.conclude(row)
     if not best["state"]:
-        raise InputError(
-            "configuration", "pretrain", "no epoch had a finite validation loss", "lower the learning rate"
-        )
+        what = "no epoch had a finite validation loss"
+        raise InputError("configuration", "pretrain.learning_rate", what, "lower it, by a factor of 3 say")
     return Pretrained(best["state"], pd.DataFrame(history), best["epoch"])
+
+
+class Progress:
+    """Lines for a person: one per minute within an epoch, and one per epoch with its validation metrics.
+
+    Parameters
+    ----------
+    images : of an epoch
+    epochs : that there will be
+    epoch : that this process begins with
+    """
+
+    def __init__(self, images: int, epochs: int, epoch: int) -> None:
+        self.images, self.epochs, self.first = images, epochs, epoch
+        self.started = self.told = time.monotonic()
+        self.seen = 0
+
+    def tell(self, epoch: int, step: int, images: int, loss: float) -> None:
+        """Count a step's images, and write a line where the last one is a minute old."""
+        self.seen += images
+        now = time.monotonic()
+        if now - self.told > NEWS_SECONDS:
+            self.told = now
+            pace = self.seen / (now - self.started)
+            left = (self.epochs - self.first) * self.images - self.seen
+            message = "epoch %d, step %d: loss %.4f; %.1f images/s, %s to go"
+            logger.info(message, epoch, step, loss, pace, _duration(left / pace))
+
+    def conclude(self, row: Mapping[str, float]) -> None:
+        """Write an epoch's line."""
+        self.told = time.monotonic()
+        elapsed, done = self.told - self.started, row["epoch"] + 1 - self.first
+        figures = [f"{name.removeprefix('validation_')} {value:.3f}" for name, value in list(row.items())[3:]]
+        left = _duration(elapsed / done * (self.epochs - row["epoch"] - 1))
+        message = "epoch %d: %s; %.1f images/s, %s to go"
+        logger.info(message, row["epoch"], ", ".join(figures), self.seen / elapsed, left)
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _out_of_patience(epoch: int, best: int, patience: int | None) -> bool:
@@ -187,13 +271,30 @@ def _validation_metrics(outputs: np.ndarray, table: pd.DataFrame, targets: list[
     return row
 
 
+def predictions_of(
+    model: SFCN,
+    parts: Mapping[str, pd.DataFrame],
+    folder: str | Path,
+    targets: list[Target],
+    batch_size: int,
+    device: torch.device,
+) -> pd.DataFrame:
+    """Predictions in long form (see evaluation.PREDICTIONS) of index rows by split; none where there is no image."""
+    found = []
+    for split, table in parts.items():
+        if len(table):
+            outputs = predict(model, Images(table, folder), np.arange(len(table)), batch_size, device)
+            found.append(long_form(table, decode(outputs, targets), targets, split))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=PREDICTIONS)
+
+
 def training_rows(indices: pd.DataFrame, splits: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The index rows of the training and of the validation images.
 
     Raises
     ------
     InputError
-        where either has none
+        where either has none, or a participant is in both
     """
     roles = indices["image_id"].map(splits.set_index("image_id")["role"])
     tables = tuple(indices[roles == role].reset_index(drop=True) for role in ("train", "validation"))
@@ -203,5 +304,41 @@ def training_rows(indices: pd.DataFrame, splits: pd.DataFrame) -> tuple[pd.DataF
             raise InputError("results/split/cohorts", "role", f"no image is for {role}", fix)
     shared = set(tables[0]["participant_id"]) & set(tables[1]["participant_id"])
     if shared:
-        raise InputError("results/split/cohorts", "role", f"{len(shared)} participants are on two sides", "split anew")
+        fix = "delete results/split, then run the same command again"
+        raise InputError("results/split/cohorts", "role", f"{len(shared)} participants are on two sides", fix)
     return tables
+
+
+def participants_of(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Who is behind the weights: participant_id and role ("train" or "validation"), a row per person."""
+    people = [
+        table[["participant_id"]].assign(role=role) for table, role in zip(tables, ("train", "validation"), strict=True)
+    ]
+    return pd.concat(people).drop_duplicates().sort_values("participant_id", ignore_index=True)
+
+
+def metadata_of(
+    result: Pretrained,
+    tables: Sequence[pd.DataFrame],
+    targets: list[Target],
+    *,
+    network: Mapping[str, Any],
+    crop: Sequence[int],
+    preprocessing: Mapping[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """What the file of weights says of them: what they must be used with, and what they come from."""
+    best = result.history.iloc[result.epoch]
+    figures = {"epoch": result.epoch, "epochs": len(result.history), "images": len(tables[0])}
+    figures["participants"] = int(tables[0]["participant_id"].nunique())
+    figures |= {"validation_images": len(tables[1]), "validation_loss": float(best["validation_loss"])}
+    figures |= {name: float(best[name]) for name in best.index[5:] if math.isfinite(best[name])}
+    return {
+        "network": dict(network),
+        "crop": list(crop),
+        "scaling": SCALING,
+        "preprocessing": {name: preprocessing[name] for name in ("engine", "voxel_size", "grid")},
+        "targets": as_metadata(targets),
+        "training": figures,
+        "participants": digests_of(participants_of(tables)["participant_id"], str(seed_from(seed, "participants"))),
+    }

@@ -1,0 +1,121 @@
+"""From shards to batches: the right images, verified, in an order and under changes that seeds decide."""
+
+import numpy as np
+import planted
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from neurotransfer import batches
+from neurotransfer.batches import Held, Images, as_input, augment, epoch_order
+from neurotransfer.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    return folder, planted.plant(folder)
+
+
+def stored(folder, table, positions):
+    rows = table.iloc[positions]
+    return np.stack([np.load(folder / f"{s}.npy")[row] for s, row in zip(rows["shard"], rows["row"], strict=True)])
+
+
+def test_batches_hold_the_images_that_the_order_names(study):
+    order = epoch_order(48, 7, 1, 0)
+    for images in (Images(study[1], study[0]), Held(study[1], study[0], CPU)):
+        found = list(images.batches(order, CPU))
+        assert len(found) == len(order)
+        for batch, positions in zip(found, order, strict=True):
+            assert batch.dtype == torch.uint8
+            assert np.array_equal(batch.numpy(), stored(*study, positions))
+
+
+def test_few_open_shards_are_enough(study, monkeypatch):
+    monkeypatch.setattr(batches, "OPEN_SHARDS", 1)
+    images = Images(study[1], study[0])
+    positions = np.array([0, 30, 1, 31, 2])
+    assert np.array_equal(images.read(positions).numpy(), stored(*study, positions))
+    assert len(images.maps) == 1
+
+
+def test_an_image_that_a_resample_has_twice_is_held_once(study):
+    resample = planted.resample_of(study[1])
+    held = Held(resample, study[0], CPU)
+    assert len(held.images) == resample["image_id"].nunique() < len(resample)
+    found = torch.cat(list(held.batches([np.arange(48)], CPU)))
+    assert np.array_equal(found.numpy(), stored(study[0], resample, np.arange(48)))
+
+
+def test_a_flipped_byte_stops_before_it_is_used(study, tmp_path):
+    folder, table = study
+    raw = bytearray((folder / "x-0001.npy").read_bytes())
+    raw[-1] ^= 1
+    (tmp_path / "x-0001.npy").write_bytes(raw)
+    images = Images(table, tmp_path)
+    images.read([0, 1])
+    with pytest.raises(InputError, match=r"x-0001.npy: row 23"):
+        images.read([1, 23])
+    with pytest.raises(InputError, match=r"x-0001.npy: row 23"):
+        Held(table[:24], tmp_path, CPU)
+
+
+def test_a_missing_shard_and_a_short_one_are_named(study, tmp_path):
+    images = Images(study[1], tmp_path)
+    with pytest.raises(InputError, match=r"x-0001.npy: the shard can't be read"):
+        images.read([0])
+    np.save(tmp_path / "x-0001.npy", np.load(study[0] / "x-0001.npy")[:5])
+    with pytest.raises(InputError, match=r"x-0001.npy: it holds 5 images"):
+        images.read([20])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 300), st.integers(2, 20), st.integers(0, 99))
+def test_an_epoch_shows_every_image_once_in_batches_of_about_one_size(count, size, seed):
+    order = epoch_order(count, size, seed, 3)
+    lengths = [len(batch) for batch in order]
+    assert sorted(np.concatenate(order)) == list(range(count))
+    assert max(lengths) <= size
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    first, again, later, other = (np.concatenate(epoch_order(50, 8, *at)) for at in ((1, 0), (1, 0), (1, 1), (2, 0)))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, later)
+    assert not np.array_equal(first, other)
+
+
+def test_intensities_go_in_as_they_are():
+    images = torch.tensor([0, 1, 200, 255], dtype=torch.uint8).reshape(1, 2, 2, 1)
+    found = as_input(images)
+    assert found.shape == (1, 1, 2, 2, 1)
+    assert found.flatten().tolist() == [0.0, 1.0, 200.0, 255.0]
+
+
+def test_augmentation_shifts_and_mirrors_whole_images():
+    images = torch.randint(1, 255, (40, 7, 8, 9), dtype=torch.uint8)
+    moved = augment(images, {"shift": 2, "mirror": True}, 4)
+    seen = set()
+    for before, after in zip(images, moved, strict=True):
+        padded = torch.nn.functional.pad(before, (2,) * 6)
+        candidates = {
+            (mirror, a, b, c): one[a : a + 7, b : b + 8, c : c + 9]
+            for mirror, one in enumerate((padded, padded.flip(0)))
+            for a in range(5) for b in range(5) for c in range(5)
+        }  # fmt: skip
+        found = [how for how, candidate in candidates.items() if torch.equal(after, candidate)]
+        assert len(found) == 1
+        seen.add(found[0])
+    for part in range(4):  # mirrored and not, and shifts of every size along every axis
+        assert {how[part] for how in seen} == set(range(2 if part == 0 else 5))
+
+
+def test_augmentation_follows_from_its_seed_and_can_be_off():
+    images = torch.randint(1, 255, (6, 7, 8, 9), dtype=torch.uint8)
+    assert torch.equal(*(augment(images, {"shift": 2, "mirror": True}, 4) for _ in range(2)))
+    assert not torch.equal(*(augment(images, {"shift": 2, "mirror": True}, seed) for seed in (4, 5)))
+    assert torch.equal(images, augment(images, {"shift": 0, "mirror": False}, 4))

@@ -1,0 +1,181 @@
+"""Binary fits on one resample: what baseline and transfer share, what is refused, what is recorded."""
+
+import json
+
+import numpy as np
+import planted
+import pytest
+import torch
+from neurotransfer import finetuning
+from neurotransfer.batches import Held
+from neurotransfer.errors import InputError
+from neurotransfer.files import write_table
+from neurotransfer.model import trunk_of
+from neurotransfer.selection import seeds_of_fit
+from neurotransfer.targets import as_metadata, learn_targets
+from neurotransfer.weights import digests_of, write_weights
+from sklearn.metrics import log_loss, roc_auc_score
+
+CPU = torch.device("cpu")
+PREPROCESSING = {"engine": "builtin", "voxel_size": 1.0, "grid": [12, 12, 12], "threads": 1}
+FITTING = {
+    "seed": 1, "network": planted.NETWORK, "crop": [12, 12, 12], "preprocessing": PREPROCESSING,
+    "training": planted.SETTINGS | {"epochs": 3, "device": "cpu", "threads": 1},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("cache")
+    return folder, planted.plant(folder)
+
+
+@pytest.fixture
+def resample(study):
+    return planted.resample_of(study[1])
+
+
+@pytest.fixture(scope="module")
+def trunk(study, tmp_path_factory):
+    return trunk_of(planted.pretrained(*study, tmp_path_factory.mktemp("checkpoints"), CPU, epochs=8).state)
+
+
+def settings_of(*rates):
+    return [{"learning_rate": rate, "weight_decay": 0.0, "dropout": 0.0} for rate in rates]
+
+
+def fits(study, resample, model, trunk, settings):
+    seeds = [seeds_of_fit(1, "task", 24, "001", model, at) for at in range(len(settings))]
+    return finetuning.fit_settings(
+        Held(resample, study[0], CPU), resample, network=planted.NETWORK, training=FITTING["training"],
+        settings=settings, seeds=seeds, trunk=trunk, device=CPU,
+    )  # fmt: skip
+
+
+def test_a_diverging_setting_is_recorded_and_the_others_go_on(study, resample):
+    records, chosen, scores = fits(study, resample, "baseline", None, settings_of(1e30, 0.02))
+    assert [record["status"] for record in records] == ["diverged", "ok"]
+    assert records[0]["validation_auc"] is None
+    assert chosen == 1
+    assert len(scores) == 12
+
+
+def test_where_every_setting_diverges_one_line_says_so(study, resample):
+    with pytest.raises(InputError, match="every setting diverged"):
+        fits(study, resample, "baseline", None, settings_of(1e30))
+
+
+def test_settings_do_not_disturb_each_other(study, resample):
+    """A setting's result follows from its seeds alone, whichever settings were fitted before it."""
+    alone = fits(study, resample, "baseline", None, settings_of(0.02))
+    together = fits(study, resample, "baseline", None, settings_of(0.02, 1e-9))
+    assert alone[0][0] == together[0][0]
+    torch.manual_seed(99)
+    assert np.array_equal(alone[2], fits(study, resample, "baseline", None, settings_of(0.02))[2])
+
+
+def test_nothing_of_the_test_images_reaches_the_fit(study, resample):
+    """With other labels and images for the test, training and validation are the same to the last bit."""
+    other = resample.copy()
+    test = other["role"] == "test"
+    other.loc[test, ["shard", "row", "checksum"]] = other.loc[test, ["shard", "row", "checksum"]].to_numpy()[::-1]
+    other.loc[test, "label"] = 1 - other.loc[test, "label"]
+    first, second = (fits(study, rows, "baseline", None, settings_of(0.02, 0.005)) for rows in (resample, other))
+    assert first[:2] == second[:2]
+    assert np.allclose(first[2], second[2][::-1], atol=1e-5)
+
+
+def test_baseline_and_transfer_share_the_head_and_differ_in_the_trunk():
+    seeds = {name: seeds_of_fit(1, "task", 24, "001", name, 0) for name in ("baseline", "transfer")}
+    assert {key for key in seeds["baseline"] if seeds["baseline"][key] != seeds["transfer"][key]} == {"trunk"}
+    given = trunk_of(finetuning.first_network(planted.NETWORK, 0.0, {"trunk": 9, "head": 9}, None).state_dict())
+    baseline = finetuning.first_network(planted.NETWORK, 0.0, seeds["baseline"], None)
+    transfer = finetuning.first_network(planted.NETWORK, 0.0, seeds["transfer"], given)
+    assert torch.equal(baseline.head.weight, transfer.head.weight)
+    assert torch.equal(baseline.head.bias, transfer.head.bias)
+    assert all(torch.equal(value, given[name]) for name, value in trunk_of(transfer.state_dict()).items())
+    assert not torch.equal(baseline.blocks[0].conv.weight, transfer.blocks[0].conv.weight)
+
+
+def test_pretraining_helps_a_fit_on_the_same_signal(study, resample, trunk):
+    baseline, transfer = (
+        fits(study, resample, name, first, settings_of(0.02))[0][0]
+        for name, first in (("baseline", None), ("transfer", trunk))
+    )
+    assert transfer["validation_loss"] < baseline["validation_loss"]
+    assert transfer["validation_auc"] >= baseline["validation_auc"]
+
+
+def test_a_record_holds_what_scikit_learn_computes_from_it(study, resample, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetuning, "CACHE", study[0])
+    path = tmp_path / "001.tsv"
+    write_table(resample, path, {"task": "task", "n": 24, "replicate": "001"})
+    record = finetuning.fit("baseline", path, FITTING | {"settings": settings_of(0.005, 0.02)})
+    test = record["test"]
+    assert record["test_auc"] == pytest.approx(roc_auc_score(test["label"], test["score"]))
+    assert resample.loc[test["position"], "role"].eq("test").all()
+    assert resample.loc[test["position"], "label"].tolist() == test["label"]
+    best = max(record["settings"], key=lambda setting: setting["validation_auc"])
+    assert record["settings"][record["chosen"]] == best
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    again = finetuning.fit("baseline", path, FITTING | {"settings": settings_of(0.005, 0.02)})
+    assert json.dumps(again) == json.dumps(record)
+
+
+def test_validation_figures_are_those_of_scikit_learn(study, resample):
+    images = Held(resample, study[0], CPU)
+    labels = torch.tensor(resample["label"].to_numpy(), dtype=torch.float32)
+    rows = {role: np.flatnonzero(resample["role"] == role) for role in ("train", "validation", "test")}
+    seeds = seeds_of_fit(1, "task", 24, "001", "baseline", 0)
+    model = finetuning.first_network(planted.NETWORK, 0.0, seeds, None)
+    settings = FITTING["training"] | settings_of(0.02)[0]
+    record, state = finetuning.fit_setting(images, labels, rows, model, settings, seeds, CPU)
+    model.load_state_dict(state)
+    logits = finetuning.predict(model, images, rows["validation"], 5, CPU)[:, 0]
+    truth = labels[rows["validation"]].numpy()
+    assert record["validation_auc"] == pytest.approx(roc_auc_score(truth, logits))
+    assert record["validation_loss"] == pytest.approx(
+        log_loss(truth, 1 / (1 + np.exp(-logits.astype(float)))), abs=1e-4
+    )
+
+
+@pytest.fixture
+def files(study, resample, trunk, tmp_path):
+    """A resample's file and weights that know 5 participants, none of them in it."""
+    write_table(resample, tmp_path / "001.tsv", {"task": "task", "n": 24, "replicate": "001"})
+    head = {"head.weight": torch.zeros(2, 8), "head.bias": torch.zeros(2)}
+    facts = {"network": planted.NETWORK, "crop": [12, 12, 12], "preprocessing": PREPROCESSING, "scaling": "none"}
+    facts["targets"] = as_metadata(learn_targets(planted.TARGETS, study[1]))
+
+    def write(participants):
+        known = {"participants": digests_of(participants, "key")} if participants else {}
+        write_weights(tmp_path / "w.safetensors", trunk | head, facts | known)
+        return tmp_path / "w.safetensors", FITTING, tmp_path / "001.tsv"
+
+    return write
+
+
+def test_transfer_starts_from_the_trunk_without_the_head(files, trunk):
+    read = finetuning.pretrained_trunk(*files(["x_15"]), None)
+    assert read.keys() == trunk.keys()
+    assert all(torch.equal(read[name], trunk[name]) for name in trunk)
+
+
+def test_a_participant_whom_pretraining_saw_is_refused(files, tmp_path):
+    with pytest.raises(InputError, match=r"001.tsv: participant_id: 1 of its participants .* such as x_03"):
+        finetuning.pretrained_trunk(*files(["x_15", "x_03"]), None)
+    (tmp_path / "participants.tsv").write_text("participant_id\trole\nx_15\ttrain\nx_25\tvalidation\n")
+    with pytest.raises(InputError, match="such as x_25"):
+        finetuning.pretrained_trunk(*files(["x_15"]), tmp_path / "participants.tsv")
+
+
+def test_an_unknown_overlap_is_logged(files, caplog):
+    finetuning.pretrained_trunk(*files([]), None)
+    assert "unknown" in caplog.text
+
+
+def test_weights_of_another_crop_are_refused(files):
+    weights, fitting, resample = files([])
+    with pytest.raises(InputError, match=r"crop: the weights were made with \[12, 12, 12\], this study has \[32,"):
+        finetuning.pretrained_trunk(weights, fitting | {"crop": [32, 32, 32]}, resample, None)
