@@ -57,13 +57,13 @@ def assert_no_text_lies_on_another(figure: Figure) -> None:
 @pytest.mark.parametrize(
     "sizes", [(20,), (20, 40), (100, 200, 300, 400, 500), (50, 100, 200, 300, 400, 500, 1000, 5000)]
 )
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("count", [1, 4])
 def test_no_text_of_figure_2_lies_on_another(sizes, count):
     results = make_results(("ad_hc", "scz_bd", "control", "another")[:count], sizes, replicates=4, people=4)
     assert_no_text_lies_on_another(drawn2(results, bounds={"ad_hc": 0.97}))
 
 
-@pytest.mark.parametrize("cohorts", [3, 8, 45])
+@pytest.mark.parametrize("cohorts", [3, 45])
 def test_no_text_of_figure_1_lies_on_another(cohorts):
     names = tuple(f"cohort{number}" for number in range(cohorts))
     assert_no_text_lies_on_another(drawn1(make_results(("ad_hc",), (20,), 2, cohorts=names, people=8)))

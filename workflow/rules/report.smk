@@ -32,7 +32,6 @@ rule figures:
     params:
         tasks=study.tasks,
         statistics=config["statistics"],
-        targets=config["targets"],
     script:
         "../scripts/figures.py"
 

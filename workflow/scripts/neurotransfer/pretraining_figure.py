@@ -158,7 +158,7 @@ def _draw_skill(axes: Axes, rows: pd.DataFrame) -> None:
     lowest = np.fmin.reduce([*rows["low_skill"], *rows["skill"], 0.0])
     axes.set_xlim(max(-1.0, lowest - 0.05), 1.03)
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.set_yticks(range(len(names)), [_short(name.replace("_", " ")) for name in names])
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
     axes.set_axisbelow(True)
     style = {"marker": "o", "linestyle": "none"}
