@@ -98,6 +98,16 @@ def test_baseline_and_transfer_share_the_head_and_differ_in_the_trunk():
     assert not torch.equal(baseline.blocks[0].conv.weight, transfer.blocks[0].conv.weight)
 
 
+def test_a_fit_begins_without_an_opinion(study, resample, trunk):
+    """The first head calls no image a case or a control, whichever trunk it stands on."""
+    images = torch.cat(list(Held(resample, study[0], CPU).batches([np.arange(len(resample))], CPU)))
+    for first in (None, trunk):
+        model = finetuning.first_network(planted.NETWORK, 0.0, {"trunk": 1, "head": 2}, first)
+        with torch.no_grad():
+            outputs = model.train()(images.unsqueeze(1).float())
+        assert 0 < outputs.abs().max() < 0.3
+
+
 def test_pretraining_helps_a_fit_on_the_same_signal(study, resample, trunk):
     baseline, transfer = (
         fits(study, resample, name, first, settings_of(0.02))[0][0]

@@ -23,6 +23,7 @@ rule pretrain:
         "logs/pretrain/multitask.log",
     benchmark:
         "results/benchmarks/pretrain/multitask.tsv"
+    priority: 100  # most of what follows waits for it
     threads: config["pretrain"]["threads"]
     resources:
         mem_mb=lambda wc, attempt: 32000 * attempt,

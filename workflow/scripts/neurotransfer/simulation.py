@@ -59,14 +59,15 @@ class Cohort:
 
 
 COHORTS = (
-    Cohort("alpha", "pretraining", 22, (20, 85), labels=("handedness", "bmi"), axes="LAS", gain=2.0),
-    Cohort("beta", "pretraining", 22, (20, 85), labels=("handedness", "fluid_intelligence"),
+    Cohort("alpha", "pretraining", 34, (20, 85), labels=("handedness", "bmi"), axes="LAS", gain=2.0),
+    Cohort("beta", "pretraining", 34, (20, 85), labels=("handedness", "fluid_intelligence"),
            columns={"age": "age_years", "sex": "gender", "sex_codes": "1=1,2=0"}, axes="PSR", gain=11.0, noise=4.0),
-    Cohort("gamma", "pretraining", 20, (30, 85), labels=("neuroticism", "height", "weight"),
+    Cohort("gamma", "pretraining", 30, (30, 85), labels=("neuroticism", "height", "weight"),
            columns={"height": "height_cm", "height_unit": "cm", "weight": "weight_kg"}, repeated=0.25, tilt=12.0),
-    Cohort("delta", "pretraining", 22, (18, 80), labels=("handedness", "neuroticism", "fluid_intelligence"),
-           columns={"sex_codes": "female=0,male=1"}, axes="LPS", stretch=(1, 1, 1.25), gain=0.8, images_per_job="1"),
-    Cohort("epsilon", "holdout", 18, (20, 85), labels=("handedness",), axes="ASL", gain=5.0, bias=0.2),
+    Cohort("delta", "pretraining", 34, (18, 80), labels=("handedness", "neuroticism", "fluid_intelligence"),
+           columns={"sex_codes": "female=0,male=1"}, axes="LPS", stretch=(1, 1, 1.25), gain=0.8),
+    Cohort("epsilon", "holdout", 18, (20, 85), labels=("handedness",), axes="ASL", gain=5.0, bias=0.2,
+           images_per_job="1"),
     Cohort("memory", "pretraining,holdout,ad_hc", 66, (64, 80), ("AD", "HC"), repeated=0.15,
            pretraining_share="0.2", columns={"diagnosis": "group", "diagnosis_codes": "1=HC,2=AD"}, axes="LIA"),
     Cohort("mood", "holdout,scz_bd", 62, (22, 48), ("SCZ", "BD"), labels=("handedness",), axes="RPI", gain=7.0),

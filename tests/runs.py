@@ -1,0 +1,74 @@
+"""Runs of the real workflow, as a person starts them, and what a dry run says that it would do."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+OVERLAYS = [REPOSITORY / "config/demo.yaml", REPOSITORY / "tests/workflow/small.yaml"]
+
+
+def require_program(*names: str) -> None:
+    """Skip where a program is missing, but fail where CI promises it."""
+    missing = [name for name in names if shutil.which(name) is None]
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(f"{', '.join(missing)} missing, which .ci/run installs")
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed")
+
+
+def command(folder: Path, *arguments: object, overlays=OVERLAYS) -> list[str]:
+    """The command line with which a person would start Snakemake on a study in another folder."""
+    line = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile", "--directory", folder]
+    return [str(part) for part in [*line, *arguments, "--configfile", *overlays]]
+
+
+def snakemake(folder: Path, *arguments: object, overlays=OVERLAYS, timeout=540) -> subprocess.CompletedProcess:
+    """Run Snakemake in a study's folder; its two streams come back as one text."""
+    return subprocess.run(
+        command(folder, *arguments, overlays=overlays),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        cwd=REPOSITORY,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+
+
+def neurotransfer(*arguments: object, cwd=REPOSITORY) -> subprocess.CompletedProcess:
+    """Run the console command."""
+    line = [sys.executable, "-m", "neurotransfer.cli", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, cwd=cwd)
+
+
+def planned_jobs(folder: Path, *arguments: object, overlays=OVERLAYS) -> set[str]:
+    """The jobs that a dry run lists, as "rule task=ad_hc, n=20, ..." (without `all`)."""
+    done = snakemake(folder, "--dry-run", *arguments, overlays=overlays)
+    assert done.returncode == 0, done.stdout
+    jobs, rule = set(), None
+    for line in done.stdout.splitlines():
+        if found := re.match(r"(?:local)?rule (\w+):", line):
+            if rule:
+                jobs.add(rule)
+            rule = found[1]
+        elif rule and (found := re.match(r"\s+wildcards: (.*)", line)):
+            jobs.add(f"{rule} {found[1]}")
+            rule = None
+        elif rule and line.startswith("Job stats"):
+            jobs.add(rule)
+            rule = None
+    if rule:
+        jobs.add(rule)
+    return jobs - {"all"}
+
+
+def copy_of(folder: Path, destination: Path) -> Path:
+    """A copy of a whole study with the times of its files, which Snakemake goes by."""
+    shutil.copytree(folder, destination, symlinks=True)
+    return destination

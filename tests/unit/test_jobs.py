@@ -1,0 +1,90 @@
+"""What every job does around its work: the cause of a failure, and leases that no two processes hold."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from neurotransfer import jobs
+from neurotransfer.errors import InputError
+
+
+@pytest.fixture
+def rule(tmp_path, monkeypatch):
+    """Snakemake's object in a script, as far as `job` reads it."""
+    monkeypatch.chdir(tmp_path)
+    return SimpleNamespace(rule="linear", wildcards=["ad_hc", "18", "001"], log=["logs/linear.log"])
+
+
+def test_a_failure_leaves_its_cause_and_success_removes_it(rule, tmp_path):
+    with pytest.raises(SystemExit) as stopped, jobs.job(rule):
+        raise InputError("a.tsv", "row 3", "age 230", "correct it")
+    assert stopped.value.code == 1
+    path = tmp_path / "results/failures/linear/ad_hc-18-001.json"
+    failure = json.loads(path.read_text())
+    last = (tmp_path / "logs/linear.log").read_text().splitlines()[-1]
+    assert failure["cause"] in last
+    assert "a.tsv" in last and "row 3" in last and "correct it" in last
+    with jobs.job(rule):
+        pass
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "full", "results/x"), "results/x: no space left on the disk; free some"),
+        (OSError(errno.EROFS, "ro", "results/x"), "results/x: it cannot be written; mend its permissions"),
+        (MemoryError(), "out of memory; give the job more"),
+        (ValueError("two\nlines"), "ValueError: two lines"),
+    ],
+)
+def test_a_cause_is_one_line_that_says_what_to_do(error, words):
+    assert words in jobs.explain(error)
+    assert "\n" not in jobs.explain(error)
+
+
+def test_a_lease_waits_for_its_living_holder(tmp_path):
+    order, first = [], threading.Event()
+
+    def holder():
+        with jobs.held(tmp_path / "out"):
+            first.set()
+            time.sleep(0.5)
+            order.append("first")
+
+    thread = threading.Thread(target=holder)
+    thread.start()
+    first.wait()
+    with jobs.held(tmp_path / "out"):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+    assert not (tmp_path / "out.lease").exists()
+
+
+def test_the_lease_of_a_process_that_was_killed_is_taken_over(tmp_path):
+    code = f"import sys, time; sys.path[:0] = {sys.path!r}\nfrom neurotransfer import jobs\n"
+    code += f"with jobs.held({str(tmp_path / 'out')!r}):\n    print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    process.kill()
+    process.wait()
+    assert (tmp_path / "out.lease").exists()
+    began = time.monotonic()
+    with jobs.held(tmp_path / "out"):
+        assert json.loads((tmp_path / "out.lease").read_text())["pid"] == os.getpid()
+    assert time.monotonic() - began < 5
+
+
+def test_a_lease_of_another_machine_counts_as_dead_after_its_silence(tmp_path):
+    path = tmp_path / "out.lease"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "slurm_job": None}))
+    assert jobs._is_alive(path)
+    os.utime(path, (0, time.time() - jobs.SILENCE - 1))
+    assert not jobs._is_alive(path)

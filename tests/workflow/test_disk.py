@@ -1,0 +1,102 @@
+"""Disks that are full or read-only: one line says so, no half file stays, and the same command goes on.
+
+The disks are real ones, mounted in a namespace of the test's own.
+"""
+
+import shlex
+import subprocess
+
+import pytest
+from runs import REPOSITORY, command
+
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-euc"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _mounts(tmp_path_factory):
+    place = shlex.quote(str(tmp_path_factory.mktemp("mount")))
+    probe = subprocess.run([*NAMESPACE, f"mount -t tmpfs tmpfs {place}"], capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"this system lets nobody mount in a namespace: {probe.stderr.strip()}")
+
+
+def within(folder, script: str) -> subprocess.CompletedProcess:
+    """Run shell lines in a study's folder, with mounts that end with them."""
+    text = f"cd {shlex.quote(str(folder))}\n{script}"
+    return subprocess.run([*NAMESPACE, text], capture_output=True, text=True, timeout=300)
+
+
+def run_line(folder, target: str) -> str:
+    """The shell's words for a run of Snakemake up to one file."""
+    return shlex.join([*command(folder, target, "--cores", 1)]) + " >>snakemake.out 2>&1"
+
+
+def test_a_full_disk_in_the_middle_of_a_shard(study):
+    """The shard's job says so in one line; after space is made the same command makes the same bytes."""
+    cache, target = study / "results/cache", "results/cache/mood-0001.npy"
+    whole = (study / target).read_bytes()
+    size = sum(path.stat().st_size for path in cache.iterdir()) // 1024 + 256
+    filler = len(whole) // 1024
+    done = within(
+        study,
+        f"""
+        cp -a results/cache aside
+        mount -t tmpfs -o size={size}k tmpfs results/cache
+        cp -a aside/. results/cache/
+        rm {target}
+        head -c {filler}k /dev/zero >results/cache/filler
+        cd {shlex.quote(str(REPOSITORY))}
+        {run_line(study, target)} && exit 90
+        cd {shlex.quote(str(study))}
+        ls -A results/cache >full.list
+        cp logs/cache/mood-0001.log full.log
+        rm results/cache/filler
+        cd {shlex.quote(str(REPOSITORY))}
+        {run_line(study, target)}
+        cp {shlex.quote(str(study / target))} {shlex.quote(str(study / "after.npy"))}
+        """,
+    )
+    assert done.returncode == 0, done.stderr + (study / "snakemake.out").read_text()
+    assert "no space left on the disk; free some" in (study / "full.log").read_text().splitlines()[-1]
+    assert ".part" not in (study / "full.list").read_text()
+    assert "mood-0001.npy" not in (study / "full.list").read_text()
+    assert (study / "after.npy").read_bytes() == whole
+
+
+def test_results_that_cannot_be_written(study):
+    """A fit into a read-only folder names the place and the fix."""
+    target = "results/fits/control/n18/001/linear.json"
+    (study / target).unlink()
+    folder = shlex.quote(str(study / "results/fits"))
+    done = within(
+        study,
+        f"""
+        mount --bind {folder} {folder}
+        mount -o remount,bind,ro {folder}
+        cd {shlex.quote(str(REPOSITORY))}
+        {run_line(study, target)} && exit 90 || exit 0
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    last = (study / "logs/linear/control/n18/001.log").read_text().splitlines()[-1]
+    assert "results/fits/control/n18/001" in last
+    assert "it cannot be written; mend its permissions" in last
+
+
+def test_a_manifest_that_cannot_be_written(study):
+    (study / "results/manifest/images.tsv").unlink()
+    folder = shlex.quote(str(study / "results/manifest"))
+    line = command(study)[:1] + ["-m", "neurotransfer.cli", "manifest", "--directory", str(study), "--configfile"]
+    line += [str(REPOSITORY / "config/demo.yaml"), str(REPOSITORY / "tests/workflow/small.yaml")]
+    done = within(
+        study,
+        f"""
+        mount --bind {folder} {folder}
+        mount -o remount,bind,ro {folder}
+        cd {shlex.quote(str(REPOSITORY))}
+        {shlex.join(line)}
+        """,
+    )
+    assert done.returncode == 1
+    assert "it cannot be written; mend its permissions" in done.stderr
+    assert "Traceback" not in done.stderr

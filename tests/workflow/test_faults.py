@@ -1,0 +1,90 @@
+"""Faults in the middle of a run: what failed says why, what did not goes on, and the rerun ends the same."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from runs import REPOSITORY, command, planned_jobs, snakemake
+
+CORES = ("--cores", os.cpu_count() or 1)
+
+
+def contents(folder: Path, *patterns: str) -> dict[str, bytes]:
+    """The bytes of a study's results by name."""
+    files = (path for pattern in patterns for path in folder.glob(pattern))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_failing_replicate_stops_no_other_and_the_next_run_does_only_that(study):
+    task, bad = "ad_hc", "003"
+    resample = study / f"results/resamples/{task}/n18/{bad}.tsv"
+    whole, times = resample.read_bytes(), resample.stat()
+    before = contents(study, f"results/fits/{task}/n18/*/linear.json")
+    resample.write_bytes(whole[: len(whole) // 2])
+    os.utime(resample, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for path in (study / f"results/fits/{task}/n18").glob("*/linear.json"):
+        path.unlink()
+
+    done = snakemake(study, *CORES, "--keep-going", "--until", "linear")
+
+    assert done.returncode != 0
+    made = contents(study, f"results/fits/{task}/n18/*/linear.json")
+    assert set(before) - set(made) == {f"results/fits/{task}/n18/{bad}/linear.json"}
+    assert all(before[name] == content for name, content in made.items())
+    last = (study / f"logs/linear/{task}/n18/{bad}.log").read_text().splitlines()[-1]
+    failure = json.loads((study / f"results/failures/linear/{task}-18-{bad}.json").read_text())
+    assert failure["cause"] and failure["cause"] in last
+
+    resample.write_bytes(whole)
+    os.utime(resample, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert planned_jobs(study, "--until", "linear") == {f"linear task={task}, n=18, replicate={bad}"}
+    assert snakemake(study, *CORES, "--until", "linear").returncode == 0
+    assert contents(study, f"results/fits/{task}/n18/*/linear.json") == before
+    assert not (study / f"results/failures/linear/{task}-18-{bad}.json").exists()
+
+
+def wait_for(condition, seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not happen within {seconds} s"
+        time.sleep(0.1)
+
+
+def test_kill_9_in_pretraining_and_in_the_fits_ends_with_the_same_numbers(small_study, study):
+    """Snakemake and all its jobs die twice; the same command goes on and ends with the same bytes."""
+    shutil.rmtree(study / "results/pretrain")
+    for folder in ("fits/scz_bd", "fits/control"):  # one task's fits are enough to be killed in
+        shutil.rmtree(study / f"results/{folder}")
+    checkpoints = study / "results/checkpoints/pretrain/multitask"
+    fits = study / "results/fits/control"
+    targets = [f"results/fits/control/n18/{replicate}/{model}.json"
+               for replicate in ("001", "002", "003") for model in ("baseline", "transfer")]  # fmt: skip
+
+    def killed_when(condition, what: str) -> None:
+        line = command(study, *targets, *CORES, "--nolock", "--rerun-incomplete")
+        process = subprocess.Popen(
+            line, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        wait_for(condition, 240, what)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    killed_when(lambda: checkpoints.exists() and any(checkpoints.iterdir()), "a checkpoint")
+    assert not (study / "results/pretrain/multitask/weights.safetensors").exists()
+    killed_when(lambda: len(list(fits.rglob("*.json"))) >= 2, "the second fit")
+
+    done = snakemake(study, *targets, *CORES, "--nolock", "--rerun-incomplete")
+
+    assert done.returncode == 0, done.stdout
+    log = (study / "logs/pretrain/multitask.log").read_text()
+    assert "resum" in log.lower() or "weights" in log
+    for name in ("weights.safetensors", "history.tsv"):
+        path = f"results/pretrain/multitask/{name}"
+        assert (study / path).read_bytes() == (small_study / path).read_bytes()
+    for target in targets:
+        assert (study / target).read_bytes() == (small_study / target).read_bytes()
+    assert not list(study.glob("results/**/*.part")) or all(".part" not in p.name for p in fits.rglob("*"))

@@ -1,0 +1,120 @@
+"""Partial reruns: each change re-runs what depends on it, and nothing else.  The exact lists of jobs."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from runs import OVERLAYS, neurotransfer, planned_jobs, snakemake
+
+TASKS = ("ad_hc", "scz_bd", "control")
+N = (18,)
+REPLICATES = tuple(f"{replicate:03d}" for replicate in range(1, 7))
+SUMMARY = {"aggregate", "compare", "figures", "report"}
+
+
+def replicate_jobs(rule: str, task: str) -> set[str]:
+    return {f"{rule} task={task}, n={n}, replicate={replicate}" for n in N for replicate in REPLICATES}
+
+
+@pytest.fixture
+def overlay(tmp_path: Path):
+    """Write one more configuration on top of the small study's and return all of them."""
+
+    def write(values: dict) -> list[Path]:
+        path = tmp_path / "change.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return [*OVERLAYS, path]
+
+    return write
+
+
+def test_a_finished_study_has_nothing_to_do(small_study):
+    assert planned_jobs(small_study) == set()
+
+
+def test_a_deleted_fit_reruns_that_fit_and_what_summarises_it(study):
+    (study / "results/fits/ad_hc/n18/002/transfer.json").unlink()
+    assert planned_jobs(study) == {"transfer task=ad_hc, n=18, replicate=002"} | SUMMARY
+
+
+def test_a_deleted_resample_reruns_its_three_fits(study):
+    (study / "results/resamples/control/n36/006.tsv").unlink()
+    rules = ("resample", "linear", "baseline", "transfer")
+    assert planned_jobs(study) == {f"{rule} task=control, n=36, replicate=006" for rule in rules} | SUMMARY
+
+
+def test_a_changed_seed_of_one_task_reruns_that_task_only(small_study, overlay):
+    changed = overlay({"tasks": {"scz_bd": {"seed": 1}}})
+    jobs = set().union(*(replicate_jobs(rule, "scz_bd") for rule in ("resample", "linear", "baseline", "transfer")))
+    assert planned_jobs(small_study, overlays=changed) == jobs | SUMMARY
+
+
+def test_a_changed_learning_rate_of_transfer_leaves_all_else_alone(small_study, overlay):
+    settings = [{"learning_rate": rate, "weight_decay": 0.001, "dropout": 0.2} for rate in (0.02, 0.04)]
+    changed = overlay({"models": {"transfer": {"settings": settings}}})
+    jobs = set().union(*(replicate_jobs("transfer", task) for task in TASKS))
+    assert planned_jobs(small_study, overlays=changed) == jobs | SUMMARY
+
+
+def test_a_changed_figure_setting_touches_no_fit(small_study, overlay):
+    assert planned_jobs(small_study, overlays=overlay({"statistics": {"permutations": 5000}})) == SUMMARY - {
+        "aggregate"
+    }
+
+
+def test_a_new_cohort_touches_no_old_shard_no_pretraining_and_no_fit(study):
+    """A cohort that nothing else names goes through preprocessing, cache and split, and into the report."""
+    new = study / "data/newcomer"
+    shutil.copytree(next(path for path in (study / "data").iterdir() if path.is_dir()), new)
+    table = (study / "cohorts.tsv").read_text().splitlines()
+    columns = table[0].split("\t")
+    source = dict(zip(columns, next(row for row in table[1:] if "pretraining" in row).split("\t"), strict=True))
+    source_folder = study / source["path"]
+    shutil.rmtree(new)
+    shutil.copytree(source_folder, new)
+    row = source | {"cohort": "newcomer", "path": "data/newcomer", "roles": "", "images_per_job": ""}
+    with (study / "cohorts.tsv").open("a") as file:
+        file.write("\t".join(row[column] for column in columns) + "\n")
+    before = {path: path.read_bytes() for path in (study / "results/manifest/shards").iterdir()}
+
+    compiled = neurotransfer("manifest", "--directory", study, "--configfile", *OVERLAYS)
+    assert compiled.returncode == 0, compiled.stderr
+
+    assert all(path.read_bytes() == content for path, content in before.items())
+    jobs = planned_jobs(study)
+    per_cohort = {job for job in jobs if "newcomer" in job}
+    assert {job.split()[0] for job in per_cohort} == {"preprocess", "cache", "index", "split"}
+    assert jobs - per_cohort == {"certificate", "figures", "report"}
+
+
+def test_one_job_per_image_where_the_cohort_says_so(small_study):
+    manifest = small_study / "results/manifest/shards"
+    tables = (small_study / "results/preprocessed").glob("*-*")
+    jobs = {folder.name: len(list(folder.glob("*.tsv"))) for folder in tables}
+    images = {shard: len((manifest / f"{shard}.tsv").read_text().splitlines()) - 1 for shard in jobs}
+    assert any(jobs[shard] == images[shard] > 1 for shard in jobs)
+    assert any(jobs[shard] < images[shard] for shard in jobs)
+
+
+def test_without_a_manifest_one_line_says_what_to_run(tmp_path, small_study):
+    shutil.copy(small_study / "cohorts.tsv", tmp_path)
+    done = snakemake(tmp_path, "--dry-run")
+    assert done.returncode != 0
+    assert [line for line in done.stdout.splitlines() if "run neurotransfer manifest" in line]
+    assert "Traceback" not in done.stdout
+
+
+def test_a_stale_manifest_is_noticed(study):
+    with (study / "cohorts.tsv").open("a") as file:
+        file.write("\n")
+    done = snakemake(study, "--dry-run")
+    assert done.returncode != 0
+    assert "cohorts.tsv has changed since it was compiled; run neurotransfer manifest" in done.stdout
+
+
+def test_a_touched_log_changes_nothing(study):
+    for path in (study / "logs").rglob("*.log"):
+        os.utime(path)
+    assert planned_jobs(study) == set()
