@@ -14,6 +14,7 @@ REPOSITORY = Path(workflow.basedir)
 sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 
 from neurotransfer.errors import InputError
+from neurotransfer.files import check_writable
 from neurotransfer.study import MODELS, read_study
 
 
@@ -32,6 +33,13 @@ try:
     study = read_study(config)
 except InputError as error:
     raise WorkflowError(error)
+
+
+onstart:
+    try:
+        check_writable("results")
+    except InputError as error:
+        raise WorkflowError(error)
 
 
 wildcard_constraints:
@@ -59,6 +67,7 @@ rule all:
     input:
         "results/report/report.html",
         "results/split/certificate.json",
+        rules.aggregate.input,  # a deleted fit or resample is missed, though a report stands that has read it
 
 
 rule cached:

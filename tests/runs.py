@@ -53,7 +53,7 @@ def planned_jobs(folder: Path, *arguments: object, overlays=OVERLAYS) -> set[str
     assert done.returncode == 0, done.stdout
     jobs, rule = set(), None
     for line in done.stdout.splitlines():
-        if found := re.match(r"(?:local)?rule (\w+):", line):
+        if found := re.match(r"\s*(?:local)?rule (\w+):", line):
             if rule:
                 jobs.add(rule)
             rule = found[1]

@@ -9,7 +9,7 @@ def test_the_profile_works_as_typed_and_sends_gpu_rules_to_the_gpu_partition(sma
     assert (REPOSITORY / "slurm/config.yaml").samefile(REPOSITORY / "profiles/slurm/config.yaml")
     done = snakemake(small_study, "--profile", "slurm", "--dry-run", "--forcerun", "linear", "transfer")
     assert done.returncode == 0, done.stdout
-    partitions = dict(re.findall(r"rule (\w+):(?:\n .*)*?\n    resources: .*slurm_partition=(\w+)", done.stdout))
+    partitions = dict(re.findall(r"rule (\w+):\n(?: +\w.*\n)*? +resources: .*slurm_partition=(\w+)", done.stdout))
     assert partitions["linear"] == "cpu"
     assert partitions["transfer"] == "gpu"
 

@@ -40,9 +40,9 @@ def test_a_deleted_fit_reruns_that_fit_and_what_summarises_it(study):
 
 
 def test_a_deleted_resample_reruns_its_three_fits(study):
-    (study / "results/resamples/control/n36/006.tsv").unlink()
+    (study / "results/resamples/control/n18/006.tsv").unlink()
     rules = ("resample", "linear", "baseline", "transfer")
-    assert planned_jobs(study) == {f"{rule} task=control, n=36, replicate=006" for rule in rules} | SUMMARY
+    assert planned_jobs(study) == {f"{rule} task=control, n=18, replicate=006" for rule in rules} | SUMMARY
 
 
 def test_a_changed_seed_of_one_task_reruns_that_task_only(small_study, overlay):
@@ -65,7 +65,7 @@ def test_a_changed_figure_setting_touches_no_fit(small_study, overlay):
 
 
 def test_a_new_cohort_touches_no_old_shard_no_pretraining_and_no_fit(study):
-    """A cohort that nothing else names goes through preprocessing, cache and split, and into the report."""
+    """A new cohort to test on: preprocessed, cached, split and evaluated, and the report mentions it."""
     new = study / "data/newcomer"
     shutil.copytree(next(path for path in (study / "data").iterdir() if path.is_dir()), new)
     table = (study / "cohorts.tsv").read_text().splitlines()
@@ -74,7 +74,7 @@ def test_a_new_cohort_touches_no_old_shard_no_pretraining_and_no_fit(study):
     source_folder = study / source["path"]
     shutil.rmtree(new)
     shutil.copytree(source_folder, new)
-    row = source | {"cohort": "newcomer", "path": "data/newcomer", "roles": "", "images_per_job": ""}
+    row = source | {"cohort": "newcomer", "path": "data/newcomer", "roles": "holdout", "images_per_job": ""}
     with (study / "cohorts.tsv").open("a") as file:
         file.write("\t".join(row[column] for column in columns) + "\n")
     before = {path: path.read_bytes() for path in (study / "results/manifest/shards").iterdir()}
@@ -86,7 +86,7 @@ def test_a_new_cohort_touches_no_old_shard_no_pretraining_and_no_fit(study):
     jobs = planned_jobs(study)
     per_cohort = {job for job in jobs if "newcomer" in job}
     assert {job.split()[0] for job in per_cohort} == {"preprocess", "cache", "index", "split"}
-    assert jobs - per_cohort == {"certificate", "figures", "report"}
+    assert jobs - per_cohort == {"evaluate run=multitask", "certificate", "figures", "report"}
 
 
 def test_one_job_per_image_where_the_cohort_says_so(small_study):
@@ -99,7 +99,8 @@ def test_one_job_per_image_where_the_cohort_says_so(small_study):
 
 
 def test_without_a_manifest_one_line_says_what_to_run(tmp_path, small_study):
-    shutil.copy(small_study / "cohorts.tsv", tmp_path)
+    for name in ("cohorts.tsv", "truth.tsv"):
+        shutil.copy(small_study / name, tmp_path)
     done = snakemake(tmp_path, "--dry-run")
     assert done.returncode != 0
     assert [line for line in done.stdout.splitlines() if "run neurotransfer manifest" in line]

@@ -77,6 +77,7 @@ rule evaluate:
         "logs/evaluate/{run}.log",
     benchmark:
         "results/benchmarks/evaluate/{run}.tsv"
+    priority: 100
     threads: config["pretrain"]["threads"]
     resources:
         mem_mb=lambda wc, attempt: 16000 * attempt,

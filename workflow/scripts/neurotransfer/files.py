@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from .errors import InputError
+
 if TYPE_CHECKING:  # pandas takes a second to import; who only parses the study does not wait for it
     import pandas as pd
 
@@ -53,6 +55,14 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise InputError where a folder of results, or one down to two levels below it, cannot be written."""
+    folder = Path(folder)
+    for place in [folder, *folder.glob("*/"), *folder.glob("*/*/")]:
+        if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+            raise InputError(place, "", "it cannot be written", "mend its permissions, then run the same command again")
 
 
 def write_text(path: str | Path, text: str) -> None:
