@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from neurotransfer import jobs
-from neurotransfer.aggregation import compare, describe_resamples, headline, read_fits, summarise
+from neurotransfer.aggregation import check_resamples, compare, describe_resamples, headline, read_fits, summarise
 from neurotransfer.errors import InputError, InputErrors
 from neurotransfer.files import read_facts, read_json, read_table, write_json, write_table
 from neurotransfer.selection import choose, fingerprint_of_fit, fit_record
@@ -30,6 +30,7 @@ FITTING = {
 }
 STATISTICS = {"alpha": 0.05, "permutations": 1000, "statistic": "mean", "bootstrap": 200}
 TASK = {"title": "t", "positive": ["AD"], "negative": ["HC"], "seed": 0}
+DRAWING = {"seed": 1, "tasks": {"ad_hc": TASK}, "settings": PLAN, "converters": "by_session"}
 
 
 class Named(list):
@@ -153,6 +154,7 @@ def finished(tmp_path_factory):
             given=SimpleNamespace(fits=fits, resamples=resamples, weights=weights),
             output=Named(**tables),
             fitting=FITTING,
+            drawing=DRAWING,
         )
         summaries = {name: folder_of / f"{name}.tsv" for name in ("medians", "comparisons")}
         run_script(
@@ -297,6 +299,18 @@ def test_a_fit_that_contradicts_itself_is_refused(study, values, why):
     with pytest.raises(InputError, match=re.escape(why)):
         read()
     assert refused() == {str(path)}
+
+
+def test_a_resample_drawn_with_another_configuration_is_refused_by_name(study):
+    paths = sorted(Path("results/resamples").rglob("*.tsv"))
+    check_resamples(paths, **DRAWING)
+    with pytest.raises(InputErrors) as caught:
+        check_resamples(paths, **DRAWING | {"seed": 2})
+    assert len(caught.value.lines) == len(paths)
+    shutil.copy(paths[0], paths[1])
+    with pytest.raises(InputError, match="not the one of its name") as caught:
+        check_resamples(paths, **DRAWING)
+    assert str(caught.value).startswith(str(paths[1]))
 
 
 def test_a_fit_without_an_auc_is_refused(study):

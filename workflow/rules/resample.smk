@@ -1,5 +1,13 @@
 # A task's pool -> one file per replicate: who trains, who validates, who tests.
 
+# What each task's resamples depend on besides their pool; aggregate refuses those drawn with anything else.
+DRAWING = {
+    "seed": config["seed"],
+    "tasks": study.tasks,
+    "settings": {key: value for key, value in config["resampling"].items() if key not in ("n", "replicates")},
+    "converters": config["manifest"]["converters"],
+}
+
 
 rule resample:
     """n images with replacement for training, then validation and test from other participants."""
@@ -17,9 +25,9 @@ rule resample:
         mem_mb=lambda wc, attempt: 1000 * attempt,
         runtime=lambda wc, attempt: 5 * attempt,
     params:
-        seed=config["seed"],
-        task=lambda wc: study.tasks[wc.task],
-        resampling={key: value for key, value in config["resampling"].items() if key not in ("n", "replicates")},
-        converters=config["manifest"]["converters"],
+        seed=DRAWING["seed"],
+        task=lambda wc: DRAWING["tasks"][wc.task],
+        resampling=DRAWING["settings"],
+        converters=DRAWING["converters"],
     script:
         "../scripts/resample.py"

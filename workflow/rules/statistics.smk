@@ -27,6 +27,7 @@ rule aggregate:
         runtime=30,
     params:
         fitting=FITTING,
+        drawing=DRAWING,
     script:
         "../scripts/aggregate.py"
 

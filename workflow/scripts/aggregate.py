@@ -3,10 +3,11 @@
 from neurotransfer import jobs
 
 with jobs.job(snakemake):
-    from neurotransfer.aggregation import describe_resamples, read_fits
+    from neurotransfer.aggregation import check_resamples, describe_resamples, read_fits
     from neurotransfer.files import write_table
 
     source, output = snakemake.input, snakemake.output
+    check_resamples(source.resamples, **snakemake.params.drawing)
     aucs, settings = read_fits(source.fits, snakemake.params.fitting, source.weights, "results/resamples")
     write_table(aucs, output.aucs)
     write_table(settings, output.settings)

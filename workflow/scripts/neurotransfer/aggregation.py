@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from .errors import InputError, raise_all
 from .files import digest_of_file, fingerprint, read_facts, read_json, read_table
+from .resampling import drawing_of
 from .seeds import seed_from
 from .selection import choose
 from .statistics import bootstrap_interval, holm, sign_flip_test
@@ -82,6 +83,32 @@ def read_fits(
             settings.append(key | row | {"chosen": int(position == fit["chosen"])})
     raise_all(wrong)
     return pd.DataFrame(aucs), pd.DataFrame(settings)
+
+
+def check_resamples(
+    paths: Iterable[str | Path],
+    *,
+    seed: int,
+    tasks: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    converters: str,
+) -> None:
+    """Refuse resamples that were drawn with another configuration than today's, or stand under another's name.
+
+    Raises
+    ------
+    InputError, InputErrors
+        naming every refused file
+    """
+    wrong = []
+    for path in map(Path, paths):
+        facts = read_facts(path)
+        key = {name: facts.get(name) for name in ("task", "n", "replicate")}
+        if path.parts[-3:] != (key["task"], f"n{key['n']}", f"{key['replicate']}.tsv"):
+            wrong.append(InputError(path, "", f"it holds the resample {key}, not the one of its name", AGAIN))
+        elif facts.get("fingerprint") != drawing_of(key, seed, tasks[key["task"]], settings, converters):
+            wrong.append(InputError(path, "", "it was drawn with another configuration", AGAIN))
+    raise_all(wrong)
 
 
 def describe_resamples(paths: Iterable[str | Path]) -> pd.DataFrame:

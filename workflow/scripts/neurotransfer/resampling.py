@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import InputError
+from .files import fingerprint
 
 COLUMNS = ["image_id", "participant_id", "role", "label", "cohort", "shard", "row", "index_row", "checksum"]
 INFEASIBLE = 0.01  # share of resamples that may fail before a task x n counts as one its pool can't give
@@ -104,6 +105,22 @@ def draw(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> 
             return pd.concat(parts, ignore_index=True), redraws
     what = f"{redraws + 1} draws in a row gave no valid sets: {_held(pool)}"
     raise InputError("resampling", f"n = {n}", what, "choose a smaller n or add cohorts to the task")
+
+
+def drawing_of(
+    key: Mapping[str, Any], seed: int, task: Mapping[str, Any], settings: Mapping[str, Any], converters: str
+) -> str:
+    """Fingerprint of what a resample depends on besides its pool.
+
+    Parameters
+    ----------
+    key : `task`, `n` and `replicate`
+    seed : the study's
+    task : the task's configuration
+    settings : the configuration's `resampling`, without n and replicates
+    converters : what to do with people whose diagnosis changes
+    """
+    return fingerprint([dict(key), seed, dict(task), dict(settings), converters])
 
 
 def _draw_once(labels, people, counts, min_per_class, generator) -> list[np.ndarray] | None:
