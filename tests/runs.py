@@ -28,7 +28,7 @@ def command(folder: Path, *arguments: object, overlays=OVERLAYS) -> list[str]:
     return [str(part) for part in [*line, *arguments, "--configfile", *overlays]]
 
 
-def snakemake(folder: Path, *arguments: object, overlays=OVERLAYS, timeout=540) -> subprocess.CompletedProcess:
+def snakemake(folder: Path, *arguments: object, overlays=OVERLAYS, timeout=1100) -> subprocess.CompletedProcess:
     """Run Snakemake in a study's folder; its two streams come back as one text."""
     return subprocess.run(
         command(folder, *arguments, overlays=overlays),
