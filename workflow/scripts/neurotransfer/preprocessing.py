@@ -24,6 +24,7 @@ ENGINES = {"builtin": builtin}
 LEDGER = ["image_id", "status", "reason", "detail", "engine", "engine_version"]
 REASONS = {
     "missing": "the file is not there, or is a link to nothing",
+    "unreadable": "the file may not be read by who runs this",
     "empty": "the file has no bytes",
     "not_an_image": "nibabel does not know the file's format",
     "truncated": "the file ends too early, or its compression is damaged",
@@ -33,6 +34,15 @@ REASONS = {
     "all_zero": "every voxel has the same value",
     "bad_affine": "the header does not say where the voxels are",
     "mask_failed": "no plausible brain was found",
+    "volume_check": "FastSurfer's own check found too little brain",
+    "implausible_volume": "the brain in the outputs is smaller or larger than any",
+    "output_missing": "the engine ended without all of its files",
+    "output_damaged": "one of the engine's files can't be read to its end",
+    "wrong_grid": "the engine's files are not on one grid, or not on the configured one",
+    "derivatives_missing": "the cohort's pattern leads to no folder",
+    "timeout": "the image took longer than preprocessing.time_limit and was ended",
+    "gpu_memory": "the GPU's memory was not enough, even for this image alone",
+    "killed": "the engine was killed, as a rule for want of memory, even with this image alone",
     "engine_failed": "the engine stopped with an error of its own",
 }
 
