@@ -73,7 +73,10 @@ class Engine(Protocol):
         """
 
     def stop(self) -> None:
-        """End whatever is running, at once: the job is ending.  May be called from another thread, and twice."""
+        """Have whatever is running end, at once: the job is ending.  Called from another thread than `run`."""
+
+    def close(self) -> None:
+        """Let go of what it holds; nothing is running any more."""
 
 
 def open_engine(settings: Mapping[str, Any], name: str | None = None) -> Engine:
