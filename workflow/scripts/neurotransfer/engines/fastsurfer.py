@@ -66,7 +66,7 @@ TOO_SMALL = r"Total segmentation volume is (too|very) small"
 KILLED = r"^.*\bKilled\b.*$|Out of memory: Killed"
 # Lines at the end of a log that say that something failed, when an earlier one says what.
 SAYS_LITTLE = re.compile(
-    r"""^\W*$ | ^Traceback | ^\s*File\s" | ^\s+ | terminated\ via\ signal
+    r"""^\W*$ | ^Traceback | ^\s*File\s" | ^\s+ | terminated\ via\ signal | ^Run\ 'docker | ^See\ 'docker
         | ^ERROR:\ .*(segmentation|correction|registration|statsfile\ generation)\ failed
         | ^\w{3}\ \w{3}\ +\d+\ [\d:]+""",
     re.VERBOSE | re.IGNORECASE,
@@ -155,15 +155,15 @@ class FastSurfer:
             try:
                 options = self.options(viewagg_device="cpu" if alone and self._gpu else "auto")
                 code = self._call(options, place, log, scan=scan, limit=self._limit)
-                text = _read(log) + _read(produced / "scripts/deep-seg.log")
             except TimedOut:
-                text = _read(log) + _read(produced / "scripts/deep-seg.log")
+                text = _read(produced / "scripts/deep-seg.log") + _read(log)
                 what = f"ended after {self._limit / 60:g} minutes; the log's last line: {last_words(text)}"
                 raise ImageError("timeout", what) from None
             finally:
                 if (produced / "scripts").is_dir():
                     _copy(produced / "scripts", scripts)
-            self._judge(code, text, produced, alone)
+            # the console comes last: what ends Python with an exception is only there
+            self._judge(code, _read(produced / "scripts/deep-seg.log") + _read(log), produced, alone)
             _copy(produced, folder)
 
     def options(self, viewagg_device: str) -> list[str]:
@@ -264,7 +264,7 @@ class FastSurfer:
             raise ImageError("volume_check", _line_with(TOO_SMALL, text))
         try:
             _settle_statistics(produced)
-            check_outputs(Outputs.of(produced), self._settings["voxel_size"])
+            check_outputs(Outputs.of(produced), self._settings["voxel_size"], all_listed=True)
             failure = None
         except ImageError as error:
             failure = error
