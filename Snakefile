@@ -41,7 +41,7 @@ onstart:
     try:
         check_writable("results")
         # where jobs run on other machines, only they can tell; each looks before its first image
-        if workflow.local_exec and not all(Path(ledger).exists() for ledger in ledgers_of()):
+        if workflow.local_exec and not all(Path(ledger).exists() for ledger in all_ledgers(None)):
             check_program(config["preprocessing"])
     except InputError as error:
         raise WorkflowError(error)
@@ -73,14 +73,14 @@ rule all:
         "results/report/report.html",
         "results/split/certificate.json",
         rules.aggregate.input,  # a deleted fit or resample is missed, though a report stands that has read it
-        ledgers_of(),  # and so is a ledger that `neurotransfer retry` has deleted
+        all_ledgers,  # and so is a ledger that `neurotransfer retry` has deleted
 
 
 rule cached:
     """Every image through preprocessing and into the cache."""
     input:
         expand("results/index/{cohort}.tsv", cohort=study.cohorts),
-        ledgers_of(),
+        all_ledgers,
 
 
 rule pretrained:

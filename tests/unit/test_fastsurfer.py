@@ -248,9 +248,7 @@ def test_details_are_the_last_words_that_say_something(failures):
     assert "mri/mask.mgz" in ledger.loc["mask", "detail"]
     assert "INSUFFICIENT GPU MEMORY" in ledger.loc["gpu_2", "detail"]
     assert "ended after 0.15 minutes" in ledger.loc["hang", "detail"]
-    log = (
-        "a\nRuntimeError: why\n\n  at line 3\nERROR: FastSurfer asegdkt segmentation failed.\nTue Nov 24 20:25:54"
-    )
+    log = "a\nRuntimeError: why\n\n  at line 3\nERROR: FastSurfer asegdkt segmentation failed.\nTue Nov 24 20:25:54"
     assert fastsurfer.last_words(log) == "RuntimeError: why"
     assert fastsurfer.last_words("Traceback (most recent call last):\n") == "Traceback (most recent call last):"
     assert fastsurfer.last_words("") == ""

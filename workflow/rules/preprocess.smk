@@ -4,11 +4,17 @@
 PREPROCESSING = demands.identity(config["preprocessing"])
 
 
+def all_ledgers(wildcards):
+    return [f"results/preprocessed/{shard.name}/{job}.tsv" for shard in study.shards.values() for job in shard.jobs]
+
+
 def ledgers_of(*roles):
-    """The ledgers of the cohorts that have one of these roles; of all cohorts where none is named."""
-    cohorts = study.cohorts_of(*roles) if roles else study.cohorts
-    shards = [study.shards[name] for cohort in cohorts for name in study.shards_of(cohort)]
-    return [f"results/preprocessed/{shard.name}/{job}.tsv" for shard in shards for job in shard.jobs]
+    return lambda wildcards: [
+        f"results/preprocessed/{name}/{job}.tsv"
+        for cohort in study.cohorts_of(*roles)
+        for name in study.shards_of(cohort)
+        for job in study.shards[name].jobs
+    ]
 
 
 rule preprocess:

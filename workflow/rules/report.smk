@@ -43,7 +43,7 @@ rule report:
         images="results/split/images.tsv",
         certificate="results/split/certificate.json",
         excluded="results/manifest/excluded.tsv",
-        ledgers=ledgers_of(),
+        ledgers=all_ledgers,
         metrics=f"results/pretrain/{study.run}/metrics.tsv",
         weights=f"results/pretrain/{study.run}/weights.safetensors",
         medians="results/statistics/medians.tsv",
