@@ -117,7 +117,7 @@ def test_what_pretrains_brings_every_transfer_with_it(study):
     ("asked", "line"),
     [
         ({}, r"say which images: --reason, --cohort or --image; there are: flat \(3\), truncated \(2\)"),
-        ({"reason": "truncted"}, r"--reason truncted: no image failed .*did you mean 'truncated'\? there are: flat"),
+        ({"reason": "trunkated"}, r"--reason trunkated: no image failed .*did you mean 'truncated'\? there are: flat"),
         ({"cohort": "C"}, r"--cohort C: there is no such cohort; there are: A, B"),
         ({"images": ["A_9"]}, r"--image A_9: the manifest has no such image; did you mean 'A_\d'"),
         ({"reason": "empty", "cohort": "A"}, r"no image in A failed for this reason; there are: .*truncated \(1\)"),
