@@ -22,6 +22,7 @@ import pandas as pd
 
 from .bids import Exclusion, Participant, find_participants, key_of, read_participants, read_sessions, safe
 from .cohorts import TARGETS, Cohort, read_cohorts
+from .engines.demands import images_per_job
 from .errors import InputError, Mistakes
 from .files import table_text, write_text
 from .labels import Labels
@@ -100,7 +101,7 @@ def compile_manifest(config: Mapping[str, Any], folder: str | Path = "results/ma
     """
     folder, table = Path(folder), Path(config["cohorts"])
     mistakes = Mistakes()
-    cohorts = read_cohorts(table, list(config["tasks"]), config["manifest"]["images_per_job"], mistakes)
+    cohorts = read_cohorts(table, list(config["tasks"]), images_per_job(config), mistakes)
     images, excluded, notes = _read_images(config, table, cohorts, mistakes)
     _check_duplicates(images, mistakes)
     if not mistakes:
