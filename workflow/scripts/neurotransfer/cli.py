@@ -97,7 +97,12 @@ def _manifest(chosen: argparse.Namespace) -> None:
     config = _enter_study(chosen)
     from .manifest import compile_manifest
 
-    print(compile_manifest(config).text())
+    summary = compile_manifest(config)
+    print(summary.text())
+    if summary.withdrawn_shards:
+        from .withdrawal import consequences
+
+        print(consequences(summary.withdrawn_shards, config))
 
 
 def _status(chosen: argparse.Namespace) -> None:
