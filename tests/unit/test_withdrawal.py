@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from neurotransfer import cache, preprocessing, weights
+from neurotransfer import cache, preprocessing, report
 from neurotransfer.configuration import load_config
 from neurotransfer.errors import InputError
 from neurotransfer.files import read_table
 from neurotransfer.manifest import compile_manifest
 from neurotransfer.study import read_study
-from neurotransfer.withdrawal import DEFAULT, Row, Withdrawn, erase, participant_of, read_withdrawn
+from neurotransfer.withdrawal import DEFAULT, Row, Withdrawn, behind_weights, erase, participant_of, read_withdrawn
+from synthetic_results import make_results
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARDS = Path("results/manifest/shards")
@@ -237,8 +238,37 @@ def test_the_cache_row_is_zero_and_the_index_has_no_such_image(tmp_path):
 
 
 def test_weights_know_whether_people_who_left_are_behind_them():
-    metadata = {"participants": weights.digests_of(["A_01", "A_02"], "key")}
-    assert weights.withdrawn_behind({"A_02", "B_01"}, metadata) == 1
-    assert weights.withdrawn_behind({"A_02", "A_01"}, {}, trained=["A_01", "A_02", "A_03"]) == 2
-    assert weights.withdrawn_behind({"A_02"}, {}) is None, "a file without digests can't tell"
-    assert weights.withdrawn_behind(set(), {}) == 0
+    assert behind_weights({"A_02", "A_01"}, ["A_01", "A_02", "A_03"], None) == 2
+    assert behind_weights({"A_02", "B_01"}, ["A_01"], None) == 0
+    assert behind_weights({"A_02", "B_01"}, None, {"A_02"}) == 1
+    assert behind_weights({"A_02"}, None, None) is None, "a file without digests can't tell"
+    assert behind_weights(set(), None, None) == 0
+
+
+@pytest.mark.parametrize(
+    ("run", "behind", "expected", "never"),
+    [
+        ("given", 2, "<code>/kept/weights.safetensors</code> were trained on 2 participants who have withdrawn", "Unk"),
+        ("multitask", 1, "multitask/weights.safetensors</code> were trained on 1 participant who has withdrawn", "Unk"),
+        ("given", None, "<b>Unknown:</b> whether people who have withdrawn", "were trained on"),
+        ("multitask", 0, "3 images were withdrawn after preprocessing", "who have withdrawn"),
+    ],
+)
+def test_the_report_flags_weights_by_name_and_counts_the_withdrawn_nowhere(run, behind, expected, never):
+    results = make_results()
+    results.config["pretrain"]["weights"] = "/kept/weights.safetensors" if run == "given" else None
+    gone = results.ledger.iloc[:3].assign(image_id=["A_01", "A_02", "A_03"], status="withdrawn")
+    names = ("images", "excluded", "metrics", "medians", "comparisons", "settings", "resamples")
+    pages = []
+    for ledger in (results.ledger, pd.concat([results.ledger, gone])):
+        content = report.content(
+            {name: getattr(results, name) for name in names}, ledger=ledger, certificate=results.certificate,
+            weights=results.weights, figures={"figure1": "", "figure2": ""}, config=results.config,
+            defaults=results.defaults, tasks=results.config["tasks"], run=run, reasons=preprocessing.REASONS,
+            seen=set(), withdrawn=behind,
+        )  # fmt: skip
+        pages.append(" ".join(report.render(content).split()))
+        assert content["accounting"]["complete"]
+    assert expected in pages[1] and never not in pages[1]
+    table = pages[0][pages[0].index("Every image is accounted for") :]
+    assert table[: table.index("</table>")] in pages[1], "the accounting is that of a study without them"

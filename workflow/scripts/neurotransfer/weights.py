@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,23 +111,6 @@ def seen_by(metadata: Mapping[str, Any], participants: Iterable[str]) -> set[str
         return None
     digests = set(known["digests"])
     return {name for name in participants if _digest(name, known["key"]) in digests}
-
-
-def withdrawn_behind(
-    withdrawn: Collection[str], metadata: Mapping[str, Any], trained: Iterable[str] | None = None
-) -> int | None:
-    """How many people who have withdrawn are behind weights; None where nothing can tell.
-
-    Parameters
-    ----------
-    withdrawn : participants
-    metadata : of the weights
-    trained : the participants behind them, where this study has made them; else the digests in the file tell
-    """
-    if not withdrawn:
-        return 0
-    seen = set(trained) & set(withdrawn) if trained is not None else seen_by(metadata, withdrawn)
-    return None if seen is None else len(seen)
 
 
 def _digest(participant: str, key: str) -> str:

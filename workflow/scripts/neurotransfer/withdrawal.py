@@ -14,7 +14,7 @@ import hashlib
 import io
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,6 +231,22 @@ def consequences(shards: Collection[str], config: Mapping[str, Any]) -> str:
             f"their files in results/preprocessed, results/cache and results/index: {', '.join(left)}"
         )
     return "\n".join(lines)
+
+
+def behind_weights(people: Collection[str], trained: Iterable[str] | None, seen: Collection[str] | None) -> int | None:
+    """How many people who have withdrawn are behind weights; None where nothing can tell.
+
+    Parameters
+    ----------
+    people : the participants who have withdrawn
+    trained : the participants behind the weights, where this study has made them
+    seen : those of `people` whom the digests in a file of given weights show; None where the file can't tell
+    """
+    if not people:
+        return 0
+    if trained is not None:
+        return len(set(trained) & set(people))
+    return None if seen is None else len(seen)
 
 
 def marked_places(folder: Path) -> dict[str, tuple[str, int]]:
