@@ -12,6 +12,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from .study import MODELS, Study
 
+# Rules between the cache and pretraining, in order: with a job per cohort, and with one job over all cohorts
+OF_COHORT = ("index", "split")
+OF_ALL_COHORTS = ("certificate",)
+
 
 def jobs_after(study: Study, preprocessing: Mapping[str, Collection[str]]) -> list[str]:
     """The jobs done again, in the order of the data, where some preprocessing jobs are.
@@ -33,9 +37,9 @@ def _jobs_after(study: Study, preprocessing: Mapping[str, Collection[str]]) -> I
         yield from (f"preprocess shard={shard}, job={job}" for job in sorted(jobs))
     yield from (f"cache shard={shard}" for shard in preprocessing)
     cohorts = list(dict.fromkeys(study.shards[shard].cohort for shard in preprocessing))
-    for rule in ("index", "split"):
+    for rule in OF_COHORT:
         yield from (f"{rule} cohort={cohort}" for cohort in cohorts)
-    yield "certificate"
+    yield from OF_ALL_COHORTS
     roles = set().union(*(study.roles[cohort] for cohort in cohorts))
     pretrains = study.run == "multitask" and "pretraining" in roles
     if pretrains:
