@@ -30,6 +30,7 @@ from .resampling import check_task, labelled
 from .seeds import seed_from
 from .split import split_cohort
 from .study import digest_of_cohorts
+from .withdrawal import Apart, emptied, fill_places, read_withdrawn, set_apart
 
 COLUMNS = [
     *("image_id", "participant_id", "cohort", "session", "run", "t1w"),
@@ -43,7 +44,8 @@ class Summary:
     """What the manifest found, for a person.
 
     `images` and `excluded` are the tables written; `notes` are sentences about what deserves a look; `written`
-    and `new_images` say what changed since the last time.
+    and `new_images` say what changed since the last time.  `withdrawn_shards` are those in which it has changed
+    who is withdrawn: what depends on them is made again.
     """
 
     images: pd.DataFrame
@@ -53,6 +55,7 @@ class Summary:
     written: int
     new_images: int
     shards: int
+    withdrawn_shards: tuple[str, ...] = ()
 
     def text(self) -> str:
         """A table: per cohort its images, participants, the share of images without each label, what is left out."""
@@ -108,18 +111,23 @@ def compile_manifest(config: Mapping[str, Any], folder: str | Path = "results/ma
         _check_roles(config, table, cohorts, mistakes)
     mistakes.raise_if_any()
     previous, numbers = read_assignments(folder)
+    withdrawn = read_withdrawn(config["withdrawn"], mistakes)
+    images, apart = set_apart(withdrawn, images, previous, folder, mistakes)
+    excluded = excluded[~withdrawn.own(excluded)]
+    mistakes.raise_if_any()
     images = assign_shards(images, previous, numbers, config["manifest"]["images_per_shard"])
     _check_pools(config, images, cohorts, mistakes)
     mistakes.raise_if_any()
-    written = _write(folder, table, cohorts, images, excluded, {shard for shard, _ in previous.values()})
+    written = _write(folder, table, cohorts, images, excluded, previous, apart)
     return Summary(
         images=images,
         excluded=excluded,
         cohorts=tuple(cohort.name for cohort in cohorts),
-        notes=tuple(notes),
+        notes=(*notes, *apart.notes),
         written=written,
         new_images=int((~images["image_id"].isin(list(previous))).sum()),
         shards=images["shard"].nunique(),
+        withdrawn_shards=apart.shards,
     )
 
 
@@ -335,27 +343,32 @@ def _write(
     cohorts: Sequence[Cohort],
     images: pd.DataFrame,
     excluded: pd.DataFrame,
-    known_shards: set[str],
+    previous: Mapping[str, tuple[str, int]],
+    apart: Apart,
 ) -> int:
     """Write what has changed, shards.tsv last, since it says that the rest is there; the number of files written."""
     by_name = {cohort.name: cohort for cohort in cohorts}
     texts = {}
     shards = []
-    for name, rows in images.groupby("shard", sort=False):
-        cohort = by_name[rows["cohort"].iloc[0]]
-        texts[f"shards/{name}.tsv"] = table_text(rows)
-        shards.append((name, cohort.name, len(rows), cohort.images_per_job))
-    for name in known_shards - {row[0] for row in shards}:
+    for name, rows in fill_places(images, apart, previous).groupby("shard", sort=False):
+        cohort, withdrawn = by_name.get(rows["cohort"].iloc[0]), int(rows["withdrawn"].count())
+        if cohort is None:  # it has left cohorts.tsv; its files stay, without what is withdrawn
+            texts[f"shards/{name}.tsv"] = emptied(folder / "shards" / f"{name}.tsv", set(rows["image_id"]))
+            continue
+        texts[f"shards/{name}.tsv"] = table_text(rows if withdrawn else rows[COLUMNS])
+        shards.append((name, cohort.name, len(rows), cohort.images_per_job, withdrawn))
+    for name in {shard for shard, _ in previous.values()} - {row[0] for row in shards}:
         if name.rpartition("-")[0] in by_name:
             texts[f"shards/{name}.tsv"] = table_text(images.iloc[:0])
     facts = {
         "cohorts_sha256": digest_of_cohorts(table),
         "roles": {cohort.name: list(cohort.roles) for cohort in cohorts},
         "pretraining_shares": {cohort.name: cohort.pretraining_share for cohort in cohorts},
+        **apart.facts,
     }
     texts["images.tsv"] = table_text(images)
     texts["excluded.tsv"] = table_text(excluded)
-    columns = ["shard", "cohort", "images", "images_per_job"]
+    columns = ["shard", "cohort", "images", "images_per_job", "withdrawn"]
     texts["shards.tsv"] = table_text(pd.DataFrame(shards, columns=columns), facts)
     return sum(_write_changed(folder / name, text) for name, text in texts.items())
 

@@ -26,6 +26,7 @@ from .engines import Engine, Scan, open_engine
 from .engines.inputs import check_file
 from .errors import ImageError, InstallationError, TryAlone
 from .files import fingerprint, read_json, write_json
+from .withdrawal import erase
 
 logger = logging.getLogger("neurotransfer")
 LEDGER = ["image_id", "status", "reason", "detail", "engine", "engine_version"]
@@ -196,7 +197,7 @@ def preprocess_images(
         for image in images.itertuples():
             folder = Path(subjects, image.shard, image.image_id)
             if getattr(image, "withdrawn", None) == 1:
-                shutil.rmtree(folder, ignore_errors=True)
+                erase(folder, Path(subjects).with_name(Path(OUTCOMES).name))
                 statuses[image.image_id] = {"state": "withdrawn"}
                 continue
             scan = _scan(image, Path(study))
