@@ -1,6 +1,10 @@
 # T1-weighted images -> FastSurfer's file layout and a ledger that accounts for every image.
 
 
+def all_ledgers(wildcards):
+    return [f"results/preprocessed/{shard.name}/{job}.tsv" for shard in study.shards.values() for job in shard.jobs]
+
+
 rule preprocess:
     """One job's images through the engine, each by itself; a bad one gets its row and stops nobody."""
     input:

@@ -43,9 +43,7 @@ rule report:
         images="results/split/images.tsv",
         certificate="results/split/certificate.json",
         excluded="results/manifest/excluded.tsv",
-        ledgers=[
-            f"results/preprocessed/{shard.name}/{job}.tsv" for shard in study.shards.values() for job in shard.jobs
-        ],
+        ledgers=all_ledgers,
         metrics=f"results/pretrain/{study.run}/metrics.tsv",
         weights=f"results/pretrain/{study.run}/weights.safetensors",
         medians="results/statistics/medians.tsv",
