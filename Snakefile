@@ -57,6 +57,8 @@ wildcard_constraints:
     run="multitask|given",
 
 
+# Lists that grow with the study are input functions: parsing, which every job repeats, does not build them, and
+# Snakemake hashes a literal list once for each of its files where a rule also names another rule's output.
 include: "workflow/rules/preprocess.smk"
 include: "workflow/rules/cache.smk"
 include: "workflow/rules/split.smk"
@@ -72,7 +74,8 @@ rule all:
     input:
         "results/report/report.html",
         "results/split/certificate.json",
-        rules.aggregate.input,  # a deleted fit or resample is missed, though a report stands that has read it
+        all_fits,  # a deleted fit or resample is missed, though a report stands that has read it
+        all_resamples,
         all_ledgers,  # and so is a ledger that `neurotransfer retry` has deleted
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # pandas takes a second to import; who only parses the study 
 TEXT_COLUMNS = frozenset(
     [
         *("image_id", "participant_id", "cohort", "session", "run", "t1w", "diagnosis", "shard", "role", "roles"),
+        *("acquisition", "reconstruction", "derivatives"),
         *("reason", "detail", "status", "engine", "engine_version", "checksum", "file", "split", "target"),
         *("task", "model", "replicate", "first", "second", "metric"),
     ]

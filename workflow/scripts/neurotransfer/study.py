@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from .errors import InputError
@@ -58,7 +59,14 @@ class Study:
 
     def shards_of(self, cohort: str) -> list[str]:
         """Names of a cohort's shards, in order."""
-        return [shard.name for shard in self.shards.values() if shard.cohort == cohort]
+        return self._shards_by_cohort.get(cohort, [])
+
+    @cached_property
+    def _shards_by_cohort(self) -> dict[str, list[str]]:
+        by_cohort: dict[str, list[str]] = {}
+        for shard in self.shards.values():
+            by_cohort.setdefault(shard.cohort, []).append(shard.name)
+        return by_cohort
 
     def cohorts_of(self, *roles: str) -> list[str]:
         """Names of the cohorts that have any of these roles (`pretraining`, `holdout` or a task), in order."""
