@@ -41,7 +41,7 @@ onstart:
     try:
         check_writable("results")
         # where jobs run on other machines, only they can tell; each looks before its first image
-        if workflow.local_exec and not all(Path(ledger).exists() for ledger in all_ledgers(None)):
+        if workflow.local_exec and is_engine_needed():
             check_program(config["preprocessing"])
     except InputError as error:
         raise WorkflowError(error)

@@ -467,6 +467,7 @@ def _write(
         "cohorts_sha256": digest_of_cohorts(table),
         "roles": {cohort.name: list(cohort.roles) for cohort in cohorts},
         "pretraining_shares": {cohort.name: cohort.pretraining_share for cohort in cohorts},
+        "derivatives": [cohort.name for cohort in cohorts if cohort.derivatives],
         **apart.facts,
     }
     texts["images.tsv"] = table_text(images)

@@ -46,7 +46,7 @@ class Study:
 
     `roles` maps a cohort to the set of its roles (`pretraining`, `holdout`, names of tasks), and
     `pretraining_shares` to the share of its participants that may pretrain (1 or 0 but for cohorts
-    that stand on both sides).
+    that stand on both sides).  `derivatives` are the cohorts whose images are preprocessed already.
     """
 
     shards: Mapping[str, Shard]
@@ -56,6 +56,7 @@ class Study:
     n: tuple[int, ...]
     replicates: tuple[str, ...]
     run: str
+    derivatives: frozenset[str] = frozenset()
 
     def shards_of(self, cohort: str) -> list[str]:
         """Names of a cohort's shards, in order."""
@@ -122,6 +123,7 @@ def read_study(config: Mapping, table: str | Path = SHARDS_TABLE, *, stale_too: 
         n=tuple(config["resampling"]["n"]),
         replicates=tuple(f"{replicate:03d}" for replicate in range(1, count + 1)),
         run="given" if config["pretrain"]["weights"] else "multitask",
+        derivatives=frozenset(facts.get("derivatives", ())),
     )
 
 
