@@ -173,14 +173,18 @@ def simulate_results(folder: Path, images: int, per_job: int, tasks: int, replic
     return study
 
 
-def test_a_tenth_of_the_papers_study_takes_a_tenth_of_five_seconds(tmp_path):
-    study = simulate_results(tmp_path, 11_426, 64, tasks=1, replicates=20)
-    seconds = min(_timed(lambda: status_of(study, tmp_path).text({})) for _ in range(3))
-    assert status_of(study, tmp_path).images == 11_426
-    assert seconds < 0.5, f"{seconds:.2f} s"
+def test_the_papers_study_is_told_within_five_seconds(tmp_path):
+    """114,257 images in jobs of 64, 1,000 resamples, 3,000 fits; seconds of the processor, which other jobs share."""
+    study = simulate_results(tmp_path, 114_257, 64, tasks=2, replicates=100)
+    found = status_of(study, tmp_path)
+    assert found.images == 114_257
+    assert sum(row.done["resamples"] for row in found.replicates) == 1000
+    assert sum(row.done[model] for row in found.replicates for model in MODELS) == 3000
+    seconds = min(_timed(lambda: status_of(study, tmp_path).text({})) for _ in range(2))
+    assert seconds < 5, f"{seconds:.1f} s"
 
 
 def _timed(work) -> float:
-    started = time.perf_counter()
+    started = time.process_time()
     work()
-    return time.perf_counter() - started
+    return time.process_time() - started
