@@ -46,8 +46,8 @@ EXCLUDED = ["cohort", "file", "reason", "detail"]
 class Summary:
     """What the manifest found, for a person.
 
-    `images` and `excluded` are the tables written; `notes` are sentences about what deserves a look; `written`
-    and `new_images` say what changed since the last time.
+    `images` and `excluded` are the tables written; `notes` are sentences about what deserves a look; `written`,
+    `new_images` and `gone_images` say what changed since the last time.
     """
 
     images: pd.DataFrame
@@ -56,6 +56,7 @@ class Summary:
     notes: tuple[str, ...]
     written: int
     new_images: int
+    gone_images: int
     shards: int
 
     def text(self) -> str:
@@ -76,9 +77,9 @@ class Summary:
             for row in rows
         ]
         lines += [f"note: {note}" for note in self.notes]
-        changed = (
-            f"{self.new_images} images are new, {self.written} files were written" if self.written else "no change"
-        )
+        gone = f" {self.gone_images} are gone," if self.gone_images else ""
+        changed = f"{self.new_images} images are new,{gone} {self.written} files were written"
+        changed = changed if self.written else "no change"
         return "\n".join([*lines, f"{self.shards} shards; {changed}"])
 
     def _row(self, name: str, images: pd.Series, excluded: pd.Series) -> list[str]:
@@ -124,8 +125,16 @@ def compile_manifest(config: Mapping[str, Any], folder: str | Path = "results/ma
         notes=tuple(notes),
         written=written,
         new_images=int((~images["image_id"].isin(list(previous))).sum()),
+        gone_images=_gone(previous, images, cohorts),
         shards=images["shard"].nunique(),
     )
+
+
+def _gone(previous: Mapping[str, tuple[str, int]], images: pd.DataFrame, cohorts: Sequence[Cohort]) -> int:
+    """How many images had a shard and are no longer there, in cohorts that are still in the table."""
+    names = {cohort.name for cohort in cohorts}
+    now = set(images["image_id"])
+    return sum(shard.rpartition("-")[0] in names and image not in now for image, (shard, _) in previous.items())
 
 
 def _read_images(
