@@ -4,6 +4,7 @@ The stages, in the order in which data passes them; each has a file of rules, a 
 a folder of results, all of the same name.
 """
 
+import gc
 import sys
 from pathlib import Path
 
@@ -24,6 +25,8 @@ configfile: str(REPOSITORY / "config/config.yaml")
 
 
 if workflow.is_main_process:
+    # A DAG is millions of objects that live to the end; looking for dead ones among them is a tenth of a dry run.
+    gc.set_threshold(200_000, 20, 50)
     from neurotransfer.configuration import check_config
 
     try:

@@ -40,7 +40,7 @@ class Design:
 
 
 def designs(share: float = 1.0) -> list[Design]:
-    """The 45 cohorts; a `share` below 1 makes each smaller, the tasks' pools only as far as they can be drawn from."""
+    """The 45 cohorts; a `share` below 1 makes each smaller, the tasks' pools no smaller than n = 500 needs."""
     rest = (IMAGES - ADNI[0] - TOP[0], PARTICIPANTS - ADNI[1] - TOP[1])
     images = _apportion(PRETRAINING_IMAGES, PRETRAINING) + _apportion(rest[0] - PRETRAINING_IMAGES, HOLDOUT)
     people = _shares_of(rest[1], images)
@@ -49,7 +49,7 @@ def designs(share: float = 1.0) -> list[Design]:
         layout = ("sessions", "dates", "runs")[at % 3]
         made = Design(
             f"C{at + 1:02d}",
-            max(3, round(share * has)),
+            max(2, round(share * has)),
             max(2, round(share * persons)),
             "pretraining" if at < PRETRAINING else "holdout",
             layout=layout,
@@ -57,15 +57,9 @@ def designs(share: float = 1.0) -> list[Design]:
             commas=at % 5 == 3,
         )
         cohorts.append(made)
-    pools = max(share, 0.1)  # n = 500 needs as many people
+    images_of_adni, people_of_adni = ADNI if share == 1 else (max(1_500, round(share * ADNI[0])), 1_200)
     adni = Design(
-        "ADNI",
-        round((share if share == 1 else pools) * ADNI[0]),
-        ADNI[1] if share == 1 else max(1_200, round(pools * ADNI[1])),
-        "pretraining,ad_hc",
-        "0.3",
-        ("CN", "Dementia"),
-        "dates",
+        "ADNI", images_of_adni, people_of_adni, "pretraining,ad_hc", "0.3", ("CN", "Dementia"), layout="dates"
     )
     cohorts.insert(0, adni)
     cohorts.append(Design("TOP", *TOP, "holdout,scz_bd", diagnoses=("SCZ", "BD")))

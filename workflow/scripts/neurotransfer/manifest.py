@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -48,9 +48,9 @@ EXCLUDED = ["cohort", "file", "reason", "detail"]
 class Summary:
     """What the manifest found, for a person.
 
-    `images` and `excluded` are the tables written; `notes` are sentences about what deserves a look; `written`
-    and `new_images` say what changed since the last time.  `withdrawn_shards` are those in which it has changed
-    who is withdrawn: what depends on them is made again.
+    `images` and `excluded` are the tables written; `notes` are sentences about what deserves a look; `written`,
+    `new_images` and `gone_images` say what changed since the last time.  `withdrawn_shards` are those in which it
+    has changed who is withdrawn: what depends on them is made again.
     """
 
     images: pd.DataFrame
@@ -59,6 +59,7 @@ class Summary:
     notes: tuple[str, ...]
     written: int
     new_images: int
+    gone_images: int
     shards: int
     withdrawn_shards: tuple[str, ...] = ()
 
@@ -80,9 +81,9 @@ class Summary:
             for row in rows
         ]
         lines += [f"note: {note}" for note in self.notes]
-        changed = (
-            f"{self.new_images} images are new, {self.written} files were written" if self.written else "no change"
-        )
+        gone = f" {self.gone_images} are gone," if self.gone_images else ""
+        changed = f"{self.new_images} images are new,{gone} {self.written} files were written"
+        changed = changed if self.written else "no change"
         return "\n".join([*lines, f"{self.shards} shards; {changed}"])
 
     def _row(self, name: str, images: pd.Series, excluded: pd.Series) -> list[str]:
@@ -132,9 +133,16 @@ def compile_manifest(config: Mapping[str, Any], folder: str | Path = "results/ma
         notes=(*notes, *apart.notes),
         written=written,
         new_images=int((~images["image_id"].isin(list(previous))).sum()),
+        gone_images=_gone(previous, {*images["image_id"], *apart.places}, cohorts),
         shards=images["shard"].nunique(),
         withdrawn_shards=apart.shards,
     )
+
+
+def _gone(previous: Mapping[str, tuple[str, int]], now: Collection[str], cohorts: Sequence[Cohort]) -> int:
+    """How many images had a shard and have no place now, in cohorts that are still in the table."""
+    names = {cohort.name for cohort in cohorts}
+    return sum(shard.rpartition("-")[0] in names and image not in now for image, (shard, _) in previous.items())
 
 
 def _read_images(

@@ -24,7 +24,7 @@ def rule_mistake(rule: Sequence[str]) -> str | None:
     if "all" in rule and len(rule) > 1:
         return "'all' stands alone"
     for word in rule:
-        if word not in (*WORDS, "all") and not re.fullmatch(r"[a-z]+-[^-_]+(_[a-z]+-[^-_]+)*", word):
+        if word not in (*WORDS, "all") and not re.fullmatch(r"[a-z]+-[^-_\s;:]+(_[a-z]+-[^-_\s;:]+)*", word):
             return f"{word!r} is neither first, last, all, defaced nor entities such as acq-mprage"
     for earlier, later in pairwise(rule):
         if earlier in ("first", "last"):
