@@ -54,6 +54,7 @@ wildcard_constraints:
 
 include: "workflow/rules/preprocess.smk"
 include: "workflow/rules/cache.smk"
+include: "workflow/rules/quality.smk"
 include: "workflow/rules/split.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/resample.smk"
@@ -67,6 +68,7 @@ rule all:
     input:
         "results/report/report.html",
         "results/split/certificate.json",
+        "results/quality/quality.html",
         rules.aggregate.input,  # a deleted fit or resample is missed, though a report stands that has read it
 
 
@@ -74,6 +76,7 @@ rule cached:
     """Every image through preprocessing and into the cache."""
     input:
         expand("results/index/{cohort}.tsv", cohort=study.cohorts),
+        "results/quality/quality.html",
 
 
 rule pretrained:
