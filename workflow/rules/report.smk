@@ -46,6 +46,7 @@ rule report:
         ledgers=[
             f"results/preprocessed/{shard.name}/{job}.tsv" for shard in study.shards.values() for job in shard.jobs
         ],
+        quality=expand("results/quality/{cohort}.tsv", cohort=study.cohorts),
         metrics=f"results/pretrain/{study.run}/metrics.tsv",
         weights=f"results/pretrain/{study.run}/weights.safetensors",
         medians="results/statistics/medians.tsv",

@@ -16,7 +16,7 @@ with jobs.job(snakemake):
     metadata = weights.read_weights(source.weights)[1]
     page = report.content(
         tables,
-        ledger=report.read_ledgers(source.ledgers),
+        ledger=report.read_ledgers(source.ledgers, source.quality),
         certificate=read_json(source.certificate),
         weights=metadata,
         seen=weights.seen_by(metadata, tables["images"]["participant_id"]),

@@ -71,7 +71,9 @@ def read_subject(folder: Path) -> tuple[np.ndarray, np.ndarray, float]:
     if nibabel.aff2axcodes(affine) != ("L", "I", "A") or orig.shape != mask.shape:
         raise InputError(folder, "mri", "orig.mgz and mask.mgz are not on one grid in LIA order", UNREADABLE)
     if orig.dtype != np.uint8:
-        raise InputError(folder, "mri/orig.mgz", f"it holds {orig.dtype}, and a conformed image is uint8", UNREADABLE)
+        raise InputError(
+            folder, "mri/orig.mgz", f"it holds {orig.dtype.name}, and a conformed image is uint8", UNREADABLE
+        )
     mask = mask > 0
     if not mask.any():
         raise InputError(folder, "mri/mask.mgz", "the mask is empty", UNREADABLE)

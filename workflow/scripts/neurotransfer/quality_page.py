@@ -62,7 +62,9 @@ def page(
     for image in shown.to_dict("records"):
         picture, outline = thumbnails(open_shard(pictures[image["shard"]])[int(image["row"])])
         group = groups[image["cohort"]].loc[image["group"]]
-        cards.append(card(image, group) | {"picture": picture, "outline": outline, "ledger": rows[image["image_id"]]})
+        cards.append(
+            card(image, group) | {"picture": picture, "outline": outline, "ledger": rows.get(image["image_id"])}
+        )
     excluded = images[images["status"] == "excluded"]
     return {
         "study": study,

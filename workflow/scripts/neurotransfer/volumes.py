@@ -236,7 +236,7 @@ def volumes_of(index: pd.DataFrame, volumes: pd.DataFrame) -> np.ndarray:
 
     A mask volume that the statistics lack is the one that was counted in the mask (`mask_volume_mm3`).
     """
-    matrix = volumes.reindex(index["image_id"]).to_numpy(np.float32)
+    matrix = volumes.reindex(index["image_id"]).to_numpy(np.float32, copy=True)
     counted = index["mask_volume_mm3"].to_numpy(np.float32)
     matrix[:, 0] = np.where(np.isnan(matrix[:, 0]), counted, matrix[:, 0])
     return matrix
