@@ -64,6 +64,7 @@ wildcard_constraints:
 # Snakemake hashes a literal list once for each of its files where a rule also names another rule's output.
 include: "workflow/rules/preprocess.smk"
 include: "workflow/rules/cache.smk"
+include: "workflow/rules/quality.smk"
 include: "workflow/rules/split.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/resample.smk"
@@ -77,6 +78,7 @@ rule all:
     input:
         "results/report/report.html",
         "results/split/certificate.json",
+        "results/quality/quality.html",
         all_fits,  # a deleted fit or resample is missed, though a report stands that has read it
         all_resamples,
         all_ledgers,  # and so is a ledger that `neurotransfer retry` has deleted
@@ -86,6 +88,7 @@ rule cached:
     """Every image through preprocessing and into the cache."""
     input:
         expand("results/index/{cohort}.tsv", cohort=study.cohorts),
+        "results/quality/quality.html",
         all_ledgers,
 
 

@@ -44,6 +44,7 @@ rule report:
         certificate="results/split/certificate.json",
         excluded="results/manifest/excluded.tsv",
         ledgers=all_ledgers,
+        quality=expand("results/quality/{cohort}.tsv", cohort=study.cohorts),
         metrics=f"results/pretrain/{study.run}/metrics.tsv",
         weights=f"results/pretrain/{study.run}/weights.safetensors",
         participants="results/pretrain/multitask/participants.tsv" if study.run == "multitask" else [],
