@@ -49,7 +49,9 @@ def shard(tmp_path):
         mask[4:15, 5:16, 6:18] = True
         origs.append(generator.integers(0, 256, mask.shape).astype(np.uint8))
         folders.append(subject(tmp_path / name, origs[-1], mask))
-    images = pd.DataFrame({"image_id": list("abc"), "status": ["ok", "failed", "ok"], "reason": [None, "empty", None]})
+    images = pd.DataFrame(
+        {"image_id": list("abc"), "status": ["ok", "failed", "ok"], "reason": [None, "empty", None]}
+    ).assign(engine="builtin", engine_version="1")
     path = tmp_path / "x-0001.npy"
     return path, cache.write_shard(path, folders, images, (12, 12, 12)), origs
 
@@ -88,7 +90,9 @@ def test_the_share_outside_the_crop_is_measured(tmp_path):
     mask = np.zeros((20, 20, 20), bool)
     mask[2:18, 8:12, 8:12] = True
     folder = subject(tmp_path / "a", np.full(mask.shape, 255, np.uint8), mask)
-    images = pd.DataFrame({"image_id": ["a"], "status": ["ok"], "reason": [None]})
+    images = pd.DataFrame({"image_id": ["a"], "status": ["ok"], "reason": [None]}).assign(
+        engine="builtin", engine_version="1"
+    )
     table = cache.write_shard(tmp_path / "x.npy", [folder], images, (8, 8, 8))
     assert table["outside_crop"][0] == pytest.approx(0.5)
     assert table["clipped"][0] == 1.0

@@ -15,6 +15,10 @@ rule aggregate:
             "results/resamples/{task}/n{n}/{replicate}.tsv", task=study.tasks, n=study.n, replicate=study.replicates
         ),
         weights=f"results/pretrain/{study.run}/weights.safetensors",
+        participants="results/pretrain/multitask/participants.tsv" if study.run == "multitask" else [],
+        indices=of_cohorts("index", *study.tasks),
+        splits=of_cohorts("split/cohorts", *study.tasks, *["pretraining"][: study.run == "multitask"]),
+        certificate=ancient("results/split/certificate.json"),
     output:
         aucs="results/statistics/aucs.tsv",
         settings="results/statistics/settings.tsv",

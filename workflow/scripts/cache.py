@@ -13,5 +13,6 @@ with jobs.job(snakemake):
     ledger = pd.concat([read_table(path) for path in source.ledgers])
     images = read_table(source.images)[["image_id"]].merge(ledger, on="image_id", validate="one_to_one")
     folders = [Path(params.subjects, shard, image_id) for image_id in images["image_id"]]
-    table = write_shard(snakemake.output.images, folders, images, params.cache["crop"])
+    small = {"small": snakemake.output.small, "voxel_size": params.voxel_size}
+    table = write_shard(snakemake.output.images, folders, images, params.cache["crop"], **small)
     write_table(table, snakemake.output.table)

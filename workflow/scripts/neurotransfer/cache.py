@@ -14,11 +14,13 @@ import nibabel
 import numpy as np
 import pandas as pd
 
+from .duplicates import small_volume
 from .errors import InputError
 from .files import written_whole
 from .quality import quality_figures
 
-COLUMNS = ["image_id", "row", "status", "reason", "mask_volume_mm3", "outside_crop", "clipped", "checksum"]
+COLUMNS = ["image_id", "row", "status", "reason", "engine", "engine_version"]
+COLUMNS += ["mask_volume_mm3", "outside_crop", "clipped", "checksum"]
 AGAIN = "delete it, then run the same command again"
 
 
@@ -61,26 +63,36 @@ def checksum(image: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).hexdigest()
 
 
-def write_shard(path: str | Path, subjects: Iterable[Path], images: pd.DataFrame, crop: Sequence[int]) -> pd.DataFrame:
+def write_shard(
+    path: str | Path,
+    subjects: Iterable[Path],
+    images: pd.DataFrame,
+    crop: Sequence[int],
+    small: str | Path | None = None,
+    voxel_size: float = 1.0,
+) -> pd.DataFrame:
     """Write one shard, an image at a time, and return its table.
 
     Parameters
     ----------
     subjects : each image's folder of preprocessed files
-    images : `image_id`, `status` and `reason` of the same images, from the ledger
+    images : `image_id`, `status`, `reason`, `engine` and `engine_version` of the same images, from the ledger
+    small : where the images' small volumes go, which duplicates.py compares; uint8 [images, d, h, w]
+    voxel_size : of the images in mm, which says how small these are
 
     Returns
     -------
-    image_id, row, status, reason, mask_volume_mm3, outside_crop and clipped (shares), checksum
+    image_id, row, status, reason, engine, engine_version, mask_volume_mm3, outside_crop and clipped (shares), checksum
     """
-    rows = []
+    rows, small_volumes = [], []
     shape = (len(images), *crop)
     with written_whole(path, "wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for row, (image, folder) in enumerate(zip(images.itertuples(), subjects, strict=True)):
             cropped = np.zeros(tuple(crop), np.uint8)
-            facts = {"image_id": image.image_id, "row": row, "status": image.status, "reason": image.reason}
+            facts = {"image_id": image.image_id, "row": row}
+            facts |= {name: getattr(image, name) for name in ("status", "reason", "engine", "engine_version")}
             if image.status == "ok":
                 orig, mask, voxel_volume = read_subject(folder)
                 source, target = crop_slices(mask, crop)
@@ -88,6 +100,11 @@ def write_shard(path: str | Path, subjects: Iterable[Path], images: pd.DataFrame
                 facts |= quality_figures(orig, mask, source, voxel_volume) | {"checksum": checksum(cropped)}
             file.write(cropped.tobytes())
             rows.append(facts)
+            if small:
+                small_volumes.append(small_volume(cropped, voxel_size))
+    if small:
+        with written_whole(small, "wb") as file:
+            np.save(file, np.stack(small_volumes), allow_pickle=False)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -130,3 +147,19 @@ def build_index(images: pd.DataFrame, cached: pd.DataFrame) -> pd.DataFrame:
     """
     usable = cached[cached["status"] == "ok"].drop(columns=["status", "reason"])
     return images.merge(usable, on="image_id", how="inner", validate="one_to_one")
+
+
+def made_by(images: pd.DataFrame) -> list[list[str]]:
+    """The engines, with their versions, behind images: a sorted list of [engine, version], each once.
+
+    Parameters
+    ----------
+    images : of an index, with `engine` and `engine_version`
+    """
+    pairs = images[["engine", "engine_version"]].drop_duplicates().fillna("unknown")
+    return sorted(pairs.astype(str).to_numpy().tolist())
+
+
+def named_engines(pairs: Sequence[Sequence[str]]) -> str:
+    """Engines with their versions as a person writes them: "fastsurfer 2.4.2, freesurfer 7.4.1"."""
+    return ", ".join(" ".join(pair) for pair in pairs) or "nothing"

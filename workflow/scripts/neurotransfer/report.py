@@ -19,6 +19,7 @@ import pandas as pd
 import yaml
 
 from . import __version__
+from .certificate import duplicates_in_words
 from .conclusions import Verdict, answer, verdicts
 from .figures import FAINT, INK, MODELS, PAPER, SOFT
 from .files import read_table
@@ -43,6 +44,7 @@ def content(
     run: str,
     reasons: Mapping[str, str],
     seen: Collection[str] | None = None,
+    unknown: str = "",
 ) -> dict[str, Any]:
     """Everything that the page shows, as plain texts and numbers for the template.
 
@@ -57,7 +59,8 @@ def content(
     tasks : the configuration's tasks that are on
     run : "multitask", or "given" where weights took the place of pretraining
     reasons : what the codes of failed images mean
-    seen : this study's participants who are behind given weights; None where the file can't tell
+    seen : this study's participants who are behind given weights; None where that can't be known
+    unknown : why it can't
     """
     medians, comparisons = tables["medians"], tables["comparisons"]
     chosen = {name: config["statistics"][name] for name in ("alpha", "statistic")}
@@ -67,6 +70,7 @@ def content(
         "study": config["study"],
         "given": run == "given",
         "seen": None if seen is None else len(seen),
+        "unknown": unknown,
         "simulated": bool(config["report"]["truth"]),
         "replicates": " to ".join(str(count) for count in dict.fromkeys((replicates[0], replicates[-1]))),
         **chosen,
@@ -80,6 +84,7 @@ def content(
         "alt": alternative(medians, tasks),
         "metrics": metric_groups(tables["metrics"]),
         "certificate": certificate,
+        "duplicates": duplicates_in_words(certificate["duplicates"]),
         "accounting": accounting(ledger, tables["excluded"], tables["images"]),
         "failures": failure_rows(ledger, reasons),
         "cohorts": cohort_rows(tables["images"], ledger, tables["excluded"]),
@@ -100,14 +105,14 @@ def read_ledgers(paths: Iterable[str | Path]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def render(content: Mapping[str, Any]) -> str:
-    """The page; every text in `content` is escaped."""
+def render(content: Mapping[str, Any], template: str = "report.html.j2") -> str:
+    """A page of one of the templates; every text in `content` is escaped."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=loader, autoescape=True, **options)
     environment.filters["number"] = lambda value: MISSING if value is None or pd.isna(value) else f"{value:,}"
     environment.filters |= {"p": p_text, "signed": signed}
-    return environment.get_template("report.html.j2").render(version=__version__, **content)
+    return environment.get_template(template).render(version=__version__, **content)
 
 
 def embed(path: str | Path) -> str:
