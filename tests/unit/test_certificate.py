@@ -215,8 +215,12 @@ def test_a_file_that_changed_after_it_was_certified_is_refused(tmp_path, monkeyp
 
 def test_resamples_of_people_who_pretrain_or_with_changed_rows_are_refused(study, tmp_path):
     splits, indices = study
-    test = pd.concat([index[split["role"] == "test"] for index, split in zip(indices, splits, strict=True)])
-    train = pd.concat([index[split["role"] == "train"] for index, split in zip(indices, splits, strict=True)])
+    test = pd.concat(
+        [index[split["role"] == "test"] for index, split in zip(indices, splits, strict=True)], ignore_index=True
+    )
+    train = pd.concat(
+        [index[split["role"] == "train"] for index, split in zip(indices, splits, strict=True)], ignore_index=True
+    )
     task = {"positive": ["AD"], "negative": ["HC"]}
     pool = labelled(test, task, "by_session").assign(role="train", index_row=0)
     write_resample(pool.iloc[[0, 0, 3, 5]], tmp_path / "good.tsv", {"n": 4})

@@ -276,6 +276,11 @@ def spread_of_strangers(rows: np.ndarray, people: np.ndarray, seed: int = 0) -> 
     return middle, max(1.4826 * float(np.median(np.abs(values - middle))), LEAST_SPREAD)
 
 
+def least_by_chance(images: int, chance_pairs: float) -> float:
+    """The likeness, in standard deviations, that `chance_pairs` of all pairs would reach if it were normal."""
+    return float(stats.norm.isf(min(chance_pairs / (images * (images - 1) / 2), 0.5)))
+
+
 def alike(rows: np.ndarray, people: np.ndarray, least: float, most: int = MOST, block: int = 4096) -> pd.DataFrame:
     """All pairs of different people whose product is at least `least`: the upper triangle, block by block.
 
@@ -349,8 +354,7 @@ def find_pairs(
     if len(np.unique(people[usable])) > 2:
         units = directions(heads[usable, POSE:])
         middle, spread = spread_of_strangers(units, people[usable])
-        normal = float(stats.norm.isf(min(settings["chance_pairs"] / comparisons, 0.5)))
-        threshold = max(settings["same_head"], normal)
+        threshold = max(settings["same_head"], least_by_chance(len(usable), settings["chance_pairs"]))
         pairs = alike(units, people[usable], middle + threshold * spread)
         found = pairs.attrs["found"]
         for pair in pairs.itertuples():
