@@ -108,7 +108,7 @@ def test_outputs_of_both_kinds_are_linked_cached_and_left_as_they_are(tmp_path):
     for folder in folders:
         links = list(folder.rglob("*.mgz"))
         assert len(links) == 3 and all(path.is_symlink() and path.readlink().is_absolute() for path in links)
-    table = cache.write_shard(tmp_path / "s.npy", folders, ledger, [40, 40, 40])
+    table, _ = cache.write_shard(tmp_path / "s.npy", folders, ledger, [40, 40, 40], 4.0)
     shard = np.load(tmp_path / "s.npy")
     assert np.array_equal(shard[0], shard[1]), "FreeSurfer's brainmask.mgz is the mask where it is not 0"
     assert table["mask_volume_mm3"].tolist() == pytest.approx([(shard[0] == 120).sum() * 64] * 2)
@@ -207,7 +207,7 @@ def test_a_folder_that_vanishes_later_is_one_clear_line_at_the_cache(tmp_path):
     with pytest.raises(
         InputError, match=r"mri/orig.mgz: it is a link to .*d/a/mri/orig.mgz, which is gone; "
     ) as caught:
-        cache.write_shard(tmp_path / "s.npy", [tmp_path / "subjects/s-0001/a"], ledger, [40, 40, 40])
+        cache.write_shard(tmp_path / "s.npy", [tmp_path / "subjects/s-0001/a"], ledger, [40, 40, 40], 4.0)
     assert "\n" not in str(caught.value)
 
 

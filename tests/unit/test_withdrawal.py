@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from neurotransfer import cache, preprocessing, report
+from neurotransfer import cache, preprocessing, quality, report
 from neurotransfer.configuration import load_config
 from neurotransfer.errors import InputError
 from neurotransfer.files import read_table
@@ -232,9 +232,12 @@ def test_a_folder_that_is_itself_a_link_is_unlinked(tmp_path):
 
 def test_the_cache_row_is_zero_and_the_index_has_no_such_image(tmp_path):
     images = pd.DataFrame({"image_id": ["A_01"], "status": ["withdrawn"], "reason": [None]})
-    table = cache.write_shard(tmp_path / "s.npy", [tmp_path / "nothing"], images, [4, 4, 4])
-    assert not np.load(tmp_path / "s.npy").any() and table["checksum"].isna().all()
-    assert cache.build_index(pd.DataFrame({"image_id": ["A_01"]}), table).empty
+    images = images.assign(engine=None, engine_version=None)
+    table, statistics = cache.write_shard(tmp_path / "s.npy", [tmp_path / "nothing"], images, [4, 4, 4], 4.0)
+    assert not statistics and table["checksum"].isna().all()
+    assert not any(np.load(tmp_path / f"s.{name}").any() for name in ("npy", "slices.npy", "small.npy"))
+    emptied = pd.DataFrame({"image_id": ["A_01"], "cohort": ["A"], "age": [None]})
+    assert quality.cached_images(emptied, table).empty
 
 
 def test_weights_know_whether_people_who_left_are_behind_them():

@@ -14,7 +14,7 @@ with jobs.job(snakemake):
     ledger = pd.concat([read_table(path) for path in source.ledgers])
     images = read_table(source.images)[["image_id"]].merge(ledger, on="image_id", validate="one_to_one")
     folders = [Path(params.subjects, shard, image_id) for image_id in images["image_id"]]
-    table, statistics = write_shard(output.images, output.slices, folders, images, params.cache["crop"])
+    table, statistics = write_shard(output.images, folders, images, params.cache["crop"], params.voxel_size)
     write_volumes(statistics, output.volumes)
     # last, since it holds the digests of all that lies beside the shard
-    write_cache_table(table, output.table, params.cache["crop"], [output.volumes, output.slices])
+    write_cache_table(table, output.table, params.cache["crop"], [output.volumes, output.slices, output.small])

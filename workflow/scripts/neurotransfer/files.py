@@ -135,6 +135,14 @@ def digest_of_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_of_rows(table: pd.DataFrame | Path) -> str:
+    """SHA-256 of a table's text without its facts: of a table as it would be written, or of a file's."""
+    if not isinstance(table, Path):
+        return hashlib.sha256(table_text(table).encode()).hexdigest()
+    text = table.read_bytes()
+    return hashlib.sha256(text.partition(b"\n")[2] if text.startswith(b"#") else text).hexdigest()
+
+
 def fingerprint(value: object) -> str:
     """SHA-256 of a JSON value, the same for equal values whatever the order of their keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
