@@ -236,7 +236,7 @@ def test_the_cache_row_is_zero_and_the_index_has_no_such_image(tmp_path):
     table, statistics = cache.write_shard(tmp_path / "s.npy", [tmp_path / "nothing"], images, [4, 4, 4], 4.0)
     assert not statistics and table["checksum"].isna().all()
     assert not any(np.load(tmp_path / f"s.{name}").any() for name in ("npy", "slices.npy", "small.npy"))
-    emptied = pd.DataFrame({"image_id": ["A_01"], "cohort": ["A"], "age": [None]})
+    emptied = pd.DataFrame({"image_id": ["A_01"], "cohort": ["A"], "shard": ["A-0001"], "age": [None]})
     assert quality.cached_images(emptied, table).empty
 
 
