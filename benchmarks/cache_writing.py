@@ -71,10 +71,10 @@ def write(folders: list[Path], to: Path) -> None:
     """What the rule `cache` does for a shard of these images."""
     images = pd.DataFrame({"image_id": [f"i{at}" for at in range(len(folders))], "status": "ok", "reason": None})
     images = images.assign(engine="fastsurfer", engine_version="2.4.2")
-    shard, slices, table = to / "x-0001.npy", to / "x-0001.slices.npy", to / "x-0001.volumes.tsv"
-    rows, statistics_ = cache.write_shard(shard, slices, folders, images, CROP)
-    volumes.write_volumes(statistics_, table)
-    cache.write_cache_table(rows, to / "x-0001.tsv", CROP, [table, slices])
+    beside = [to / f"x-0001.{name}" for name in ("volumes.tsv", "slices.npy", "small.npy")]
+    rows, statistics_ = cache.write_shard(to / "x-0001.npy", folders, images, CROP, 1.0)
+    volumes.write_volumes(statistics_, beside[0])
+    cache.write_cache_table(rows, to / "x-0001.tsv", CROP, beside)
 
 
 def seconds(work: Callable[[], None]) -> tuple[float, float]:

@@ -65,8 +65,7 @@ def shard(tmp_path):
         origs.append(generator.integers(0, 256, mask.shape).astype(np.uint8))
         folders.append(subject(tmp_path / name, origs[-1], mask))
     path = tmp_path / "x-0001.npy"
-    slices = tmp_path / "x-0001.slices.npy"
-    return path, cache.write_shard(path, slices, folders, ledger("ok", "failed", "ok"), (12, 12, 12))[0], origs
+    return path, cache.write_shard(path, folders, ledger("ok", "failed", "ok"), (12, 12, 12), 2.0)[0], origs
 
 
 def test_a_shard_holds_masked_intensities_and_zeros_for_what_failed(shard):
@@ -153,7 +152,7 @@ def test_the_fast_way_writes_the_bytes_of_the_plain_one(tmp_path, seed, crop):
     labels = np.where(mask, np.where(orig > 150, 2, 1002), 0)
     folder = subject(tmp_path / "a", orig, mask, labels)
     path, beside = tmp_path / "x.npy", tmp_path / "x.slices.npy"
-    table, statistics = cache.write_shard(path, beside, [folder], ledger("ok"), crop)
+    table, statistics = cache.write_shard(path, [folder], ledger("ok"), crop, 2.0)
     row, slices, figures = naive(folder, crop, cache.slices_size(crop))
     expected = io.BytesIO()
     np.save(expected, row[None])
@@ -169,7 +168,7 @@ def test_slices_of_what_failed_and_of_the_withdrawn_are_empty(tmp_path):
     mask[4:9, 4:9, 4:9] = True
     folder = subject(tmp_path / "a", np.full(mask.shape, 9, np.uint8), mask)
     path, beside = tmp_path / "x.npy", tmp_path / "x.slices.npy"
-    table, statistics = cache.write_shard(path, beside, [folder] * 3, ledger("ok", "failed", "withdrawn"), (8, 8, 8))
+    table, statistics = cache.write_shard(path, [folder] * 3, ledger("ok", "failed", "withdrawn"), (8, 8, 8), 2.0)
     for images in (np.load(path), np.load(beside)):
         assert images[0].any() and not images[1:].any()
     assert list(statistics) == ["a"] and table["status"].tolist() == ["ok", "failed", "withdrawn"]
@@ -191,7 +190,7 @@ def test_a_file_that_was_damaged_since_is_named_and_no_shard_is_written(tmp_path
     folder = subject(tmp_path / "a", np.random.default_rng(0).integers(0, 255, mask.shape).astype(np.uint8), mask)
     broken(folder, name, change)
     with pytest.raises(InputError, match=rf"{name}.*can't be read.*; delete this folder"):
-        cache.write_shard(tmp_path / "x.npy", tmp_path / "x.slices.npy", [folder], ledger("ok"), (8, 8, 8))
+        cache.write_shard(tmp_path / "x.npy", [folder], ledger("ok"), (8, 8, 8), 2.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
 
 

@@ -52,10 +52,10 @@ def write_cohort(name, shards):
             if state == "ok":
                 write_subject(folder, 10 * at + row)
         path = verification.CACHE / f"{shard}.npy"
-        slices, volumes = path.with_suffix(".slices.npy"), path.with_suffix(".volumes.tsv")
-        table, statistics = cache.write_shard(path, slices, folders, ledger, CROP)
-        write_volumes(statistics, volumes)
-        cache.write_cache_table(table, path.with_suffix(".tsv"), CROP, [volumes, slices])
+        beside = [path.with_suffix(f".{name}") for name in ("volumes.tsv", "slices.npy", "small.npy")]
+        table, statistics = cache.write_shard(path, folders, ledger, CROP, 1.0)
+        write_volumes(statistics, beside[0])
+        cache.write_cache_table(table, path.with_suffix(".tsv"), CROP, beside)
         manifests.append(images)
         tables.append(read_table(path.with_suffix(".tsv")))
     images = pd.concat(manifests)

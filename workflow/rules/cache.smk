@@ -16,6 +16,7 @@ rule cache:
         ledgers=ledgers,
     output:
         images="results/cache/{shard}.npy",
+        small="results/cache/{shard}.small.npy",
         table="results/cache/{shard}.tsv",
         volumes="results/cache/{shard}.volumes.tsv",
         slices="results/cache/{shard}.slices.npy",
@@ -29,6 +30,7 @@ rule cache:
         runtime=lambda wc, attempt: (5 + study.shards[wc.shard].images // 10) * attempt,
     params:
         cache=config["cache"],
+        voxel_size=config["preprocessing"]["voxel_size"],
         subjects="results/preprocessed/subjects",
     script:
         "../scripts/cache.py"

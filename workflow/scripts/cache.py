@@ -12,7 +12,7 @@ with jobs.job(snakemake):
     source, output, params, shard = snakemake.input, snakemake.output, snakemake.params, snakemake.wildcards.shard
     images = images_of_shard(read_table(source.images), read_tables(source.ledgers), shard)
     folders = [Path(params.subjects, shard, image_id) for image_id in images["image_id"]]
-    table, statistics = write_shard(output.images, output.slices, folders, images, params.cache["crop"])
+    table, statistics = write_shard(output.images, folders, images, params.cache["crop"], params.voxel_size)
     write_volumes(statistics, output.volumes)
     # last, since it holds the digests of all that lies beside the shard
-    write_cache_table(table, output.table, params.cache["crop"], [output.volumes, output.slices])
+    write_cache_table(table, output.table, params.cache["crop"], [output.volumes, output.slices, output.small])

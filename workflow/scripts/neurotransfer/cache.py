@@ -7,6 +7,7 @@ the regional volumes of its images, and three slices of each for a person to loo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import zlib
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 from nibabel.freesurfer.mghformat import MGHError, MGHHeader
 
+from .duplicates import small_volume
 from .errors import InputError
 from .files import digest_of_file, table_text, write_table, written_whole
 from .quality import FIGURES, Box, bounding_box, quality_figures
@@ -67,6 +69,10 @@ def read_subject(folder: Path) -> tuple[np.ndarray, np.ndarray, float]:
     InputError
         where one can't be read, or is not what an engine writes
     """
+    for name in ("mri/orig.mgz", "mri/mask.mgz"):
+        if (path := folder / name).is_symlink() and not path.is_file():
+            fix = "bring it back, or have the image looked at again with neurotransfer retry --image"
+            raise InputError(folder, name, f"it is a link to {path.readlink()}, which is gone", fix)
     (orig, affine), (mask, _) = (read_mgz(folder / "mri" / name) for name in ("orig.mgz", "mask.mgz"))
     if nibabel.aff2axcodes(affine) != ("L", "I", "A") or orig.shape != mask.shape:
         raise InputError(folder, "mri", "orig.mgz and mask.mgz are not on one grid in LIA order", UNREADABLE)
@@ -157,16 +163,17 @@ def images_of_shard(images: pd.DataFrame, ledger: pd.DataFrame, name: str) -> pd
 
 
 def write_shard(
-    path: str | Path, slices: str | Path, subjects: Iterable[Path], images: pd.DataFrame, crop: Sequence[int]
+    path: str | Path, subjects: Iterable[Path], images: pd.DataFrame, crop: Sequence[int], voxel_size: float
 ) -> tuple[pd.DataFrame, dict[str, Statistics]]:
-    """Write one shard and its slices, an image at a time.
+    """Write one shard with its slices and small volumes beside it, an image at a time.
 
     Parameters
     ----------
-    path : the shard
-    slices : the file of its images' slices, uint8 [images, 3, size, size]
+    path : the shard, ``<shard>.npy``; ``<shard>.slices.npy`` gets its images' slices, uint8 [images, 3, size, size],
+        and ``<shard>.small.npy`` the small volumes that duplicates.py compares, uint8 [images, d, h, w]
     subjects : each image's folder of preprocessed files
     images : `image_id`, `status`, `reason`, `engine` and `engine_version` of the same images, from the ledger
+    voxel_size : of the images in mm, which says how small the small volumes are
 
     Returns
     -------
@@ -174,17 +181,20 @@ def write_shard(
     statistics : of each image that is ok
     """
     rows, statistics = [], {}
-    size = slices_size(crop)
-    with written_whole(path, "wb") as file, written_whole(slices, "wb") as beside:
-        file.write(header_of((len(images), *crop)))
-        beside.write(header_of((len(images), PLANES, size, size)))
-        cropped = np.zeros(tuple(crop), np.uint8)
+    size, cropped = slices_size(crop), np.zeros(tuple(crop), np.uint8)
+    shapes = {
+        path: cropped.shape,
+        Path(path).with_suffix(".slices.npy"): (PLANES, size, size),
+        Path(path).with_suffix(".small.npy"): small_volume(cropped, voxel_size).shape,
+    }
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(written_whole(name, "wb")) for name in shapes]
+        for file, shape in zip(files, shapes.values(), strict=True):
+            file.write(header_of((len(images), *shape)))
         for row, (image, folder) in enumerate(zip(images.itertuples(), subjects, strict=True)):
             cropped[...] = 0
             shown = np.zeros((PLANES, size, size), np.uint8)
-            facts = {
-                name: getattr(image, name) for name in ("image_id", "status", "reason", "engine", "engine_version")
-            }
+            facts = {name: getattr(image, name) for name in FROM_LEDGER}
             if image.status == "ok":
                 orig, mask, voxel_volume = read_subject(folder)
                 box = bounding_box(mask)
@@ -194,8 +204,8 @@ def write_shard(
                 statistics[image.image_id] = read_stats(stats_file(folder))
                 facts |= quality_figures(brain, mask[box], inside, voxel_volume, statistics[image.image_id])
                 facts["checksum"] = checksum(cropped)
-            file.write(cropped)
-            beside.write(shown)
+            for file, values in zip(files, (cropped, shown, small_volume(cropped, voxel_size)), strict=True):
+                file.write(np.ascontiguousarray(values))
             rows.append(facts | {"row": row})
     return pd.DataFrame(rows, columns=COLUMNS), statistics
 
@@ -265,3 +275,19 @@ def verify_row(image: np.ndarray, expected: str, path: str | Path, row: int) -> 
     """
     if checksum(image) != expected:
         raise InputError(path, f"row {row}", "the image's bytes do not match its checksum", AGAIN)
+
+
+def made_by(images: pd.DataFrame) -> list[list[str]]:
+    """The engines, with their versions, behind images: a sorted list of [engine, version], each once.
+
+    Parameters
+    ----------
+    images : of an index, with `engine` and `engine_version`
+    """
+    pairs = images[["engine", "engine_version"]].drop_duplicates().fillna("unknown")
+    return sorted(pairs.astype(str).to_numpy().tolist())
+
+
+def named_engines(pairs: Sequence[Sequence[str]]) -> str:
+    """Engines with their versions as a person writes them: "fastsurfer 2.4.2, freesurfer 7.4.1"."""
+    return ", ".join(" ".join(pair) for pair in pairs) or "nothing"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # pandas takes a second to import; who only parses the study 
 TEXT_COLUMNS = frozenset(
     [
         *("image_id", "participant_id", "cohort", "session", "run", "t1w", "diagnosis", "shard", "role", "roles"),
+        *("acquisition", "reconstruction", "derivatives"),
         *("reason", "detail", "status", "engine", "engine_version", "checksum", "file", "split", "target"),
         *("task", "model", "replicate", "first", "second", "metric", "group", "why"),
     ]
@@ -132,6 +133,14 @@ def digest_of_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_rows(table: pd.DataFrame | Path) -> str:
+    """SHA-256 of a table's text without its facts: of a table as it would be written, or of a file's."""
+    if not isinstance(table, Path):
+        return hashlib.sha256(table_text(table).encode()).hexdigest()
+    text = table.read_bytes()
+    return hashlib.sha256(text.partition(b"\n")[2] if text.startswith(b"#") else text).hexdigest()
 
 
 def fingerprint(value: object) -> str:

@@ -19,6 +19,7 @@ import pandas as pd
 import yaml
 
 from . import __version__
+from .certificate import duplicates_in_words
 from .conclusions import Verdict, answer, verdicts
 from .figures import FAINT, INK, MODELS, PAPER, SOFT
 from .files import read_table
@@ -45,6 +46,8 @@ def content(
     run: str,
     reasons: Mapping[str, str],
     seen: Collection[str] | None = None,
+    withdrawn: int | None = 0,
+    unknown: str = "",
 ) -> dict[str, Any]:
     """Everything that the page shows, as plain texts and numbers for the template.
 
@@ -59,8 +62,12 @@ def content(
     tasks : the configuration's tasks that are on
     run : "multitask", or "given" where weights took the place of pretraining
     reasons : what the codes of failed images mean
-    seen : this study's participants who are behind given weights; None where the file can't tell
+    seen : this study's participants who are behind given weights; None where that can't be known
+    withdrawn : how many people who have withdrawn are behind the weights; None where nothing can tell
+    unknown : why whom they have seen can't be known
     """
+    gone = ledger["status"] == "withdrawn"
+    ledger = ledger[~gone]
     medians, comparisons = tables["medians"], tables["comparisons"]
     chosen = {name: config["statistics"][name] for name in ("alpha", "statistic")}
     found = verdicts(comparisons, **chosen)
@@ -69,6 +76,8 @@ def content(
         "study": config["study"],
         "given": run == "given",
         "seen": None if seen is None else len(seen),
+        "withdrawn": {"images": int(gone.sum()), "behind_weights": withdrawn, "weights": weights_name(config, run)},
+        "unknown": unknown,
         "simulated": bool(config["report"]["truth"]),
         "replicates": " to ".join(str(count) for count in dict.fromkeys((replicates[0], replicates[-1]))),
         **chosen,
@@ -82,6 +91,7 @@ def content(
         "alt": alternative(medians, tasks),
         "metrics": metric_groups(tables["metrics"]),
         "certificate": certificate,
+        "duplicates": duplicates_in_words(certificate["duplicates"]),
         "accounting": accounting(ledger, tables["excluded"], tables["images"]),
         "failures": failure_rows(ledger, reasons),
         "cohorts": cohort_rows(tables["images"], ledger, tables["excluded"]),
@@ -94,6 +104,11 @@ def content(
         "methods": methods(config, run, weights, tasks),
         "references": REFERENCES,
     }
+
+
+def weights_name(config: Mapping[str, Any], run: str) -> str:
+    """What a person knows the weights by."""
+    return str(config["pretrain"]["weights"]) if run == "given" else f"results/pretrain/{run}/weights.safetensors"
 
 
 def read_ledgers(paths: Iterable[str | Path], quality: Iterable[str | Path] = ()) -> pd.DataFrame:
@@ -111,14 +126,14 @@ def read_ledgers(paths: Iterable[str | Path], quality: Iterable[str | Path] = ()
     return ledger
 
 
-def render(content: Mapping[str, Any]) -> str:
-    """The page; every text in `content` is escaped."""
+def render(content: Mapping[str, Any], template: str = "report.html.j2") -> str:
+    """A page of one of the templates; every text in `content` is escaped."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=loader, autoescape=True, **options)
     environment.filters["number"] = lambda value: MISSING if value is None or pd.isna(value) else f"{value:,}"
     environment.filters |= {"p": p_text, "signed": signed}
-    return environment.get_template("report.html.j2").render(version=__version__, **content)
+    return environment.get_template(template).render(version=__version__, **content)
 
 
 def embed(path: str | Path) -> str:
