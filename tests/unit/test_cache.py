@@ -219,3 +219,11 @@ def test_what_no_engine_writes_is_refused(tmp_path, orig, mask, what):
     nibabel.save(nibabel.MGHImage(mask.astype(np.uint8), LIA), tmp_path / "mri/mask.mgz")
     with pytest.raises(InputError, match=what):
         cache.read_subject(tmp_path)
+
+
+def test_an_image_without_a_row_in_the_ledgers_is_named_and_not_left_out():
+    images = pd.DataFrame({"image_id": ["c", "a", "b"]})
+    found = cache.images_of_shard(images, ledger("ok", "failed", "ok"), "x-0001")
+    assert found["image_id"].tolist() == ["c", "a", "b"] and found["status"].tolist() == ["ok", "ok", "failed"]
+    with pytest.raises(InputError, match=r"results/preprocessed/x-0001: .* no row for c"):
+        cache.images_of_shard(images, ledger("ok", "ok"), "x-0001")

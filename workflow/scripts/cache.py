@@ -5,14 +5,12 @@ from neurotransfer import jobs
 with jobs.job(snakemake):
     from pathlib import Path
 
-    import pandas as pd
-    from neurotransfer.cache import write_cache_table, write_shard
-    from neurotransfer.files import read_table
+    from neurotransfer.cache import images_of_shard, write_cache_table, write_shard
+    from neurotransfer.files import read_table, read_tables
     from neurotransfer.volumes import write_volumes
 
     source, output, params, shard = snakemake.input, snakemake.output, snakemake.params, snakemake.wildcards.shard
-    ledger = pd.concat([read_table(path) for path in source.ledgers])
-    images = read_table(source.images)[["image_id"]].merge(ledger, on="image_id", validate="one_to_one")
+    images = images_of_shard(read_table(source.images), read_tables(source.ledgers), shard)
     folders = [Path(params.subjects, shard, image_id) for image_id in images["image_id"]]
     table, statistics = write_shard(output.images, folders, images, params.cache["crop"], params.voxel_size)
     write_volumes(statistics, output.volumes)

@@ -140,6 +140,28 @@ def checksum(image: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).hexdigest()
 
 
+def images_of_shard(images: pd.DataFrame, ledger: pd.DataFrame, name: str) -> pd.DataFrame:
+    """What the ledgers say of each image of a shard, in the shard's order.
+
+    Parameters
+    ----------
+    images : the shard's manifest, with `image_id`
+    ledger : of its preprocessing jobs
+    name : of the shard, for the message
+
+    Raises
+    ------
+    InputError
+        where an image has no row in the ledgers: a row of the shard would be missing
+    """
+    rows = images[["image_id"]].merge(ledger, on="image_id", how="left", validate="one_to_one")
+    if rows["status"].isna().any():
+        image = rows.loc[rows["status"].isna(), "image_id"].iloc[0]
+        what = f"the ledgers of the shard have no row for {image}"
+        raise InputError(f"results/preprocessed/{name}", "", what, "delete the ledgers there, then run snakemake again")
+    return rows
+
+
 def write_shard(
     path: str | Path, subjects: Iterable[Path], images: pd.DataFrame, crop: Sequence[int], voxel_size: float
 ) -> tuple[pd.DataFrame, dict[str, Statistics]]:
