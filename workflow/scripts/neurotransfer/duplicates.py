@@ -14,6 +14,7 @@ Goes in: a small volume per image, written beside the cache.  Comes out: pairs o
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -40,6 +41,7 @@ SAMPLE = 20_000  # images that the covariance is learnt from, at most
 STRANGERS = 3_000  # images whose pairs say how alike strangers are, at most
 LEAST_SPREAD = 0.05  # of strangers' likeness; in a handful of images it can seem smaller than it is
 TURNED = np.radians(2.0)  # two copies of a scan are never estimated further apart; 0.4 was the most in 200
+BATCH = 512  # volumes that are handed to the processes at once
 MOST = 10_000  # pairs that are kept, the most alike ones
 
 
@@ -101,12 +103,22 @@ def volumes_of(images: pd.DataFrame, files: Iterable[str | Path]) -> Volumes:
 def heads_of(volumes: Iterable[np.ndarray], voxel: float, processes: int = 1) -> np.ndarray:
     """`head_of` of many small volumes: float32 [images, NUMBERS]; a row of NaN where a volume shows no head."""
     work = functools.partial(head_of, voxel=voxel)
+    rows: list[np.ndarray] = []
     if processes > 1:
-        with ProcessPoolExecutor(processes) as pool:
-            rows = list(pool.map(work, volumes, chunksize=8))
+        _template()  # made once, and the workers have it
+        remaining = iter(volumes)
+        with ProcessPoolExecutor(processes, initializer=_use_one_thread) as pool:
+            while batch := list(itertools.islice(remaining, BATCH)):
+                rows += pool.map(work, batch, chunksize=8)
     else:
         rows = [work(volume) for volume in volumes]
     return np.array(rows, np.float32).reshape(len(rows), NUMBERS)
+
+
+def _use_one_thread() -> None:
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)  # the processes share the cores already
 
 
 def head_of(volume: np.ndarray, voxel: float) -> np.ndarray:

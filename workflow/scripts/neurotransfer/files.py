@@ -26,6 +26,7 @@ TEXT_COLUMNS = frozenset(
         *("acquisition", "reconstruction", "derivatives"),
         *("reason", "detail", "status", "engine", "engine_version", "checksum", "file", "split", "target"),
         *("task", "model", "replicate", "first", "second", "metric", "group", "why"),
+        *("image_1", "participant_1", "cohort_1", "image_2", "participant_2", "cohort_2", "kind"),
     ]
 )
 
