@@ -14,6 +14,8 @@ min_version("9.10")
 REPOSITORY = Path(workflow.basedir)
 sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 
+from neurotransfer.engines import demands
+from neurotransfer.engines.containers import check_program
 from neurotransfer.errors import InputError
 from neurotransfer.files import check_writable
 from neurotransfer.study import MODELS, read_study
@@ -41,6 +43,9 @@ except InputError as error:
 onstart:
     try:
         check_writable("results")
+        # where jobs run on other machines, only they can tell; each looks before its first image
+        if workflow.local_exec and is_engine_needed():
+            check_program(config["preprocessing"])
     except InputError as error:
         raise WorkflowError(error)
 
@@ -74,15 +79,18 @@ rule all:
         "results/split/certificate.json",
         all_fits,  # a deleted fit or resample is missed, though a report stands that has read it
         all_resamples,
+        all_ledgers,  # and so is a ledger that `neurotransfer retry` has deleted
 
 
 rule cached:
     """Every image through preprocessing and into the cache."""
     input:
         expand("results/index/{cohort}.tsv", cohort=study.cohorts),
+        all_ledgers,
 
 
 rule pretrained:
     """The pretrained weights and their metrics."""
     input:
         f"results/pretrain/{study.run}/metrics.tsv",
+        ledgers_of("pretraining", "holdout"),

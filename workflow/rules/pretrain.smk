@@ -38,7 +38,7 @@ rule pretrain:
         training={key: value for key, value in config["pretrain"].items() if key not in ("weights", "threads", "gpus")},
         threads=config["pretrain"]["threads"],
         crop=config["cache"]["crop"],
-        preprocessing=config["preprocessing"],
+        preprocessing=PREPROCESSING,
         checkpoints="results/checkpoints/pretrain/multitask",
     script:
         "../scripts/pretrain.py"
@@ -59,7 +59,7 @@ rule adopt:
     params:
         network=config["network"],
         crop=config["cache"]["crop"],
-        preprocessing=config["preprocessing"],
+        preprocessing=PREPROCESSING,
         targets=config["targets"],
     script:
         "../scripts/adopt.py"

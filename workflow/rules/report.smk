@@ -46,6 +46,8 @@ rule report:
         ledgers=all_ledgers,
         metrics=f"results/pretrain/{study.run}/metrics.tsv",
         weights=f"results/pretrain/{study.run}/weights.safetensors",
+        participants="results/pretrain/multitask/participants.tsv" if study.run == "multitask" else [],
+        withdrawn=config["withdrawn"] if config["withdrawn"] and Path(config["withdrawn"]).is_file() else [],
         medians="results/statistics/medians.tsv",
         comparisons="results/statistics/comparisons.tsv",
         settings="results/statistics/settings.tsv",

@@ -9,17 +9,22 @@ with jobs.job(snakemake):
     from neurotransfer.configuration import read_document
     from neurotransfer.files import read_json, read_table, write_text
     from neurotransfer.preprocessing import REASONS
+    from neurotransfer.withdrawal import behind_weights, read_withdrawn
 
     source, params = snakemake.input, snakemake.params
     names = ("images", "excluded", "metrics", "medians", "comparisons", "settings", "resamples")
     tables = {name: read_table(source[name]) for name in names}
     metadata = weights.read_weights(source.weights)[1]
+    left = read_withdrawn(source.withdrawn or None).people
+    trained = read_table(source.participants)["participant_id"] if source.participants else None
+    withdrawn = behind_weights(left, trained, weights.seen_by(metadata, left))
     page = report.content(
         tables,
         ledger=report.read_ledgers(source.ledgers),
         certificate=read_json(source.certificate),
         weights=metadata,
         seen=weights.seen_by(metadata, tables["images"]["participant_id"]),
+        withdrawn=withdrawn,
         figures={Path(path).stem: report.embed(path) for path in source.figures if path.endswith(".svg")},
         defaults=read_document(params.defaults),
         reasons=REASONS,

@@ -31,6 +31,10 @@ def read_subject(folder: Path) -> tuple[np.ndarray, np.ndarray, float]:
     mask : bool [D, H, W]
     voxel_volume : mm³
     """
+    for name in ("mri/orig.mgz", "mri/mask.mgz"):
+        if (path := folder / name).is_symlink() and not path.is_file():
+            fix = "bring it back, or have the image looked at again with neurotransfer retry --image"
+            raise InputError(folder, name, f"it is a link to {path.readlink()}, which is gone", fix)
     orig, mask = (nibabel.load(folder / "mri" / name) for name in ("orig.mgz", "mask.mgz"))
     if nibabel.aff2axcodes(orig.affine) != ("L", "I", "A") or orig.shape != mask.shape:
         raise InputError(folder, "mri", "orig.mgz and mask.mgz are not on one grid in LIA order", AGAIN)

@@ -23,6 +23,19 @@ def main(arguments: list[str] | None = None) -> int:
     _add_study(manifest)
     manifest.set_defaults(run=_manifest)
 
+    status = commands.add_parser("status", help="every image's state by cohort and reason, and what is done so far")
+    _add_study(status)
+    status.set_defaults(run=_status)
+
+    retry = commands.add_parser("retry", help="mark failed images for another try, after showing what that means")
+    _add_study(retry)
+    retry.add_argument("--reason", metavar="REASON", help="images that failed for this reason")
+    retry.add_argument("--cohort", metavar="COHORT", help="failed images of this cohort")
+    retry.add_argument("--image", nargs="+", default=[], metavar="IMAGE", help="these images, also where they are ok")
+    retry.add_argument("--list", action="store_true", help="print every image, not the first ten only")
+    retry.add_argument("--dry-run", "-n", action="store_true", help="only show what would be done")
+    retry.set_defaults(run=_retry)
+
     simulate = commands.add_parser("simulate", help="make a study on real anatomy whose truth is known")
     simulate.add_argument("folder", type=Path, metavar="FOLDER", help="where it goes; cohorts.tsv names it")
     simulate.add_argument("--seed", type=int, default=7, help="default: %(default)s")
@@ -84,7 +97,39 @@ def _manifest(chosen: argparse.Namespace) -> None:
     config = _enter_study(chosen)
     from .manifest import compile_manifest
 
-    print(compile_manifest(config).text())
+    summary = compile_manifest(config)
+    print(summary.text())
+    if summary.withdrawn_shards:
+        from .withdrawal import consequences
+
+        print(consequences(summary.withdrawn_shards, config))
+
+
+def _status(chosen: argparse.Namespace) -> None:
+    config = _enter_study(chosen)
+    from .preprocessing import REASONS
+    from .status import status_of
+    from .study import check_fresh, read_study
+
+    print(status_of(read_study(config, stale_too=True)).text(REASONS))
+    try:
+        check_fresh(config)
+    except InputError as error:  # what is there can be looked at all the same
+        print(f"\nnote: {error}")
+
+
+def _retry(chosen: argparse.Namespace) -> None:
+    config = _enter_study(chosen)
+    from .retry import choose, mark
+    from .study import read_study
+
+    retry = choose(read_study(config), reason=chosen.reason, cohort=chosen.cohort, images=chosen.image)
+    print(retry.text(everything=chosen.list))
+    if chosen.dry_run:
+        print("nothing is marked (--dry-run)")
+    else:
+        mark(retry)
+        print("marked; the next run of snakemake tries them again")
 
 
 def _simulate(chosen: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -25,6 +25,7 @@ import pandas as pd
 from .bids import Exclusion, Participant, Scan, find_participants, key_of, safe
 from .bids_tables import Table, day_of, read_acquisitions, read_participants, read_sessions
 from .cohorts import TARGETS, Cohort, read_cohorts
+from .engines.demands import images_per_job
 from .errors import InputError, Mistakes
 from .files import table_text, write_text
 from .labels import Labels, Person, Visit, mapped_columns
@@ -34,6 +35,7 @@ from .seeds import seed_from
 from .split import split_cohort
 from .study import digest_of_cohorts
 from .t1w import choose
+from .withdrawal import Apart, emptied, fill_places, read_withdrawn, set_apart
 
 COLUMNS = [
     *("image_id", "participant_id", "cohort", "session", "run", "acquisition", "reconstruction", "t1w"),
@@ -47,7 +49,8 @@ class Summary:
     """What the manifest found, for a person.
 
     `images` and `excluded` are the tables written; `notes` are sentences about what deserves a look; `written`,
-    `new_images` and `gone_images` say what changed since the last time.
+    `new_images` and `gone_images` say what changed since the last time.  `withdrawn_shards` are those in which it
+    has changed who is withdrawn: what depends on them is made again.
     """
 
     images: pd.DataFrame
@@ -58,6 +61,7 @@ class Summary:
     new_images: int
     gone_images: int
     shards: int
+    withdrawn_shards: tuple[str, ...] = ()
 
     def text(self) -> str:
         """A table: per cohort its images, participants, the share of images without each label, what is left out."""
@@ -106,7 +110,7 @@ def compile_manifest(config: Mapping[str, Any], folder: str | Path = "results/ma
     """
     folder, table = Path(folder), Path(config["cohorts"])
     mistakes = Mistakes()
-    cohorts = read_cohorts(table, list(config["tasks"]), config["manifest"]["images_per_job"], mistakes)
+    cohorts = read_cohorts(table, list(config["tasks"]), images_per_job(config), mistakes)
     images, excluded, notes = _read_images(config, table, cohorts, mistakes)
     _check_duplicates(images, mistakes)
     if not mistakes:
@@ -114,26 +118,30 @@ def compile_manifest(config: Mapping[str, Any], folder: str | Path = "results/ma
         _check_roles(config, table, cohorts, mistakes)
     mistakes.raise_if_any()
     previous, numbers = read_assignments(folder)
+    withdrawn = read_withdrawn(config["withdrawn"], mistakes)
+    images, apart = set_apart(withdrawn, images, previous, folder, mistakes)
+    excluded = excluded[~withdrawn.own(excluded)]
+    mistakes.raise_if_any()
     images = assign_shards(images, previous, numbers, config["manifest"]["images_per_shard"])
     _check_pools(config, images, cohorts, mistakes)
     mistakes.raise_if_any()
-    written = _write(folder, table, cohorts, images, excluded, {shard for shard, _ in previous.values()})
+    written = _write(folder, table, cohorts, images, excluded, previous, apart)
     return Summary(
         images=images,
         excluded=excluded,
         cohorts=tuple(cohort.name for cohort in cohorts),
-        notes=tuple(notes),
+        notes=(*notes, *apart.notes),
         written=written,
         new_images=int((~images["image_id"].isin(list(previous))).sum()),
-        gone_images=_gone(previous, images, cohorts),
+        gone_images=_gone(previous, {*images["image_id"], *apart.places}, cohorts),
         shards=images["shard"].nunique(),
+        withdrawn_shards=apart.shards,
     )
 
 
-def _gone(previous: Mapping[str, tuple[str, int]], images: pd.DataFrame, cohorts: Sequence[Cohort]) -> int:
-    """How many images had a shard and are no longer there, in cohorts that are still in the table."""
+def _gone(previous: Mapping[str, tuple[str, int]], now: Collection[str], cohorts: Sequence[Cohort]) -> int:
+    """How many images had a shard and have no place now, in cohorts that are still in the table."""
     names = {cohort.name for cohort in cohorts}
-    now = set(images["image_id"])
     return sum(shard.rpartition("-")[0] in names and image not in now for image, (shard, _) in previous.items())
 
 
@@ -445,27 +453,33 @@ def _write(
     cohorts: Sequence[Cohort],
     images: pd.DataFrame,
     excluded: pd.DataFrame,
-    known_shards: set[str],
+    previous: Mapping[str, tuple[str, int]],
+    apart: Apart,
 ) -> int:
     """Write what has changed, shards.tsv last, since it says that the rest is there; the number of files written."""
     by_name = {cohort.name: cohort for cohort in cohorts}
     texts = {}
     shards = []
-    for name, rows in images.groupby("shard", sort=False):
-        cohort = by_name[rows["cohort"].iloc[0]]
-        texts[f"shards/{name}.tsv"] = table_text(rows)
-        shards.append((name, cohort.name, len(rows), cohort.images_per_job))
-    for name in known_shards - {row[0] for row in shards}:
+    for name, rows in fill_places(images, apart, previous).groupby("shard", sort=False):
+        cohort, withdrawn = by_name.get(rows["cohort"].iloc[0]), int(rows["withdrawn"].count())
+        if cohort is None:  # it has left cohorts.tsv; its files stay, without what is withdrawn
+            texts[f"shards/{name}.tsv"] = emptied(folder / "shards" / f"{name}.tsv", set(rows["image_id"]))
+            continue
+        texts[f"shards/{name}.tsv"] = table_text(rows if withdrawn else rows[COLUMNS])
+        shards.append((name, cohort.name, len(rows), cohort.images_per_job, withdrawn))
+    for name in {shard for shard, _ in previous.values()} - {row[0] for row in shards}:
         if name.rpartition("-")[0] in by_name:
             texts[f"shards/{name}.tsv"] = table_text(images.iloc[:0])
     facts = {
         "cohorts_sha256": digest_of_cohorts(table),
         "roles": {cohort.name: list(cohort.roles) for cohort in cohorts},
         "pretraining_shares": {cohort.name: cohort.pretraining_share for cohort in cohorts},
+        "derivatives": [cohort.name for cohort in cohorts if cohort.derivatives],
+        **apart.facts,
     }
     texts["images.tsv"] = table_text(images)
     texts["excluded.tsv"] = table_text(excluded)
-    columns = ["shard", "cohort", "images", "images_per_job"]
+    columns = ["shard", "cohort", "images", "images_per_job", "withdrawn"]
     texts["shards.tsv"] = table_text(pd.DataFrame(shards, columns=columns), facts)
     return sum(_write_changed(folder / name, text) for name, text in texts.items())
 

@@ -43,6 +43,7 @@ def content(
     run: str,
     reasons: Mapping[str, str],
     seen: Collection[str] | None = None,
+    withdrawn: int | None = 0,
 ) -> dict[str, Any]:
     """Everything that the page shows, as plain texts and numbers for the template.
 
@@ -58,7 +59,10 @@ def content(
     run : "multitask", or "given" where weights took the place of pretraining
     reasons : what the codes of failed images mean
     seen : this study's participants who are behind given weights; None where the file can't tell
+    withdrawn : how many people who have withdrawn are behind the weights; None where nothing can tell
     """
+    gone = ledger["status"] == "withdrawn"
+    ledger = ledger[~gone]
     medians, comparisons = tables["medians"], tables["comparisons"]
     chosen = {name: config["statistics"][name] for name in ("alpha", "statistic")}
     found = verdicts(comparisons, **chosen)
@@ -67,6 +71,7 @@ def content(
         "study": config["study"],
         "given": run == "given",
         "seen": None if seen is None else len(seen),
+        "withdrawn": {"images": int(gone.sum()), "behind_weights": withdrawn, "weights": weights_name(config, run)},
         "simulated": bool(config["report"]["truth"]),
         "replicates": " to ".join(str(count) for count in dict.fromkeys((replicates[0], replicates[-1]))),
         **chosen,
@@ -92,6 +97,11 @@ def content(
         "methods": methods(config, run, weights, tasks),
         "references": REFERENCES,
     }
+
+
+def weights_name(config: Mapping[str, Any], run: str) -> str:
+    """What a person knows the weights by."""
+    return str(config["pretrain"]["weights"]) if run == "given" else f"results/pretrain/{run}/weights.safetensors"
 
 
 def read_ledgers(paths: Iterable[str | Path]) -> pd.DataFrame:
