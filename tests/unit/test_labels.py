@@ -210,6 +210,17 @@ def test_the_first_day_is_that_of_any_scan_of_the_person():
     assert ages() == pytest.approx([10 + 366 / 365.2425, 10 + 731 / 365.2425])
 
 
+def test_a_session_that_comes_later_changes_no_age():
+    write_cohort(Path("A"), [{"participant_id": "sub-01", "age": 10}], [])
+    write_visits({"b": "2001-01-01"})
+    (Path("A/sub-01/ses-a")).mkdir()
+    rows = [{"filename": "func/sub-01_ses-a_task-rest_bold.nii.gz", "acq_time": "2000-01-01T10:00:00"}]
+    write_rows(Path("A/sub-01/ses-a/sub-01_ses-a_scans.tsv"), rows)
+    alone = ages()
+    write_visits({"c": "2002-01-01"})
+    assert ages()[:1] == alone == pytest.approx([10 + 366 / 365.2425])
+
+
 def test_days_of_sessions_tables_and_of_a_table_beside_the_sessions():
     write_cohort(Path("A"), [{"participant_id": f"sub-0{at}", "age": 10} for at in (1, 2)], [])
     write_visits({"1": None, "2": None}, "01")
@@ -289,6 +300,7 @@ def test_phenotype_files_are_searched_for_what_participants_lack_but_an_age():
     table, _, notes = read_one()
     assert table.loc["A_01", ["bmi", "sex"]].tolist() == [22.5, 0] and pd.isna(table.loc["A_01", "age"])
     assert "A: bmi is the column 'bmi' of phenotype/vitals.tsv" in notes
+    assert read_one(age="phenotype/vitals.tsv:age")[0]["age"].tolist() == [50], "where it is asked for, it is taken"
     write_phenotype("more", [{"participant_id": "01", "bmi": 23}])
     table, _, notes = read_one()
     assert pd.isna(table.loc["A_01", "bmi"])

@@ -2,12 +2,18 @@
 
 # What later stages depend on: settings that only change how it is done repeat no fit.
 PREPROCESSING = demands.identity(config["preprocessing"])
+EXISTING = config["preprocessing"] | {"engine": "derivatives"}
+IDENTITIES = {False: PREPROCESSING, True: demands.identity(EXISTING)}  # shared by all jobs, which may be many
+
+
+def is_existing(wildcards):
+    """Whether a shard's images have been preprocessed elsewhere: that needs neither a GPU nor hours."""
+    return study.shards[wildcards.shard].cohort in study.derivatives
 
 
 def engine_of(wildcards):
-    """`preprocessing` as it holds for a shard: what exists already needs neither a GPU nor hours."""
-    exists = study.shards[wildcards.shard].cohort in study.derivatives
-    return config["preprocessing"] | ({"engine": "derivatives"} if exists else {})
+    """`preprocessing` as it holds for a shard."""
+    return EXISTING if is_existing(wildcards) else config["preprocessing"]
 
 
 def is_engine_needed():
@@ -49,7 +55,7 @@ rule preprocess:
         gpu=lambda wc: int(demands.has_gpu(engine_of(wc))),
     params:
         images_per_job=lambda wc: study.shards[wc.shard].images_per_job,
-        preprocessing=lambda wc: demands.identity(engine_of(wc)),
+        preprocessing=lambda wc: IDENTITIES[is_existing(wc)],
         subjects="results/preprocessed/subjects",
     script:
         "../scripts/preprocess.py"

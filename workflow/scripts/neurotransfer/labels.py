@@ -56,8 +56,8 @@ class Visit:
 class Person:
     """The scans of one participant.
 
-    `several` says that they are of more than one session, `aged` that their sessions.tsv has ages, and `first` is the
-    day of the first scan of any kind.
+    `several` says that the person was scanned in more than one session, `aged` that their sessions.tsv has ages, and
+    `first` is the day of the first scan of any kind.
     """
 
     visits: list[Visit] = field(default_factory=list)
@@ -253,7 +253,8 @@ class Labels:
             wanted.setdefault(name, {})[field_name] = self.cohort.columns[field_name]
         names = sorted((self.cohort.path / "phenotype").glob("*.tsv"))
         headers = {f"phenotype/{path.name}": read_header(path) for path in names}
-        for field_name in self.cohort.columns.keys() - self._found - self.cohort.files.keys() - {"age"}:
+        unasked = {"age"} - self.cohort.given
+        for field_name in sorted(self.cohort.columns.keys() - self._found - self.cohort.files.keys() - unasked):
             name = self.cohort.columns[field_name]
             files = [file for file, header in headers.items() if name in header and "participant_id" in header]
             if len(files) == 1:

@@ -241,12 +241,11 @@ def _images_of_person(
     by_session: dict[str, list[Scan]] = {}
     for scan in person.scans:
         by_session.setdefault(scan.session, []).append(scan)
+    several = len(by_session.keys() | (person.scans_tables.keys() - {""})) > 1
     days: dict[str, dict[str, date]] = {}
-    if len(by_session) > 1 or "birth_date" in cohort.columns:
-        days = _days(person, sessions, key, labels, mistakes)
-    known = labels.person(
-        sessions, len(by_session) > 1, min((min(has.values()) for has in days.values()), default=None)
-    )
+    if several or "birth_date" in cohort.columns:
+        days = _days(person, sessions, labels, mistakes)
+    known = labels.person(sessions, several, min((min(has.values()) for has in days.values() if has), default=None))
     rows = []
     for session, scans in by_session.items():
         taken, others = choose(scans, cohort.t1w)
@@ -262,7 +261,7 @@ def _images_of_person(
 
 
 def _days(
-    person: Participant, sessions: Table | None, key: str, labels: Labels, mistakes: Mistakes
+    person: Participant, sessions: Table | None, labels: Labels, mistakes: Mistakes
 ) -> dict[str, dict[str, date]]:
     """The days of each session's scans, by the file's name in scans.tsv; "" for the day that sessions.tsv gives."""
     days: dict[str, dict[str, date]] = {}
