@@ -357,12 +357,23 @@ def test_a_node_without_a_gpu_stops_instead_of_taking_hours(way, head, tmp_path,
     broken(tmp_path, head, "set preprocessing.gpus to 0", runs_in=way)
 
 
+def test_a_path_that_no_container_can_be_shown(head, tmp_path, trace, monkeypatch):
+    (tmp_path / "a:b").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a:b"))
+    assert "set TMPDIR" in broken(tmp_path, head, "cannot be shown a path")
+
+
+def test_an_unwritable_disk_for_temporary_files(head, tmp_path, trace, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/proc/sys")
+    assert "TMPDIR" in broken(tmp_path, head, "temporary files can't be written there")
+
+
 def test_no_space_for_temporary_files(head, tmp_path, trace, monkeypatch):
     line = broken(tmp_path, head, "No space left on device", faults={"a": "no_space", "b": "slow"})
     assert "TMPDIR" in line
     full = shutil.disk_usage(tmp_path)._replace(free=10**8)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
-    broken(tmp_path, head, "0.1 GB are free, 3 images need 3.0")
+    broken(tmp_path, head, "0.1 GB are free, 3 images need 1.5")
 
 
 def test_options_of_another_version_stop_the_job(head, tmp_path, trace, monkeypatch):

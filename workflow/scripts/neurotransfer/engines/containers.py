@@ -38,12 +38,19 @@ def check_program(settings: Mapping[str, Any]) -> None:
     if settings["engine"] != "fastsurfer":
         return
     own = settings["fastsurfer"]
-    program = (own["script"] or "run_fastsurfer.sh") if own["runs_in"] == "native" else own["runs_in"]
+    program = program_of(own)
     if shutil.which(program) is None:
         key = "script" if own["runs_in"] == "native" else "runs_in"
         what = f"there is no program {program} on this machine"
         fix = "install it or load its module where the jobs run, or change the key"
         raise InstallationError(f"preprocessing.fastsurfer.{key}", "", what, fix)
+
+
+def program_of(own: Mapping[str, Any]) -> str:
+    """The program that is started: FastSurfer's script, or what runs its container (`preprocessing.fastsurfer`)."""
+    if own["runs_in"] != "native":
+        return own["runs_in"]
+    return str(Path(own["script"]).expanduser()) if own["script"] else "run_fastsurfer.sh"
 
 
 def is_bindable(path: Path) -> bool:
