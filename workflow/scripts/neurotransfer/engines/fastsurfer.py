@@ -101,15 +101,7 @@ class FastSurfer:
         InstallationError
             where no engine, no image, another version, no licence file, no space or no permission is there
         """
-        containers.check_program(self._settings)
-        if self._license and not self._license.is_file():
-            what = f"there is no FreeSurfer licence {self._license}"
-            raise InstallationError("preprocessing.fastsurfer.license", "", what, "correct the path, or write null")
-        image = self._own["image"]
-        if image and self._how not in ("native", "docker") and containers.is_file_reference(image):
-            path = Path(image).expanduser()
-            if not path.exists():
-                raise InstallationError(path, "", "there is no such image", "correct preprocessing.fastsurfer.image")
+        containers.check_here(self._settings)
         self._check_scratch()
         with self._workplace("version") as place:
             log = place / "version.log"
