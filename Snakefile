@@ -15,7 +15,7 @@ REPOSITORY = Path(workflow.basedir)
 sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 
 from neurotransfer.engines import demands
-from neurotransfer.engines.containers import check_program
+from neurotransfer.engines.containers import check_here
 from neurotransfer.errors import InputError
 from neurotransfer.files import check_writable
 from neurotransfer.study import MODELS, read_study
@@ -45,7 +45,7 @@ onstart:
         check_writable("results")
         # where jobs run on other machines, only they can tell; each looks before its first image
         if workflow.local_exec and is_engine_needed():
-            check_program(config["preprocessing"])
+            check_here(config["preprocessing"])
     except InputError as error:
         raise WorkflowError(error)
 

@@ -332,8 +332,9 @@ def test_another_version_in_the_image(head, tmp_path, trace):
 
 
 def test_no_image_and_no_licence_where_they_are_named(head, tmp_path, trace):
-    broken(tmp_path, head, "there is no such image", image=str(tmp_path / "fastsurfer-2.5.0.sif"))
-    broken(tmp_path, head, "no FreeSurfer licence", license=str(tmp_path / "license.txt"))
+    line = broken(tmp_path, head, "there is no .*fastsurfer-2.5.0.sif", image=str(tmp_path / "fastsurfer-2.5.0.sif"))
+    assert "preprocessing.fastsurfer.image" in line
+    assert "fastsurfer.license" in broken(tmp_path, head, "there is no .*l.txt", license=str(tmp_path / "l.txt"))
 
 
 def test_no_daemon(head, tmp_path, trace, monkeypatch):
@@ -357,12 +358,23 @@ def test_a_node_without_a_gpu_stops_instead_of_taking_hours(way, head, tmp_path,
     broken(tmp_path, head, "set preprocessing.gpus to 0", runs_in=way)
 
 
+def test_a_path_that_no_container_can_be_shown(head, tmp_path, trace, monkeypatch):
+    (tmp_path / "a:b").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a:b"))
+    assert "set TMPDIR" in broken(tmp_path, head, "cannot be shown a path")
+
+
+def test_an_unwritable_disk_for_temporary_files(head, tmp_path, trace, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/proc/sys")
+    assert "TMPDIR" in broken(tmp_path, head, "temporary files can't be written there")
+
+
 def test_no_space_for_temporary_files(head, tmp_path, trace, monkeypatch):
     line = broken(tmp_path, head, "No space left on device", faults={"a": "no_space", "b": "slow"})
     assert "TMPDIR" in line
     full = shutil.disk_usage(tmp_path)._replace(free=10**8)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
-    broken(tmp_path, head, "0.1 GB are free, 3 images need 3.0")
+    broken(tmp_path, head, "0.1 GB are free, 3 images need 1.5")
 
 
 def test_options_of_another_version_stop_the_job(head, tmp_path, trace, monkeypatch):
@@ -572,9 +584,7 @@ def test_mistakes_that_can_be_known_are_told_before_any_job(tmp_path):
         "{fastsurfer: {image: 'deepmi/fastsurfer'}}": "another image from one day to the next",
         "{fastsurfer: {image: 'deepmi/fastsurfer:cuda-v2.4.2'}}": "is version 2.4.2",
         "{fastsurfer: {image: 'deepmi/fastsurfer:cpu-v2.5.0'}}": "knows no GPU",
-        "{fastsurfer: {image: /no/such.sif}}": "there is no /no/such.sif",
         "{fastsurfer: {image: /no/such.sif, runs_in: docker}}": "Docker runs no image from a file",
-        "{fastsurfer: {license: /no/license.txt}}": "there is no file /no/license.txt",
         "{fastsurfer: {version: 2.3.0}}": "2.4 to 2.6 are known here",
         "{voxel_size: 1.5}": "at most 1 mm",
         "{gpus: 2}": "at most 1",

@@ -2,9 +2,11 @@
 
 import gzip
 import os
+import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from neurotransfer.files import read_json, read_table, write_json
@@ -112,3 +114,19 @@ def test_scans_go_through_containers_into_the_cache_and_a_bad_one_is_accounted_f
     changes.write_text(yaml.safe_dump(more))
     planned = planned_jobs(folder, "cached", overlays=[*overlays, changes])
     assert {job for job in planned if job.startswith("preprocess")} == {f"preprocess shard={shard}, job={ledger.stem}"}
+
+
+def test_a_cohort_that_is_preprocessed_already_asks_for_no_gpu(scanned):
+    folder, overlays, _ = scanned
+    table = pd.read_csv(folder / "cohorts.tsv", sep="\t", dtype=str)
+    (folder / "derivatives/coin_CO001").mkdir(parents=True)
+    pattern = table["cohort"].map(lambda name: f"{folder}/derivatives/{{image_id}}" if name == "coin" else None)
+    table.assign(derivatives=pattern).to_csv(folder / "cohorts.tsv", sep="\t", index=False)
+    gpu = folder / "gpu.yaml"
+    gpu.write_text("preprocessing: {gpus: 1, fastsurfer: {image: null}}\n")
+    compiled = neurotransfer("manifest", "--directory", folder, "--configfile", *overlays, gpu)
+    assert compiled.returncode == 0, compiled.stderr
+    done = snakemake(folder, "cached", "--dry-run", "--forcerun", "preprocess", overlays=[*overlays, gpu])
+    jobs = re.findall(r"rule preprocess:.*?wildcards: shard=(\w+)-.*?resources: (.*?)\n", done.stdout, re.DOTALL)
+    asked = {(cohort, int(re.search(r"\bgpu=(\d)", words)[1])) for cohort, words in jobs}
+    assert asked == {("alpha", 1), ("coin", 0)}

@@ -287,26 +287,20 @@ def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
 
 
 def _fastsurfer_mistakes(settings: Mapping[str, Any]) -> Iterator[Mistake]:
-    """What can be known of FastSurfer before any job: its voxels, and whether the image is the one that is meant."""
+    """What can be known of FastSurfer on any machine: its voxels, and whether the image is the one that is meant.
+
+    Whether files and programs are there, only the machines can tell where the jobs run.
+    """
     at, own = ("preprocessing", "fastsurfer"), settings["fastsurfer"]
     if settings["voxel_size"] > 1:
         what = f"FastSurfer conforms to voxels of at most 1 mm, not {settings['voxel_size']:g}"
         yield Mistake(("preprocessing", "voxel_size"), what, "write 1.0, or take the engine builtin")
     image = own["image"]
     if own["runs_in"] != "native" and image:
-        if is_file_reference(image):
-            if own["runs_in"] == "docker":
-                yield Mistake((*at, "image"), "Docker runs no image from a file", "write a name and its tag")
-            elif not Path(image).expanduser().exists():
-                what = f"there is no {image} (looked for from {Path.cwd()})"
-                yield Mistake((*at, "image"), what, "correct the path, or write null")
-        else:
+        if not is_file_reference(image):
             yield from _tag_mistakes((*at, "image"), image, own["version"], settings["gpus"])
-    for key in ("script", "license"):
-        file = own[key]
-        if file and "/" in file and not Path(file).expanduser().is_file():
-            what = f"there is no file {file} (looked for from {Path.cwd()})"
-            yield Mistake((*at, key), what, "correct the path, or write null")
+        elif own["runs_in"] == "docker":
+            yield Mistake((*at, "image"), "Docker runs no image from a file", "write a name and its tag")
 
 
 def _tag_mistakes(path: tuple, image: str, version: str, gpus: int) -> Iterator[Mistake]:

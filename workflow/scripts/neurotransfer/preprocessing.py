@@ -206,7 +206,7 @@ def preprocess_images(
                 engines[name] = stack.enter_context(contextlib.closing(open_engine(settings, name)))
             task = _Task(scan, image.shard, folder, name, engines[name])
             status = read_status(folder)
-            if status is not None and status["fingerprint"] == task.fingerprint:
+            if status is not None and status.get("fingerprint") == task.fingerprint:
                 statuses[scan.image_id] = status
             else:
                 todo.setdefault(name, []).append(task)

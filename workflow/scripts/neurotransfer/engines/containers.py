@@ -28,22 +28,40 @@ class Bind:
     read_only: bool = True
 
 
-def check_program(settings: Mapping[str, Any]) -> None:
-    """Raise InstallationError where this machine lacks the program that runs FastSurfer, the configured engine.
+def check_here(settings: Mapping[str, Any]) -> None:
+    """Look whether this machine has what the configuration names for FastSurfer; nothing for other engines.
 
     Parameters
     ----------
     settings : the configuration's `preprocessing`
+
+    Raises
+    ------
+    InstallationError
+        for a program, an image's file or a licence that is not there
     """
     if settings["engine"] != "fastsurfer":
         return
     own = settings["fastsurfer"]
-    program = (own["script"] or "run_fastsurfer.sh") if own["runs_in"] == "native" else own["runs_in"]
+    program = program_of(own)
     if shutil.which(program) is None:
         key = "script" if own["runs_in"] == "native" else "runs_in"
         what = f"there is no program {program} on this machine"
         fix = "install it or load its module where the jobs run, or change the key"
         raise InstallationError(f"preprocessing.fastsurfer.{key}", "", what, fix)
+    is_file = own["image"] and own["runs_in"] != "native" and is_file_reference(own["image"])
+    for key, needed in (("image", is_file), ("license", own["license"])):
+        if needed and not Path(own[key]).expanduser().exists():
+            what = f"there is no {own[key]} on this machine"
+            fix = "correct the path, put the file where the jobs run, or write null"
+            raise InstallationError(f"preprocessing.fastsurfer.{key}", "", what, fix)
+
+
+def program_of(own: Mapping[str, Any]) -> str:
+    """The program that is started: FastSurfer's script, or what runs its container (`preprocessing.fastsurfer`)."""
+    if own["runs_in"] != "native":
+        return own["runs_in"]
+    return str(Path(own["script"]).expanduser()) if own["script"] else "run_fastsurfer.sh"
 
 
 def is_bindable(path: Path) -> bool:

@@ -36,8 +36,8 @@ OPTIONS = {
 AS_ROOT = "--allow_root"  # without it the script refuses root (and the copy that was tried does so even with it)
 SCRIPT = "/fastsurfer/run_fastsurfer.sh"  # in the official images
 LICENSE = "/fs_license/license.txt"
-SPACE = 1.0  # GB of the node's disk for one image: twice what its files take
-VERSION_SECONDS = 3600  # the first call of a new image may have to fetch and unpack it
+SPACE = 0.5  # [assumed] GB of the node's disk for one image, several times what its files take
+VERSION_SECONDS = 1800  # the first call of a new image may have to fetch and unpack it
 
 # What a log says when not the image but the installation is at fault, and how to mend that.
 BROKEN = {
@@ -63,7 +63,8 @@ BROKEN = {
 NO_GPU = r"Using device: cpu"
 OUT_OF_GPU = r"CUDA out of memory|INSUFFICIENT GPU MEMORY|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
 TOO_SMALL = r"Total segmentation volume is (too|very) small"
-KILLED = r"^.*\bKilled\b.*$|Out of memory: Killed"
+KILLED = r"^.*\bKilled\b.*$|Out of memory: Killed|terminated via signal"
+SIGNALLED = (-9, 137, -15, 143)  # SIGKILL and SIGTERM, as a process's parent and as a shell says it
 # Lines at the end of a log that say that something failed, when an earlier one says what.
 SAYS_LITTLE = re.compile(
     r"""^\W*$ | ^Traceback | ^\s*File\s" | ^\s+ | terminated\ via\ signal | ^Run\ 'docker | ^See\ 'docker
@@ -88,6 +89,7 @@ class FastSurfer:
         self._gpu = demands.has_gpu(settings)
         need = demands.demand(settings)
         self.at_once, self._limit = need.at_once, need.limit * 60
+        self._license = Path(self._own["license"]).expanduser().resolve() if self._own["license"] else None
         self._commands = Commands()
         self._root = Path(scratch or tempfile.gettempdir()).resolve()
 
@@ -99,20 +101,15 @@ class FastSurfer:
         InstallationError
             where no engine, no image, another version, no licence file, no space or no permission is there
         """
-        containers.check_program(self._settings)
-        license_file = self._own["license"]
-        if license_file and not Path(license_file).is_file():
-            what = f"there is no FreeSurfer licence {license_file}"
-            raise InstallationError("preprocessing.fastsurfer.license", "", what, "correct the path, or write null")
-        image = self._own["image"]
-        if image and self._how not in ("native", "docker") and containers.is_file_reference(image):
-            path = Path(image).expanduser()
-            if not path.exists():
-                raise InstallationError(path, "", "there is no such image", "correct preprocessing.fastsurfer.image")
+        containers.check_here(self._settings)
         self._check_scratch()
         with self._workplace("version") as place:
             log = place / "version.log"
-            code = self._call(["--version"], place, log, limit=VERSION_SECONDS)
+            try:
+                code = self._call(["--version"], place, log, limit=VERSION_SECONDS)
+            except TimedOut:
+                what = f"FastSurfer has not told its version within {VERSION_SECONDS / 60:g} minutes"
+                raise InstallationError(self._where(), "", what, "mend preprocessing.fastsurfer") from None
             text = _read(log)
         self._refuse_broken(text)
         found = re.findall(r"^v?(\d+\.\d+\.\d+)(?:[-+ (].*)?$", text, re.MULTILINE)
@@ -131,6 +128,10 @@ class FastSurfer:
         except OSError as error:
             what = f"temporary files can't be written there ({error.strerror})"
             raise InstallationError(self._root, "", what, "set TMPDIR to a disk that can be written") from None
+        for path in (self._root, self._license):
+            if path and self._how != "native" and not containers.is_bindable(path):
+                fix = "take another one (for temporary files, set TMPDIR)"
+                raise InstallationError(path, "", 'a container cannot be shown a path with a : , " or \\', fix)
         free, needed = shutil.disk_usage(self._root).free / 1e9, SPACE * self.at_once
         if free < needed:
             what = f"no space for temporary files: {free:.1f} GB are free, {self.at_once} images need {needed:.1f}"
@@ -157,6 +158,7 @@ class FastSurfer:
                 code = self._call(options, place, log, scan=scan, limit=self._limit)
             except TimedOut:
                 text = _read(produced / "scripts/deep-seg.log") + _read(log)
+                self._refuse_cpu(text)
                 what = f"ended after {self._limit / 60:g} minutes; the log's last line: {last_words(text)}"
                 raise ImageError("timeout", what) from None
             finally:
@@ -198,7 +200,7 @@ class FastSurfer:
         arguments = [*files, *options]
         environment, undo = dict(os.environ), []
         if self._how == "native":
-            line = [self._own["script"] or "run_fastsurfer.sh", *arguments]
+            line = [containers.program_of(self._own), *arguments]
             environment["TMPDIR"] = str(place / "output/tmp")
             if not self._gpu:
                 environment["CUDA_VISIBLE_DEVICES"] = ""
@@ -239,16 +241,15 @@ class FastSurfer:
         t1w = f"/input/{inside}" if self._how != "native" else str(real)
         binds = [containers.Bind(real, t1w), *binds]
         files = ["--t1", t1w, "--sid", scan.image_id, "--sd", output]
-        if self._own["license"]:
-            given = Path(self._own["license"]).resolve()
-            binds.append(containers.Bind(given, LICENSE))
-            files += ["--fs_license", LICENSE if self._how != "native" else str(given)]
+        if self._license:
+            binds.append(containers.Bind(self._license, LICENSE))
+            files += ["--fs_license", LICENSE if self._how != "native" else str(self._license)]
         return binds, files
 
     def _where(self) -> str:
         """What a message about the installation begins with."""
         if self._how == "native":
-            return self._own["script"] or "run_fastsurfer.sh"
+            return containers.program_of(self._own)
         return f"{self._how} {containers.image_reference(self._own['image'], self.version, self._gpu)}"
 
     def _refuse_broken(self, text: str) -> None:
@@ -256,6 +257,13 @@ class FastSurfer:
         for pattern, fix in BROKEN.items():
             if found := re.search(rf".*(?:{pattern}).*", text, re.IGNORECASE):
                 raise InstallationError(self._where(), "", found[0].strip(), fix)
+
+    def _refuse_cpu(self, text: str) -> None:
+        """Raise where FastSurfer has taken the CPU, which is 50 times slower, in place of the job's GPU."""
+        if self._gpu and re.search(NO_GPU, text):
+            self._refuse_broken(text)
+            fix = "send the job to a node with a GPU and its driver, or set preprocessing.gpus to 0"
+            raise InstallationError(self._where(), "", "FastSurfer found no GPU and worked on the CPU", fix)
 
     def _judge(self, code: int, text: str, produced: Path, alone: bool) -> None:
         """What became of the image: nothing is raised where its outputs are whole and plausible."""
@@ -269,14 +277,13 @@ class FastSurfer:
         except ImageError as error:
             failure = error
         if code == 0 and failure is None:
-            if self._gpu and re.search(NO_GPU, text):
-                fix = "send the job to a node with a GPU and its driver, or set preprocessing.gpus to 0"
-                raise InstallationError(self._where(), "", "FastSurfer found no GPU and worked on the CPU", fix)
+            self._refuse_cpu(text)
             return
         if re.search(OUT_OF_GPU, text):
             raise (ImageError if alone else TryAlone)("gpu_memory", _line_with(OUT_OF_GPU, text))
         self._refuse_broken(text)
-        if code in (-9, 137) or (code and re.search(KILLED, text, re.MULTILINE)):
+        # a signal may also mean that the whole job is being ended: then there will be no second try
+        if code in SIGNALLED or (code and re.search(KILLED, text, re.MULTILINE)):
             raise (ImageError if alone else TryAlone)("killed", words or "no last words in the log")
         if not re.search(r"^Version:", text, re.MULTILINE):
             # the script's first line is not there: the container, not the image, failed
