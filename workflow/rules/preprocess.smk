@@ -4,11 +4,30 @@
 PREPROCESSING = demands.identity(config["preprocessing"])
 
 
+def engine_of(wildcards):
+    """`preprocessing` as it holds for a shard: what exists already needs neither a GPU nor hours."""
+    exists = study.shards[wildcards.shard].cohort in study.derivatives
+    return config["preprocessing"] | ({"engine": "derivatives"} if exists else {})
+
+
+def is_engine_needed():
+    """Whether an image waits for the configured engine."""
+    shards = (shard for shard in study.shards.values() if shard.cohort not in study.derivatives)
+    ledgers = (f"results/preprocessed/{shard.name}/{job}.tsv" for shard in shards for job in shard.jobs)
+    return not all(Path(ledger).exists() for ledger in ledgers)
+
+
+def all_ledgers(wildcards):
+    return [f"results/preprocessed/{shard.name}/{job}.tsv" for shard in study.shards.values() for job in shard.jobs]
+
+
 def ledgers_of(*roles):
-    """The ledgers of the cohorts that have one of these roles; of all cohorts where none is named."""
-    cohorts = study.cohorts_of(*roles) if roles else study.cohorts
-    shards = [study.shards[name] for cohort in cohorts for name in study.shards_of(cohort)]
-    return [f"results/preprocessed/{shard.name}/{job}.tsv" for shard in shards for job in shard.jobs]
+    return lambda wildcards: [
+        f"results/preprocessed/{name}/{job}.tsv"
+        for cohort in study.cohorts_of(*roles)
+        for name in study.shards_of(cohort)
+        for job in study.shards[name].jobs
+    ]
 
 
 rule preprocess:
@@ -23,14 +42,14 @@ rule preprocess:
         "results/benchmarks/preprocess/{shard}/{job}.tsv"
     threads: config["preprocessing"]["threads"]
     resources:
-        mem_mb=lambda wc, attempt: demands.mem_mb(config["preprocessing"], attempt),
+        mem_mb=lambda wc, attempt: demands.mem_mb(engine_of(wc), attempt),
         runtime=lambda wc, attempt: demands.runtime(
-            config["preprocessing"], study.shards[wc.shard].images_of_job(wc.job), attempt
+            engine_of(wc), study.shards[wc.shard].images_of_job(wc.job), attempt
         ),
-        gpu=int(demands.has_gpu(config["preprocessing"])),
+        gpu=lambda wc: int(demands.has_gpu(engine_of(wc))),
     params:
         images_per_job=lambda wc: study.shards[wc.shard].images_per_job,
-        preprocessing=PREPROCESSING,
+        preprocessing=lambda wc: demands.identity(engine_of(wc)),
         subjects="results/preprocessed/subjects",
     script:
         "../scripts/preprocess.py"

@@ -6,7 +6,9 @@ def of_cohorts(folder, *roles):
 
 
 def shards_of_cohorts(*roles):
-    return [f"results/cache/{shard}.npy" for cohort in study.cohorts_of(*roles) for shard in study.shards_of(cohort)]
+    return lambda wildcards: [
+        f"results/cache/{shard}.npy" for cohort in study.cohorts_of(*roles) for shard in study.shards_of(cohort)
+    ]
 
 
 rule pretrain:

@@ -1,19 +1,27 @@
 # Fits -> test AUCs in long form -> medians, intervals and paired comparisons.
 
 
+def all_resamples(wildcards):
+    return expand(
+        "results/resamples/{task}/n{n}/{replicate}.tsv", task=study.tasks, n=study.n, replicate=study.replicates
+    )
+
+
+def all_fits(wildcards):
+    return expand(
+        "results/fits/{task}/n{n}/{replicate}/{model}.json",
+        task=study.tasks,
+        n=study.n,
+        replicate=study.replicates,
+        model=MODELS,
+    )
+
+
 rule aggregate:
     """Every fit's test AUC, and the table of settings; refuses fits of another configuration."""
     input:
-        fits=expand(
-            "results/fits/{task}/n{n}/{replicate}/{model}.json",
-            task=study.tasks,
-            n=study.n,
-            replicate=study.replicates,
-            model=MODELS,
-        ),
-        resamples=expand(
-            "results/resamples/{task}/n{n}/{replicate}.tsv", task=study.tasks, n=study.n, replicate=study.replicates
-        ),
+        fits=all_fits,
+        resamples=all_resamples,
         weights=f"results/pretrain/{study.run}/weights.safetensors",
     output:
         aucs="results/statistics/aucs.tsv",

@@ -20,7 +20,7 @@ with jobs.job(snakemake):
     withdrawn = behind_weights(left, trained, weights.seen_by(metadata, left))
     page = report.content(
         tables,
-        ledger=report.read_ledgers(source.ledgers),
+        ledger=report.read_ledgers(source.ledgers, source.quality),
         certificate=read_json(source.certificate),
         weights=metadata,
         seen=weights.seen_by(metadata, tables["images"]["participant_id"]),

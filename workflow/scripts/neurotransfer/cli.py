@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 from . import __version__
 from .errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+PROGRESS = 10.0  # seconds between two lines about how far a long command is
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,6 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
     demo.add_argument("folder", type=Path, metavar="FOLDER", help="where it goes")
     demo.add_argument("--cores", type=int, default=2, help="default: %(default)s")
     demo.set_defaults(run=_demo)
+
+    verify = commands.add_parser("verify", help="check every byte of the cache, and that nothing in it is stale")
+    _add_study(verify)
+    verify.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
+    verify.set_defaults(run=_verify)
 
     weights = commands.add_parser("weights", help="look into a file of weights")
     inner = weights.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -150,6 +157,26 @@ def _demo(chosen: argparse.Namespace) -> int:
     from .demo import run_demo
 
     return run_demo(chosen.folder, REPOSITORY, cores=chosen.cores)
+
+
+def _verify(chosen: argparse.Namespace) -> int:
+    config = _enter_study(chosen)
+    from .study import read_study
+    from .verification import verify_cache
+
+    told = time.monotonic()
+
+    def progress(done: int, shards: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > PROGRESS or done == shards:
+            told = time.monotonic()
+            print(f"{done:,} of {shards:,} shards", file=sys.stderr, flush=True)
+
+    found = verify_cache(read_study(config), chosen.threads, progress)
+    for mistake in found.mistakes:
+        print(mistake)
+    print(found.text())
+    return 1 if found.mistakes else 0
 
 
 def _show_weights(chosen: argparse.Namespace) -> None:

@@ -262,6 +262,11 @@ def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
             f"{smallest} voxels are too few for {len(config['network']['channels'])} blocks, each of which halves them"
         )
         yield Mistake(("cache", "crop"), what, f"give at least {halvings} each, or fewer network.channels")
+    for figure, limits in config["quality"]["exclude"].items():
+        low, high = limits.get("min"), limits.get("max")
+        if low is not None and high is not None and low > high:
+            what = f"min {low:g} is above max {high:g}, so every image would be left out"
+            yield Mistake(("quality", "exclude", figure), what, "exchange them")
     resampling = config["resampling"]
     fewest = 2 * resampling["min_per_class"]
     for position, n in enumerate(resampling["n"]):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:  # pandas takes a second to import; who only parses the study 
 TEXT_COLUMNS = frozenset(
     [
         *("image_id", "participant_id", "cohort", "session", "run", "t1w", "diagnosis", "shard", "role", "roles"),
+        *("acquisition", "reconstruction", "derivatives"),
         *("reason", "detail", "status", "engine", "engine_version", "checksum", "file", "split", "target"),
-        *("task", "model", "replicate", "first", "second", "metric"),
+        *("task", "model", "replicate", "first", "second", "metric", "group", "why"),
     ]
 )
 
@@ -117,6 +118,15 @@ def read_table(path: str | Path) -> pd.DataFrame:
         keep_default_na=False,
         na_values=[""],
     )
+
+
+def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Several tables, one below the other; empty ones leave the others' types as they are."""
+    import pandas as pd
+
+    tables = [read_table(path) for path in paths]
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled or tables[:1], ignore_index=True) if tables else pd.DataFrame()
 
 
 def digest_of_file(path: str | Path) -> str:

@@ -28,6 +28,8 @@ from .methods import REFERENCES, methods
 DARK = {INK: "#E6EDF3", SOFT: "#9AA7B4", FAINT: "#30363D", PAPER: "#161B22", MODELS["linear"][0]: "#56B4E9"}
 PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "nibabel", "SimpleITK", "nilearn", "matplotlib")
 MISSING = "–"
+LOST = {"failed": "failed", "excluded": "left out by quality control"}  # between the manifest and the index
+EXCLUDED = "beyond a limit of quality.exclude, see results/quality"
 
 
 def content(
@@ -104,10 +106,19 @@ def weights_name(config: Mapping[str, Any], run: str) -> str:
     return str(config["pretrain"]["weights"]) if run == "given" else f"results/pretrain/{run}/weights.safetensors"
 
 
-def read_ledgers(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """The ledgers of preprocessing, ``<cohort>-<number>/<job>.tsv``, as one table with a column `cohort`."""
+def read_ledgers(paths: Iterable[str | Path], quality: Iterable[str | Path] = ()) -> pd.DataFrame:
+    """The ledgers of preprocessing, ``<cohort>-<number>/<job>.tsv``, as one table with a column `cohort`.
+
+    Images that the tables of `quality` exclude have that status here, with the rule as their reason.
+    """
     parts = [read_table(path).assign(cohort=Path(path).parent.name.rpartition("-")[0]) for path in paths]
-    return pd.concat(parts, ignore_index=True)
+    ledger = pd.concat(parts, ignore_index=True).astype({"reason": object})
+    for path in quality:
+        judged = read_table(path)
+        rules = judged[judged["status"] == "excluded"].set_index("image_id")["reason"]
+        rows = ledger["image_id"].isin(rules.index)
+        ledger.loc[rows, "status"], ledger.loc[rows, "reason"] = "excluded", ledger.loc[rows, "image_id"].map(rules)
+    return ledger
 
 
 def render(content: Mapping[str, Any]) -> str:
@@ -256,7 +267,9 @@ def accounting(ledger: pd.DataFrame, excluded: pd.DataFrame, images: pd.DataFram
     rows: list[tuple[str, int, int]] = [("T1-weighted images found", len(excluded) + len(ledger), 0)]
     rows += [(f"left out of the manifest: {words(reason)}", len(g), 1) for reason, g in _by(excluded, "reason")]
     rows.append(("in the manifest", len(ledger), 0))
-    rows += [(f"failed: {words(reason)}", len(g), 1) for reason, g in _by(ledger[ledger["status"] != "ok"], "reason")]
+    for status, said in LOST.items():
+        lost = ledger[ledger["status"] == status]
+        rows += [(f"{said}: {words(reason)}", len(group), 1) for reason, group in _by(lost, "reason")]
     rows.append(("preprocessed and cached", usable, 0))
     names = {"train": "pretraining: training", "validation": "pretraining: validation", "test": "never pretrained on"}
     rows += [(name, int((images["role"] == role).sum()), 1) for role, name in names.items()]
@@ -272,12 +285,13 @@ def _by(table: pd.DataFrame, column: str) -> list[tuple[Any, pd.DataFrame]]:
 
 
 def failure_rows(ledger: pd.DataFrame, reasons: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Failed images by reason and cohort, with what the reason means."""
+    """Failed and excluded images by reason and cohort, with what the reason means."""
     rows = []
     for reason, group in _by(ledger[ledger["status"] != "ok"], "reason"):
         counts = group["cohort"].value_counts()
         cohorts = ", ".join(f"{cohort} {count:,}" for cohort, count in counts.items())
-        meaning = reasons.get(str(reason), "no reason was recorded")
+        known = EXCLUDED if (group["status"] == "excluded").all() else "no reason was recorded"
+        meaning = reasons.get(str(reason), known)
         rows.append({"reason": words(reason), "meaning": meaning, "images": len(group), "cohorts": cohorts})
     return rows
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from .errors import InputError
@@ -45,7 +46,7 @@ class Study:
 
     `roles` maps a cohort to the set of its roles (`pretraining`, `holdout`, names of tasks), and
     `pretraining_shares` to the share of its participants that may pretrain (1 or 0 but for cohorts
-    that stand on both sides).
+    that stand on both sides).  `derivatives` are the cohorts whose images are preprocessed already.
     """
 
     shards: Mapping[str, Shard]
@@ -55,10 +56,18 @@ class Study:
     n: tuple[int, ...]
     replicates: tuple[str, ...]
     run: str
+    derivatives: frozenset[str] = frozenset()
 
     def shards_of(self, cohort: str) -> list[str]:
         """Names of a cohort's shards, in order."""
-        return [shard.name for shard in self.shards.values() if shard.cohort == cohort]
+        return self._shards_by_cohort.get(cohort, [])
+
+    @cached_property
+    def _shards_by_cohort(self) -> dict[str, list[str]]:
+        by_cohort: dict[str, list[str]] = {}
+        for shard in self.shards.values():
+            by_cohort.setdefault(shard.cohort, []).append(shard.name)
+        return by_cohort
 
     def cohorts_of(self, *roles: str) -> list[str]:
         """Names of the cohorts that have any of these roles (`pretraining`, `holdout` or a task), in order."""
@@ -114,6 +123,7 @@ def read_study(config: Mapping, table: str | Path = SHARDS_TABLE, *, stale_too: 
         n=tuple(config["resampling"]["n"]),
         replicates=tuple(f"{replicate:03d}" for replicate in range(1, count + 1)),
         run="given" if config["pretrain"]["weights"] else "multitask",
+        derivatives=frozenset(facts.get("derivatives", ())),
     )
 
 

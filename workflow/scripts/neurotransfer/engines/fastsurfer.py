@@ -23,8 +23,8 @@ from .outputs import STATISTICS, Outputs, check_outputs
 from .processes import Commands, TimedOut
 
 # What run_fastsurfer.sh is told besides --t1, --sid and --sd.  Bias-field correction stays on: the volumes need it.
-# Read in the script itself: up to 2.4.0-dev (October 2024), with all of the options for 2.4.  Known from its
-# documentation and its users' scripts, and not checked here: --no_cc, from 2.5 on; that 2.6 differs in nothing.
+# Tried with the script itself, of 2.4.0-dev (October 2024), the newest public copy: those of 2.4.  Known from its
+# documentation and from scripts of those who use 2.5, and not tried: --no_cc from 2.5 on, and that 2.6 is no different.
 OPTIONS = {
     "2.4": "--seg_only --no_cereb --no_hypothal"
     " --vox_size {voxel_size:g} --viewagg_device {viewagg_device} --threads {threads}",
@@ -33,7 +33,7 @@ OPTIONS = {
     "2.6": "--seg_only --no_cereb --no_hypothal --no_cc"
     " --vox_size {voxel_size:g} --viewagg_device {viewagg_device} --threads {threads}",
 }
-AS_ROOT = "--allow_root"  # without it the script refuses root, in every version from 2.0 on
+AS_ROOT = "--allow_root"  # without it the script refuses root (and the copy that was tried does so even with it)
 SCRIPT = "/fastsurfer/run_fastsurfer.sh"  # in the official images
 LICENSE = "/fs_license/license.txt"
 SPACE = 1.0  # GB of the node's disk for one image: twice what its files take
@@ -66,7 +66,7 @@ TOO_SMALL = r"Total segmentation volume is (too|very) small"
 KILLED = r"^.*\bKilled\b.*$|Out of memory: Killed"
 # Lines at the end of a log that say that something failed, when an earlier one says what.
 SAYS_LITTLE = re.compile(
-    r"""^\W*$ | ^Traceback | ^\s*File\s" | ^\s+ | terminated\ via\ signal
+    r"""^\W*$ | ^Traceback | ^\s*File\s" | ^\s+ | terminated\ via\ signal | ^Run\ 'docker | ^See\ 'docker
         | ^ERROR:\ .*(segmentation|correction|registration|statsfile\ generation)\ failed
         | ^\w{3}\ \w{3}\ +\d+\ [\d:]+""",
     re.VERBOSE | re.IGNORECASE,
@@ -155,15 +155,15 @@ class FastSurfer:
             try:
                 options = self.options(viewagg_device="cpu" if alone and self._gpu else "auto")
                 code = self._call(options, place, log, scan=scan, limit=self._limit)
-                text = _read(log) + _read(produced / "scripts/deep-seg.log")
             except TimedOut:
-                text = _read(log) + _read(produced / "scripts/deep-seg.log")
+                text = _read(produced / "scripts/deep-seg.log") + _read(log)
                 what = f"ended after {self._limit / 60:g} minutes; the log's last line: {last_words(text)}"
                 raise ImageError("timeout", what) from None
             finally:
                 if (produced / "scripts").is_dir():
                     _copy(produced / "scripts", scripts)
-            self._judge(code, text, produced, alone)
+            # the console comes last: what ends Python with an exception is only there
+            self._judge(code, _read(produced / "scripts/deep-seg.log") + _read(log), produced, alone)
             _copy(produced, folder)
 
     def options(self, viewagg_device: str) -> list[str]:
@@ -264,7 +264,7 @@ class FastSurfer:
             raise ImageError("volume_check", _line_with(TOO_SMALL, text))
         try:
             _settle_statistics(produced)
-            check_outputs(Outputs.of(produced), self._settings["voxel_size"])
+            check_outputs(Outputs.of(produced), self._settings["voxel_size"], all_listed=True)
             failure = None
         except ImageError as error:
             failure = error
@@ -310,8 +310,7 @@ def _read(path: Path) -> str:
 def _settle_statistics(produced: Path) -> None:
     """Have ``stats/aseg+DKT.stats`` as a file of its own.
 
-    From 2.4 on it is a link to ``aseg+DKT.VINN.stats``, which may lead to a path inside the container; next to
-    them lies ``aseg+DKT.VINN.withCC.stats``, of another segmentation.
+    In newer versions it is a link to ``aseg+DKT.VINN.stats``, which may lead to a path inside the container.
     """
     wanted, other = produced / STATISTICS, (produced / STATISTICS).with_suffix(".VINN.stats")
     if (wanted.is_symlink() or not wanted.exists()) and other.is_file():

@@ -20,6 +20,7 @@ STATISTICS = "stats/aseg+DKT.stats"
 # [assumed] litres of a brain mask that is one: from an infant's to a large head's with its CSF.  FastSurfer's own
 # check (quick_qc.py) warns below 0.7 of segmented tissue, which severe atrophy comes near.
 SMALLEST, LARGEST = 0.4, 2.8
+SOME_UNLISTED = 0.1  # [assumed] share of labels without statistics that another version may have
 UNREADABLE = (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError)
 
 
@@ -38,12 +39,14 @@ class Outputs:
         return cls(folder / ORIG, folder / MASK, folder / SEGMENTATION, folder / STATISTICS)
 
 
-def check_outputs(outputs: Outputs, voxel_size: float) -> None:
+def check_outputs(outputs: Outputs, voxel_size: float, *, all_listed: bool = False) -> None:
     """Refuse outputs that later stages could not use, or that no brain gave.
 
     Parameters
     ----------
     voxel_size : mm, of the configuration
+    all_listed : the statistics are of this very segmentation, so that labels without a row tell of a file that ends
+        too early
 
     Raises
     ------
@@ -73,6 +76,12 @@ def check_outputs(outputs: Outputs, voxel_size: float) -> None:
     except (InputError, *UNREADABLE) as error:
         what = error.what if isinstance(error, InputError) else error
         raise ImageError("output_damaged", f"{outputs.statistics.name}: {what}") from None
+    if all_listed:
+        present = np.flatnonzero(np.bincount(labels.ravel().astype(np.int64)))
+        absent = [label for label in present if label and label not in statistics.volumes]
+        if len(absent) > SOME_UNLISTED * len(present):
+            what = f"{len(absent)} of {len(present)} labels of the segmentation have no row"
+            raise ImageError("output_damaged", f"{outputs.statistics.name}: {what}")
     litres = {"mask": np.count_nonzero(in_mask) * float(np.prod(sizes)), "statistics": statistics.mask_volume}
     for where, volume in litres.items():
         if not SMALLEST <= volume / 1e6 <= LARGEST:
