@@ -231,10 +231,11 @@ def test_a_folder_that_is_itself_a_link_is_unlinked(tmp_path):
 
 
 def test_the_cache_row_is_zero_and_the_index_has_no_such_image(tmp_path):
-    images = pd.DataFrame({"image_id": ["A_01"], "status": ["withdrawn"], "reason": [None]})
-    table = cache.write_shard(tmp_path / "s.npy", [tmp_path / "nothing"], images, [4, 4, 4])
-    assert not np.load(tmp_path / "s.npy").any() and table["checksum"].isna().all()
-    assert cache.build_index(pd.DataFrame({"image_id": ["A_01"]}), table).empty
+    nothing = {"reason": [None], "engine": [None], "engine_version": [None]}
+    images = pd.DataFrame({"image_id": ["A_01"], "status": ["withdrawn"], **nothing})
+    files = tmp_path / "s.npy", tmp_path / "s.slices.npy"
+    table, _ = cache.write_shard(*files, [tmp_path / "nothing"], images, [4, 4, 4])
+    assert not any(np.load(file).any() for file in files) and table["checksum"].isna().all()
 
 
 def test_weights_know_whether_people_who_left_are_behind_them():
