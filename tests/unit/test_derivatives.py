@@ -9,13 +9,14 @@ import pandas as pd
 import pytest
 from neurotransfer import cache, preprocessing
 from neurotransfer.engines import Scan, derivatives
-from neurotransfer.engines.derivatives import CORTEX, Derivatives, made_by
+from neurotransfer.engines.derivatives import Derivatives, made_by
 from neurotransfer.errors import ImageError, InputError
-from neurotransfer.volumes import read_stats, stats_text
+from neurotransfer.volumes import ATLASES, read_stats, stats_text
 
 SETTINGS = {"engine": "builtin", "voxel_size": 4.0, "grid": [64, 64, 64], "threads": 1}
 LIA = np.array([[-4.0, 0, 0, 128], [0, 0, 4, -128], [0, -4, 0, 128], [0, 0, 0, 1]])
 GREY, WHITE, HIPPOCAMPUS = 1002, 2, 17
+CORTEX = {name.removeprefix("ctx-lh-"): at - 1000 for at, name in ATLASES["DKT"].items() if name.startswith("ctx-lh-")}
 
 
 def arrays() -> tuple[np.ndarray, np.ndarray]:
@@ -122,8 +123,8 @@ def test_freesurfers_cortex_and_white_matter_join_its_aseg(tmp_path):
     assert (found.volumes[2], found.volumes[41]) == (240000.5, 250000.5)
     for name, at in CORTEX.items():
         assert (found.volumes[1000 + at], found.volumes[2000 + at]) == (1000 + at, 2000 + at)
-        assert found.names[1000 + at] == f"ctx-lh-{name}"
-    assert sum(volume > 0 for volume in found.volumes.values()) == 2 + 2 + 62
+        assert (found.names[1000 + at], found.names[2000 + at]) == (f"ctx-lh-{name}", f"ctx-rh-{name}")
+    assert len(CORTEX) == 31 and sum(volume > 0 for volume in found.volumes.values()) == 2 + 2 + 62
 
 
 def test_newer_fastsurfers_statistics_are_found_behind_their_other_name(tmp_path):
@@ -202,12 +203,12 @@ def test_outputs_that_change_are_looked_at_again_and_others_are_not(tmp_path):
 
 def test_a_folder_that_vanishes_later_is_one_clear_line_at_the_cache(tmp_path):
     table = images(a=fastsurfer(tmp_path / "d/a"))
-    ledger = preprocessing.preprocess_images(table, SETTINGS, tmp_path / "subjects")
+    preprocessing.preprocess_images(table, SETTINGS, tmp_path / "subjects")
     (tmp_path / "d").rename(tmp_path / "elsewhere")
     with pytest.raises(
         InputError, match=r"mri/orig.mgz: it is a link to .*d/a/mri/orig.mgz, which is gone; "
     ) as caught:
-        cache.write_shard(tmp_path / "s.npy", [tmp_path / "subjects/s-0001/a"], ledger, [40, 40, 40], 4.0)
+        cache.read_subject(tmp_path / "subjects/s-0001/a")
     assert "\n" not in str(caught.value)
 
 

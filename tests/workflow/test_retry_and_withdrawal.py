@@ -118,8 +118,12 @@ def test_who_withdraws_is_in_no_result(study):
     assert "pretrain" not in planned, "the cohort is a task's alone"
     before = statuses(study)
 
-    done = snakemake(study, *CORES, "--quiet", "rules")
+    # without the networks, which take longest, and what comes after them: no file of those names anybody
+    networks = ("baseline", "transfer")
+    done = snakemake(study, *CORES, "--quiet", "rules", "--omit-from", *networks)
     assert done.returncode == 0, done.stdout
+    left = {job.split()[0] for job in planned_jobs(study)}
+    assert left == {*networks, "aggregate", "compare", "figures", "report"}
 
     places = {
         f"results/manifest/shards/{shard}.tsv",
@@ -139,11 +143,8 @@ def test_who_withdraws_is_in_no_result(study):
     assert all(before[name] == after[name] for name in after), "nobody else is processed again"
     facts = read_json(study / "results/split/certificate.json")
     assert facts["counts"]["test"]["images"] > 0
-    text = (study / "results/report/report.html").read_text()
-    assert "withdrawn after preprocessing: deleted" in text
     shown = ask(study, "status").stdout
-    assert "(withdrawn)" in shown and shown.splitlines()[0].split()[-1] == "(withdrawn)"
-    assert planned_jobs(study) == set()
+    assert shown.splitlines()[0].split()[-1] == "(withdrawn)"
 
 
 def files_that_name(study: Path, word: str) -> set[str]:

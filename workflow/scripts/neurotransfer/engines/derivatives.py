@@ -22,7 +22,7 @@ import nibabel
 import numpy as np
 
 from ..errors import ImageError, InputError
-from ..volumes import read_stats
+from ..volumes import ATLASES, NAMES, read_stats
 from . import Scan
 from .outputs import MASK, ORIG, SEGMENTATION, STATISTICS, UNREADABLE, Outputs, check_outputs
 
@@ -39,21 +39,8 @@ FREESURFER = {
     SEGMENTATION: ("mri/aparc.DKTatlas+aseg.mgz",),
     STATISTICS: ("stats/aseg.stats",),
 }
-HEMISPHERES = {"lh": 1000, "rh": 2000}
-# FreeSurferColorLUT.txt: a region's SegId is this and 1000 on the left, 2000 on the right
-CORTEX = {
-    "caudalanteriorcingulate": 2, "caudalmiddlefrontal": 3, "cuneus": 5, "entorhinal": 6, "fusiform": 7,
-    "inferiorparietal": 8, "inferiortemporal": 9, "isthmuscingulate": 10, "lateraloccipital": 11,
-    "lateralorbitofrontal": 12, "lingual": 13, "medialorbitofrontal": 14, "middletemporal": 15, "parahippocampal": 16,
-    "paracentral": 17, "parsopercularis": 18, "parsorbitalis": 19, "parstriangularis": 20, "pericalcarine": 21,
-    "postcentral": 22, "posteriorcingulate": 23, "precentral": 24, "precuneus": 25, "rostralanteriorcingulate": 26,
-    "rostralmiddlefrontal": 27, "superiorfrontal": 28, "superiorparietal": 29, "superiortemporal": 30,
-    "supramarginal": 31, "transversetemporal": 34, "insula": 35,
-}  # fmt: skip
-WHITE_MATTER = {
-    2: ("Left-Cerebral-White-Matter", "lhCerebralWhiteMatterVol"),
-    41: ("Right-Cerebral-White-Matter", "rhCerebralWhiteMatterVol"),
-}
+HEMISPHERES = ("lh", "rh")
+WHITE_MATTER = {2: "lhCerebralWhiteMatterVol", 41: "rhCerebralWhiteMatterVol"}
 # Where the version stands: FastSurfer's logs ("Version: 2.3.3+5d7c0d8 (stable)", or such a line alone), then
 # FreeSurfer's ("freesurfer-linux-ubuntu22_x86_64-7.4.1-20230614-7eb8460", "...-stable-pub-v6.0.0-2beb96c")
 VERSIONS = (
@@ -180,13 +167,13 @@ def freesurfer_statistics(folder: Path) -> str:
         statistics = read_stats(path)
         rows |= {seg_id: (statistics.names[seg_id], volume) for seg_id, volume in statistics.volumes.items()}
         measures = _measures(path)
-        for seg_id, (name, measure) in WHITE_MATTER.items():
-            rows[seg_id] = (name, measures[measure])
+        rows |= {seg_id: (NAMES[seg_id], measures[measure]) for seg_id, measure in WHITE_MATTER.items()}
         for side, cortex in _of_cortex().items():
             path = folder / cortex
             volumes = _grey_volumes(path)
-            for name, at in CORTEX.items():
-                rows[HEMISPHERES[side] + at] = (f"ctx-{side}-{name}", volumes[name])
+            prefix = f"ctx-{side}-"
+            regions = [seg_id for seg_id, name in ATLASES["DKT"].items() if name.startswith(prefix)]
+            rows |= {seg_id: (NAMES[seg_id], volumes[NAMES[seg_id].removeprefix(prefix)]) for seg_id in regions}
     except (InputError, KeyError, *UNREADABLE) as error:
         what = error.what if isinstance(error, InputError) else error
         raise ImageError("output_damaged", f"{path.name}: {what}") from None
