@@ -1,9 +1,14 @@
 """Which device computes, and how it is set up."""
 
+import logging
+
 import pytest
 import torch
-from neurotransfer.device import autocast, choose_device, place
+from neurotransfer.device import choose_data_type, choose_device, place
 from neurotransfer.errors import InputError
+from neurotransfer.model import SFCN
+
+CPU = torch.device("cpu")
 
 
 def test_the_cpu_computes_with_the_threads_asked_for():
@@ -25,7 +30,30 @@ def test_a_gpu_that_is_not_there_is_one_line():
         choose_device("cuda", 1)
 
 
-def test_the_cpu_computes_in_float32():
-    convolution = place(torch.nn.Conv3d(1, 2, 3), torch.device("cpu"))
-    with autocast(torch.device("cpu")):
-        assert convolution(torch.ones(1, 1, 4, 4, 4)).dtype == torch.float32
+@pytest.mark.parametrize(("tiles", "chosen"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bfloat16_is_for_a_cpu_that_multiplies_matrices_in_it(tiles, chosen, monkeypatch, caplog):
+    """bfloat16 instructions alone are not enough: without AMX tiles they are slower than float32."""
+    choose_data_type.cache_clear()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": tiles})
+    with caplog.at_level(logging.INFO, "neurotransfer"):
+        assert choose_data_type("auto", CPU) == chosen
+        assert ("no AMX tiles" in caplog.text) == (not tiles)
+        assert choose_data_type("float32", CPU) == torch.float32
+        assert choose_data_type("bfloat16", CPU) == torch.bfloat16
+    assert caplog.text.count("as configured") == 2
+    choose_data_type.cache_clear()
+
+
+def test_a_network_computes_in_the_type_that_it_is_placed_with():
+    torch.manual_seed(0)
+    model = SFCN([4, 8], 4, 2, "average", 0.0)
+    images = torch.rand(4, 1, 16, 16, 16) * 255
+    exact = place(model, CPU, "float32")(images)
+    inside = []
+    model.blocks[1].conv.register_forward_hook(lambda module, given, out: inside.append(out.dtype))
+    rounded = place(model, CPU, "bfloat16")(images)
+    assert inside == [torch.bfloat16]
+    assert rounded.dtype == exact.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().max() < 0.02
+    rounded.sum().backward()
+    assert all(value.grad.dtype == torch.float32 for value in model.parameters())

@@ -66,7 +66,7 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bytes(study, undisturbed, 
 
 
 def test_a_sigterm_during_validation_loses_no_step(study, undisturbed, tmp_path, monkeypatch):
-    real, calls = training.settle, []
+    real, calls = training.calibrate, []
 
     def stopping(*arguments):
         calls.append(1)
@@ -74,7 +74,7 @@ def test_a_sigterm_during_validation_loses_no_step(study, undisturbed, tmp_path,
             signal.raise_signal(signal.SIGTERM)
         return real(*arguments)
 
-    monkeypatch.setattr(training, "settle", stopping)
+    monkeypatch.setattr(training, "calibrate", stopping)
     with pytest.raises(SystemExit):
         planted.pretrained(*study, tmp_path, CPU)
     resumed = planted.pretrained(*study, tmp_path, CPU)

@@ -97,6 +97,7 @@ rule evaluate:
         seed=config["seed"],
         targets=config["targets"],
         device=config["pretrain"]["device"],
+        data_type=config["pretrain"]["data_type"],
         batch_size=config["pretrain"]["batch_size"],
         threads=config["pretrain"]["threads"],
         bootstrap=config["statistics"]["bootstrap"],

@@ -18,7 +18,7 @@ with jobs.job(snakemake):
     model, targets = weights.network_from(metadata), from_metadata(metadata["targets"])
     model.load_state_dict(state)
     device = choose_device(params.device, params.threads)
-    place(model, device)
+    place(model, device, params.data_type)
     images, splits = (pd.concat([read_table(path) for path in paths]) for paths in (source.indices, source.splits))
     role = images["image_id"].map(splits.set_index("image_id")["role"])
     # given weights may have been trained on anybody, so no set of this study is their validation set

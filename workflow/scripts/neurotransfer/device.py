@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import logging
 
 import torch
@@ -52,14 +53,31 @@ def _keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """bfloat16 on a GPU that has it; float32 elsewhere."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+@functools.cache  # so that the log says it once
+def choose_data_type(wish: str, device: torch.device) -> torch.dtype:
+    """The data type that convolutions and matrix products compute in; sums and weights stay float32.
+
+    bfloat16 pays only where the device multiplies matrices in it: a GPU with tensor cores for it, or a CPU
+    with AMX tiles.  Other CPUs that have bfloat16 instructions do these convolutions slower in it.
+
+    Parameters
+    ----------
+    wish : "auto", "float32" or "bfloat16"
+    """
+    if device.type == "cuda":
+        able, why = torch.cuda.is_bf16_supported(including_emulation=False), "bfloat16 of the GPU"
+    else:
+        able, why = bool(torch.cpu.get_capabilities().get("amx_bf16")), "AMX tiles for bfloat16"
+    chosen = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(wish)
+    if chosen is None:
+        chosen = torch.bfloat16 if able else torch.float32
+    how = "as configured" if wish != "auto" else f"since the {device.type} has {'' if able else 'no '}{why}"
+    logger.info("the network computes in %s, %s", str(chosen).removeprefix("torch."), how)
+    return chosen
 
 
-def place(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """Move a model to the device, in the memory layout that its convolutions are fastest in."""
+def place(model: torch.nn.Module, device: torch.device, data_type: str = "auto") -> torch.nn.Module:
+    """Move a network to the device, in the memory layout and data type that its convolutions are fastest in."""
+    model.data_type = choose_data_type(data_type, device)
     # also faster on a CPU: 10 against 18 ms per image and training step of the demo's network
     return model.to(device, memory_format=torch.channels_last_3d)

@@ -18,15 +18,15 @@ import torch
 from torch.nn import functional
 
 from .batches import Held, as_input, augment, epoch_order
-from .device import autocast, choose_device, place
+from .device import choose_device, place
 from .errors import InputError
 from .evaluation import point_metrics
 from .files import read_table
-from .model import SFCN, trunk_of
+from .model import SFCN, calibrate, trunk_of
 from .resampling import read_resample
 from .seeds import seed_from
 from .selection import choose, fingerprint_of_fit, fit_record, seeds_of_fit
-from .training import Momentum, learning_rate, predict, settle
+from .training import Momentum, learning_rate, predict
 from .weights import check_made_by, check_weights, expected_of, read_weights, seen_by, why_unknown
 
 logger = logging.getLogger("neurotransfer")
@@ -118,7 +118,7 @@ def fit_setting(
     record : status, epoch, validation AUC and loss
     state : the network's at that epoch; empty where it diverged
     """
-    place(model, device)
+    place(model, device, settings["data_type"])
     optimiser = Momentum(model, settings)
     train = rows["train"]
     truth = labels[torch.as_tensor(rows["validation"])]
@@ -131,14 +131,13 @@ def fit_setting(
         for step, batch in enumerate(images.batches(order, device)):
             shifted = augment(batch, settings["augmentation"], seed_from(seeds["augmentation"], epoch, step))
             torch.manual_seed(seed_from(seeds["dropout"], epoch, step))
-            with autocast(device):
-                outputs = model(as_input(shifted))[:, 0]
+            outputs = model(as_input(shifted))[:, 0]
             wanted = labels[torch.as_tensor(order[step])].to(device)
-            loss = functional.binary_cross_entropy_with_logits(outputs.float(), wanted)
+            loss = functional.binary_cross_entropy_with_logits(outputs, wanted)
             optimiser.clear()
             loss.backward()
             optimiser.step(rate)
-        settle(model, images.batches(order, device), device)
+        calibrate(model, map(as_input, images.batches(order, device)))
         outputs = predict(model, images, rows["validation"], settings["batch_size"], device)[:, 0]
         loss = float(functional.binary_cross_entropy_with_logits(torch.from_numpy(outputs), truth))
         if not math.isfinite(loss):
@@ -188,7 +187,7 @@ def fit_settings(
     chosen = choose(records)
     model = first_network(network, 0.0, seeds[chosen], None)
     model.load_state_dict(states[chosen])
-    place(model, device)
+    place(model, device, training["data_type"])
     return records, chosen, predict(model, images, rows["test"], training["batch_size"], device)[:, 0]
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 from .batches import Images, as_input, augment, epoch_order
 from .cache import made_by
 from .checkpoints import Checkpoints, asked_to_stop
-from .device import autocast, place
+from .device import place
 from .errors import InputError
 from .evaluation import PREDICTIONS, long_form, point_metrics
 from .model import SFCN, calibrate
@@ -91,16 +91,9 @@ def predict(
     model.eval()
     outputs = []
     for batch in images.batches([rows[at : at + batch_size] for at in range(0, len(rows), batch_size)], device):
-        with autocast(device):
-            outputs.append(model(as_input(batch)).float().cpu().numpy())
+        outputs.append(model(as_input(batch)).cpu().numpy())
         after_batch()
     return np.concatenate(outputs)
-
-
-def settle(model: SFCN, batches: Iterator[Tensor], device: torch.device) -> None:
-    """Calibrate batch norm on uint8 batches, in the data type that the device trains in."""
-    with autocast(device):
-        calibrate(model, map(as_input, batches))
 
 
 def pretrain(
@@ -124,7 +117,7 @@ def pretrain(
     ----------
     tables : of the training and the validation images, with a column per target
     settings : `epochs`, `batch_size`, `learning_rate`, `momentum`, `weight_decay`, `schedule`, `dropout`,
-        `augmentation`, `patience`
+        `augmentation`, `patience`, `data_type`
 
     Raises
     ------
@@ -137,7 +130,7 @@ def pretrain(
     model = SFCN(network["channels"], network["bottleneck"], len(targets), network["pooling"], settings["dropout"])
     with torch.no_grad():
         model.head.bias.copy_(first_biases(targets))
-    place(model, device)
+    place(model, device, settings["data_type"])
     optimiser = Momentum(model, settings)
     truth, validation_truth = (encode(table, targets) for table in tables)
     everyone = np.arange(len(validation))
@@ -173,9 +166,8 @@ def pretrain(
                 rows = torch.as_tensor(order[step])
                 images = augment(batch, settings["augmentation"], seed_from(seed, "augmentation", epoch, step))
                 torch.manual_seed(seed_from(seed, "dropout", epoch, step))
-                with autocast(device):
-                    outputs = model(as_input(images))
-                loss = masked_loss(outputs.float(), truth[rows].to(device), targets)
+                outputs = model(as_input(images))
+                loss = masked_loss(outputs, truth[rows].to(device), targets)
                 optimiser.clear()
                 loss.backward()
                 optimiser.step(rate)
@@ -190,7 +182,7 @@ def pretrain(
                     save()
                     saved_at = time.monotonic()
                 stop_if_asked()
-            settle(model, training.batches(order[:CALIBRATION_BATCHES], device), device)
+            calibrate(model, map(as_input, training.batches(order[:CALIBRATION_BATCHES], device)))
             outputs = predict(model, validation, everyone, settings["batch_size"], device, stop_if_asked)
             loss = float(masked_loss(torch.from_numpy(outputs), validation_truth, targets))
             row = {"epoch": epoch, "step": steps, "learning_rate": rate, "train_loss": total / len(training)}

@@ -1,0 +1,128 @@
+"""Batch norm, max-pool and ReLU in one: half the memory and a fraction of the traffic of the three layers.
+
+Max-pool comes first.  It commutes with ReLU, and with batch norm's affine map where that map's scale is
+positive; a negative scale turns the greatest voxel into the least, which the sign of the scale tells before
+any statistics are known.  So all that is kept at full resolution is the convolution's own output, and batch
+norm works on an eighth of the voxels; only its statistics and the gradient through them need every voxel.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+PIECE = {"cpu": 1 << 18, "cuda": 1 << 26}  # numbers worked on at once: within a core's cache; enough for a GPU
+
+
+def normalise_pool_relu(x: Tensor, norm: nn.BatchNorm3d, size: int) -> Tensor:
+    """ReLU of the max-pool of `norm(x)`, and `norm`'s running statistics moved on, as torch's layers do it.
+
+    Parameters
+    ----------
+    x : [N, C, D, H, W]
+    size : of the pooling window and its stride, in voxels
+
+    Raises
+    ------
+    ValueError
+        where training gives batch norm one voxel, which has no variance
+    """
+    if norm.training and x.numel() == x.shape[1] and ranks() == 1:
+        raise ValueError("batch norm has one voxel per channel to learn from: the batch or the images are too small")
+    running = None if norm.training else (norm.running_mean, norm.running_var)
+    out, mean, variance, count = _NormalisePoolReLU.apply(x, norm.weight, norm.bias, norm.eps, size, running)
+    if norm.training:
+        move_on(norm, mean, variance, count)
+    return out
+
+
+@torch.no_grad()
+def move_on(norm: nn.BatchNorm3d, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+    """Running statistics with those of one batch, whose `variance` [C] is over `count` voxels and biased."""
+    norm.num_batches_tracked += 1
+    share = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
+    norm.running_mean += share * (mean - norm.running_mean)
+    norm.running_var += share * (variance * (count / (count - 1)) - norm.running_var)
+
+
+def ranks() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def over_all_ranks(sums: Tensor) -> Tensor:
+    """Sums over all ranks."""
+    if ranks() > 1:
+        distributed.all_reduce(sums)
+    return sums
+
+
+def mean_and_variance(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each column of [rows, C], over all ranks: mean, biased variance, and the number of rows, in float64."""
+    pieces = rows.split(max(1, PIECE[rows.device.type] // rows.shape[1]))
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    sums = sum(piece.sum(0, dtype=wide).double() for piece in pieces)
+    mean = sums / len(rows)  # this rank's; squares are summed about it, so that nothing cancels
+    squares = sum((piece - mean.to(wide)).square_().sum(0).double() for piece in pieces)
+    count = torch.full_like(mean, len(rows))
+    count, sums, squares = over_all_ranks(torch.stack([count, sums, squares + sums * mean]))
+    mean = sums / count
+    return mean, squares / count - mean.square(), count
+
+
+class _NormalisePoolReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, epsilon, size, running):
+        rows = _rows(x)  # [N D H W, C]
+        if running is None:
+            mean, variance, count = mean_and_variance(rows)
+        else:
+            mean, variance = (value.double() for value in running)
+            count = torch.full_like(mean, len(rows))
+        slope = torch.rsqrt(variance + epsilon)  # normalised = (x - mean) * slope
+        scale = slope * weight
+        if bool((weight > 0).all()):
+            most, at = functional.max_pool3d(x, size, return_indices=True)
+        else:  # where the scale is 0 all voxels tie, and torch's layers then take the first
+            at = functional.max_pool3d(x * weight.sign().to(x.dtype).view(-1, 1, 1, 1), size, return_indices=True)[1]
+            most = x.flatten(2).gather(2, at.flatten(2)).view(at.shape)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        pooled = _rows(most)  # [N d h w, C]
+        out = torch.addcmul((bias - mean * scale).to(wide), pooled, scale.to(wide)).relu_().to(x.dtype)
+        ctx.save_for_backward(rows, pooled, _rows(at), out, mean, slope, weight, count)
+        ctx.shape, ctx.training = x.shape, running is None
+        volumes = out.view(len(x), *most.shape[2:], -1).permute(0, 4, 1, 2, 3)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return volumes, mean, variance, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient, *_):
+        rows, pooled, at, out, mean, slope, weight, count = ctx.saved_tensors
+        wide = torch.promote_types(rows.dtype, torch.float32)
+        gradient = _rows(gradient).to(wide) * (out > 0)  # of the normalised maxima
+        normalised = (pooled - mean.to(wide)).mul_(slope.to(wide))
+        by_bias, by_weight = gradient.sum(0), normalised.mul_(gradient).sum(0)
+        scale = slope * weight
+        if ctx.training:  # every voxel moves mean and variance, which lead back to it
+            bias_mean, weight_mean = over_all_ranks(torch.stack([by_bias, by_weight]).double()) / count
+            level, tilt = (-scale * bias_mean).to(wide), (-scale * slope * weight_mean).to(wide)
+            result = torch.empty_like(rows)
+            step = max(1, PIECE[rows.device.type] // rows.shape[1])
+            for piece, target in zip(rows.split(step), result.split(step), strict=True):
+                target.copy_(torch.addcmul(level, piece - mean.to(wide), tilt))
+        else:
+            result = torch.zeros_like(rows)
+        count_of_images, channels = ctx.shape[:2]
+        moved = gradient.mul_(scale.to(wide)).to(rows.dtype)
+        shape = (count_of_images, -1, channels)
+        result.view(shape).scatter_add_(1, at.view(shape), moved.view(shape))
+        result = result.view(count_of_images, *ctx.shape[2:], channels).permute(0, 4, 1, 2, 3)
+        return result, by_weight.to(weight.dtype), by_bias.to(weight.dtype), None, None, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[N, C, D, H, W] to [N D H W, C]: a view where channels come last in memory."""
+    return x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
