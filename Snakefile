@@ -15,7 +15,7 @@ sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 
 from neurotransfer.errors import InputError
 from neurotransfer.files import check_writable
-from neurotransfer.study import MODELS, read_study
+from neurotransfer.study import ARMS, read_study
 
 
 configfile: str(REPOSITORY / "config/config.yaml")

@@ -144,12 +144,16 @@ def test_the_error_of_an_expected_value_has_its_three_parts():
     fits_again = 0.03**2 / 0.75
     expected = np.sqrt(0.02**2 + 0.05**2 / replicates + 0.25 * fits_again + 0.03**2 / replicates)
     assert found.error == pytest.approx(expected, rel=0.1)
-    assert found.high - found.value == pytest.approx(1.96 * found.error, rel=0.001)
+    assert found.high - found.value == pytest.approx(1.966 * found.error, rel=0.001)
+    apart = expected_value(aucs - 0.7, pool + within, 0.25)
+    assert apart.two_sided == pytest.approx(2 * stats.t(399).sf(abs(apart.value) / apart.error))
+    assert apart.greater + apart.less == pytest.approx(1)
 
 
-def test_one_replicate_gives_no_interval():
-    found = expected_value(np.array([0.7]), np.full((5, 1), 0.7), 0.0)
-    assert found.value == 0.7 and np.isnan(found.low)
+@pytest.mark.parametrize("count", [1, 3])
+def test_where_nothing_varies_there_is_no_interval_and_no_evidence(count):
+    found = expected_value(np.full(count, 0.7), np.full((5, count), 0.7), 0.0)
+    assert found.value == pytest.approx(0.7) and np.isnan(found.low) and found.two_sided == 1.0
 
 
 def test_draws_without_both_classes_are_left_out_of_the_average():

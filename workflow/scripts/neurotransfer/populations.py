@@ -49,12 +49,18 @@ class BootstrapTest:
 
 @dataclass(frozen=True)
 class Expected:
-    """An estimate of what holds in the population: value, standard error and interval."""
+    """An estimate of what holds in the population: value, standard error, interval, and p-values against 0.
+
+    The p-values are meant for differences of AUCs; they are 1 where there is no standard error.
+    """
 
     value: float
     error: float
     low: float
     high: float
+    two_sided: float
+    greater: float
+    less: float
 
 
 def draw_participants(
@@ -194,15 +200,20 @@ def expected_value(aucs: np.ndarray, drawn: np.ndarray, shared: float, *, level:
 
     Returns
     -------
-    Expected : its interval is that of the normal distribution; NaN where there are fewer than two replicates
+    Expected : from Student's t with as many degrees of freedom as replicates have; an interval of NaN where
+        there are fewer than two replicates or nothing varies
     """
     count, value = len(aucs), float(np.mean(aucs))
     if count < 2 or shared >= 1:
-        return Expected(value, np.nan, np.nan, np.nan)
+        return Expected(value, np.nan, np.nan, np.nan, 1.0, 1.0, 1.0)
     averages = _mean_of_defined(drawn, axis=-1)
     within = np.nanvar(drawn, axis=0, dtype=np.float64)  # of each replicate's test set
     seen = max(0.0, float(np.var(aucs, ddof=1) - np.nanmean(within)))
     fits = seen / (1 - shared)
     error = float(np.sqrt(np.nanvar(averages) + fits * shared + seen / count))
-    half = float(stats.norm.ppf((1 + level) / 2)) * error
-    return Expected(value, error, value - half, value + half)
+    if not error > 1e-9:
+        return Expected(value, 0.0, np.nan, np.nan, 1.0, 1.0, 1.0)
+    distribution = stats.t(count - 1)
+    half = float(distribution.ppf((1 + level) / 2)) * error
+    greater, less = (float(distribution.sf(sign * value / error)) for sign in (1, -1))
+    return Expected(value, error, value - half, value + half, min(1.0, 2 * min(greater, less)), greater, less)

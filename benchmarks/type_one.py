@@ -1,0 +1,30 @@
+"""Type-I error and power of each test, measured on simulated studies: docs/type-one.{md,tsv,svg}.
+
+make type-one                                    # the paper's pools, n and replicates: 1,000 studies each
+python benchmarks/type_one.py --studies 100      # quicker, and coarser
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+from neurotransfer import type_one
+from neurotransfer.files import write_table, write_text
+from neurotransfer.simulated_pools import ADNI, TOP
+from neurotransfer.type_one_page import figure, page
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--studies", type=int, default=1000, help="of each pool, scenario and n; default: %(default)s")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=DOCS, help="the folder of the page; default: docs")
+    chosen = parser.parse_args()
+    started = time.monotonic()
+    plans = type_one.plans({"TOP": TOP, "ADNI": ADNI}, (100, 200, 300, 400, 500))
+    table = type_one.type_one_table(plans, chosen.studies, chosen.processes)
+    write_table(table, chosen.out / "type-one.tsv")
+    write_text(chosen.out / "type-one.svg", figure(table))
+    write_text(chosen.out / "type-one.md", page(table, minutes=(time.monotonic() - started) / 60))
