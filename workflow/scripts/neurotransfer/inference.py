@@ -80,8 +80,9 @@ def infer(
         found = draw_scores(group, models, int(pool["participants"]), draws, seed_from("participants", seed, task))
         for model, aucs, drawn in zip(models, found.aucs, found.drawn, strict=True):
             value = expected_value(aucs, drawn, pool["overlap"])
+            low, high = np.clip((value.low, value.high), 0, 1)
             row = {"task": task, "n": n, "model": model}
-            expected.append(row | {"expected_low": max(0.0, value.low), "expected_high": min(1.0, value.high)})
+            expected.append(row | {"expected_low": float(low), "expected_high": float(high)})
         pairs = comparisons[(comparisons["task"] == task) & (comparisons["n"] == n)]
         for first, second in pairs[["first", "second"]].itertuples(index=False):
             row = {"task": task, "n": n, "first": first, "second": second}

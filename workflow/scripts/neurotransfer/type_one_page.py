@@ -60,16 +60,16 @@ def figure(table: pd.DataFrame) -> str:
     return buffer.getvalue()
 
 
-def page(table: pd.DataFrame, *, minutes: float) -> str:
+def page(table: pd.DataFrame) -> str:
     """Markdown: what was simulated, the table by pool and scenario, and how to read it."""
     studies = int(table["studies"].min())
     lines = [
         "# How often each test is wrong",
         "",
-        f"Made by `make type-one`, which simulated {studies:,} studies for each row below"
-        f" ({minutes:.0f} minutes when this page was made). Numbers are the share of studies with p ≤ 0.05: where there"
-        " is no difference it should be 0.05 or less, where there is one it is the power. The simulated studies and the"
-        " tests are described in [statistics.md](statistics.md); all numbers are in [type-one.tsv](type-one.tsv).",
+        f"Made by `make type-one`, which simulated {studies:,} studies for each row below. Numbers are the share of"
+        " studies with p ≤ 0.05: where there is no difference it should be 0.05 or less, where there is one it is the"
+        " power. The simulated studies and the tests are described in [statistics.md](statistics.md); all numbers are"
+        " in [type-one.tsv](type-one.tsv).",
         "",
         "![Share of simulated studies that each test rejects, by n](type-one.svg)",
         "",
