@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint figures clean help
+.PHONY: demo test lint figures validate type-one clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,12 @@ lint: $(VENV)/.installed ## ruff, snakefmt, codespell
 figures: ## the README's pictures, from the demo's results
 	@neurotransfer demo --cores $(CORES) demo
 	@mkdir -p docs && cp demo/results/report/figures/figure2.png docs/figure2.png
+
+validate: $(VENV)/.installed ## coverage, rejections and planted leaks on simulated studies: docs/validity.md
+	@python benchmarks/validate.py --processes $(CORES)
+
+type-one: $(VENV)/.installed ## type-I error and power of every test at the paper's sizes: docs/type-one.md
+	@python benchmarks/type_one.py --processes $(CORES)
 
 clean: ## remove the demo and the virtual environment
 	rm -rf demo $(VENV)

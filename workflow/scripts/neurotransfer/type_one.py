@@ -94,11 +94,11 @@ def run_studies(plan: Plan, studies: int, processes: int, seed: int = 1) -> pd.D
     seeds = [seed_from("study", seed, *names, place) for place in range(studies)]
     if processes == 1:
         return pd.DataFrame([study(plan, each) for each in seeds])
-    with ProcessPoolExecutor(processes, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(processes, initializer=one_thread) as pool:
         return pd.DataFrame(list(pool.map(partial(study, plan), seeds, chunksize=max(1, studies // processes // 8))))
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
     """Two processes with all cores' threads each would wait for one another."""
     from threadpoolctl import threadpool_limits
 
