@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint figures dry-run rulegraph clean help
+.PHONY: demo test lint figures validate type-one dry-run rulegraph clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,12 @@ figures: ## the README's pictures, from the demo's results
 
 dry-run: $(VENV)/.installed ## tables, manifest and dry run at the size of the paper's study; IMAGES_PER_JOB=1 for a job per image
 	@python benchmarks/dry_run.py --images-per-job $(IMAGES_PER_JOB)
+
+validate: $(VENV)/.installed ## coverage, rejections and planted leaks on simulated studies: docs/validity.md
+	@python benchmarks/validate.py --processes $(CORES)
+
+type-one: $(VENV)/.installed ## type-I error and power of every test at the paper's sizes: docs/type-one.md
+	@python benchmarks/type_one.py --processes $(CORES)
 
 rulegraph: $(VENV)/.installed ## docs/rulegraph.svg, from the rules as they are (needs graphviz: apt install graphviz)
 	@command -v dot >/dev/null || { echo "rulegraph: dot is missing; apt install graphviz"; exit 1; }

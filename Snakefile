@@ -18,7 +18,7 @@ from neurotransfer.engines import demands
 from neurotransfer.engines.containers import check_here
 from neurotransfer.errors import InputError
 from neurotransfer.files import check_writable
-from neurotransfer.study import MODELS, read_study
+from neurotransfer.study import ARMS, read_study
 
 
 configfile: str(REPOSITORY / "config/config.yaml")

@@ -15,15 +15,21 @@ from neurotransfer.certificate import certify
 from neurotransfer.configuration import load_config, merge
 from neurotransfer.duplicates import COLUMNS as PAIR
 from neurotransfer.evaluation import evaluate, long_form
+from neurotransfer.inference import curves, infer, worth
+from neurotransfer.search import search_table, winners
+from neurotransfer.study import ARMS
 from neurotransfer.targets import learn_targets
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# by task: expected AUC of linear, baseline and transfer at the smallest n, and their gain towards the largest
 DUPLICATES = {
     "images": 360, "images_compared": 360, "pairs_compared": 64620, "least_similarity": 4.2, "pairs_found": 3,
     "pairs_listed": 3, "scans": 1, "heads": 2,
 }  # fmt: skip
-SHAPES = {"ad_hc": ((0.90, 0.72, 0.86), (0.02, 0.18, 0.08)), "scz_bd": ((0.52, 0.55, 0.61), (0.15, 0.03, 0.07))}
+# by task: expected AUC of each of ARMS at the smallest n, and their gain towards the largest
+SHAPES = {
+    "ad_hc": ((0.90, 0.72, 0.86, 0.62), (0.02, 0.18, 0.08, 0.01)),
+    "scz_bd": ((0.52, 0.55, 0.61, 0.53), (0.15, 0.03, 0.07, 0.0)),
+}
 TITLES = {"ad_hc": "Alzheimer's disease or healthy", "scz_bd": "Schizophrenia or bipolar disorder"}
 
 
@@ -55,9 +61,11 @@ def make_results(
     merge(config, overlay)
     if given:
         config["pretrain"]["weights"] = "weights/brain.safetensors"
-    aucs = _aucs(tasks, n, replicates, generator)
+    aucs, scores, pools = _aucs(tasks, n, replicates, generator)
     options = {"bootstrap": 100, "seed": 1}
     comparisons = compare(aucs, statistic="mean", permutations=2000, **options)
+    medians, comparisons, cells = infer(summarise(aucs, **options), comparisons, scores, pools, draws=60, seed=1)
+    tried = _settings(aucs, config)
     index = _index(cohorts, people, generator)
     splits = [
         _split(part, place, len(cohorts), given) for place, (_, part) in enumerate(index.groupby("cohort", sort=False))
@@ -78,9 +86,13 @@ def make_results(
         metrics=metrics,
         predictions=predictions,
         aucs=aucs,
-        medians=summarise(aucs, **options),
+        medians=medians,
         comparisons=comparisons,
-        settings=_settings(aucs, config),
+        curves=curves(cells),
+        worth=worth(cells),
+        settings=tried,
+        selection=winners(tried),
+        search=search_table(aucs, tried, **options),
         resamples=_resamples(tasks, n, replicates, generator),
         ledger=_ledger(images),
         excluded=pd.DataFrame(
@@ -103,19 +115,45 @@ def make_results(
     )
 
 
-def _aucs(tasks, n, replicates, generator) -> pd.DataFrame:
-    rows = []
+def _aucs(tasks, n, replicates, generator) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """AUCs, the test scores that have them, and what the pools are to their replicates."""
+    rows, scores, pools = [], [], []
     for task in tasks:
-        starts, gains = SHAPES.get(task, ((0.5, 0.5, 0.5), (0.0, 0.0, 0.0)))
+        starts, gains = SHAPES.get(task, ((0.5,) * 4, (0.0,) * 4))
         for place, size in enumerate(n):
             share = place / max(1, len(n) - 1)
-            hard = generator.normal(0, 0.03, replicates)  # a test set is hard for all models alike
-            for model, start, gain in zip(("linear", "baseline", "transfer"), starts, gains, strict=True):
-                values = np.clip(start + gain * share + hard + generator.normal(0, 0.04, replicates), 0.05, 1)
-                for replicate, value in enumerate(values, start=1):
-                    row = {"task": task, "n": size, "replicate": f"{replicate:03d}", "model": model, "auc": value}
-                    rows.append(row | {"validation_auc": min(1.0, value + 0.02), "setting": replicate % 3})
-    return pd.DataFrame(rows)
+            half = max(5, size // 10)  # of the test images
+            people = 2 * max(n)
+            row = {"task": task, "n": size, "replicates": replicates, "train": size, "test": 2 * half}
+            pools.append(row | {"participants": people, "overlap": size / (people + size)})
+            for replicate in range(1, replicates + 1):
+                key = {"task": task, "n": size, "replicate": f"{replicate:03d}"}
+                hard = generator.normal(0, 0.03)  # a test set is hard for all models alike
+                table = {"label": np.arange(2 * half) % 2, "position": np.arange(2 * half) + size}
+                table["person"] = generator.choice(people, 2 * half, replace=False)
+                for model, start, gain in zip(ARMS, starts, gains, strict=True):
+                    value = np.clip(start + gain * share + hard + generator.normal(0, 0.04), 0.05, 1)
+                    table[model] = _scores(table["label"], round(value * half**2), generator)
+                    auc = round(value * half**2) / half**2
+                    row = key | {"model": model, "auc": auc}
+                    rows.append(row | {"validation_auc": min(1.0, auc + 0.02), "setting": replicate % 3})
+                scores.append(pd.DataFrame(table).assign(**key))
+    return pd.DataFrame(rows), pd.concat(scores, ignore_index=True), pd.DataFrame(pools)
+
+
+def _scores(labels, pairs, generator) -> np.ndarray:
+    """Scores with which so many (positive, negative) pairs are in the right order."""
+    half = len(labels) // 2
+    above = np.full(half, pairs // half)  # negatives below each positive
+    above[: pairs % half] += 1
+    for first, second in generator.integers(0, half, (4 * half, 2)):
+        if above[first] < half and above[second] > 0:
+            above[first] += 1
+            above[second] -= 1
+    scores = np.empty(len(labels))
+    scores[labels == 0] = generator.permutation(half) + 0.5
+    scores[labels == 1] = above
+    return scores
 
 
 def _index(cohorts, people, generator) -> pd.DataFrame:
@@ -187,7 +225,8 @@ def _history(generator) -> pd.DataFrame:
 def _settings(aucs, config) -> pd.DataFrame:
     rows = []
     for fit in aucs.to_dict("records"):
-        for place, values in enumerate(config["models"][fit["model"]]["settings"]):
+        values_of = config["models"]["linear" if fit["model"] == "covariates" else fit["model"]]["settings"]
+        for place, values in enumerate(values_of):
             row = {name: fit[name] for name in ("task", "n", "replicate", "model")}
             row |= {"setting": place, "values": json.dumps(values, sort_keys=True), "status": "ok"}
             row |= {"validation_auc": fit["validation_auc"], "validation_loss": 0.6, "epoch": 3}

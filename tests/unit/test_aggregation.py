@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import shutil
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,22 +13,34 @@ import numpy as np
 import pandas as pd
 import pytest
 from neurotransfer import jobs
-from neurotransfer.aggregation import check_resamples, compare, describe_resamples, headline, read_fits, summarise
+from neurotransfer.aggregation import (
+    check_resamples,
+    compare,
+    describe_resamples,
+    headline,
+    read_fits,
+    summarise,
+)
 from neurotransfer.errors import InputError, InputErrors
 from neurotransfer.files import digest_of_file, read_facts, read_json, read_table, write_json, write_table
+from neurotransfer.inference import NULLS
 from neurotransfer.selection import choose, fingerprint_of_fit, fit_record
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "workflow/scripts"
 MODELS = ("linear", "baseline", "transfer")
+ARMS = (*MODELS, "covariates")
 N, REPLICATES = (20, 40), ("001", "002", "003")
 PLAN = {"validation_share": 0.4, "test_share": 0.4, "min_per_class": 2, "max_redraws": 100}
 FITTING = {
     "linear": {"seed": 1, "settings": [{"c": 0.01}, {"c": 1.0}], "max_iterations": 1000},
+    "covariates": {"seed": 1, "settings": [{"c": 1.0}], "max_iterations": 1000},
     "baseline": {"seed": 1, "settings": [{"learning_rate": 0.01}]},
     "transfer": {"seed": 1, "settings": [{"learning_rate": 0.01}]},
 }
+AGGREGATED = ("aucs", "settings", "resamples", "predictions", "pools")
+COMPARED = ("medians", "comparisons", "curves", "worth", "selection", "search")
 STATISTICS = {"alpha": 0.05, "permutations": 1000, "statistic": "mean", "bootstrap": 200}
 TASK = {"title": "t", "positive": ["AD"], "negative": ["HC"], "seed": 0}
 DRAWING = {"seed": 1, "tasks": {"ad_hc": TASK}, "settings": PLAN, "converters": "by_session"}
@@ -66,6 +79,8 @@ def write_cohort(generator, participants=90):
             "participant_id": [f"a_{person:02d}" for person in people],
             "cohort": "a",
             "diagnosis": np.where(label, "AD", "HC"),
+            "age": np.where(people % 10 == 0, np.nan, 60 + 8 * label + generator.normal(0, 5, len(people))),
+            "sex": np.where(people % 7 == 0, np.nan, people % 3 == 0),
             "shard": "a-0001",
             "row": np.arange(len(people)),
             "checksum": "c",
@@ -151,13 +166,26 @@ def finished(tmp_path_factory):
                     wildcards=wildcards,
                     fitting=FITTING["linear"],
                 )
+                run_script(
+                    "covariates",
+                    patch,
+                    given=SimpleNamespace(
+                        resample=resample,
+                        indices=["results/index/a.tsv"],
+                        volumes=["results/index/a.volumes.npy"],
+                        names=["results/index/a.volumes.json"],
+                    ),
+                    output=Named(fit=f"results/fits/ad_hc/n{n}/{replicate}/covariates.json"),
+                    wildcards=wildcards,
+                    fitting=FITTING["covariates"],
+                )
                 for model in ("baseline", "transfer"):
                     write_cnn_fit(model, n, replicate, resample, weights, generator)
         folder_of = Path("results/statistics")
         fits = [f"results/fits/ad_hc/n{n}/{replicate}/{model}.json"
-                for n in N for replicate in REPLICATES for model in MODELS]  # fmt: skip
+                for n in N for replicate in REPLICATES for model in ARMS]  # fmt: skip
         resamples = [f"results/resamples/ad_hc/n{n}/{replicate}.tsv" for n in N for replicate in REPLICATES]
-        tables = {name: folder_of / f"{name}.tsv" for name in ("aucs", "settings", "resamples")}
+        tables = {name: folder_of / f"{name}.tsv" for name in AGGREGATED}
         run_script(
             "aggregate",
             patch,
@@ -166,11 +194,11 @@ def finished(tmp_path_factory):
             fitting=FITTING,
             drawing=DRAWING,
         )
-        summaries = {name: folder_of / f"{name}.tsv" for name in ("medians", "comparisons")}
+        summaries = {name: folder_of / f"{name}.tsv" for name in COMPARED}
         run_script(
             "compare",
             patch,
-            given=Named(aucs=tables["aucs"]),
+            given=Named(**{name: tables[name] for name in ("aucs", "settings", "predictions", "pools")}),
             output=Named(**summaries),
             seed=1,
             statistics=STATISTICS,
@@ -214,16 +242,27 @@ def test_the_tables_have_the_promised_columns_and_rows(finished):
         "aucs": "task n replicate model auc validation_auc setting",
         "settings": "task n replicate model setting values status validation_auc validation_loss epoch chosen",
         "resamples": "task n replicate redraws train_distinct_images train_participants validation_images test_images",
-        "medians": "task n model replicates median mean q1 q3 low high",
-        "comparisons": "task n first second mean_difference median_difference low high"
-        " p_two_sided p_greater p_less p_holm exact permutations",
+        "predictions": "task n replicate position person label linear baseline transfer covariates",
+        "pools": "task n replicates train test participants overlap",
+        "medians": "task n model replicates median mean q1 q3 q025 q975 low high expected_low expected_high",
+        "comparisons": "task n first second mean_difference median_difference low high wins wins_low wins_high"
+        " p_two_sided p_greater p_less p_holm p_error exact permutations"
+        + "".join(f" p_{test} holm_{test} low_{test} high_{test}" for test in list(NULLS)[1:]),
+        "curves": "task model n auc low high",
+        "worth": "task question n auc scans low high reached",
+        "selection": "task n model setting values fits chosen share diverged",
+        "search": "task n model fits settings tied validation_auc test_auc optimism optimism_low optimism_high"
+        " one_setting all_settings enough",
     }
-    rows = {"aucs": 18, "settings": 24, "resamples": 6, "medians": 6, "comparisons": 6}
+    rows = {"aucs": 24, "settings": 30, "resamples": 6, "predictions": 3 * (8 + 16), "pools": 2, "medians": 8}
+    rows |= {"comparisons": 6, "curves": 8, "worth": 5, "selection": 10, "search": 8}
     for name, wanted in columns.items():
         table = read_table(finished / f"results/statistics/{name}.tsv")
         assert table.columns.tolist() == wanted.split(" ")
         assert len(table) == rows[name]
     assert set(read_table(finished / "results/statistics/aucs.tsv")["replicate"]) == set(REPLICATES)
+    facts = read_facts(finished / "results/statistics/comparisons.tsv")
+    assert facts["null"] == NULLS and set(facts["p"].values()) <= set(columns["comparisons"].split(" "))
 
 
 def test_the_linear_script_leaves_a_record_that_its_resample_explains(finished):
@@ -284,10 +323,10 @@ def test_other_weights_refuse_the_transfer_fits_alone(study):
     assert refused() == {str(path) for path in all_fits() if path.stem == "transfer"}
 
 
-def test_a_changed_resample_refuses_its_three_fits(study):
+def test_a_changed_resample_refuses_its_fits(study):
     with Path("results/resamples/ad_hc/n20/002.tsv").open("a") as file:
         file.write("\n")
-    assert refused() == {f"results/fits/ad_hc/n20/002/{model}.json" for model in MODELS}
+    assert refused() == {f"results/fits/ad_hc/n20/002/{model}.json" for model in ARMS}
 
 
 @pytest.mark.parametrize(
@@ -442,3 +481,52 @@ def test_the_headline_shows_each_median_and_both_comparisons_of_transfer():
         for name, number in zip(("linear", "baseline", "transfer"), numbers, strict=False):
             end = header.index(name) + len(name)
             assert line[:end].endswith(number)
+
+
+def test_test_scores_of_all_models_stand_beside_each_other_with_a_number_for_each_person(finished):
+    predictions = read_table(finished / "results/statistics/predictions.tsv")
+    aucs = read_table(finished / "results/statistics/aucs.tsv").set_index(["n", "replicate", "model"])["auc"]
+    people: dict = {}
+    for (n, replicate), part in predictions.groupby(["n", "replicate"]):
+        resample = read_table(finished / f"results/resamples/ad_hc/n{n}/{replicate}.tsv")
+        tested = resample.iloc[part["position"]]
+        assert (tested["role"] == "test").all() and tested["label"].tolist() == part["label"].tolist()
+        for model in ARMS:
+            assert roc_auc_score(part["label"], part[model]) == pytest.approx(aucs[n, replicate, model])
+        for name, number in zip(tested["participant_id"], part["person"], strict=True):
+            assert people.setdefault(number, name) == name  # a number is one person at every n
+    assert len(set(people.values())) == len(people)
+    assert not predictions.astype(str).apply(lambda column: column.str.contains("a_")).any(axis=None)
+
+
+def test_pools_tell_the_sizes_and_how_much_training_sets_share(finished):
+    pools = read_table(finished / "results/statistics/pools.tsv").set_index("n")
+    everybody = set()
+    for n in N:
+        tables = [read_table(finished / f"results/resamples/ad_hc/n{n}/{name}.tsv") for name in REPLICATES]
+        everybody |= set().union(*(table["participant_id"] for table in tables))
+        trained = [table[table["role"] == "train"]["participant_id"].value_counts() for table in tables]
+        squares = np.mean([(counts**2).sum() for counts in trained])
+        pairs = [first.mul(second, fill_value=0).sum() for first, second in combinations(trained, 2)]
+        assert pools.loc[n, "overlap"] == pytest.approx(np.mean(pairs) / squares)
+        assert (pools.loc[n, "train"], pools.loc[n, "test"], pools.loc[n, "replicates"]) == (n, 0.4 * n, 3)
+    assert (pools["participants"] == len(everybody)).all()
+
+
+def test_fits_of_one_resample_that_test_other_images_are_refused(study):
+    path = Path("results/fits/ad_hc/n20/001/transfer.json")
+    fit = read_json(path)
+    turned = {name: values[::-1] for name, values in fit["test"].items()}
+    change(path, test=turned)
+    with pytest.raises(InputError, match="not those of its resample's other fits"):
+        read()
+
+
+def test_covariates_are_fitted_on_what_is_known_and_stay_out_of_the_comparisons(finished):
+    fit = read_json(finished / "results/fits/ad_hc/n40/001/covariates.json")
+    assert fit["model"] == "covariates" and len(fit["settings"]) == 1
+    assert np.isfinite(fit["test"]["score"]).all()  # though ages and sexes are missing
+    comparisons = read_table(finished / "results/statistics/comparisons.tsv")
+    assert "covariates" not in set(comparisons["first"]) | set(comparisons["second"])
+    medians = read_table(finished / "results/statistics/medians.tsv")
+    assert (medians.query("model == 'covariates'")["median"] > 0.6).all()  # cases are eight years older

@@ -113,3 +113,26 @@ def test_too_few_replicates_to_find_anything_are_said_to_be_that():
 
 def test_lists_read_as_in_a_sentence():
     assert [listed(words) for words in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+
+
+def test_verdicts_say_which_tests_about_the_population_they_survive():
+    table = comparisons_of([SURE, HINT, WORSE, NOTHING] * 2)
+    for test in ("corrected_t", "participants", "population"):
+        table[f"holm_{test}"] = 0.5
+    table.loc[0, ["holm_participants", "holm_population"]] = 0.01
+    table.loc[[1, 3], ["holm_corrected_t", "holm_participants", "holm_population"]] = 0.01  # where the pool's is not
+    found = verdicts(table, alpha=0.05, statistic="mean")
+    assert found[0].survives == ("participants", "population")
+    assert found[0].population == "in the population by 2 of 3 tests"
+    assert found[2].survives == () and found[2].population == "in the population by 0 of 3 tests"
+    for place in (1, 3):
+        assert found[place].survives == () and found[place].population == ""
+    third = answer(table, medians_of(12), TASKS, alpha=0.05, statistic="mean")[-1]
+    assert "of the 4 verdicts about transfer, 1 also hold there" in third and "0 by the corrected t-test" in third
+
+
+def test_a_test_of_means_upholds_no_verdict_of_medians_with_the_other_sign():
+    row = {"task": "one", "n": 20, "first": "transfer", "second": "linear", "mean_difference": -0.1}
+    row |= {"median_difference": 0.1, "p_two_sided": 0.01, "p_holm": 0.02, "holm_population": 0.001}
+    row |= {"holm_corrected_t": 0.001, "holm_participants": 0.001}
+    assert verdicts(pd.DataFrame([row]), alpha=0.05, statistic="median")[0].survives == ()

@@ -14,6 +14,7 @@ from matplotlib.text import Text
 from neurotransfer.figures import MODELS, drawing, figure2, figure2_data, latent_bounds, save_figure
 from neurotransfer.files import read_table
 from neurotransfer.pretraining_figure import figure1, figure1_data, skill_rows
+from neurotransfer.worth_figure import figure3, figure3_data
 from synthetic_results import make_results
 
 
@@ -87,6 +88,35 @@ def results() -> SimpleNamespace:
     return make_results(replicates=15)
 
 
+def test_covariates_are_a_line_of_medians_and_no_dots(results):
+    panels = [axes for axes in drawn2(results).axes if axes.get_xlabel()]
+    for axes, task in zip(panels, results.config["tasks"], strict=True):
+        rows = results.medians[(results.medians["task"] == task) & (results.medians["model"] == "covariates")]
+        assert any(np.array_equal(line.get_ydata(), rows["median"]) for line in axes.lines)
+
+
+def test_figure_3_shows_every_curve_and_an_arrow_for_each_n_that_needs_more_scans(results):
+    figure = figure3(results.curves, results.worth, results.config["tasks"])
+    assert_no_text_lies_on_another(figure)
+    for axes, task in zip(figure.axes, results.config["tasks"], strict=True):
+        curves = results.curves[results.curves["task"] == task]
+        for model in MODELS:
+            mine = curves[curves["model"] == model]["auc"]
+            assert any(np.allclose(line.get_ydata(), mine) for line in axes.lines if len(line.get_ydata()) == len(mine))
+        needs = results.worth[(results.worth["task"] == task) & (results.worth["question"] == "baseline needs")]
+        more = (needs["scans"] > 1.02 * needs["n"].astype(float)).sum()
+        assert sum(hasattr(text, "arrow_patch") and text.arrow_patch is not None for text in axes.texts) == more
+    assert results.worth["scans"].eq(np.inf).any() and more
+    data = figure3_data(results.curves, results.worth)
+    assert len(data) == len(results.curves) + len(results.worth)
+
+
+@pytest.mark.parametrize("sizes", [(20,), (20, 40), (50, 100, 200, 300, 400, 500, 1000, 5000)])
+def test_no_text_of_figure_3_lies_on_another(sizes):
+    found = make_results(n=sizes, replicates=4)
+    assert_no_text_lies_on_another(figure3(found.curves, found.worth, found.config["tasks"]))
+
+
 def test_every_replicate_is_a_dot_and_every_median_a_mark(results):
     figure = drawn2(results)
     panels = [axes for axes in figure.axes if axes.get_xlabel()]
@@ -94,7 +124,7 @@ def test_every_replicate_is_a_dot_and_every_median_a_mark(results):
         dots = np.concatenate(
             [scatter.get_offsets()[:, 1] for scatter in axes.collections if len(scatter.get_offsets()) == 75]
         )
-        expected = results.aucs.loc[results.aucs["task"] == task, "auc"]
+        expected = results.aucs.loc[(results.aucs["task"] == task) & results.aucs["model"].isin(list(MODELS)), "auc"]
         assert np.allclose(np.sort(dots), np.sort(expected))
         for line, model in zip([bars.lines[0] for bars in axes.containers], MODELS, strict=True):
             rows = results.aucs[(results.aucs["task"] == task) & (results.aucs["model"] == model)]

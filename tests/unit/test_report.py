@@ -18,9 +18,10 @@ from neurotransfer.figures import figure2, save_figure
 from neurotransfer.methods import methods
 from neurotransfer.preprocessing import REASONS
 from neurotransfer.pretraining_figure import figure1
+from neurotransfer.worth_figure import figure3
 from synthetic_results import make_results
 
-TABLES = ("images", "excluded", "metrics", "medians", "comparisons", "settings", "resamples")
+TABLES = ("images", "excluded", "metrics", "medians", "comparisons", "worth", "search", "settings", "resamples")
 HOSTILE = "</style></pre><script>alert(1)</script><img src=//evil.example/x onerror=alert(1)> {{ 7 * 7 }} & \" '"
 
 
@@ -29,14 +30,16 @@ def page_of(results: SimpleNamespace, folder: Path, **options) -> str:
     first = figure1(results.images, results.history, results.metrics, results.predictions)
     tables = (results.aucs, results.medians, results.comparisons)
     second = figure2(*tables, results.config["tasks"], alpha=0.05)
-    for name, figure in (("figure1", first), ("figure2", second)):
+    third = figure3(results.curves, results.worth, results.config["tasks"])
+    figures = {"figure1": first, "figure2": second, "figure3": third}
+    for name, figure in figures.items():
         save_figure(figure, results.medians, folder / name)
     content = report.content(
         {name: getattr(results, name) for name in TABLES},
         ledger=results.ledger,
         certificate=results.certificate,
         weights=results.weights,
-        figures={name: report.embed(folder / f"{name}.svg") for name in ("figure1", "figure2")},
+        figures={name: report.embed(folder / f"{name}.svg") for name in figures},
         config=results.config,
         defaults=results.defaults,
         tasks=results.config["tasks"],
@@ -80,7 +83,7 @@ def page(results, tmp_path_factory) -> str:
 def test_no_identifier_of_a_participant_or_image_is_in_the_page(results, page):
     figures = "".join(base64.b64decode(found).decode() for found in re.findall(r"base64,([A-Za-z0-9+/=]+)", page))
     names = {*results.images["image_id"], *results.images["participant_id"], *results.ledger["image_id"]}
-    assert len(names) > 500 and figures.count("<svg") == 2
+    assert len(names) > 500 and figures.count("<svg") == 3
     for name in names:
         assert name not in page and name not in figures
     for told in (*results.ledger["detail"].dropna(), *results.excluded["file"], *results.excluded["detail"]):
@@ -94,7 +97,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(page):
         for name in ("src", "href", "srcset", "action"):
             assert attributes.get(name, "#").startswith(("#", "data:"))
     assert "@import" not in page and "url(" not in page
-    assert [tag for tag, _ in Elements(page).tags].count("img") == 2
+    assert [tag for tag, _ in Elements(page).tags].count("img") == 3
     assert all(attributes.get("alt") for tag, attributes in Elements(page).tags if tag == "img")
 
 
@@ -111,7 +114,7 @@ def test_hostile_text_in_tables_and_configuration_is_escaped(tmp_path):
     page = page_of(results, tmp_path)
     tags = Elements(page).tags
     assert not [tag for tag, _ in tags if tag == "script"]
-    assert [tag for tag, _ in tags].count("img") == 2
+    assert [tag for tag, _ in tags].count("img") == 3
     assert not [attributes for _, attributes in tags if "onerror" in attributes]
     # in every place it is there as text, as it was written
     assert page.count(html.escape(HOSTILE).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")) >= 10
@@ -128,6 +131,9 @@ def test_every_median_difference_and_p_of_the_tables_is_in_the_page(results, pag
         for value in (row.mean_difference, row.median_difference):
             assert f"{value:+.3f}".replace("-", "−") in text
         assert report.p_text(row.p_holm) in text and report.p_text(row.p_two_sided) in text
+        for p in (row.holm_corrected_t, row.holm_participants, row.holm_population):
+            assert report.p_text(p) in text
+        assert f"{100 * row.wins:.0f} % {100 * row.wins_low:.0f} to" in text
 
 
 @pytest.mark.parametrize(("p", "text"), [(0.00002, "< 0.0001"), (0.0312, "0.031"), (0.0049, "0.0049"), (1.0, "1.000")])
@@ -284,7 +290,7 @@ def test_a_browser_has_nothing_to_complain_of_and_asks_nobody(browser, pages, na
     assert [url for url in asked if url.startswith("file://")] == [pages[name].as_uri()]
     assert browser.execute_script("return document.scripts.length") == 0
     sizes = browser.execute_script("return [...document.images].map(image => [image.naturalWidth, image.alt.length])")
-    assert len(sizes) == 2 and all(width > 100 and alt > 30 for width, alt in sizes)
+    assert len(sizes) == 3 and all(width > 100 and alt > 30 for width, alt in sizes)
 
 
 @pytest.mark.browser

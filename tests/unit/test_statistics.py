@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from neurotransfer import statistics
-from neurotransfer.statistics import bootstrap_interval, holm, sign_flip_test
+from neurotransfer.statistics import bootstrap_interval, corrected_t_test, holm, sign_flip_test, superiority
 from scipy import stats
 
 ALTERNATIVES = {"two-sided": "two_sided", "greater": "greater", "less": "less"}
@@ -202,3 +202,62 @@ def test_an_interval_follows_from_its_seed_and_refuses_what_is_missing():
     assert bootstrap_interval(values, seed=1, **options) == bootstrap_interval(values, seed=1, **options)
     with pytest.raises(ValueError):
         bootstrap_interval([0.5, np.nan], seed=1, **options)
+
+
+def test_the_monte_carlo_error_of_p_is_that_of_repeated_draws():
+    generator = np.random.default_rng(11)
+    second = generator.uniform(0.5, 0.9, 30)
+    first = second + generator.normal(0.01, 0.05, 30)
+    found = [run(first, second, permutations=999, seed=seed) for seed in range(120)]
+    assert found[0].error == pytest.approx(np.std([test.two_sided for test in found]), rel=0.25)
+    assert run(first[:8], second[:8], permutations=999).error == 0.0
+
+
+@given(st.integers(0, 10**6), st.integers(2, 60))
+@settings(max_examples=40, deadline=None)
+def test_without_a_test_set_the_corrected_test_is_the_paired_t_test(seed, count):
+    generator = np.random.default_rng(seed)
+    first, second = generator.uniform(0.5, 1, (2, count))
+    found = corrected_t_test(first, second, train=100, test=1e-9)
+    for alternative, name in ALTERNATIVES.items():
+        assert getattr(found, name) == pytest.approx(stats.ttest_rel(first, second, alternative=alternative).pvalue)
+    interval = stats.ttest_rel(first, second).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_the_correction_widens_the_error_by_the_papers_factor():
+    """At n/5 test images and 100 replicates: sqrt(1/100 + 1/5) against sqrt(1/100)."""
+    generator = np.random.default_rng(2)
+    first, second = generator.uniform(0.5, 1, (2, 100))
+    plain, corrected = (corrected_t_test(first, second, train=500, test=size).error for size in (1e-9, 100))
+    assert corrected / plain == pytest.approx(np.sqrt(21))
+
+
+def test_the_corrected_test_holds_where_replicates_are_correlated_as_it_assumes():
+    generator = np.random.default_rng(12)
+    correlation = (100 / 500) / (1 + 100 / 500)  # test / (test + train), Nadeau and Bengio's
+    shared = np.sqrt(correlation) * generator.normal(size=(1500, 1))
+    values = shared + np.sqrt(1 - correlation) * generator.normal(size=(1500, 60))
+    p = [corrected_t_test(row, np.zeros(60), train=500, test=100).two_sided for row in values]
+    assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=4 * np.sqrt(0.05 * 0.95 / 1500))
+
+
+def test_differences_without_spread_are_no_evidence():
+    for first in ([0.6], [0.6, 0.6, 0.6]):
+        found = corrected_t_test(first, [0.5] * len(first), train=10, test=2)
+        assert (found.two_sided, np.isnan(found.low)) == (1.0, True)
+    with pytest.raises(ValueError, match="must be positive"):
+        corrected_t_test([0.5, 0.6], [0.6, 0.5], train=10, test=0)
+
+
+@given(st.lists(st.tuples(thousandths, thousandths), min_size=1, max_size=40))
+@settings(max_examples=40, deadline=None)
+def test_the_chance_to_beat_the_other_is_the_share_of_won_replicates_with_wilsons_interval(pairs):
+    first, second = np.array(pairs).T
+    share, low, high = superiority(first / 1000, second / 1000)
+    assert share + superiority(second / 1000, first / 1000)[0] == pytest.approx(1)
+    assert 0 <= low <= share <= high <= 1
+    if not (first == second).any():
+        won = stats.binomtest(int((first > second).sum()), len(first))
+        interval = won.proportion_ci(method="wilson")
+        assert (share, low, high) == pytest.approx((won.statistic, interval.low, interval.high), abs=1e-9)

@@ -1,4 +1,4 @@
-# A resample -> three model types, each with its settings, chosen on validation and tested once.
+# A resample -> three model types, each with its settings, chosen on validation and tested once; and covariates alone.
 
 CNN = {
     "seed": config["seed"],
@@ -8,6 +8,7 @@ CNN = {
 # What each model's fit depends on besides its input files; aggregate refuses fits made with anything else.
 FITTING = {
     "linear": {"seed": config["seed"], **config["models"]["linear"]},
+    "covariates": {"seed": config["seed"], **config["models"]["covariates"]},
     "baseline": {**CNN, "settings": config["models"]["baseline"]["settings"]},
     "transfer": {
         **CNN,
@@ -44,6 +45,29 @@ rule linear:
         fitting=FITTING["linear"],
     script:
         "../scripts/linear.py"
+
+
+rule covariates:
+    """Logistic regression on age, sex and mask volume: what confounding alone predicts."""
+    input:
+        resample="results/resamples/{task}/n{n}/{replicate}.tsv",
+        indices=lambda wc: of_cohorts("index", wc.task),
+        volumes=volumes_of_task("npy"),
+        names=volumes_of_task("json"),
+    output:
+        fit="results/fits/{task}/n{n}/{replicate}/covariates.json",
+    log:
+        "logs/covariates/{task}/n{n}/{replicate}.log",
+    group:
+        "linear"
+    threads: config["models"]["covariates"]["threads"]
+    resources:
+        mem_mb=lambda wc, attempt: 1000 * attempt,
+        runtime=lambda wc, attempt: 5 * attempt,
+    params:
+        fitting=FITTING["covariates"],
+    script:
+        "../scripts/covariates.py"
 
 
 rule baseline:

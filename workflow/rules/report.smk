@@ -2,7 +2,7 @@
 
 
 rule figures:
-    """Figure 1 (who pretrained, and how well it went) and Figure 2 (AUC by n), each as SVG, PNG and TSV."""
+    """Figures 1 (who pretrained, and how well), 2 (AUC by n) and 3 (worth in scans), each as SVG, PNG and TSV."""
     input:
         images="results/split/images.tsv",
         history="results/pretrain/multitask/history.tsv" if study.run == "multitask" else [],
@@ -11,6 +11,8 @@ rule figures:
         aucs="results/statistics/aucs.tsv",
         medians="results/statistics/medians.tsv",
         comparisons="results/statistics/comparisons.tsv",
+        curves="results/statistics/curves.tsv",
+        worth="results/statistics/worth.tsv",
         truth=config["report"]["truth"] or [],
     output:
         figure1=[
@@ -22,6 +24,11 @@ rule figures:
             report("results/report/figures/figure2.svg", caption="../report/figure2.rst", category="Figures"),
             "results/report/figures/figure2.png",
             "results/report/figures/figure2.tsv",
+        ],
+        figure3=[
+            report("results/report/figures/figure3.svg", caption="../report/figure3.rst", category="Figures"),
+            "results/report/figures/figure3.png",
+            "results/report/figures/figure3.tsv",
         ],
     log:
         "logs/figures.log",
@@ -51,6 +58,8 @@ rule report:
         withdrawn=config["withdrawn"] if config["withdrawn"] and Path(config["withdrawn"]).is_file() else [],
         medians="results/statistics/medians.tsv",
         comparisons="results/statistics/comparisons.tsv",
+        worth="results/statistics/worth.tsv",
+        search="results/statistics/search.tsv",
         settings="results/statistics/settings.tsv",
         resamples="results/statistics/resamples.tsv",
     output:

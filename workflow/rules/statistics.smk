@@ -1,4 +1,4 @@
-# Fits -> test AUCs in long form -> medians, intervals and paired comparisons.
+# Fits -> test AUCs and scores in long form -> medians, intervals, comparisons, and what pretraining is worth.
 
 
 def all_resamples(wildcards):
@@ -13,12 +13,12 @@ def all_fits(wildcards):
         task=study.tasks,
         n=study.n,
         replicate=study.replicates,
-        model=MODELS,
+        model=ARMS,
     )
 
 
 rule aggregate:
-    """Every fit's test AUC, and the table of settings; refuses fits of another configuration."""
+    """Every fit's test AUC and scores, and the table of settings; refuses fits of another configuration."""
     input:
         fits=all_fits,
         resamples=all_resamples,
@@ -31,6 +31,8 @@ rule aggregate:
         aucs="results/statistics/aucs.tsv",
         settings="results/statistics/settings.tsv",
         resamples="results/statistics/resamples.tsv",
+        predictions="results/statistics/predictions.tsv",
+        pools="results/statistics/pools.tsv",
     log:
         "logs/aggregate.log",
     threads: 1
@@ -45,18 +47,25 @@ rule aggregate:
 
 
 rule compare:
-    """Medians with intervals, and the paired permutation test of each pair of models per task and n."""
+    """Medians with intervals, every pair of models by tests of both nulls, curves, selection and worth in scans."""
     input:
         aucs="results/statistics/aucs.tsv",
+        settings="results/statistics/settings.tsv",
+        predictions="results/statistics/predictions.tsv",
+        pools="results/statistics/pools.tsv",
     output:
         medians="results/statistics/medians.tsv",
         comparisons="results/statistics/comparisons.tsv",
+        curves="results/statistics/curves.tsv",
+        worth="results/statistics/worth.tsv",
+        selection="results/statistics/selection.tsv",
+        search="results/statistics/search.tsv",
     log:
         "logs/compare.log",
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=4000,
+        runtime=60,
     params:
         seed=config["seed"],
         statistics=config["statistics"],

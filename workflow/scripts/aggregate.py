@@ -3,7 +3,7 @@
 from neurotransfer import jobs
 
 with jobs.job(snakemake):
-    from neurotransfer.aggregation import check_resamples, describe_resamples, read_fits
+    from neurotransfer.aggregation import check_resamples, describe_resamples, number_participants, read_fits
     from neurotransfer.certificate import check_behind_weights, check_certified, check_resamples_certified
     from neurotransfer.files import read_table, write_table
 
@@ -14,7 +14,10 @@ with jobs.job(snakemake):
     if source.participants:
         check_behind_weights(read_table(source.participants), splits, source.participants)
     check_resamples(source.resamples, **snakemake.params.drawing)
-    aucs, settings = read_fits(source.fits, snakemake.params.fitting, source.weights, "results/resamples")
+    aucs, settings, scores = read_fits(source.fits, snakemake.params.fitting, source.weights, "results/resamples")
+    predictions, pools = number_participants(scores, source.resamples)
     write_table(aucs, output.aucs)
     write_table(settings, output.settings)
     write_table(describe_resamples(source.resamples), output.resamples)
+    write_table(predictions, output.predictions)
+    write_table(pools, output.pools)

@@ -1,14 +1,22 @@
-"""Medians with intervals, and every pairwise comparison."""
+"""Medians with intervals, every pairwise comparison under both nulls, learning curves, and the search over settings."""
 
 from neurotransfer import jobs
 
 with jobs.job(snakemake):
+    from neurotransfer import inference, search
     from neurotransfer.aggregation import compare, summarise
     from neurotransfer.files import read_table, write_table
 
-    settings, seed = snakemake.params.statistics, snakemake.params.seed
-    aucs = read_table(snakemake.input.aucs)
+    settings, seed, output = snakemake.params.statistics, snakemake.params.seed, snakemake.output
+    aucs, tried = read_table(snakemake.input.aucs), read_table(snakemake.input.settings)
     medians = summarise(aucs, bootstrap=settings["bootstrap"], seed=seed)
     options = {name: settings[name] for name in ("statistic", "permutations", "bootstrap")}
-    write_table(medians, snakemake.output.medians)
-    write_table(compare(aucs, seed=seed, **options), snakemake.output.comparisons)
+    comparisons = compare(aucs, seed=seed, **options)
+    scores = (read_table(snakemake.input.predictions), read_table(snakemake.input.pools))
+    medians, comparisons, cells = inference.infer(medians, comparisons, *scores, draws=settings["bootstrap"], seed=seed)
+    write_table(medians, output.medians)
+    write_table(comparisons, output.comparisons, {"null": inference.NULLS, "p": inference.P_VALUES})
+    write_table(inference.curves(cells), output.curves)
+    write_table(inference.worth(cells), output.worth)
+    write_table(search.winners(tried), output.selection)
+    write_table(search.search_table(aucs, tried, bootstrap=settings["bootstrap"], seed=seed), output.search)

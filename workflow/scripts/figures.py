@@ -1,11 +1,11 @@
-"""Figure 1 and Figure 2, each as SVG, PNG and the table behind it."""
+"""Figures 1, 2 and 3, each as SVG, PNG and the table behind it."""
 
 from neurotransfer import jobs
 
 with jobs.job(snakemake):
     from pathlib import Path
 
-    from neurotransfer import figures, pretraining_figure
+    from neurotransfer import figures, pretraining_figure, worth_figure
     from neurotransfer.files import read_table
 
     source, params, output = snakemake.input, snakemake.params, snakemake.output
@@ -18,3 +18,6 @@ with jobs.job(snakemake):
     chosen = {name: params.statistics[name] for name in ("alpha", "statistic")}
     second = figures.figure2(**results, tasks=params.tasks, **chosen)
     figures.save_figure(second, figures.figure2_data(**results), Path(output.figure2[0]).with_suffix(""))
+    scans = [read_table(source[name]) for name in ("curves", "worth")]
+    third = worth_figure.figure3(*scans, params.tasks)
+    figures.save_figure(third, worth_figure.figure3_data(*scans), Path(output.figure3[0]).with_suffix(""))

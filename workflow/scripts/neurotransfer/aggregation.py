@@ -1,4 +1,4 @@
-"""Thousands of fits into a few tables: AUCs in long form, settings, resamples, medians, comparisons."""
+"""Thousands of fits into a few tables: AUCs and test scores in long form, settings, resamples, medians, comparisons."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from sklearn.metrics import roc_auc_score
 
 from .errors import InputError, raise_all
 from .files import digest_of_file, fingerprint, read_facts, read_json, read_table
+from .populations import overlap
 from .resampling import drawing_of
 from .seeds import seed_from
 from .selection import choose
-from .statistics import bootstrap_interval, holm, sign_flip_test
+from .statistics import bootstrap_interval, holm, sign_flip_test, superiority
 
 PAIRS = (("transfer", "baseline"), ("transfer", "linear"), ("linear", "baseline"))
 AGAIN = "delete it, then run the same command again"
@@ -25,8 +26,8 @@ AGAIN = "delete it, then run the same command again"
 
 def read_fits(
     paths: Iterable[str | Path], fitting: Mapping[str, Any], weights: str | Path, resamples: str | Path
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All fits as two tables: test AUCs, and every setting tried.
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """All fits as three tables: test AUCs, every setting tried, and test scores.
 
     A fit is refused where it was made with another configuration, resample or weights than those of today,
     where it stands under another name than its own, where its AUC is not that of its scores, or where its
@@ -43,6 +44,7 @@ def read_fits(
     aucs : task, n, replicate, model, auc, validation_auc, setting
     settings : task, n, replicate, model, setting, values (JSON), status, validation_auc, validation_loss,
         epoch, chosen (0 or 1)
+    scores : task, n, replicate, position (row of the resample), label, and a column of scores per model
 
     Raises
     ------
@@ -50,6 +52,7 @@ def read_fits(
         naming every refused file
     """
     aucs, settings, wrong = [], [], []
+    scores: dict[tuple, dict[str, Any]] = {}
     digests: dict[Path, str] = {}
     weights_digest = digest_of_file(weights)
     for path in map(Path, paths):
@@ -70,6 +73,11 @@ def read_fits(
                 raise InputError(path, "chosen", "it is not the setting that validation chooses", AGAIN)
             if not math.isclose(roc_auc_score(tested["label"], tested["score"]), fit["test_auc"], abs_tol=1e-9):
                 raise InputError(path, "test_auc", "it is not the AUC of the scores beside it", AGAIN)
+            images = {name: tested[name] for name in ("position", "label")}
+            columns = scores.setdefault((key["task"], key["n"], key["replicate"]), images)
+            if any(columns[name] != tested[name] for name in images):
+                raise InputError(path, "test", "its test images are not those of its resample's other fits", AGAIN)
+            columns[key["model"]] = tested["score"]
         except (ValueError, KeyError, IndexError, TypeError) as error:
             what = f"it can't be read as a fit ({error})"
             wrong.append(error if isinstance(error, InputError) else InputError(path, "", what, AGAIN))
@@ -82,7 +90,13 @@ def read_fits(
             row |= {name: setting[name] for name in ("status", "validation_auc", "validation_loss", "epoch")}
             settings.append(key | row | {"chosen": int(position == fit["chosen"])})
     raise_all(wrong)
-    return pd.DataFrame(aucs), pd.DataFrame(settings)
+    parts = [
+        pd.DataFrame(columns).assign(task=task, n=n, replicate=name) for (task, n, name), columns in scores.items()
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    leading = ["task", "n", "replicate", "position", "label"]
+    table = table[[*leading, *(name for name in table if name not in leading)]]
+    return pd.DataFrame(aucs), pd.DataFrame(settings), table
 
 
 def check_resamples(
@@ -126,6 +140,47 @@ def describe_resamples(paths: Iterable[str | Path]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def number_participants(scores: pd.DataFrame, paths: Iterable[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Who is behind each test score, as a number instead of a name, and what each task's pool is to its replicates.
+
+    Parameters
+    ----------
+    scores : from `read_fits`
+    paths : all resamples
+
+    Returns
+    -------
+    predictions : `scores` with `person`, a number within the task
+    pools : task, n, replicates, train and test (images of a replicate, means), participants (in any resample of the
+        task), overlap (of two replicates' training sets: see populations.overlap)
+    """
+    drawn: dict[tuple, pd.DataFrame] = {}
+    for path in paths:
+        facts = read_facts(path)
+        drawn[facts["task"], facts["n"], facts["replicate"]] = read_table(path)[["participant_id", "role"]]
+    names: dict[str, set[str]] = {}
+    for (task, *_), table in drawn.items():
+        names.setdefault(task, set()).update(table["participant_id"])
+    numbers = {task: {name: number for number, name in enumerate(sorted(people))} for task, people in names.items()}
+    parts, rows = [], []
+    for (task, n), group in scores.groupby(["task", "n"], sort=False):
+        mine = {replicate: table for (*place, replicate), table in drawn.items() if place == [task, n]}
+        counts = np.zeros((len(mine), len(numbers[task])))
+        for table, row in zip(mine.values(), counts, strict=True):
+            people = table["participant_id"].map(numbers[task]).to_numpy()
+            np.add.at(row, people[table["role"] == "train"], 1)
+        for replicate, part in group.groupby("replicate", sort=False):
+            people = mine[replicate]["participant_id"].map(numbers[task]).to_numpy()
+            parts.append(part.assign(person=people[part["position"]]))
+        sizes = {role: sum((table["role"] == role).sum() for table in mine.values()) / len(mine)
+                 for role in ("train", "test")}  # fmt: skip
+        row = {"task": task, "n": n, "replicates": len(mine), **sizes, "participants": len(numbers[task])}
+        rows.append(row | {"overlap": overlap(counts)})
+    predictions = pd.concat(parts, ignore_index=True)
+    predictions.insert(predictions.columns.get_loc("position") + 1, "person", predictions.pop("person"))
+    return predictions, pd.DataFrame(rows)
+
+
 def _check_complete(aucs: pd.DataFrame) -> None:
     """Refuse replicates without an AUC, and replicates that are there twice."""
     names = ["task", "n", "replicate", "model"]
@@ -139,7 +194,8 @@ def _check_complete(aucs: pd.DataFrame) -> None:
 def summarise(aucs: pd.DataFrame, *, bootstrap: int, seed: int) -> pd.DataFrame:
     """Median, mean and quartiles of the AUCs per task, n and model.
 
-    `low` and `high` are the 95 % percentile bootstrap interval of the median over replicates.
+    `low` and `high` are the 95 % percentile bootstrap interval of the median over replicates; `q025` and `q975` hold
+    95 % of the replicates' AUCs between them.
 
     Raises
     ------
@@ -153,16 +209,18 @@ def summarise(aucs: pd.DataFrame, *, bootstrap: int, seed: int) -> pd.DataFrame:
         seed_here = seed_from("median", seed, task, n, model)
         low, high = bootstrap_interval(values, statistic="median", resamples=bootstrap, seed=seed_here)
         row = {"task": task, "n": n, "model": model, "replicates": len(values), "median": group["auc"].median()}
-        row |= {"mean": values.mean(), "q1": group["auc"].quantile(0.25), "q3": group["auc"].quantile(0.75)}
+        shares = {"q1": 0.25, "q3": 0.75, "q025": 0.025, "q975": 0.975}
+        row |= {"mean": values.mean()} | {name: group["auc"].quantile(share) for name, share in shares.items()}
         rows.append(row | {"low": low, "high": high})
     return pd.DataFrame(rows)
 
 
 def compare(aucs: pd.DataFrame, *, statistic: str, permutations: int, bootstrap: int, seed: int) -> pd.DataFrame:
-    """Each pair of models per task and n: differences and the paired permutation test.
+    """Each pair of models per task and n: differences and the paired permutation test, all about this pool.
 
-    `low` and `high` are the bootstrap interval of the tested statistic of the differences; `p_holm` is the
-    two-sided p adjusted by Holm over all rows of the table.
+    `low` and `high` are the bootstrap interval of the tested statistic of the differences; `wins` is the
+    probability that the first model beats the second in a replicate; `p_holm` is the two-sided p adjusted by
+    Holm over all rows of the table, and `p_error` the Monte Carlo standard error of the two-sided p.
 
     Raises
     ------
@@ -193,8 +251,9 @@ def compare(aucs: pd.DataFrame, *, statistic: str, permutations: int, bootstrap:
             )
             row = {"task": task, "n": n, "first": first, "second": second, "mean_difference": differences.mean()}
             row |= {"median_difference": float(pd.Series(differences).median()), "low": low, "high": high}
+            row |= dict(zip(("wins", "wins_low", "wins_high"), superiority(wide[first], wide[second]), strict=True))
             row |= {"p_two_sided": test.two_sided, "p_greater": test.greater, "p_less": test.less}
-            rows.append(row | {"exact": int(test.exact), "permutations": test.permutations})
+            rows.append(row | {"p_error": test.error, "exact": int(test.exact), "permutations": test.permutations})
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("p_less") + 1, "p_holm", holm(table["p_two_sided"]))
     return table

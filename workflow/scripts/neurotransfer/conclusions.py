@@ -1,7 +1,8 @@
 """What the tests allow to be said: comparisons in, verdicts and three sentences out, never more certain than they.
 
 "Better" and "worse" are said of Holm-adjusted p-values; what only the unadjusted test (the paper's) shows is
-said to be that; everything else is "not distinguishable", which is not "equal".
+said to be that; everything else is "not distinguishable", which is not "equal".  The paper's test is about the pool
+at hand; which of its verdicts survive the tests about the population is said beside them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from .inference import ADJUSTED, NULLS
+
 NAMES = {"linear": "the linear model on regional volumes", "baseline": "the same network trained from scratch"}
 
 
@@ -20,7 +23,8 @@ class Verdict:
     """What the paired test says of one pair of models at one n of one task.
 
     `direction` is 1 where the first model is better, -1 where it is worse, 0 where the test cannot tell;
-    `adjusted` is whether that survives Holm's adjustment.
+    `adjusted` is whether that survives Holm's adjustment; `asked` are the tests about the population that were made
+    (keys of inference.NULLS), and `survives` those whose adjusted p is below the threshold too.
     """
 
     task: str
@@ -32,12 +36,21 @@ class Verdict:
     p_holm: float
     direction: int
     adjusted: bool
+    asked: tuple[str, ...] = ()
+    survives: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
         """In words, for a table."""
         word = {1: "better", -1: "worse", 0: "not distinguishable"}[self.direction]
         return word if self.adjusted or not self.direction else f"{word}, unadjusted only"
+
+    @property
+    def population(self) -> str:
+        """How far it holds in the population, in words for a table; empty where there is nothing to hold."""
+        if not (self.adjusted and self.asked):
+            return ""
+        return f"in the population by {len(self.survives)} of {len(self.asked)} tests"
 
     @property
     def kind(self) -> str:
@@ -54,7 +67,11 @@ def verdicts(comparisons: pd.DataFrame, *, alpha: float, statistic: str) -> list
         difference, p, p_holm = row[f"{statistic}_difference"], row["p_two_sided"], row["p_holm"]
         direction = 0 if not p < alpha or difference == 0 else (1 if difference > 0 else -1)
         names = (row["task"], row["n"], row["first"], row["second"])
-        found.append(Verdict(*names, difference, p, p_holm, direction, bool(direction and p_holm < alpha)))
+        adjusted = bool(direction and p_holm < alpha)
+        asked = tuple(test for test, null in NULLS.items() if null == "the population" and ADJUSTED[test] in row)
+        agrees = adjusted and direction * row["mean_difference"] > 0  # the tests about the population are of means
+        survives = tuple(test for test in asked if agrees and row[ADJUSTED[test]] < alpha)
+        found.append(Verdict(*names, difference, p, p_holm, direction, adjusted, asked, survives))
     return found
 
 
@@ -98,7 +115,7 @@ def answer(
     ]
     replicates = int(medians["replicates"].min())
     least = smallest_adjusted_p(comparisons, replicates, statistic)
-    scope = "this holds for the pools of images at hand, not for the populations that they come from"
+    scope = _scope([verdict for verdict in found if verdict.first == "transfer"])
     if least >= alpha:
         pairs = f"{len(comparisons)} comparison{'s' if len(comparisons) != 1 else ''}"
         many = f"{replicates} replicate{'s' if replicates != 1 else ''}"
@@ -106,6 +123,23 @@ def answer(
         return [*sentences, f"{few} or worse at {alpha:g}; more replicates would be needed, and even then {scope}."]
     told = f"'Better' and 'worse' mean a Holm-adjusted p below {alpha:g} over all {len(comparisons)} comparisons"
     return [*sentences, f"{told}; 'not distinguishable' does not mean equal, and {scope}."]
+
+
+def _scope(found: Sequence[Verdict]) -> str:
+    """What the verdicts are about, and how many of them hold in the population too."""
+    pools = "this holds for the pools of images at hand, not for the populations that they come from"
+    sure = [verdict for verdict in found if verdict.adjusted and verdict.asked]
+    if not sure:
+        return pools
+    survived = [sum(test in verdict.survives for verdict in sure) for test in ("population", "corrected_t")]
+    return (
+        f"{pools}: of the {_verdicts(len(sure))} about transfer, {survived[0]} also hold there by the test that "
+        f"reckons with shared participants and {survived[1]} by the corrected t-test, which is stricter"
+    )
+
+
+def _verdicts(count: int) -> str:
+    return f"{count} verdicts" if count != 1 else "1 verdict"
 
 
 def _sentence(found: Sequence[Verdict], other: str, tasks: Mapping[str, Mapping[str, Any]]) -> str:

@@ -26,6 +26,7 @@ from .files import write_table, written_whole
 
 # Okabe & Ito's palette (2008), which people with a colour-vision deficiency tell apart; the shape says it again
 MODELS = {"linear": ("#0072B2", "s"), "baseline": ("#E69F00", "D"), "transfer": ("#009E73", "o")}
+COVARIATES = ("#59636E", (0, (2, 1.5)))  # colour and dashes of what confounding alone predicts
 INK, SOFT, FAINT, PAPER = "#1F2328", "#59636E", "#D1D9E0", "#FFFFFF"
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
@@ -73,6 +74,8 @@ def figure2(
 ) -> Figure:
     """Test AUC by n, a panel per task: every replicate, medians, their 95 % bootstrap intervals, and marks.
 
+    Of the covariates alone, which stand outside the comparison, only the medians are shown.
+
     Parameters
     ----------
     aucs, medians, comparisons : as in results/statistics
@@ -92,7 +95,8 @@ def figure2(
         bands = figure.subfigures(rows, 1, squeeze=False)[:, 0]
         grid = [band.subplots(2, columns, squeeze=False, height_ratios=(0.36, 3)) for band in bands]
         figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, hspace=0.0, wspace=0.03)
-        lowest = max(0.0, min(0.45, float(aucs["auc"].min()) - 0.03))
+        dots = aucs.loc[aucs["model"].isin(list(MODELS)), "auc"]
+        lowest = max(0.0, min(0.45, float(dots.min()) - 0.03))
         for place in range(rows * columns):
             strip, axes = grid[place // columns][:, place % columns]
             if place >= len(shown):
@@ -109,7 +113,7 @@ def figure2(
             axes.set_yticks(np.arange(np.ceil(lowest * 10 - 1e-9), 10.5) / 10)
             axes.set_xticks(range(len(sizes)), [f"{n}" for n in sizes])
             _draw_marks(strip, sizes, [verdict for verdict in found if verdict.task == task])
-            strip.set_title(_wrapped(str(tasks[task].get("title", task)), int(width * 10.5)), parse_math=False)
+            strip.set_title(wrapped(str(tasks[task].get("title", task)), int(width * 10.5)), parse_math=False)
             if place % columns == 0:
                 axes.set_ylabel("AUC in the test set")
                 strip.tick_params(axis="y", labelleft=True)
@@ -119,7 +123,7 @@ def figure2(
     return figure
 
 
-def _wrapped(text: str, width: int) -> str:
+def wrapped(text: str, width: int) -> str:
     """At most three lines of about `width` characters."""
     lines = textwrap.wrap(text, width, max_lines=3, placeholder=" …")
     return "\n".join(lines)
@@ -153,6 +157,11 @@ def _draw_aucs(axes: Axes, task: str, sizes: Sequence[int], aucs: pd.DataFrame, 
         errors = np.maximum([rows["median"] - rows["low"], rows["high"] - rows["median"]], 0)
         style = {"marker": marker, "markersize": 5.5, "markeredgecolor": PAPER, "markeredgewidth": 0.6}
         axes.errorbar(at, rows["median"], errors, color=colour, linewidth=1.5, elinewidth=1.8, zorder=3, **style)
+    alone = medians[(medians["task"] == task) & (medians["model"] == "covariates")].set_index("n")
+    if len(alone):
+        colour, dashes = COVARIATES
+        height = alone.reindex(sizes)["median"]
+        axes.plot(range(len(sizes)), height, color=colour, linestyle=dashes, linewidth=1.2, zorder=2)
 
 
 def _draw_marks(strip: Axes, sizes: Sequence[int], found: Sequence[Verdict]) -> None:
@@ -181,6 +190,8 @@ def _legend_of_figure2(
         for model, (colour, marker) in MODELS.items()
         if model in set(medians["model"])
     ]
+    if "covariates" in set(medians["model"]):
+        lines.append(Line2D([], [], color=COVARIATES[0], linestyle=COVARIATES[1], linewidth=1.2, label="covariates"))
     lines.append(Line2D([], [], color=SOFT, linewidth=0.8, linestyle=":", label="chance"))
     if bound:
         lines.append(Line2D([], [], color=INK, linewidth=1, linestyle=(0, (5, 3)), label="latent truth"))
@@ -193,7 +204,9 @@ def _legend_of_figure2(
         Line2D([], [], marker="_", label="not distinguishable", **mark | {"color": SOFT}),
     ]
     wide = figure.get_figwidth() > 7.5
-    figure.legend(handles=lines, loc="outside upper center", ncols=5, columnspacing=1.4, handlelength=1.8)
+    figure.legend(
+        handles=lines, loc="outside upper center", ncols=6 if wide else 3, columnspacing=1.4, handlelength=1.8
+    )
     if len(comparisons):
         ncols = 4 if wide else 2
         figure.legend(handles=marks, loc="outside lower center", ncols=ncols, handletextpad=0.3, columnspacing=1.2)

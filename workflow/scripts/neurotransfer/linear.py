@@ -1,6 +1,6 @@
 """The linear model: logistic regression on regional volumes, each setting fitted, one chosen.
 
-Volumes of a resample go in, a record per setting and the chosen one's test scores come out.
+Volumes (or other features) of a resample go in, a record per setting and the chosen one's test scores come out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from .errors import InputError
 from .files import read_json
-from .selection import choose
+from .selection import choose, fingerprint_of_fit, fit_record
 
 logger = logging.getLogger("neurotransfer")
 MASK_VOLUME = -1  # the SegId under which a table of volumes holds the mask's volume
@@ -116,3 +116,40 @@ def fit_settings(
         models.append(model)
     chosen = choose(records)
     return records, chosen, models[chosen].predict_proba(features[test])[:, 1]
+
+
+def fit(
+    model: str,
+    features: np.ndarray,
+    resample: pd.DataFrame,
+    facts: Mapping[str, Any],
+    path: str | Path,
+    fitting: Mapping[str, Any],
+) -> dict[str, Any]:
+    """One replicate of a logistic regression, from its features to its record.
+
+    Parameters
+    ----------
+    model : its name in the record
+    features : float [rows of the resample, features]
+    facts : of the resample
+    path : its file
+    fitting : `settings` and `max_iterations`
+
+    Returns
+    -------
+    see selection.fit_record; the test images' scores are probabilities
+    """
+    labels, roles = resample["label"].to_numpy(), resample["role"].to_numpy(str)
+    records, chosen, scores = fit_settings(features, labels, roles, fitting["settings"], fitting["max_iterations"])
+    test = np.flatnonzero(roles == "test")
+    return fit_record(
+        facts=facts,
+        model=model,
+        settings=records,
+        chosen=chosen,
+        test_auc=float(roc_auc_score(labels[test], scores)),
+        test={"position": test.tolist(), "label": labels[test].tolist(), "score": scores.tolist()},
+        seeds={},
+        fingerprint=fingerprint_of_fit(model, fitting, path, None),
+    )

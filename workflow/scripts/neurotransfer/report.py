@@ -23,6 +23,7 @@ from .certificate import duplicates_in_words
 from .conclusions import Verdict, answer, verdicts
 from .figures import FAINT, INK, MODELS, PAPER, SOFT
 from .files import read_table
+from .inference import ADJUSTED, NULLS
 from .methods import REFERENCES, methods
 
 # The figures' inks on a dark page; the files beside the page stay as they are
@@ -31,6 +32,12 @@ PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "nibabel", "Sim
 MISSING = "–"
 LOST = {"failed": "failed", "excluded": "left out by quality control"}  # between the manifest and the index
 EXCLUDED = "beyond a limit of quality.exclude, see results/quality"
+TESTS = {  # what each test is called on the page; inference.NULLS says which null it speaks to
+    "sign_flip": "paired sign-flip",
+    "corrected_t": "corrected t",
+    "participants": "participants drawn anew",
+    "population": "participants and overlap",
+}
 
 
 def content(
@@ -53,11 +60,11 @@ def content(
 
     Parameters
     ----------
-    tables : images (of the split), excluded, metrics, medians, comparisons, settings and resamples
+    tables : images (of the split), excluded, metrics, medians, comparisons, worth, search, settings and resamples
     ledger : of preprocessing, all jobs' together, with a column `cohort`
     certificate : of the split
     weights : metadata of the pretrained weights
-    figures : by name ("figure1", "figure2"), a data address
+    figures : by name ("figure1" to "figure3"), a data address
     config, defaults : the study's configuration, and the paper's to compare it with
     tasks : the configuration's tasks that are on
     run : "multitask", or "given" where weights took the place of pretraining
@@ -89,6 +96,9 @@ def content(
         "permutations": int(comparisons["permutations"].max()),
         "figures": figures,
         "alt": alternative(medians, tasks),
+        "worth": worth_groups(tables["worth"], tasks),
+        "search": search_groups(tables["search"], tasks),
+        "tests": [(TESTS[test], NULLS[test]) for test in NULLS],
         "metrics": metric_groups(tables["metrics"]),
         "certificate": certificate,
         "duplicates": duplicates_in_words(certificate["duplicates"]),
@@ -160,15 +170,15 @@ def result_groups(
         rows = []
         for n in sorted(medians.loc[medians["task"] == task, "n"].unique()):
             models = {}
-            for model in MODELS:
+            for model in (*MODELS, "covariates"):
                 if (task, n, model) in auc.index:
                     row = auc.loc[(task, n, model)]
                     # of one replicate there is no interval
                     between = interval(row["low"], row["high"]) if row["replicates"] > 1 else MISSING
                     models[model] = {"median": f"{row['median']:.3f}", "interval": between}
-            highest = max((cell["median"] for cell in models.values()), default=None)
-            for cell in models.values():
-                cell["highest"] = cell["median"] == highest
+            highest = max((cell["median"] for model, cell in models.items() if model in MODELS), default=None)
+            for model, cell in models.items():
+                cell["highest"] = cell["median"] == highest and model in MODELS
             tests = {other: verdict.get((task, n, other)) for other in ("baseline", "linear")}
             rows.append({"n": int(n), "models": models, "tests": tests})
         groups.append({"title": tasks[task].get("title", task), "rows": rows})
@@ -178,7 +188,7 @@ def result_groups(
 def comparison_groups(
     comparisons: pd.DataFrame, found: Sequence[Verdict], tasks: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Per task, a row per n and pair of models: differences, interval, p-values and the verdict."""
+    """Per task, a row per n and pair of models: differences, intervals, p-values of every test and the verdict."""
     rows = [
         row
         | {
@@ -187,12 +197,82 @@ def comparison_groups(
             "interval": interval(row["low"], row["high"], sign=True),
             "p": p_text(row["p_two_sided"]),
             "holm": p_text(row["p_holm"]),
+            "won": f"{100 * row['wins']:.0f} %",
+            "won_interval": f"{100 * row['wins_low']:.0f} to {100 * row['wins_high']:.0f} %",
+            "population": [
+                {
+                    "p": p_text(row[ADJUSTED[test]]),
+                    "interval": interval(row[f"low_{test}"], row[f"high_{test}"], sign=True),
+                }
+                for test in list(NULLS)[1:]
+            ],
             "verdict": verdict,
         }
         for row, verdict in zip(comparisons.to_dict("records"), found, strict=True)
     ]
     titles = {task: settings.get("title", task) for task, settings in tasks.items()}
     return [{"title": titles[task], "rows": [row for row in rows if row["task"] == task]} for task in tasks]
+
+
+def worth_groups(worth: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Per task, a row per n: transfer's AUC and the n that each other model needs for it; and where transfer passes."""
+    groups = []
+    for task in tasks:
+        mine = worth[worth["task"] == task]
+        sizes = mine["n"].dropna()
+        if sizes.empty:
+            continue
+        ends = int(sizes.min()), int(sizes.max())
+        rows = []
+        for n, part in mine.dropna(subset=["n"]).groupby("n"):
+            by_question = part.set_index("question")
+            row: dict[str, Any] = {"n": int(n), "auc": f"{part['auc'].iloc[0]:.3f}"}
+            for other in ("baseline", "linear"):
+                if f"{other} needs" in by_question.index:
+                    row[other] = scans_text(by_question.loc[f"{other} needs"], *ends)
+            rows.append(row)
+        passing = mine[mine["question"] == "transfer overtakes linear"]
+        overtakes = scans_text(passing.iloc[0], *ends) if len(passing) else None
+        groups.append({"title": tasks[task].get("title", task), "rows": rows, "overtakes": overtakes})
+    return groups
+
+
+def scans_text(row: pd.Series, smallest: int, largest: int) -> dict[str, str]:
+    """A number of scans and its interval in words, such as "not reached by 500" and "180 to more than 500"."""
+
+    def words_of(value: float) -> str:
+        if pd.isna(value):
+            return MISSING
+        if value == float("inf"):
+            return f"more than {largest:,}"
+        return f"{smallest:,} or fewer" if value <= smallest else f"{value:,.0f}"
+
+    value = f"not reached by {largest:,}" if row["scans"] == float("inf") else words_of(row["scans"])
+    low, high = words_of(row["low"]), words_of(row["high"])
+    between = low if low == high else f"{low} to {high}"
+    return {"value": value, "interval": between, "reached": f"{100 * row['reached']:.0f} %"}
+
+
+def search_groups(search: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Per task, a row per n and model: ties, optimism and how much of the search was needed."""
+    groups = []
+    for task in tasks:
+        rows = [
+            {
+                "n": row["n"],
+                "model": row["model"],
+                "validation": f"{row['validation_auc']:.3f}",
+                "test": f"{row['test_auc']:.3f}",
+                "optimism": signed(row["optimism"]),
+                "interval": interval(row["optimism_low"], row["optimism_high"], sign=True),
+                "tied": f"{100 * row['tied']:.0f} %",
+                "gain": signed(row["all_settings"] - row["one_setting"]),
+                "enough": f"{row['enough']} of {row['settings']}",
+            }
+            for row in search[(search["task"] == task) & (search["settings"] > 1)].to_dict("records")
+        ]
+        groups.append({"title": tasks[task].get("title", task), "rows": rows})
+    return groups
 
 
 def interval(low: float, high: float, *, sign: bool = False) -> str:
@@ -348,7 +428,8 @@ def setting_groups(settings: pd.DataFrame) -> list[dict[str, Any]]:
         first = next(iter(listed.values()))
         always = ", ".join(f"{words(key)} {first[key]:g}" for key in fixed if key not in shown)
         groups.append({"model": model, "fits": fits, "always": always, "rows": rows})
-    return sorted(groups, key=lambda group: list(MODELS).index(group["model"]))
+    order = [*MODELS, *dict.fromkeys(settings["model"])]
+    return sorted(groups, key=lambda group: order.index(group["model"]))
 
 
 def version_rows(ledger: pd.DataFrame, weights: Mapping[str, Any]) -> list[tuple[str, str]]:

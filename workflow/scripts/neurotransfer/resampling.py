@@ -97,7 +97,7 @@ def draw(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> 
     labels = pool["label"].to_numpy()
     people = pd.factorize(pool["participant_id"])[0]
     for redraws in range(settings["max_redraws"] + 1):
-        sets = _draw_once(labels, people, sizes(n, settings), settings["min_per_class"], generator)
+        sets = draw_rows(labels, people, sizes(n, settings), settings["min_per_class"], generator)
         if sets is not None:
             parts = [
                 pool.iloc[rows].assign(role=role)
@@ -124,8 +124,16 @@ def drawing_of(
     return fingerprint([dict(key), seed, dict(task), dict(settings), converters])
 
 
-def _draw_once(labels, people, counts, min_per_class, generator) -> list[np.ndarray] | None:
-    """Rows of the three sets, or None where one is too small or lacks a class."""
+def draw_rows(
+    labels: np.ndarray, people: np.ndarray, counts: Sequence[int], min_per_class: int, generator: np.random.Generator
+) -> list[np.ndarray] | None:
+    """Rows of the three sets in one draw, or None where one is too small or lacks a class.
+
+    Parameters
+    ----------
+    labels : 0 or 1 per image; `people` : whole numbers from 0 on
+    counts : images to train, to validate and to test
+    """
     sets = [generator.integers(len(labels), size=counts[0])]
     drawn = np.zeros(people.max() + 1, dtype=bool)
     for count in counts[1:]:
@@ -217,7 +225,7 @@ def feasibility(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: i
     generator = np.random.default_rng(seed)
     labels, people = pool["label"].to_numpy(), pd.factorize(pool["participant_id"])[0]
     counts = sizes(n, settings)
-    invalid = [_draw_once(labels, people, counts, settings["min_per_class"], generator) is None for _ in range(draws)]
+    invalid = [draw_rows(labels, people, counts, settings["min_per_class"], generator) is None for _ in range(draws)]
     return float(np.mean(invalid))
 
 

@@ -1,8 +1,9 @@
-"""AUCs of replicates in; medians, intervals and paired tests out.  Plain functions on arrays.
+"""AUCs of replicates in; intervals, effects and paired tests out.  Plain functions on arrays.
 
-The paired test is the paper's: is one model's AUC consistently greater than another's over the replicates
-of one pool?  Replicates are independent given the pool, so it speaks about *this pool*; about the
-population that pools come from it would be too generous.
+Two questions are kept apart.  *This pool*: replicates are independent draws from it, and the paper's paired
+permutation test (`sign_flip_test`) speaks about them.  *The population* that the pool comes from: replicates
+share the pool, so that test is too generous there; `corrected_t_test` widens its error for it, and the
+bootstrap over participants in populations.py is the other answer.  docs/statistics.md measures all three.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from scipy import stats
 
 STATISTICS = {"mean": np.mean, "median": np.median}
 CHUNK = 4_000_000  # numbers drawn together (32 MB), so that 5,000 replicates need no more memory than 100
@@ -19,7 +21,10 @@ CHUNK = 4_000_000  # numbers drawn together (32 MB), so that 5,000 replicates ne
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Result of a paired permutation test: the statistic and its p-values."""
+    """Result of a paired permutation test: the statistic and its p-values.
+
+    `error` is the Monte Carlo standard error of the two-sided p; 0 where all sign patterns were used.
+    """
 
     statistic: float
     two_sided: float
@@ -27,6 +32,20 @@ class PairedTest:
     less: float
     exact: bool
     permutations: int
+    error: float
+
+
+@dataclass(frozen=True)
+class CorrectedTest:
+    """Result of a corrected resampled t-test: the mean difference, its standard error, interval and p-values."""
+
+    mean: float
+    error: float
+    low: float
+    high: float
+    two_sided: float
+    greater: float
+    less: float
 
 
 def _checked(values: Sequence[float]) -> np.ndarray:
@@ -87,8 +106,10 @@ def sign_flip_test(
     extra = 0 if exact else 1
     greater = (np.sum(null >= observed - tolerance) + extra) / (len(null) + extra)
     less = (np.sum(null <= observed + tolerance) + extra) / (len(null) + extra)
-    two_sided = min(1.0, 2 * min(greater, less))
-    return PairedTest(observed, float(two_sided), float(greater), float(less), exact, len(null))
+    smaller = min(greater, less)
+    error = 0.0 if exact else 2 * np.sqrt(smaller * (1 - smaller) / len(null))
+    p_values = (float(min(1.0, 2 * smaller)), float(greater), float(less))
+    return PairedTest(observed, *p_values, exact, len(null), float(error))
 
 
 def _chunks(rows: int, columns: int) -> Iterator[int]:
@@ -96,6 +117,60 @@ def _chunks(rows: int, columns: int) -> Iterator[int]:
     most = max(1, CHUNK // columns)
     for start in range(0, rows, most):
         yield min(most, rows - start)
+
+
+def corrected_t_test(
+    first: Sequence[float], second: Sequence[float], *, train: float, test: float, level: float = 0.95
+) -> CorrectedTest:
+    """Nadeau and Bengio's corrected resampled t-test of paired values of replicates that share a pool.
+
+    The variance of the mean difference is taken as (1 / replicates + test / train) times that of the
+    differences, since their overlap makes replicates correlated (Nadeau & Bengio, 2003, section 3).
+
+    Parameters
+    ----------
+    first, second : AUCs of the same replicates, [replicates]
+    train, test : images that a replicate trains and tests on, means over replicates
+    level : of the interval
+
+    Returns
+    -------
+    CorrectedTest : its p-values are 1 and its interval NaN where the differences have no spread to judge by
+
+    Raises
+    ------
+    ValueError
+        for values that are not finite or not paired, and sizes that are not positive
+    """
+    differences = _differences(first, second)
+    if not (train > 0 and test > 0):
+        raise ValueError(f"the sizes of training and test sets must be positive, not {train} and {test}")
+    count, mean = len(differences), float(differences.mean())
+    spread = float(differences.std(ddof=1)) if count > 1 else 0.0
+    if spread <= 1e-12 * max(1.0, abs(mean)):
+        return CorrectedTest(mean, 0.0, np.nan, np.nan, 1.0, 1.0, 1.0)
+    error = spread * np.sqrt(1 / count + test / train)
+    distribution = stats.t(count - 1)
+    half = distribution.ppf((1 + level) / 2) * error
+    greater, less = (float(distribution.sf(sign * mean / error)) for sign in (1, -1))
+    return CorrectedTest(mean, float(error), mean - half, mean + half, min(1.0, 2 * min(greater, less)), greater, less)
+
+
+def superiority(first: Sequence[float], second: Sequence[float], *, level: float = 0.95) -> tuple[float, float, float]:
+    """The probability that the first model beats the second in a replicate of this pool, ties counting half.
+
+    Returns
+    -------
+    share, low, high : with Wilson's score interval (1927), which does not shrink to a point where one model
+        won every time
+    """
+    differences = _differences(first, second)
+    count = len(differences)
+    share = float(((differences > 0) + 0.5 * (differences == 0)).mean())
+    z = stats.norm.ppf((1 + level) / 2)
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return share, max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import InputError
-from .study import MODELS, Study
+from .study import ARMS, Study
 
 STATES = ("ok", "failed", "excluded", "waiting")
 IMAGES = "manifest/images.tsv"
@@ -94,7 +94,7 @@ class Status:
         if rows:
             parts.append(_table([["not usable", "reason", "images", "cohorts", "meaning"], *rows], "llrll"))
         parts.append(_table(_step_rows(self.before), "lrrl"))
-        models = ("resamples", *MODELS)
+        models = ("resamples", *ARMS)
         done = [
             [row.task, str(row.n), *(f"{row.done[name]:,} of {row.of:,}" for name in models)] for row in self.replicates
         ]
@@ -313,7 +313,7 @@ def _replicates(study: Study, results: Path) -> Iterator[Replicates]:
             folder = results / f"fits/{task}/n{n}"
             fitted = [set(_names(folder / replicate, ".json")) for replicate in study.replicates]
             done = {"resamples": sum(f"{replicate}.tsv" in drawn for replicate in study.replicates)}
-            done |= {model: sum(f"{model}.json" in names for names in fitted) for model in MODELS}
+            done |= {model: sum(f"{model}.json" in names for names in fitted) for model in ARMS}
             yield Replicates(task, n, done, len(study.replicates))
 
 

@@ -18,6 +18,7 @@ from .errors import InputError
 
 SHARDS_TABLE = "results/manifest/shards.tsv"
 MODELS = ("linear", "baseline", "transfer")
+ARMS = (*MODELS, "covariates")  # what is fitted on each resample: the paper's models, and what confounding predicts
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,38 @@
+"""Type-I error and power of each test, measured on simulated studies: docs/type-one.{md,tsv,svg}.
+
+make type-one                                    # the paper's pools, n and replicates: 1,000 studies each
+python benchmarks/type_one.py --studies 100      # quicker, and coarser
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import pandas as pd
+from neurotransfer.files import write_table, write_text
+from neurotransfer.simulated_pools import ADNI, TOP
+from neurotransfer.type_one import plans, type_one_rows
+from neurotransfer.type_one_page import figure, page
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+SIZES = (100, 200, 300, 400, 500)
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--studies", type=int, default=1000, help="of each pool, scenario and n; default: %(default)s")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
+    parser.add_argument("--pools", nargs="+", default=["TOP", "ADNI"], help="default: both")
+    parser.add_argument("--out", type=Path, default=DOCS, help="the folder of the page; default: docs")
+    chosen = parser.parse_args()
+    pools = {name: {"TOP": TOP, "ADNI": ADNI}[name] for name in chosen.pools}
+    rows = []
+    for plan in plans(pools, SIZES):
+        started = time.monotonic()
+        rows.append(type_one_rows(plan, chosen.studies, chosen.processes))
+        seconds = time.monotonic() - started
+        print(f"type-one: {plan.pool}, {plan.scenario}, n = {plan.n}: {seconds:.0f} s", flush=True)
+        write_table(pd.concat(rows), chosen.out / "type-one.tsv")
+    table = pd.concat(rows, ignore_index=True)
+    write_text(chosen.out / "type-one.svg", figure(table))
+    write_text(chosen.out / "type-one.md", page(table))

@@ -1,0 +1,41 @@
+"""Coverage, rejections and planted leaks on small simulated studies: docs/validity.md.  Fails where a promise breaks.
+
+make validate
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import pandas as pd
+from neurotransfer import validity
+from neurotransfer.files import write_text
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+SIZES = (50, 100)
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--studies", type=int, default=1000, help="of each n and null; default: %(default)s")
+    parser.add_argument("--pools", type=int, default=10_000, help="behind each true AUC; default: %(default)s")
+    parser.add_argument("--replicates", type=int, default=40, help="of one study; default: %(default)s")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=DOCS, help="the folder of the page; default: docs")
+    chosen = parser.parse_args()
+    counts = {name: getattr(chosen, name) for name in ("studies", "pools", "replicates", "processes")}
+    parts = []
+    for n in SIZES:
+        parts.append(validity.coverage(validity.SMALL, n, **counts))
+        print(f"validate: {chosen.studies} studies and {chosen.pools} pools at n = {n}", flush=True)
+    intervals, tests = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
+    leaks = validity.leaks(chosen.replicates)
+    broken = validity.broken_claims(intervals, tests, leaks)
+    setting = (
+        f"{chosen.studies:,} simulated studies of each n and null, each a pool of {validity.SMALL.images} images of "
+        f"{validity.SMALL.participants} participants with {chosen.replicates} replicates, and {chosen.pools:,} "
+        "independent pools for the truth."
+    )
+    write_text(chosen.out / "validity.md", validity.page(intervals, tests, leaks, broken, setting))
+    print("\n".join(f"broken: {line}" for line in broken) or "validate: every promise held")
+    sys.exit(1 if broken else 0)
