@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from .study import MODELS, Study
 
 # Rules between the cache and pretraining, in order: with a job per cohort, and with one job over all cohorts
-OF_COHORT = ("quality", "index", "split")
-OF_ALL_COHORTS = ("quality_page", "certificate")
+OF_COHORT = ("quality", "index", "split", "heads")
+OF_ALL_COHORTS = ("quality_page", "duplicates", "certificate")
 
 
 def jobs_after(study: Study, preprocessing: Mapping[str, Collection[str]]) -> list[str]:
