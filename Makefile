@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint figures validate type-one dry-run rulegraph clean help
+.PHONY: demo test lint figures validate type-one bench dry-run rulegraph clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ lint: $(VENV)/.installed ## ruff, snakefmt, codespell
 	@ruff check . && ruff format --check .
 	@snakefmt --check Snakefile workflow/rules
 	@codespell
+
+bench: $(VENV)/.installed ## a training step against plain torch layers and against the machine: benchmarks/README.md
+	@python benchmarks/step.py
 
 figures: ## the README's pictures, from the demo's results
 	@neurotransfer demo --cores $(CORES) demo

@@ -21,9 +21,9 @@ images, target = torch.rand(5, 1, 17, 16, 18, dtype=torch.double) * 255, torch.r
 def trained(mine: slice) -> dict[str, torch.Tensor]:
     """What a step on these images leaves behind."""
     torch.manual_seed(1)
-    model = SFCN([3, 4, 5], 4, 2, "average", 0.0).double()
-    (model(images[mine]) - target[mine]).square().sum().backward()
-    return {name: value.grad for name, value in model.named_parameters()} | dict(model.named_buffers())
+    network = SFCN([16, 4, 5], 4, 2, "average", 0.0).double()
+    (network(images[mine]) - target[mine]).square().sum().backward()
+    return {name: value.grad for name, value in network.named_parameters()} | dict(network.named_buffers())
 
 
 alone = trained(slice(None))

@@ -46,8 +46,9 @@ def test_a_filter_that_hardly_answers_has_an_exact_variance():
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-def test_gradcheck_of_the_first_block(training):
+def test_gradcheck_of_the_first_block(training, monkeypatch):
     torch.manual_seed(1)
+    monkeypatch.setattr("neurotransfer.model.WIDE", 1)
     block = Block(1, 3).double().train(training)
     block.norm.weight.data = torch.tensor([1.5, -0.7, 0.4], dtype=torch.double)
     images = torch.rand(2, 1, 3, 4, 4, dtype=torch.double) * 10

@@ -16,8 +16,9 @@ def test_the_published_trunk_has_2950336_parameters():
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread_and_the_first_block_s_own_way(monkeypatch):
     torch.set_num_threads(1)
+    monkeypatch.setattr("neurotransfer.model.WIDE", 1)
 
 
 def both(pooling="max", channels=(3, 4, 5), dtype=torch.double, scales="positive"):
@@ -85,6 +86,11 @@ def test_a_batch_of_one(training):
     ours, theirs = both()
     x = torch.rand(1, 1, 17, 24, 19, dtype=torch.double) * 255
     compare(ours.train(training), theirs.train(training), x, 1e-10)
+
+
+def test_a_narrow_network_goes_the_same_way_in_every_block(monkeypatch):
+    monkeypatch.setattr("neurotransfer.model.WIDE", 16)
+    compare(*both(scales="negative and zero"), torch.rand(2, 1, 17, 24, 19, dtype=torch.double) * 255, 1e-10)
 
 
 @pytest.mark.parametrize("scales", ["positive", "negative and zero"])
