@@ -15,6 +15,7 @@ sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 
 from neurotransfer.errors import InputError
 from neurotransfer.files import check_writable
+from neurotransfer.running import end_run, explain_lock, note_run
 from neurotransfer.study import MODELS, read_study
 
 
@@ -29,6 +30,8 @@ if workflow.is_main_process:
     except InputError as error:
         raise WorkflowError(error)
     validate(config, str(REPOSITORY / "workflow/schemas/config.schema.yaml"))
+    if locked := explain_lock(sys.argv[1:]):
+        print(locked, file=sys.stderr)
 try:
     study = read_study(config)
 except InputError as error:
@@ -40,6 +43,15 @@ onstart:
         check_writable("results")
     except InputError as error:
         raise WorkflowError(error)
+    note_run()
+
+
+onsuccess:
+    end_run()
+
+
+onerror:
+    end_run()
 
 
 wildcard_constraints:

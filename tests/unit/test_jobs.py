@@ -18,7 +18,8 @@ from neurotransfer.errors import InputError
 def rule(tmp_path, monkeypatch):
     """Snakemake's object in a script, as far as `job` reads it."""
     monkeypatch.chdir(tmp_path)
-    return SimpleNamespace(rule="linear", wildcards=["ad_hc", "18", "001"], log=["logs/linear.log"])
+    names = {"rule": "linear", "wildcards": ["ad_hc", "18", "001"], "log": ["logs/linear.log"]}
+    return SimpleNamespace(**names, resources={"mem_mb": 2000}, threads=1, input=[], output=[], params={})
 
 
 def test_a_failure_leaves_its_cause_and_success_removes_it(rule, tmp_path):
@@ -85,6 +86,6 @@ def test_the_lease_of_a_process_that_was_killed_is_taken_over(tmp_path):
 def test_a_lease_of_another_machine_counts_as_dead_after_its_silence(tmp_path):
     path = tmp_path / "out.lease"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "slurm_job": None}))
-    assert jobs._is_alive(path)
+    assert jobs.is_held(tmp_path / "out")
     os.utime(path, (0, time.time() - jobs.SILENCE - 1))
-    assert not jobs._is_alive(path)
+    assert not jobs.is_held(tmp_path / "out")

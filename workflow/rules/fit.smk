@@ -36,6 +36,7 @@ rule linear:
         "results/benchmarks/linear/{task}/n{n}/{replicate}.tsv"
     group:
         "linear"
+    retries: 0  # a group is repeated whole, finished members included
     threads: config["models"]["linear"]["threads"]
     resources:
         mem_mb=lambda wc, attempt: 2000 * attempt,

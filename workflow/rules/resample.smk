@@ -20,6 +20,7 @@ rule resample:
         "logs/resample/{task}/n{n}/{replicate}.log",
     group:
         "linear"
+    retries: 0
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 1000 * attempt,

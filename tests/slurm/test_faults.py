@@ -1,0 +1,112 @@
+"""Faults on a real cluster: the same command ends with the same numbers, and does nothing twice."""
+
+import re
+import time
+from pathlib import Path
+
+from runs import planned_jobs
+
+FITS = "results/fits/ad_hc/n18"
+
+
+def bytes_of(study: Path, *paths: str) -> dict[str, bytes]:
+    return {path: (study / path).read_bytes() for path in paths}
+
+
+def forget(study: Path, *paths: str) -> None:
+    """Remove results, so that a run makes them again."""
+    for path in paths:
+        (study / path).unlink()
+
+
+def running(cluster, job: str) -> bool:
+    return cluster.ask("squeue", "--noheader", "--format=%T", f"--jobs={job}").strip() == "RUNNING"
+
+
+def test_scancel_of_a_running_fit_and_of_a_group(cluster, start, undisturbed, study):
+    """The fit runs again by itself; of the group, what is missing runs when the same command is given again."""
+    fit = f"{FITS}/001/baseline.json"
+    group = [f"{FITS}/{replicate}/linear.json" for replicate in ("001", "002")]
+    forget(study, fit, *group)
+    untouched = (study / f"{FITS}/002/baseline.json").stat().st_mtime_ns
+
+    run = start(study, fit, *group)
+    first = run.wait_for(lambda: run.job_of("baseline", "001"), "submission of the fit")
+    linear = run.wait_for(lambda: run.job_of("linear"), "submission of the group")
+    run.wait_for(lambda: running(cluster, linear), "start of the group")
+    cluster.ask("scancel", linear)
+    run.wait_for(lambda: (study / f"{fit}.lease").exists(), "start of the fit")
+    cluster.ask("scancel", first)
+
+    assert run.wait() == 1
+    assert (study / fit).read_bytes() == (undisturbed / fit).read_bytes()
+    assert run.job_of("baseline", "001") != first
+    made = {path: (study / path).stat().st_mtime_ns for path in [fit, *group] if (study / path).exists()}
+    again = start(study, fit, *group)
+    assert again.wait() == 0, again.text
+    assert bytes_of(study, fit, *group) == bytes_of(undisturbed, fit, *group)
+    assert all((study / path).stat().st_mtime_ns == stamp for path, stamp in made.items())
+    assert (study / f"{FITS}/002/baseline.json").stat().st_mtime_ns == untouched
+
+
+def test_a_node_that_dies_with_a_job_on_it(cluster, start, undisturbed, study):
+    """The job starts again on another node; the dead one comes back and is used again."""
+    fit = f"{FITS}/001/baseline.json"
+    forget(study, fit)
+    run = start(study, fit)
+    run.wait_for(lambda: (study / f"{fit}.lease").exists(), "start of the fit")
+    job = run.job_of("baseline", "001")
+    node = cluster.ask("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
+    cluster.kill_node(node)
+    run.wait_for(lambda: "down" in cluster.ask("sinfo", "-hN", f"--nodes={node}", "--format=%T"), "node down")
+    run.wait_for(lambda: cluster.ask("squeue", "-h", "--format=%T", f"--jobs={job}").strip() != "RUNNING", "job lost")
+    cluster.start_node(node)
+
+    assert run.wait() == 0, run.text
+    assert (study / fit).read_bytes() == (undisturbed / fit).read_bytes()
+    cluster.wait_idle(120)
+
+
+def test_the_time_limit_is_reached_in_pretraining(cluster, start, undisturbed, study):
+    """A checkpoint is written at SIGTERM, and the next attempt goes on from it to the same bytes."""
+    weights = "results/pretrain/multitask/weights.safetensors"
+    forget(study, weights)
+    checkpoints = study / "results/checkpoints/pretrain/multitask"
+    log = study / "logs/pretrain/multitask.log"
+    run = start(study, weights)
+    run.wait_for(lambda: checkpoints.exists() and any(checkpoints.glob("*.pt")), "a checkpoint")
+    job = run.job_of("pretrain", "multitask")
+    cluster.ask("scontrol", "update", f"JobId={job}", f"EndTime={time.strftime('%Y-%m-%dT%H:%M:%S')}")
+    cause = study / "results/failures/pretrain/multitask.json"
+    run.wait_for(cause.exists, "end of the first attempt")
+    stopped = cause.read_text()
+
+    assert run.wait() == 0, run.text
+    assert "stopped by SIGTERM: cancelled, or its time limit was reached" in stopped
+    assert "TIMEOUT" in run.text
+    assert "an earlier attempt failed: stopped by SIGTERM" in log.read_text()
+    assert "resumed from" in log.read_text()
+    assert (study / weights).read_bytes() == (undisturbed / weights).read_bytes()
+    assert not cause.exists()
+
+
+def test_kill_9_of_snakemake_while_a_job_runs(cluster, start, undisturbed, study):
+    """The stale lock is explained with the command that clears it; the running job is awaited, not doubled."""
+    fit = f"{FITS}/001/baseline.json"
+    forget(study, fit)
+    killed = start(study, fit)
+    killed.wait_for(lambda: (study / f"{fit}.lease").exists(), "start of the fit")
+    killed.kill()
+
+    refused = start(study, fit)
+    assert refused.wait() == 1
+    assert "was killed; clear its lock with `snakemake" in refused.text
+    assert start(study, options=["--unlock"]).wait() == 0
+    again = start(study, fit)
+    assert again.wait() == 0, again.text
+
+    assert (study / fit).read_bytes() == (undisturbed / fit).read_bytes()
+    log = (study / "logs/baseline/ad_hc/n18/001.log").read_text()
+    assert re.search(r"is making this file; waiting for it to end|finished by the job", log)
+    assert not (study / f"{fit}.lease").exists()
+    assert planned_jobs(study, fit, overlays=again.overlays) == set()
