@@ -4,6 +4,8 @@ The stages, in the order in which data passes them; each has a file of rules, a 
 a folder of results, all of the same name.
 """
 
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -30,6 +32,8 @@ if workflow.is_main_process:
     except InputError as error:
         raise WorkflowError(error)
     validate(config, str(REPOSITORY / "workflow/schemas/config.schema.yaml"))
+    if shutil.which("sbatch"):  # Slurm's commands, patient with a controller that restarts: profiles/slurm/bin
+        os.environ["PATH"] = f"{REPOSITORY / 'profiles/slurm/bin'}{os.pathsep}{os.environ['PATH']}"
     if locked := explain_lock(sys.argv[1:]):
         print(locked, file=sys.stderr)
 try:

@@ -28,7 +28,7 @@ SlurmUser={user}
 SlurmdUser={user}
 SlurmctldPort={ports[0]}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=30
 CredType=cred/munge
 PluginDir={plugins}
 StateSaveLocation={folder}/state
@@ -50,7 +50,7 @@ AccountingStorageType=accounting_storage/none
 GresTypes=gpu
 SlurmdParameters=config_overrides
 ReturnToService=2
-SlurmdTimeout=20
+SlurmdTimeout=10
 KillWait=15
 MaxJobCount=20000
 TaskEpilog={folder}/epilog

@@ -94,6 +94,7 @@ def job(snakemake: Any, lease: str | Path | None = None) -> Iterator[None]:
             logger.error("%s", traceback.format_exc().rstrip())
         logger.error("%s %s failed: %s", snakemake.rule, key, cause)
         facts = {"rule": snakemake.rule, "key": key, "cause": cause, "version": __version__, "time": time.time()}
+        facts |= {"wildcards": [str(value) for value in snakemake.wildcards]}
         facts |= {"log": str(snakemake.log[0]) if snakemake.log else None, "slurm_job": os.environ.get("SLURM_JOB_ID")}
         with contextlib.suppress(OSError):
             write_json(failure, facts)

@@ -96,7 +96,7 @@ def draw(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> 
     labels = pool["label"].to_numpy()
     people = pd.factorize(pool["participant_id"])[0]
     for redraws in range(settings["max_redraws"] + 1):
-        sets = _draw_once(labels, people, sizes(n, settings), settings["min_per_class"], generator)
+        sets = draw_rows(labels, people, sizes(n, settings), settings["min_per_class"], generator)
         if sets is not None:
             parts = [
                 pool.iloc[rows].assign(role=role)
@@ -123,8 +123,8 @@ def drawing_of(
     return fingerprint([dict(key), seed, dict(task), dict(settings), converters])
 
 
-def _draw_once(labels, people, counts, min_per_class, generator) -> list[np.ndarray] | None:
-    """Rows of the three sets, or None where one is too small or lacks a class."""
+def draw_rows(labels, people, counts, min_per_class, generator) -> list[np.ndarray] | None:
+    """Rows of the three sets of one draw, or None where one is too small or lacks a class."""
     sets = [generator.integers(len(labels), size=counts[0])]
     drawn = np.zeros(people.max() + 1, dtype=bool)
     for count in counts[1:]:
@@ -189,7 +189,7 @@ def feasibility(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: i
     generator = np.random.default_rng(seed)
     labels, people = pool["label"].to_numpy(), pd.factorize(pool["participant_id"])[0]
     counts = sizes(n, settings)
-    invalid = [_draw_once(labels, people, counts, settings["min_per_class"], generator) is None for _ in range(draws)]
+    invalid = [draw_rows(labels, people, counts, settings["min_per_class"], generator) is None for _ in range(draws)]
     return float(np.mean(invalid))
 
 
