@@ -11,6 +11,7 @@ slurmctld, slurmd, slurm-client and munge, and no root.
 import contextlib
 import getpass
 import os
+import re
 import shutil
 import signal
 import socket
@@ -51,10 +52,11 @@ GresTypes=gpu
 SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout=10
-KillWait=15
+KillWait=30
 MaxJobCount=20000
 TaskEpilog={folder}/epilog
-NodeName=node[1-4] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[4]}] CPUs=4 RealMemory=80000 Gres=gpu:1
+NodeName=DEFAULT CPUs=4 RealMemory=80000 Gres=gpu:1
+NodeName=node[1-4] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[4]}]
 PartitionName=cpu Nodes=node[1-4] Default=YES MaxTime=INFINITE
 PartitionName=gpu Nodes=node[1-4] MaxTime=INFINITE
 PartitionName=short Nodes=node[1-4] MaxTime=1
@@ -105,7 +107,7 @@ class Cluster:
         (self.folder / "epilog").write_text("#!/bin/sh\n")
         (self.folder / "epilog").chmod(0o755)
         # the plugin's job step drops SLURM_CONF, which clusters that keep theirs in /etc/slurm do without
-        srun = f"#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which('srun')} \"$@\"\n"
+        srun = f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"\n'
         (self.folder / "bin/srun").write_text(srun)
         (self.folder / "bin/srun").chmod(0o755)
         plugins = _beside("slurmctld", "lib/*/slurm-wlm", "lib/*/slurm", "lib*/slurm")
@@ -146,9 +148,17 @@ class Cluster:
         for name in ("slurmctld", *NODES, "munge"):
             _kill(self._pid(name))
 
+    def controller(self) -> int | None:
+        """The process id of slurmctld."""
+        return self._pid("slurmctld")
+
     def jobs(self, node: str) -> list[str]:
         """Ids of the jobs on a node."""
         return self.ask("squeue", "--noheader", "--format=%i", f"--nodelist={node}", timeout=5).split()
+
+    def state(self, job: str) -> str:
+        """A job's state as squeue words it; empty where it is gone."""
+        return self.ask("squeue", "--noheader", "--format=%T", f"--jobs={job}").strip()
 
     def ask(self, *line: object, timeout: float = 30) -> str:
         """The output of one of Slurm's own commands; empty where it fails."""
@@ -187,6 +197,15 @@ class Cluster:
                 if mark in variables and any(ours in variable for variable in variables):
                     found.add(int(path.name))
         return found
+
+
+def peak_mb_of(pid: int) -> float:
+    """The peak resident memory of a process so far, in MB; 0 where it has ended."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0.0
+    return int(found[1]) / 1000 if found else 0.0
 
 
 def _beside(program: str, *patterns: str) -> Path:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import PROGRAMS, Cluster
+from cluster import PROGRAMS, Cluster, peak_mb_of
 from runs import REPOSITORY, command, copy_of, neurotransfer, require_program, snakemake
 
 OVERLAYS = [REPOSITORY / "config/demo.yaml", REPOSITORY / "tests/slurm/study.yaml"]
@@ -65,11 +65,16 @@ class Run:
     `text` is what it said so far.  Waiting is for events, with bounds that a crowded machine keeps.
     """
 
-    def __init__(self, cluster: Cluster, folder: Path, *targets: str, options=(), overlays=OVERLAYS) -> None:
+    def __init__(
+        self, cluster: Cluster, folder: Path, *targets: str, options=(), overlays=OVERLAYS, repository=None
+    ) -> None:
         self.cluster, self.folder, self.overlays = cluster, folder, overlays
         number = len(list(folder.glob("snakemake.*.out"))) + 1
         self.output = folder / f"snakemake.{number}.out"
         line = command(folder, *targets, *QUICK, *options, overlays=overlays)
+        if repository:
+            line[line.index("--snakefile") + 1] = str(repository / "Snakefile")
+        self.memory = 0
         with self.output.open("w") as file:
             self.process = subprocess.Popen(
                 line, cwd=REPOSITORY, env=cluster.environment, stdout=file, stderr=file, start_new_session=True
@@ -92,11 +97,14 @@ class Run:
 
     def wait(self, seconds: float = 400) -> int:
         """Snakemake's exit status."""
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"Snakemake runs for more than {seconds:.0f} s\n{self.text[-3000:]}") from None
+        end = time.monotonic() + seconds
+        while self.process.poll() is None:
+            self.memory = max(self.memory, peak_mb_of(self.process.pid))
+            if time.monotonic() > end:
+                self.kill()
+                raise AssertionError(f"Snakemake runs for more than {seconds:.0f} s\n{self.text[-3000:]}")
+            time.sleep(0.2)
+        return self.process.returncode
 
     def kill(self) -> None:
         """kill -9; its jobs go on."""

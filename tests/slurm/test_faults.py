@@ -1,26 +1,11 @@
 """Faults on a real cluster: the same command ends with the same numbers, and does nothing twice."""
 
-import re
+import os
+import signal
 import time
-from pathlib import Path
 
+from results import FITS, bytes_of, forget, holder_of
 from runs import planned_jobs
-
-FITS = "results/fits/ad_hc/n18"
-
-
-def bytes_of(study: Path, *paths: str) -> dict[str, bytes]:
-    return {path: (study / path).read_bytes() for path in paths}
-
-
-def forget(study: Path, *paths: str) -> None:
-    """Remove results, so that a run makes them again."""
-    for path in paths:
-        (study / path).unlink()
-
-
-def state(cluster, job: str) -> str:
-    return cluster.ask("squeue", "--noheader", "--format=%T", f"--jobs={job}").strip()
 
 
 def test_scancel_of_a_running_fit_and_of_a_group(cluster, start, undisturbed, study):
@@ -33,7 +18,7 @@ def test_scancel_of_a_running_fit_and_of_a_group(cluster, start, undisturbed, st
     run = start(study, fit, *group)
     first = run.wait_for(lambda: run.job_of("baseline", "001"), "submission of the fit")
     linear = run.wait_for(lambda: run.job_of("linear"), "submission of the group")
-    run.wait_for(lambda: state(cluster, linear) == "RUNNING", "start of the group")
+    run.wait_for(lambda: cluster.state(linear) == "RUNNING", "start of the group")
     cluster.ask("scancel", linear)
     run.wait_for(lambda: (study / f"{fit}.lease").exists(), "start of the fit")
     cluster.ask("scancel", first)
@@ -58,7 +43,7 @@ def test_a_node_that_dies_with_a_job_on_it(cluster, start, undisturbed, study):
     job = run.job_of("baseline", "001")
     node = cluster.ask("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
     cluster.kill_node(node)
-    run.wait_for(lambda: state(cluster, job) == "PENDING", "notice that the node is dead")
+    run.wait_for(lambda: cluster.state(job) == "PENDING", "notice that the node is dead")
     cluster.start_node(node)
 
     assert run.wait() == 0, run.text
@@ -74,9 +59,10 @@ def test_the_time_limit_is_reached_in_pretraining(cluster, start, undisturbed, s
     log = study / "logs/pretrain/multitask.log"
     run = start(study, weights)
     run.wait_for(lambda: checkpoints.exists() and any(checkpoints.glob("*.pt")), "a checkpoint")
-    job = run.job_of("pretrain", "multitask")
-    cluster.ask("scontrol", "update", f"JobId={job}", f"EndTime={time.strftime('%Y-%m-%dT%H:%M:%S')}")
-    cause = study / "results/failures/pretrain/multitask.json"
+    os.kill(holder_of(study / weights), signal.SIGSTOP)  # however fast it is; Slurm wakes it to tell it
+    soon = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 1))
+    cluster.ask("scontrol", "update", f"JobId={run.job_of('pretrain')}", f"EndTime={soon}")
+    cause = study / "results/failures/pretrain/all.json"
     run.wait_for(cause.exists, "end of the first attempt")
     stopped = cause.read_text()
 
@@ -95,6 +81,8 @@ def test_kill_9_of_snakemake_while_a_job_runs(cluster, start, undisturbed, study
     forget(study, fit)
     killed = start(study, fit)
     killed.wait_for(lambda: (study / f"{fit}.lease").exists(), "start of the fit")
+    holder = holder_of(study / fit)
+    os.kill(holder, signal.SIGSTOP)  # so that it still runs when its successor begins
     killed.kill()
 
     refused = start(study, fit)
@@ -102,10 +90,13 @@ def test_kill_9_of_snakemake_while_a_job_runs(cluster, start, undisturbed, study
     assert "was killed; clear its lock with `snakemake" in refused.text
     assert start(study, options=["--unlock"]).wait() == 0
     again = start(study, fit)
+    log = study / "logs/baseline/ad_hc/n18/001.log"
+    meeting = "is making this file; waiting for it to end"
+    again.wait_for(lambda: log.exists() and meeting in log.read_text(), "meeting of the two")
+    os.kill(holder, signal.SIGCONT)
     assert again.wait() == 0, again.text
 
     assert (study / fit).read_bytes() == (undisturbed / fit).read_bytes()
-    log = (study / "logs/baseline/ad_hc/n18/001.log").read_text()
-    assert re.search(r"is making this file; waiting for it to end|finished by the job", log)
+    assert "finished by the job that was waited for" in log.read_text()
     assert not (study / f"{fit}.lease").exists()
     assert planned_jobs(study, fit, overlays=again.overlays) == set()

@@ -6,8 +6,8 @@ import subprocess
 import time
 
 import pytest
+from results import FITS, bytes_of, forget
 from runs import neurotransfer, planned_jobs
-from test_faults import FITS, bytes_of, forget, state
 
 pytestmark = pytest.mark.long
 FIT, OTHER = f"{FITS}/001/baseline.json", f"{FITS}/002/baseline.json"
@@ -189,6 +189,6 @@ def test_two_people_start_the_same_study(cluster, start, undisturbed, study):
     assert second.wait() == 1
     assert f"(process {first.process.pid} on " in second.text
     assert "runs this study; wait for it, or end it with" in second.text
-    assert state(cluster, job) in ("PENDING", "RUNNING", "COMPLETING", "")
+    assert cluster.state(job) in ("PENDING", "RUNNING", "COMPLETING", "")
     assert first.wait() == 0, first.text
     assert bytes_of(study, FIT) == bytes_of(undisturbed, FIT)

@@ -202,7 +202,7 @@ def _path(work, costs, gpus, cores, warnings) -> str:
     rest = makespan(fits, pretrain, gpus if costs["transfer"].gpu else cores)
     lines = [
         f"Longest path with {gpus} GPUs and {cores} cores at once: {_days(prepare + rest)}",
-        f"  preprocessing {_days(prepare)}, then pretraining {_days(pretrain)} beside and before the fits {_days(rest)}",
+        f"  preprocessing {_days(prepare)}, then pretraining {_days(pretrain)} and the fits, together {_days(rest)}",
         "  (queueing not counted; linear fits run beside)",
     ]
     longest = max((max(lengths) for lengths in fits.values() if lengths), default=0.0)
@@ -236,7 +236,7 @@ def _disk(config, study, images, warnings) -> str:
     return "\n".join(
         [
             "Disk:",
-            f"  derivatives  {_size(derivatives):>9} in at most {files:,} files [assumed: {DERIVATIVES_FILES} a folder]",
+            f"  derivatives  {_size(derivatives):>9} in at most {files:,} files [assumed: {DERIVATIVES_FILES} each]",
             f"  cache        {_size(cache):>9} in {2 * len(study.shards):,} files",
             f"  fits         {_size(fits):>9} in {9 * replicates:,} files (resamples, fits, logs, benchmarks)",
             f"  free here    {_size(free):>9}",
@@ -286,8 +286,8 @@ def _power(config, pools) -> str:
     settings, replicates = config["resampling"], config["resampling"]["replicates"]
     lines = [
         f"Smallest AUC difference that {replicates} replicates show with 80 % power, for this pool, at best:",
-        f"  (simulated at an AUC of {AUC}, scores correlated by {CORRELATION} [assumed]; in brackets, for the population "
-        "that pools come from, by Nadeau and Bengio)",
+        f"  (simulated at an AUC of {AUC}, scores correlated by {CORRELATION} [assumed]; in brackets, for the",
+        "  population that pools come from, by Nadeau and Bengio's correction)",
     ]
     for name, pool in pools.items():
         if pool["label"].nunique() < 2:
@@ -300,4 +300,3 @@ def _power(config, pools) -> str:
             parts.append(f"n = {n}: {least:.3f} ({least * wider:.3f})")
         lines.append(f"  {name}: " + ", ".join(parts))
     return "\n".join(lines)
-
