@@ -1,5 +1,6 @@
 """The workflow's own scale: the paper's fan-out, with tasks that do nothing in place of the work."""
 
+import hashlib
 import os
 import re
 import resource
@@ -10,9 +11,26 @@ from pathlib import Path
 import pytest
 from cluster import peak_mb_of
 from fan_out import fan_out
-from runs import REPOSITORY, snakemake
+from neurotransfer.study import MODELS
+from runs import REPOSITORY, neurotransfer, snakemake
 
 FITS_AWAY = 10
+SIZES = (100, 200, 300, 400, 500)
+IDLE = """\
+from neurotransfer import jobs
+
+with jobs.job(snakemake):
+    import hashlib
+    from pathlib import Path
+
+    from neurotransfer.files import write_text
+
+    number = int(hashlib.sha256(snakemake.output[0].encode()).hexdigest(), 16)
+    if snakemake.rule in ("linear", "baseline", "transfer") and number % 100 < SHARE and not Path("mended").exists():
+        raise RuntimeError("failed at random")
+    for path in snakemake.output:
+        write_text(path, "")
+"""
 
 
 def finish(folder: Path, overlays) -> list[Path]:
@@ -56,18 +74,54 @@ def test_a_dry_run_after_all_but_ten_of_3000_fits_shows_those(tmp_path, capsys):
     assert seconds < 20
 
 
-def idle_repository(folder: Path) -> Path:
-    """This repository with scripts that only make their outputs."""
-    folder.mkdir()
-    for name in ("Snakefile", "config", "profiles", "slurm", "tests"):
-        (folder / name).symlink_to(REPOSITORY / name)
-    shutil.copy(REPOSITORY / "Snakefile", folder / "copy")
-    (folder / "Snakefile").unlink()
-    (folder / "copy").rename(folder / "Snakefile")
+def idle_repository(folder: Path, failing: int = 0) -> Path:
+    """This repository with scripts that only make their outputs; of fits, `failing` of a hundred fail."""
     shutil.copytree(REPOSITORY / "workflow", folder / "workflow", symlinks=True)
+    shutil.copy(REPOSITORY / "Snakefile", folder)
+    for name in ("config", "profiles"):
+        (folder / name).symlink_to(REPOSITORY / name)
     for script in (folder / "workflow/scripts").glob("*.py"):
-        script.write_text("for path in snakemake.output:\n    open(path, 'w').close()\n")
+        script.write_text(IDLE.replace("SHARE", str(failing)))
     return folder
+
+
+def before_the_fits(folder: Path, replicates: int) -> tuple[Path, Path]:
+    """A fan-out whose work is done up to its resamples, and its overlay."""
+    overlay = folder / "fan-out.yaml"
+    overlay.write_text(f"study: fan-out\nresampling: {{replicates: {replicates}}}\n")
+    study = fan_out(folder / "study", 45)
+    for path in finish(study, [overlay]):
+        if path.relative_to(study).parts[1] in ("fits", "resamples", "statistics", "report"):
+            path.unlink()
+    return study, overlay
+
+
+@pytest.mark.long
+def test_fits_that_fail_at_random(cluster, start, tmp_path):
+    """The rest finish, the failed are listed with their cause, and the next run does only those."""
+    study, overlay = before_the_fits(tmp_path, 1)
+    idle = idle_repository(tmp_path / "idle", failing=15)
+    run = start(study, "results/statistics/aucs.tsv", overlays=[overlay], repository=idle)
+    assert run.wait(3000) == 1
+    wanted = {
+        f"results/fits/{task}/n{n}/001/{model}.json" for task in ("ad_hc", "scz_bd") for n in SIZES for model in MODELS
+    }
+    failed = {fit for fit in wanted if int(hashlib.sha256(fit.encode()).hexdigest(), 16) % 100 < 15}
+    made = {str(path.relative_to(study)) for path in study.glob("results/fits/**/*.json")}
+    assert failed
+    unmade = wanted - made
+    assert failed <= unmade
+    assert not {fit for fit in unmade - failed if not fit.endswith("linear.json")}  # a group ends with its first
+    told = neurotransfer("failures", "--directory", study)
+    assert "failed at random" in told.stdout
+    assert all(fit in told.stdout for fit in failed if not fit.endswith("linear.json"))
+
+    stamps = {fit: (study / fit).stat().st_mtime_ns for fit in made}
+    (study / "mended").touch()
+    again = start(study, "results/statistics/aucs.tsv", overlays=[overlay], repository=idle)
+    assert again.wait(3000) == 0, again.text[-3000:]
+    assert {fit: (study / fit).stat().st_mtime_ns for fit in made} == stamps
+    assert neurotransfer("failures", "--directory", study).stdout.strip() == "nothing has failed"
 
 
 @pytest.mark.long
@@ -77,20 +131,31 @@ def test_the_fan_out_through_slurm(cluster, start, tmp_path, capsys):
     NEUROTRANSFER_REPLICATES makes it larger: 100 is the paper's study, and takes hours on two cores.
     """
     replicates = int(os.environ.get("NEUROTRANSFER_REPLICATES", "2"))
-    overlay = tmp_path / "fan-out.yaml"
-    overlay.write_text(f"study: fan-out\nresampling: {{replicates: {replicates}}}\n")
-    study = fan_out(tmp_path / "study", 45)
-    files = finish(study, [overlay])
-    for path in files:
-        if path.relative_to(study).parts[1] in ("fits", "resamples", "statistics"):
-            path.unlink()
+    study, overlay = before_the_fits(tmp_path, replicates)
     began = time.monotonic()
-    run = start(study, "results/statistics/aucs.tsv", overlays=[overlay], repository=idle_repository(tmp_path / "idle"))
+    idle = idle_repository(tmp_path / "idle")
+    run = start(study, "results/statistics/aucs.tsv", overlays=[overlay], repository=idle)
     assert run.wait(3500) == 0, run.text[-3000:]
     seconds = time.monotonic() - began
     jobs = len(re.findall(r"has been submitted with SLURM jobid", run.text))
-    fits = len(list(study.glob("results/fits/**/*.json")))
-    assert fits == 2 * 5 * replicates * 3
+    assert len(list(study.glob("results/fits/**/*.json"))) == 2 * len(SIZES) * replicates * len(MODELS)
     with capsys.disabled():
-        print(f"\n{fits} fits in {jobs} Slurm jobs: {seconds:.0f} s, {seconds / jobs:.1f} s a job")
+        print(
+            f"\n{2 * len(SIZES) * replicates * 3} fits in {jobs} Slurm jobs: {seconds:.0f} s, {seconds / jobs:.1f} s each"
+        )
         print(f"peak memory of Snakemake: {run.memory:.0f} MB; of slurmctld: {peak_mb_of(cluster.controller()):.0f} MB")
+
+
+@pytest.mark.long
+def test_a_group_of_fifty_asks_for_what_four_of_them_need(tmp_path, monkeypatch):
+    """Snakemake adds up what could run side by side; the profile says that four may."""
+    study, overlay = before_the_fits(tmp_path, 50)
+    calls = tmp_path / "calls"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sbatch").write_text(f'#!/bin/sh\necho "$@" >>{calls}\nexit 1\n')
+    (tmp_path / "bin/sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    snakemake(study, "--profile", "slurm", "--until", "linear", overlays=[overlay])
+    for call in calls.read_text().splitlines():
+        assert "--cpus-per-task=4 " in call and "--mem 8000 " in call
+        assert int(re.search(r" -t (\d+) ", call)[1]) < 240

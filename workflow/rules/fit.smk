@@ -41,6 +41,7 @@ rule linear:
     resources:
         mem_mb=lambda wc, attempt: 2000 * attempt,
         runtime=lambda wc, attempt: 10 * attempt,
+        in_group=1,  # the profile limits how many of a group run at once, and so what the group asks for
     params:
         fitting=FITTING["linear"],
     script:

@@ -25,6 +25,7 @@ rule resample:
     resources:
         mem_mb=lambda wc, attempt: 1000 * attempt,
         runtime=lambda wc, attempt: 5 * attempt,
+        in_group=1,  # the profile limits how many of a group run at once, and so what the group asks for
     params:
         seed=DRAWING["seed"],
         task=lambda wc: DRAWING["tasks"][wc.task],
