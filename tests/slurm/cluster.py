@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "munged")
+os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"  # where the daemons lie, and a user's PATH may not go
 NODES = ("node1", "node2", "node3", "node4")
 CONFIGURATION = """\
 ClusterName=neurotransfer

@@ -34,9 +34,9 @@ rule linear:
         "logs/linear/{task}/n{n}/{replicate}.log",
     benchmark:
         "results/benchmarks/linear/{task}/n{n}/{replicate}.tsv"
+    retries: 0  # a group is repeated whole, finished members included
     group:
         "linear"
-    retries: 0  # a group is repeated whole, finished members included
     threads: config["models"]["linear"]["threads"]
     resources:
         mem_mb=lambda wc, attempt: 2000 * attempt,

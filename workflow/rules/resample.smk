@@ -18,9 +18,9 @@ rule resample:
         "results/resamples/{task}/n{n}/{replicate}.tsv",
     log:
         "logs/resample/{task}/n{n}/{replicate}.log",
+    retries: 0
     group:
         "linear"
-    retries: 0
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 1000 * attempt,
