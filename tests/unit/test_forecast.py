@@ -98,3 +98,14 @@ def test_a_fits_work_is_its_passes_over_images(config):
     trained = settings * epochs * n
     forward = settings * epochs * (n + n / 5)
     assert costs.steps_of_fit("baseline", n, config) == pytest.approx(trained + forward / 3)
+
+
+def test_costs_are_summed_by_rule_and_device():
+    rows = [
+        {"rule": "transfer", "key": str(number), "seconds": 60.0 * number, "memory_mb": 100.0, "device": device}
+        for number, device in ((1, "A100"), (2, "A100"), (3, "H100"))
+    ]
+    found = {row["device"]: row for row in costs.summary(rows)}
+    assert found["A100"]["jobs"] == 2
+    assert found["A100"]["hours"] == pytest.approx(0.05)
+    assert found["H100"]["median_seconds"] == 180

@@ -2,7 +2,7 @@
 
 from neurotransfer import jobs
 
-with jobs.job(snakemake):
+with jobs.job(snakemake, lease=snakemake.output.images):
     from pathlib import Path
 
     import pandas as pd
