@@ -26,7 +26,7 @@ KILLED = (
 )  # fmt: skip
 # lines of a log that say nothing about a cause
 NOISE = re.compile(
-    r"^\s*$|INFO|srun: Job step aborted|Trying to restart|^\[\w{3} \w{3}"
+    r"^[\s^~]*$|INFO|srun: Job step aborted|Trying to restart|^\[\w{3} \w{3}"
     r"|^(Complete log|Shutting down|Exiting because|Elapsed|Storing output|At least one job|WorkflowError:|--keep-inc)"
     r"|^ +(input|output|log|jobid|benchmark|wildcards|resources|message): "
 )
