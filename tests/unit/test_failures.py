@@ -50,6 +50,16 @@ def test_only_the_newest_log_of_a_job_counts_and_a_result_clears_it(tmp_path):
     assert not failures_of(tmp_path)
 
 
+def test_a_killed_group_is_told_until_the_fits_are_summarised(tmp_path):
+    slurm_log(tmp_path, "group_linear_linear_resample", 9, "slurmstepd: error: *** JOB 9 CANCELLED AT 2026-01-01 ***")
+    (failure,) = failures_of(tmp_path)
+    assert (failure.rule, failure.key) == ("group of linear fits", "Slurm job 9")
+    summary = tmp_path / failure.target
+    summary.parent.mkdir(parents=True)
+    summary.touch()
+    assert not failures_of(tmp_path)
+
+
 def test_causes_alike_are_counted_together_and_each_has_its_command(tmp_path):
     for number in range(5):
         leave(tmp_path, "transfer", ["ad_hc", "100", f"00{number}"], f"no space left on results/x/{number}")

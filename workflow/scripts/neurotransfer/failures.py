@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+SUMMARY = "results/statistics/aucs.tsv"  # what needs every fit, and so makes all that a group did not
 LINES = 4  # of a log that are shown
 # what Slurm, the kernel or Python write in a log when a job ends without a word of its own
 KILLED = (
@@ -128,7 +129,14 @@ def _parts(rule: str, key: str) -> list[str]:
 
 
 def _killed(folder: Path) -> Iterator[Failure]:
-    """Jobs whose newest Slurm log ends with a kill, and whose result is not there."""
+    """Jobs and groups whose newest Slurm log ends with a kill, and whose result is not there or is older."""
+    for place in folder.glob("logs/slurm/group_*"):
+        log = max(place.glob("*.log"), key=lambda path: path.stat().st_mtime, default=None)
+        cause = _cause_of_kill(log) if log else None
+        aucs = folder / SUMMARY
+        if cause and not (aucs.exists() and aucs.stat().st_mtime >= log.stat().st_mtime):
+            name = f"group of {JOB.match(place.name)[1]} fits"
+            yield Failure(name, f"Slurm job {log.stem}", cause, SUMMARY, _last_lines(log), log.stat().st_mtime)
     for place in folder.glob("logs/slurm/rule_*"):
         rule = JOB.match(place.name)[1]
         newest: dict[Path, Path] = {}
@@ -140,10 +148,14 @@ def _killed(folder: Path) -> Iterator[Failure]:
             target = target_of(rule, parts)
             if (folder / target).exists():
                 continue
-            text = _tail(log)
-            cause = next((told for pattern, told in KILLED if pattern.search(text)), None)
+            cause = _cause_of_kill(log)
             if cause:
                 yield Failure(rule, "-".join(parts) or "all", cause, target, _last_lines(log), log.stat().st_mtime)
+
+
+def _cause_of_kill(log: Path) -> str | None:
+    text = _tail(log)
+    return next((told for pattern, told in KILLED if pattern.search(text)), None)
 
 
 def _wildcards(path: Path) -> list[str]:
