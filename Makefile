@@ -7,10 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint figures validate type-one bench dry-run rulegraph clean help
+.PHONY: demo test lint figures validate type-one bench dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
 
 help: ## what there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("neurotransfer needs Python 3.11 or newer; say which one with: make PYTHON=python3.12 ...")'
@@ -22,8 +22,20 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: $(VENV)/.installed ## simulate a study and run the whole workflow on it, in demo/
 	@neurotransfer demo --cores $(CORES) demo
 
-test: $(VENV)/.installed ## every test
-	@python -m pytest -n $(CORES) --dist loadgroup
+test: $(VENV)/.installed ## every test that needs no Slurm
+	@python -m pytest -n $(CORES) --dist loadgroup -m "not slurm"
+
+test-slurm: $(VENV)/.installed ## four faults on a real Slurm cluster on this machine: 6 minutes
+	@python -m pytest -m "slurm and not long" tests/slurm
+
+test-slurm-all: $(VENV)/.installed ## every fault, and the paper's fan-out: up to an hour each
+	@python -m pytest -m slurm tests/slurm
+
+slurm-up: $(VENV)/.installed ## start a Slurm cluster of four nodes on this machine, in .slurm/, to try things
+	@python tests/slurm/cluster.py up .slurm
+
+slurm-down: ## end it
+	@python tests/slurm/cluster.py down .slurm
 
 lint: $(VENV)/.installed ## ruff, snakefmt, codespell
 	@ruff check . && ruff format --check .
@@ -50,5 +62,5 @@ rulegraph: $(VENV)/.installed ## docs/rulegraph.svg, from the rules as they are 
 	@command -v dot >/dev/null || { echo "rulegraph: dot is missing; apt install graphviz"; exit 1; }
 	@python benchmarks/rulegraph.py docs/rulegraph.svg
 
-clean: ## remove the demo, the dry run and the virtual environment
-	rm -rf demo dry-run $(VENV)
+clean: ## remove the demo, the dry run, the trial cluster and the virtual environment
+	rm -rf demo dry-run .slurm $(VENV)

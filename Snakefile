@@ -5,6 +5,8 @@ a folder of results, all of the same name.
 """
 
 import gc
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from neurotransfer.engines import demands
 from neurotransfer.engines.containers import check_here
 from neurotransfer.errors import InputError
 from neurotransfer.files import check_writable
+from neurotransfer.running import end_run, explain_lock, note_run
 from neurotransfer.study import ARMS, read_study
 
 
@@ -34,6 +37,10 @@ if workflow.is_main_process:
     except InputError as error:
         raise WorkflowError(error)
     validate(config, str(REPOSITORY / "workflow/schemas/config.schema.yaml"))
+    if shutil.which("sbatch"):  # Slurm's commands, patient with a controller that restarts: profiles/slurm/bin
+        os.environ["PATH"] = f"{REPOSITORY / 'profiles/slurm/bin'}{os.pathsep}{os.environ['PATH']}"
+    if locked := explain_lock(sys.argv[1:]):
+        print(locked, file=sys.stderr)
 try:
     study = read_study(config)
 except InputError as error:
@@ -48,6 +55,15 @@ onstart:
             check_here(config["preprocessing"])
     except InputError as error:
         raise WorkflowError(error)
+    note_run()
+
+
+onsuccess:
+    end_run()
+
+
+onerror:
+    end_run()
 
 
 wildcard_constraints:

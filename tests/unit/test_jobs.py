@@ -18,7 +18,8 @@ from neurotransfer.errors import InputError
 def rule(tmp_path, monkeypatch):
     """Snakemake's object in a script, as far as `job` reads it."""
     monkeypatch.chdir(tmp_path)
-    return SimpleNamespace(rule="linear", wildcards=["ad_hc", "18", "001"], log=["logs/linear.log"])
+    names = {"rule": "linear", "wildcards": ["ad_hc", "18", "001"], "log": ["logs/linear.log"]}
+    return SimpleNamespace(**names, resources={"mem_mb": 2000}, threads=1, input=[], output=[], params={})
 
 
 def test_a_failure_leaves_its_cause_and_success_removes_it(rule, tmp_path):
@@ -85,6 +86,78 @@ def test_the_lease_of_a_process_that_was_killed_is_taken_over(tmp_path):
 def test_a_lease_of_another_machine_counts_as_dead_after_its_silence(tmp_path):
     path = tmp_path / "out.lease"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "slurm_job": None}))
-    assert jobs._is_alive(path)
+    assert jobs.is_held(tmp_path / "out")
     os.utime(path, (0, time.time() - jobs.SILENCE - 1))
-    assert not jobs._is_alive(path)
+    assert not jobs.is_held(tmp_path / "out")
+
+
+def test_a_job_whose_work_was_done_while_it_waited_ends_at_once(rule, tmp_path):
+    """Snakemake was killed, its job was not, and the same command has sent another one."""
+    rule.output = [str(tmp_path / "out")]
+    first, go = threading.Event(), threading.Event()
+
+    def predecessor():
+        with jobs.held(tmp_path / "out", jobs._work_of(rule)):
+            first.set()
+            go.wait()
+            (tmp_path / "out").write_text("once")
+
+    thread = threading.Thread(target=predecessor)
+    thread.start()
+    first.wait()
+    threading.Timer(0.5, go.set).start()
+    worked = []
+    with pytest.raises(SystemExit) as ended, jobs.job(rule, lease=tmp_path / "out"):
+        worked.append(True)
+    thread.join()
+    assert not ended.value.code and not worked
+    assert (tmp_path / "out").read_text() == "once"
+
+
+def test_a_job_with_other_parameters_than_the_one_it_waited_for_does_its_own_work(rule, tmp_path):
+    with jobs.held(tmp_path / "out", "other work"):
+        threading.Timer(0.3, lambda: (tmp_path / "out.lease").unlink()).start()
+        with jobs.held(tmp_path / "out", "mine") as done:
+            assert not done
+
+
+def test_the_twin_that_slurm_started_again_waits_for_silence_and_not_for_its_own_job(tmp_path, monkeypatch):
+    """After a node was lost the job has the same id, and squeue says that it runs: that is this one."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(jobs, "_slurm_job_runs", lambda job: True)
+    path = tmp_path / "out.lease"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "slurm_job": "7", "token": "a"}))
+    assert jobs.is_held(tmp_path / "out")
+    os.utime(path, (0, time.time() - jobs.SILENCE - 1))
+    assert not jobs.is_held(tmp_path / "out")
+
+
+def test_a_holder_whose_lease_was_taken_over_stops(tmp_path):
+    """A node that was cut off comes back, and finds that another one does its work."""
+    code = f"import sys, time; sys.path[:0] = {sys.path!r}\nfrom neurotransfer import jobs\njobs.HEARTBEAT = 0.1\n"
+    code += f"with jobs.held({str(tmp_path / 'out')!r}):\n    print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    (tmp_path / "out.lease").write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "b"}))
+    assert process.wait(20) != 0
+    assert json.loads((tmp_path / "out.lease").read_text())["token"] == "b"
+
+
+def test_a_wrong_clock_makes_no_living_lease_look_dead(tmp_path, monkeypatch):
+    path = tmp_path / "out.lease"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "slurm_job": None, "token": "a"}))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 7200)
+    assert jobs.is_held(tmp_path / "out")
+
+
+def test_a_dead_lease_is_removed_but_not_the_one_made_in_its_place(tmp_path):
+    path = tmp_path / "out.lease"
+    path.write_text(json.dumps({"host": "here", "pid": 2, "token": "new"}))
+    jobs._remove(path, {"host": "here", "pid": 1, "token": "old"})
+    assert json.loads(path.read_text())["token"] == "new"
+    assert [name.name for name in tmp_path.iterdir()] == ["out.lease"]
+
+
+def test_sigterm_is_explained():
+    assert "its time limit was reached" in jobs.explain(SystemExit(143))

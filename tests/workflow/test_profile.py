@@ -1,17 +1,61 @@
 """The cluster profile, as typed from the repository: it parses, and its resources reach the jobs."""
 
 import re
+import subprocess
+import sys
 
+import pytest
+import yaml
+from fan_out import fan_out
 from runs import REPOSITORY, snakemake
 
+PROFILE = REPOSITORY / "profiles/slurm/config.yaml"
 
-def test_the_profile_works_as_typed_and_sends_gpu_rules_to_the_gpu_partition(small_study):
-    assert (REPOSITORY / "slurm/config.yaml").samefile(REPOSITORY / "profiles/slurm/config.yaml")
-    done = snakemake(small_study, "--profile", "slurm", "--dry-run", "--forcerun", "linear", "transfer")
-    assert done.returncode == 0, done.stdout
-    partitions = dict(re.findall(r"rule (\w+):\n(?: +\w.*\n)*? +resources: .*slurm_partition=(\w+)", done.stdout))
-    assert partitions["linear"] == "cpu"
-    assert partitions["transfer"] == "gpu"
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory) -> str:
+    """The jobs of a study of the paper's configuration as the profile would send them."""
+    folder = tmp_path_factory.mktemp("profile")
+    overlay = folder / "two.yaml"
+    overlay.write_text("study: two\nresampling: {n: [100], replicates: 2}\n")
+    study = fan_out(folder / "study", 45)
+    done = snakemake(study, "--profile", "slurm", "--dry-run", overlays=[overlay])
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict:
+    return yaml.safe_load(PROFILE.read_text())
+
+
+def resources_of(jobs: str, rule: str) -> dict[str, str]:
+    """The resources of the first job of a rule."""
+    found = re.search(rf"rule {rule}:\n(?: +\w.*\n)*? +resources: (.*)", jobs)
+    return dict(part.partition("=")[::2] for part in found[1].split(", "))
+
+
+def test_the_profile_works_as_typed_from_the_repository(jobs):
+    assert (REPOSITORY / "slurm/config.yaml").samefile(PROFILE)
+    assert "Using profile slurm" in jobs
+
+
+def test_gpu_rules_go_to_the_gpu_partition_and_ask_for_one(jobs):
+    for rule in ("pretrain", "evaluate", "baseline", "transfer"):
+        found = resources_of(jobs, rule)
+        assert (found["slurm_partition"], found["gpu"]) == ("gpu", "1")
+    for rule in ("linear", "resample", "cache", "aggregate"):
+        found = resources_of(jobs, rule)
+        assert found["slurm_partition"] == "cpu"
+        assert found.get("gpu", "0") == "0"
+
+
+def test_every_job_says_how_long_it_runs_and_how_much_memory_it_needs(jobs):
+    rules = {rule for rule in re.findall(r"^ *rule (\w+):", jobs, re.M) if rule != "all"}
+    assert {"preprocess", "cache", "pretrain", "linear", "transfer", "report"} <= rules
+    for rule in rules:
+        found = resources_of(jobs, rule)
+        assert int(found["mem_mb"]) > 0 and int(found["runtime"]) > 0, rule
 
 
 def test_only_linear_fits_and_their_resamples_are_grouped(repository_rules):
@@ -19,7 +63,86 @@ def test_only_linear_fits_and_their_resamples_are_grouped(repository_rules):
     assert sorted(grouped) == ["linear", "resample"]
 
 
+def test_what_is_grouped_is_not_tried_again_since_a_group_is_repeated_whole(repository_rules, settings):
+    for rule, text in repository_rules.items():
+        assert ("retries: 0" in text) == (rule in ("linear", "resample")), rule
+    assert settings["keep-incomplete"] is True
+    assert settings["retries"] >= 1
+
+
+def test_settings_without_which_a_run_of_weeks_ends_badly(settings):
+    assert settings["scheduler"] == "greedy"  # the other one takes minutes for 3,000 ready jobs
+    assert settings["keep-going"] is True
+    assert settings["rerun-incomplete"] is True
+    assert "code" not in settings["rerun-triggers"]
+    assert settings["slurm-status-attempts"] > 60  # else a restarting controller makes it lose its jobs
+    assert not [name for name in settings if "array" in name or name == "slurm-efficiency-report"]
+
+
+def test_every_key_of_the_profile_says_why():
+    """In its own line, or in the comment that stands over its block."""
+    commented = False
+    for line in PROFILE.read_text().splitlines():
+        if not line.strip():
+            commented = False
+        elif line.startswith("#"):
+            commented = True
+        elif not line.startswith(" "):
+            assert commented or "# " in line or line.endswith(":"), line
+
+
 def test_every_rule_that_runs_a_script_states_what_it_needs(repository_rules):
     for rule, text in repository_rules.items():
         for word in ("log:", "threads:", "mem_mb", "runtime", "script:"):
             assert word in text, f"rule {rule} lacks {word}"
+
+
+def test_the_plan_counts_the_jobs_that_snakemake_counts(jobs, tmp_path):
+    """`neurotransfer plan` and a dry run of the same study, job for job."""
+    from neurotransfer.configuration import load_config, merge
+    from neurotransfer.forecast import jobs_of
+    from neurotransfer.study import read_study
+
+    study = fan_out(tmp_path / "study", 45)
+    config = load_config(REPOSITORY)
+    merge(config, {"resampling": {"n": [100], "replicates": 2}, "cohorts": str(study / "config/cohorts.tsv")})
+    counted = jobs_of(read_study(config, study / "results/manifest/shards.tsv"))
+    stats = dict(re.findall(r"^(\w+) +(\d+)$", jobs.partition("Job stats:")[2], re.M))
+    assert {rule: int(count) for rule, count in stats.items() if rule not in ("all", "total")} == counted
+
+
+def test_slurms_commands_bear_with_a_controller_that_is_away(tmp_path):
+    """A refused connection is tried again; any other failure is passed on at once, with its words."""
+    program = tmp_path / "sbatch"
+    program.write_text(
+        "#!/bin/sh\nif [ -e tried ]; then echo 42; else touch tried\n"
+        "echo 'sbatch: error: Unable to contact slurm controller (connect failure)' >&2; exit 1; fi\n"
+    )
+    program.chmod(0o755)
+    line = [REPOSITORY / "profiles/slurm/bin/sbatch", "--parsable"]
+    environment = {"PATH": f"{REPOSITORY / 'profiles/slurm/bin'}:{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "42\n")
+    program.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 3\n")
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (3, "sbatch: error: invalid partition\n")
+
+
+def test_without_accounting_squeue_answers_in_the_place_of_sacct(tmp_path):
+    for name, text in {
+        "sacct": "echo 'Slurm accounting storage is disabled' >&2; exit 1",
+        "squeue": 'echo "$@"',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    line = [REPOSITORY / "profiles/slurm/bin/sacct", "-X", "--parsable2", "--endtime", "now", "--name", "run-7"]
+    environment = {"PATH": f"{REPOSITORY / 'profiles/slurm/bin'}:{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "--format=%i|%T --states=all --noheader --name run-7\n"
+
+
+def test_a_machine_whose_slurm_is_away_does_not_slow_the_tests():
+    """Without tests/conftest.py each start of Snakemake would wait 10 s for the controller."""
+    code = "import os, pathlib; print(pathlib.Path(os.environ['SLURM_CONF']).read_text() == '')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "True\n"

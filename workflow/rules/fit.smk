@@ -35,12 +35,14 @@ rule linear:
         "logs/linear/{task}/n{n}/{replicate}.log",
     benchmark:
         "results/benchmarks/linear/{task}/n{n}/{replicate}.tsv"
+    retries: 0  # a group is repeated whole, finished members included
     group:
         "linear"
     threads: config["models"]["linear"]["threads"]
     resources:
         mem_mb=lambda wc, attempt: 2000 * attempt,
         runtime=lambda wc, attempt: 10 * attempt,
+        in_group=1,  # the profile limits how many of a group run at once, and so what the group asks for
     params:
         fitting=FITTING["linear"],
     script:

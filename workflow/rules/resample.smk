@@ -19,12 +19,14 @@ rule resample:
         "results/resamples/{task}/n{n}/{replicate}.tsv",
     log:
         "logs/resample/{task}/n{n}/{replicate}.log",
+    retries: 0
     group:
         "linear"
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 1000 * attempt,
         runtime=lambda wc, attempt: 5 * attempt,
+        in_group=1,  # the profile limits how many of a group run at once, and so what the group asks for
     params:
         seed=DRAWING["seed"],
         task=lambda wc: DRAWING["tasks"][wc.task],

@@ -2,7 +2,7 @@
 
 from neurotransfer import jobs
 
-with jobs.job(snakemake):
+with jobs.job(snakemake, lease=snakemake.output.images):
     from pathlib import Path
 
     from neurotransfer.cache import images_of_shard, write_cache_table, write_shard

@@ -2,7 +2,7 @@
 
 from neurotransfer import jobs
 
-with jobs.job(snakemake):
+with jobs.job(snakemake, lease=snakemake.output.metrics):
     import pandas as pd
     from neurotransfer import evaluation, weights
     from neurotransfer.cache import made_by

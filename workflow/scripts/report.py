@@ -5,11 +5,12 @@ from neurotransfer import jobs
 with jobs.job(snakemake):
     from pathlib import Path
 
-    from neurotransfer import report, weights
+    from neurotransfer import costs, report, weights
     from neurotransfer.certificate import check_certified
     from neurotransfer.configuration import read_document
     from neurotransfer.files import read_table, write_text
     from neurotransfer.preprocessing import REASONS
+    from neurotransfer.study import read_study
     from neurotransfer.withdrawal import behind_weights, read_withdrawn
 
     source, params = snakemake.input, snakemake.params
@@ -32,4 +33,5 @@ with jobs.job(snakemake):
         reasons=REASONS,
         **{name: params[name] for name in ("config", "tasks", "run")},
     )
+    page["costs"] = list(costs.summary(costs.gather(read_study(params.config), params.config)))
     write_text(snakemake.output[0], report.render(page))

@@ -38,6 +38,27 @@ def main(arguments: list[str] | None = None) -> int:
     retry.add_argument("--dry-run", "-n", action="store_true", help="only show what would be done")
     retry.set_defaults(run=_retry)
 
+    plan = commands.add_parser("plan", help="jobs, hours, disk, feasibility and power, before anything runs")
+    _add_study(plan)
+    plan.add_argument("--gpus", type=int, default=8, help="that run at once; default: %(default)s")
+    plan.add_argument("--cores", type=int, default=64, help="that run at once; default: %(default)s")
+    plan.set_defaults(run=_plan)
+
+    preview = commands.add_parser("preview", help="a preliminary page from the fits so far, while the rest runs")
+    _add_study(preview)
+    preview.add_argument("--output", type=Path, default=Path("preview.html"), help="default: %(default)s")
+    preview.set_defaults(run=_preview)
+
+    failures = commands.add_parser("failures", help="what failed and why, with the command that makes it again")
+    _add_study(failures)
+    failures.add_argument("--n", type=int, default=20, help="failures shown in full; default: %(default)s")
+    failures.set_defaults(run=_failures)
+
+    costs = commands.add_parser("costs", help="what finished jobs took, as a table: one row per job, or per rule")
+    _add_study(costs)
+    costs.add_argument("--output", type=Path, metavar="FILE", help="write a row per job to this TSV")
+    costs.set_defaults(run=_costs)
+
     simulate = commands.add_parser("simulate", help="make a study on real anatomy whose truth is known")
     simulate.add_argument("folder", type=Path, metavar="FOLDER", help="where it goes; cohorts.tsv names it")
     simulate.add_argument("--seed", type=int, default=7, help="default: %(default)s")
@@ -137,6 +158,59 @@ def _retry(chosen: argparse.Namespace) -> None:
     else:
         mark(retry)
         print("marked; the next run of snakemake tries them again")
+
+
+def _plan(chosen: argparse.Namespace) -> None:
+    config = _enter_study(chosen)
+    from .forecast import forecast
+    from .study import read_study
+
+    print(forecast(config, read_study(config), gpus=chosen.gpus, cores=chosen.cores))
+
+
+def _preview(chosen: argparse.Namespace) -> None:
+    output = chosen.output.resolve()
+    config = _enter_study(chosen)
+    from .files import write_text
+    from .preview import page
+    from .study import read_study
+
+    write_text(output, page(config, read_study(config)))
+    print(output)
+
+
+def _failures(chosen: argparse.Namespace) -> None:
+    from .failures import failures_of, report
+
+    options = [part for name in ("directory", "configfile") for part in _given(chosen, name)]
+    print(report(failures_of(chosen.directory), chosen.n, options))
+
+
+def _given(chosen: argparse.Namespace, name: str) -> list[str]:
+    """An option of this command as Snakemake takes it; nothing where it has its default."""
+    value = getattr(chosen, name)
+    values = [str(part) for part in (value if isinstance(value, list) else [value])]
+    return [f"--{name}", *values] if values not in ([], ["."]) else []
+
+
+def _costs(chosen: argparse.Namespace) -> None:
+    output = chosen.output.resolve() if chosen.output else None
+    config = _enter_study(chosen)
+    from .costs import COLUMNS, gather, summary
+    from .study import read_study
+
+    rows = gather(read_study(config), config)
+    print(f"{'rule':<12}{'jobs':>7}{'hours':>10}{'median s':>11}{'max MB':>9}  device")
+    for row in summary(rows):
+        memory = "" if row["memory_mb"] is None else f"{row['memory_mb']:.0f}"
+        line = f"{row['rule']:<12}{row['jobs']:>7}{row['hours']:>10.2f}{row['median_seconds']:>11.1f}{memory:>9}"
+        print(f"{line}  {row['device']}".rstrip())
+    if output:
+        import pandas as pd
+
+        from .files import write_table
+
+        write_table(pd.DataFrame(rows, columns=COLUMNS), output)
 
 
 def _simulate(chosen: argparse.Namespace) -> None:

@@ -1,0 +1,247 @@
+"""A whole Slurm cluster on this machine, as its user: a controller, four nodes with a GPU each (simulated), munge.
+
+    python tests/slurm/cluster.py up FOLDER      start it and print how to use it
+    python tests/slurm/cluster.py down FOLDER    end it, jobs included
+
+Everything of it lies in one folder, so clusters of several checkouts do not meet, and nothing that the
+machine's own Slurm has, services or configuration, is touched.  It needs the programs of Debian's packages
+slurmctld, slurmd, slurm-client and munge, and no root.
+"""
+
+import contextlib
+import getpass
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "munged")
+os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"  # where the daemons lie, and a user's PATH may not go
+NODES = ("node1", "node2", "node3", "node4")
+CONFIGURATION = """\
+ClusterName=neurotransfer
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser={user}
+SlurmdUser={user}
+SlurmctldPort={ports[0]}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=30
+CredType=cred/munge
+PluginDir={plugins}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
+AccountingStorageType=accounting_storage/none
+GresTypes=gpu
+SlurmdParameters=config_overrides
+ReturnToService=2
+SlurmdTimeout=10
+KillWait=30
+MaxJobCount=20000
+TaskEpilog={folder}/epilog
+NodeName=DEFAULT CPUs=4 RealMemory=80000 Gres=gpu:1
+NodeName=node[1-4] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[4]}]
+PartitionName=cpu Nodes=node[1-4] Default=YES MaxTime=INFINITE
+PartitionName=gpu Nodes=node[1-4] MaxTime=INFINITE
+PartitionName=short Nodes=node[1-4] MaxTime=1
+"""
+
+
+class Cluster:
+    """A cluster whose files lie in `folder`.
+
+    `environment` is what a process needs to talk to it; `epilog` is a script that each node runs after each
+    task, with which tests play a node whose clock is wrong or whose files arrive late.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        path = f"{self.folder}/bin:{os.environ['PATH']}"
+        self.environment = os.environ | {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": path}
+
+    def up(self, seconds: float = 60) -> None:
+        """Start everything and wait until every node is idle.
+
+        Raises
+        ------
+        RuntimeError
+            where a program is missing, or the nodes are not idle in time, with the ends of the logs
+        """
+        missing = [name for name in PROGRAMS if shutil.which(name) is None]
+        if missing:
+            packages = "apt-get install slurmctld slurmd slurm-client munge"
+            raise RuntimeError(f"{', '.join(missing)} not installed; {packages}")
+        self.down()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for name in ("state", "bin", *NODES):
+            (self.folder / name).mkdir(parents=True)
+        self.folder.chmod(0o755)  # munged refuses a socket in a folder that others may write to
+        self._write_configuration()
+        (self.folder / "munge.key").write_bytes(os.urandom(1024))
+        (self.folder / "munge.key").chmod(0o600)
+        parts = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+        files = [f"--{option}={self.folder}/munge.{ending}" for option, ending in parts.items()]
+        self._start("munged", "--force", *files)
+        self.start_controller("-c")
+        for node in NODES:
+            self.start_node(node)
+        self.wait_idle(seconds)
+
+    def _write_configuration(self) -> None:
+        (self.folder / "epilog").write_text("#!/bin/sh\n")
+        (self.folder / "epilog").chmod(0o755)
+        # the plugin's job step drops SLURM_CONF, which clusters that keep theirs in /etc/slurm do without
+        srun = f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"\n'
+        (self.folder / "bin/srun").write_text(srun)
+        (self.folder / "bin/srun").chmod(0o755)
+        plugins = _beside("slurmctld", "lib/*/slurm-wlm", "lib/*/slurm", "lib*/slurm")
+        facts = {"host": socket.gethostname(), "user": getpass.getuser(), "folder": self.folder}
+        text = CONFIGURATION.format(**facts, plugins=plugins, ports=_free_ports(1 + len(NODES)))
+        (self.folder / "slurm.conf").write_text(text)
+        (self.folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
+
+    def _start(self, *line: str) -> None:
+        done = subprocess.run(line, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{line[0]} does not start: {done.stdout}{done.stderr}")
+
+    def start_controller(self, *options: str) -> None:
+        """Start slurmctld; it goes on with what it had saved, unless told ``-c``."""
+        self._start("slurmctld", *options)
+
+    def start_node(self, node: str) -> None:
+        """Start a node's slurmd."""
+        self._start("slurmd", "-N", node, "-d", str(_beside("slurmd", "sbin/slurmstepd*")))
+
+    def kill_controller(self) -> None:
+        """End slurmctld as if its machine had lost power."""
+        _kill(self._pid("slurmctld"))
+
+    def kill_node(self, node: str) -> None:
+        """End a node as if it had lost power: its slurmd, its steps and everything that runs in them, at once."""
+        pids = {self._pid(node)} | {pid for job in self.jobs(node) for pid in self._processes(job)}
+        for pid in pids:
+            _kill(pid)
+
+    def down(self) -> None:
+        """End all of it, running jobs included."""
+        if (self.folder / "slurm.conf").exists():
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                for pid in {pid for node in NODES for job in self.jobs(node) for pid in self._processes(job)}:
+                    _kill(pid)
+        for name in ("slurmctld", *NODES, "munge"):
+            _kill(self._pid(name))
+
+    def controller(self) -> int | None:
+        """The process id of slurmctld."""
+        return self._pid("slurmctld")
+
+    def jobs(self, node: str) -> list[str]:
+        """Ids of the jobs on a node."""
+        return self.ask("squeue", "--noheader", "--format=%i", f"--nodelist={node}", timeout=5).split()
+
+    def state(self, job: str) -> str:
+        """A job's state as squeue words it; empty where it is gone."""
+        return self.ask("squeue", "--noheader", "--format=%T", f"--jobs={job}").strip()
+
+    def ask(self, *line: object, timeout: float = 30) -> str:
+        """The output of one of Slurm's own commands; empty where it fails."""
+        done = subprocess.run(
+            [str(part) for part in line], env=self.environment, capture_output=True, text=True, timeout=timeout
+        )
+        return done.stdout if done.returncode == 0 else ""
+
+    def wait_idle(self, seconds: float) -> None:
+        """Wait until sinfo shows every node idle."""
+        end = time.monotonic() + seconds
+        states: list[str] = []
+        while time.monotonic() < end:
+            states = self.ask("sinfo", "--noheader", "--Node", "--partition=cpu", "--format=%T").split()
+            if len(states) == len(NODES) and set(states) == {"idle"}:
+                return
+            time.sleep(0.2)
+        logs = "\n".join("".join(path.read_text().splitlines(True)[-5:]) for path in self.folder.glob("*.log"))
+        raise RuntimeError(f"nodes are {states or 'not known'} after {seconds:.0f} s\n{logs}")
+
+    def _pid(self, name: str) -> int | None:
+        try:
+            return int((self.folder / (f"{name}.pid")).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def _processes(self, job: str) -> set[int]:
+        """Every process of a job: its slurmstepds, and whatever has the job in its environment."""
+        mark, found = f"SLURM_JOB_ID={job}".encode(), set()
+        ours = f"{self.folder}/bin:".encode()  # in every job's PATH; ids of other clusters are alike
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"slurmstepd: [{job}." in (path / "cmdline").read_text(errors="replace"):
+                    found.add(int(path.name))
+                variables = (path / "environ").read_bytes().split(b"\0")
+                if mark in variables and any(ours in variable for variable in variables):
+                    found.add(int(path.name))
+        return found
+
+
+def peak_mb_of(pid: int) -> float:
+    """The peak resident memory of a process so far, in MB; 0 where it has ended."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0.0
+    return int(found[1]) / 1000 if found else 0.0
+
+
+def _beside(program: str, *patterns: str) -> Path:
+    """The first file that matches below the folder that a program is installed in."""
+    prefix = Path(shutil.which(program)).resolve().parents[1]
+    found = [path for pattern in patterns for path in sorted(prefix.glob(pattern))]
+    if not found:
+        raise RuntimeError(f"there is no {patterns[0]} in {prefix}")
+    return found[0]
+
+
+def _free_ports(count: int) -> list[int]:
+    """A row of ports that nobody listens at, the nodes' one after the other."""
+    for first in range(17000, 27000, 10):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return list(range(first, first + count))
+    raise RuntimeError("no free ports from 17000 to 27000")
+
+
+def _kill(pid: int | None) -> None:
+    if pid:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    action, place = sys.argv[1], Cluster(Path(sys.argv[2]))
+    if action == "down":
+        place.down()
+        shutil.rmtree(place.folder, ignore_errors=True)
+    else:
+        try:
+            place.up()
+        except RuntimeError as error:
+            sys.exit(f"slurm-up: {error}")
+        print(f"export SLURM_CONF={place.folder}/slurm.conf PATH={place.folder}/bin:$PATH")

@@ -1,0 +1,159 @@
+"""The workflow's own scale: the paper's fan-out, with tasks that do nothing in place of the work."""
+
+import hashlib
+import os
+import re
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from cluster import peak_mb_of
+from fan_out import fan_out
+from neurotransfer.study import MODELS
+from runs import REPOSITORY, neurotransfer, snakemake
+
+FITS_AWAY = 10
+SIZES = (100, 200, 300, 400, 500)
+IDLE = """\
+from neurotransfer import jobs
+
+with jobs.job(snakemake):
+    import hashlib
+    from pathlib import Path
+
+    from neurotransfer.files import write_text
+
+    number = int(hashlib.sha256(snakemake.output[0].encode()).hexdigest(), 16)
+    if snakemake.rule in ("linear", "baseline", "transfer") and number % 100 < SHARE and not Path("mended").exists():
+        raise RuntimeError("failed at random")
+    for path in snakemake.output:
+        write_text(path, "")
+"""
+
+
+def finish(folder: Path, overlays) -> list[Path]:
+    """Make every file that Snakemake says is an output, empty and of one age, and return them."""
+    listed = snakemake(folder, "--summary", overlays=overlays)
+    assert listed.returncode == 0, listed.stdout[-2000:]
+    rows = [line.split("\t")[0] for line in listed.stdout.splitlines() if "\t" in line]
+    files = [folder / name for name in rows if name.startswith("results/")]
+    now = time.time()
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (now, now))
+    return files
+
+
+@pytest.mark.long
+def test_a_dry_run_after_all_but_ten_of_3000_fits_shows_those(tmp_path, capsys):
+    """The ten, and what summarises them, in under 20 s."""
+    overlay = tmp_path / "paper.yaml"
+    overlay.write_text("study: fan-out\n")
+    study = fan_out(tmp_path / "study", 1809)
+    files = finish(study, [overlay])
+    fits = sorted(path for path in files if path.parts[-5] == "fits")
+    assert len(fits) == 3000
+    for path in fits[:: len(fits) // FITS_AWAY][:FITS_AWAY]:
+        path.unlink()
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = snakemake(study, "--dry-run", overlays=[overlay])
+    after, waited = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
+    # of CPU, which a crowded machine does not change; it computes on one core and waits for nothing
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    with capsys.disabled():
+        print(
+            f"\ndry run with {len(fits) - FITS_AWAY} of {len(fits)} fits done: {seconds:.1f} s of CPU in {waited:.1f} s"
+        )
+    assert done.returncode == 0, done.stdout[-2000:]
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.M))
+    assert sum(int(jobs.get(rule, 0)) for rule in ("linear", "baseline", "transfer")) == FITS_AWAY
+    assert int(jobs["total"]) - FITS_AWAY <= 6  # all, and the tables, figures and page made from fits
+    assert seconds < 20
+
+
+def idle_repository(folder: Path, failing: int = 0) -> Path:
+    """This repository with scripts that only make their outputs; of fits, `failing` of a hundred fail."""
+    shutil.copytree(REPOSITORY / "workflow", folder / "workflow", symlinks=True)
+    shutil.copy(REPOSITORY / "Snakefile", folder)
+    for name in ("config", "profiles"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    for script in (folder / "workflow/scripts").glob("*.py"):
+        script.write_text(IDLE.replace("SHARE", str(failing)))
+    return folder
+
+
+def before_the_fits(folder: Path, replicates: int) -> tuple[Path, Path]:
+    """A fan-out whose work is done up to its resamples, and its overlay."""
+    overlay = folder / "fan-out.yaml"
+    overlay.write_text(f"study: fan-out\nresampling: {{replicates: {replicates}}}\n")
+    study = fan_out(folder / "study", 45)
+    for path in finish(study, [overlay]):
+        if path.relative_to(study).parts[1] in ("fits", "resamples", "statistics", "report"):
+            path.unlink()
+    return study, overlay
+
+
+@pytest.mark.long
+def test_fits_that_fail_at_random(cluster, start, tmp_path):
+    """The rest finish, the failed are listed with their cause, and the next run does only those."""
+    study, overlay = before_the_fits(tmp_path, 1)
+    idle = idle_repository(tmp_path / "idle", failing=15)
+    run = start(study, "results/statistics/aucs.tsv", overlays=[overlay], repository=idle)
+    assert run.wait(3000) == 1
+    wanted = {
+        f"results/fits/{task}/n{n}/001/{model}.json" for task in ("ad_hc", "scz_bd") for n in SIZES for model in MODELS
+    }
+    failed = {fit for fit in wanted if int(hashlib.sha256(fit.encode()).hexdigest(), 16) % 100 < 15}
+    made = {str(path.relative_to(study)) for path in study.glob("results/fits/**/*.json")}
+    assert failed
+    unmade = wanted - made
+    assert failed <= unmade
+    assert not {fit for fit in unmade - failed if not fit.endswith("linear.json")}  # a group ends with its first
+    told = neurotransfer("failures", "--directory", study)
+    assert "failed at random" in told.stdout
+    assert all(fit in told.stdout for fit in failed if not fit.endswith("linear.json"))
+
+    stamps = {fit: (study / fit).stat().st_mtime_ns for fit in made}
+    (study / "mended").touch()
+    again = start(study, "results/statistics/aucs.tsv", overlays=[overlay], repository=idle)
+    assert again.wait(3000) == 0, again.text[-3000:]
+    assert {fit: (study / fit).stat().st_mtime_ns for fit in made} == stamps
+    assert neurotransfer("failures", "--directory", study).stdout.strip() == "nothing has failed"
+
+
+@pytest.mark.long
+def test_the_fan_out_through_slurm(cluster, start, tmp_path, capsys):
+    """Every fit and its resample as a job of its own, doing nothing: what remains is Snakemake's and ours.
+
+    NEUROTRANSFER_REPLICATES makes it larger: 100 is the paper's study, and takes hours on two cores.
+    """
+    replicates = int(os.environ.get("NEUROTRANSFER_REPLICATES", "2"))
+    study, overlay = before_the_fits(tmp_path, replicates)
+    began = time.monotonic()
+    idle = idle_repository(tmp_path / "idle")
+    run = start(study, "results/statistics/aucs.tsv", overlays=[overlay], repository=idle)
+    assert run.wait(3500) == 0, run.text[-3000:]
+    seconds = time.monotonic() - began
+    jobs = len(re.findall(r"has been submitted with SLURM jobid", run.text))
+    assert len(list(study.glob("results/fits/**/*.json"))) == 2 * len(SIZES) * replicates * len(MODELS)
+    with capsys.disabled():
+        print(f"\n{30 * replicates} fits in {jobs} Slurm jobs: {seconds:.0f} s, {seconds / jobs:.1f} s a job")
+        print(f"peak memory of Snakemake: {run.memory:.0f} MB; of slurmctld: {peak_mb_of(cluster.controller()):.0f} MB")
+
+
+@pytest.mark.long
+def test_a_group_of_fifty_asks_for_what_four_of_them_need(tmp_path, monkeypatch):
+    """Snakemake adds up what could run side by side; the profile says that four may."""
+    study, overlay = before_the_fits(tmp_path, 50)
+    calls = tmp_path / "calls"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sbatch").write_text(f'#!/bin/sh\necho "$@" >>{calls}\nexit 1\n')
+    (tmp_path / "bin/sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    snakemake(study, "--profile", "slurm", "--until", "linear", overlays=[overlay])
+    for call in calls.read_text().splitlines():
+        assert "--cpus-per-task=4 " in call and "--mem 8000 " in call
+        assert int(re.search(r" -t (\d+) ", call)[1]) < 240

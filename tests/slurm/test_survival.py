@@ -1,0 +1,194 @@
+"""The other faults that a run of weeks meets, each on the real cluster: `make test-slurm-all`."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from results import FITS, bytes_of, forget
+from runs import neurotransfer, planned_jobs
+
+pytestmark = pytest.mark.long
+FIT, OTHER = f"{FITS}/001/baseline.json", f"{FITS}/002/baseline.json"
+
+
+def test_a_controller_that_is_away_for_a_minute(cluster, start, undisturbed, study):
+    """Jobs that run finish, jobs to be sent wait, and no retry is spent: the run ends as if nothing had been."""
+    forget(study, FIT, OTHER)
+    run = start(study, FIT, OTHER, options=["--jobs", "1"])  # the second is sent when the first is done
+    run.wait_for(lambda: (study / f"{FIT}.lease").exists() or (study / f"{OTHER}.lease").exists(), "start of a fit")
+    cluster.kill_controller()
+    time.sleep(60)  # the length of the fault, not a wait for something
+    cluster.start_controller()
+    assert run.wait() == 0, run.text
+    assert "Trying to restart" not in run.text
+    assert bytes_of(study, FIT, OTHER) == bytes_of(undisturbed, FIT, OTHER)
+
+
+def test_a_controller_that_restarts(cluster, start, undisturbed, study):
+    forget(study, FIT)
+    run = start(study, FIT)
+    run.wait_for(lambda: (study / f"{FIT}.lease").exists(), "start of the fit")
+    cluster.kill_controller()
+    cluster.start_controller()
+    assert run.wait() == 0, run.text
+    assert "Trying to restart" not in run.text
+    assert bytes_of(study, FIT) == bytes_of(undisturbed, FIT)
+
+
+def test_a_job_that_needs_more_memory_than_it_asked_for(cluster, start, undisturbed, study):
+    """It is tried again with more, and what was short is reported."""
+    forget(study, FIT)
+    run = start(study, FIT, options=["--set-resources", "baseline:mem_mb=300*attempt", "--retries", "5"])
+    run.wait_for(lambda: "Trying to restart" in run.text, "second attempt")
+    told = neurotransfer("failures", "--directory", study)
+    assert run.wait() == 0, run.text
+    assert "it used more memory than it asked for; the next attempt asks for more" in told.stdout, told.stdout
+    assert bytes_of(study, FIT) == bytes_of(undisturbed, FIT)
+    log = (study / "logs/baseline/ad_hc/n18/001.log").read_text()
+    assert "mem_mb 300," not in log and "mem_mb" in log
+    assert neurotransfer("failures", "--directory", study).stdout.strip() == "nothing has failed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_snakemake_is_asked_to_stop(cluster, start, undisturbed, study, number):
+    """No lock stays that hinders the same command, and nothing runs twice at once."""
+    forget(study, FIT)
+    run = start(study, FIT)
+    run.wait_for(lambda: (study / f"{FIT}.lease").exists(), "start of the fit")
+    os.kill(run.process.pid, number)
+    run.wait()
+    again = start(study, FIT)
+    if again.wait() != 0:
+        assert "clear its lock" in again.text
+        assert start(study, options=["--unlock"]).wait() == 0
+        again = start(study, FIT)
+        assert again.wait() == 0, again.text
+    assert bytes_of(study, FIT) == bytes_of(undisturbed, FIT)
+
+
+def test_a_replicate_that_fails_each_time(cluster, start, undisturbed, study):
+    """It ends after its retries, all that does not need it is finished, and a preliminary page can be had."""
+    resample = study / "results/resamples/ad_hc/n18/001.tsv"
+    whole, times = resample.read_bytes(), resample.stat()
+    resample.write_bytes(whole[: len(whole) // 2])
+    os.utime(resample, ns=(times.st_atime_ns, times.st_mtime_ns))
+    forget(study, FIT, OTHER)
+    (study / "results/statistics/comparisons.tsv").unlink()
+    run = start(study)
+    assert run.wait() == 1
+    assert run.text.count("Trying to restart") == 2  # the profile's retries
+    assert bytes_of(study, OTHER) == bytes_of(undisturbed, OTHER)
+    options = ("--directory", study, "--configfile", *run.overlays)
+    told = neurotransfer("failures", *options)
+    assert f"snakemake {FIT}" in told.stdout, told.stdout
+    page = neurotransfer("preview", *options, "--output", study / "preview.html")
+    assert page.returncode == 0, page.stderr
+    text = (study / "preview.html").read_text()
+    assert "Preliminary" in text and "1 of 6 fits are missing" in text
+
+    resample.write_bytes(whole)
+    os.utime(resample, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert planned_jobs(study, FIT, overlays=run.overlays) == {"baseline task=ad_hc, n=18, replicate=001"}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a disk of one page over a folder until the test says that space was made; root only."""
+    mounted = []
+
+    def over(folder, size: str):
+        probe = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
+        if probe.returncode:
+            pytest.skip("only root may mount here")
+        mounted.append(folder)
+
+    def release():
+        while mounted:
+            subprocess.run(["umount", mounted.pop()], check=True)
+
+    over.release = release
+    yield over
+    release()
+
+
+@pytest.mark.parametrize(
+    ("target", "key"),
+    [
+        (FIT, "baseline/ad_hc-18-001"),
+        ("results/cache/memory-0001.npy", "cache/memory-0001"),
+        ("results/statistics/aucs.tsv", "aggregate/all"),
+    ],
+    ids=["fit", "shard", "aggregation"],
+)
+def test_a_full_disk(cluster, start, undisturbed, study, small_disk, target, key):
+    """One line says so, no half file stays, and after space is made the same command makes the same bytes."""
+    forget(study, target)
+    folder = (study / target).parent
+    kept = {path.name for path in folder.iterdir() if path.is_file()}
+    small_disk(folder, "4k")
+    (folder / "filler").write_bytes(b"x" * 4096)
+    run = start(study, target, options=["--retries", "0", "--rerun-triggers", "params"])
+    assert run.wait() == 1
+    left = {path.name for path in folder.iterdir()} - {"filler"}
+    cause = (study / f"results/failures/{key}.json").read_text()
+    small_disk.release()
+    assert "no space left on the disk; free some" in cause
+    assert not {name for name in left if name.endswith((".part", ".npy", ".json", ".tsv"))}
+    assert {path.name for path in folder.iterdir() if path.is_file()} == kept
+    again = start(study, target, options=["--rerun-triggers", "params"])
+    assert again.wait() == 0, again.text
+    assert bytes_of(study, target) == bytes_of(undisturbed, target)
+
+
+def on_every_node(cluster, lines: str) -> None:
+    """What each node does after each task; the task's own folder is the study's."""
+    (cluster.folder / "epilog").write_text(f"#!/bin/bash\n{lines}\n")
+
+
+@pytest.fixture
+def epilog(cluster):
+    yield lambda lines: on_every_node(cluster, lines)
+    on_every_node(cluster, "")
+
+
+@pytest.mark.parametrize("shift", ["2 hours ago", "2 hours"], ids=["slow", "fast"])
+def test_a_node_with_a_wrong_clock(cluster, start, undisturbed, study, epilog, shift):
+    """Files from the past or the future make nothing run again."""
+    linear = f"{FITS}/001/linear.json"
+    forget(study, FIT, linear)
+    epilog(f"find {study}/results/fits -newermt '5 minutes ago' -name '*.json' -exec touch -d '{shift}' {{}} +")
+    run = start(study, FIT, linear)
+    assert run.wait() == 0, run.text
+    assert planned_jobs(study, FIT, linear, overlays=run.overlays) == set()
+    assert bytes_of(study, FIT, linear) == bytes_of(undisturbed, FIT, linear)
+
+
+def test_files_that_arrive_late(cluster, start, undisturbed, study, epilog):
+    """Snakemake waits for a finished job's file, as long as latency-wait says, and does nothing again."""
+    forget(study, FIT)
+    away = study / "late.json"
+    epilog(
+        f"[ -f {study / FIT} ] && [ ! -f {study}/once ] && touch {study}/once && mv {study / FIT} {away} && "
+        f"(setsid sh -c 'sleep 8; mv {away} {study / FIT}' >/dev/null 2>&1 &)"
+    )
+    run = start(study, FIT)
+    assert run.wait() == 0, run.text
+    assert (study / "once").exists()
+    assert "Trying to restart" not in run.text
+    assert bytes_of(study, FIT) == bytes_of(undisturbed, FIT)
+
+
+def test_two_people_start_the_same_study(cluster, start, undisturbed, study):
+    """The second is refused, and told who runs it."""
+    forget(study, FIT)
+    first = start(study, FIT)
+    job = first.wait_for(lambda: first.job_of("baseline", "001"), "submission of the fit")
+    second = start(study, FIT)
+    assert second.wait() == 1
+    assert f"(process {first.process.pid} on " in second.text
+    assert "runs this study; wait for it, or end it with" in second.text
+    assert cluster.state(job) in ("PENDING", "RUNNING", "COMPLETING", "")
+    assert first.wait() == 0, first.text
+    assert bytes_of(study, FIT) == bytes_of(undisturbed, FIT)

@@ -1,0 +1,111 @@
+"""The plan: hours, pools and power, each against something computed another way."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from neurotransfer import costs, forecast
+from neurotransfer.configuration import load_config
+from neurotransfer.statistics import sign_flip_test
+from neurotransfer.study import Shard, Study
+from runs import REPOSITORY
+
+
+@pytest.fixture
+def config():
+    return load_config(REPOSITORY)
+
+
+@pytest.fixture
+def plan():
+    shards = {"A-0001": Shard("A-0001", "A", 100, 64), "A-0002": Shard("A-0002", "A", 30, 64)}
+    roles = {"A": frozenset(["pretraining", "ad_hc"])}
+    tasks = {"ad_hc": {"positive": ["AD"], "negative": ["HC"], "seed": 0}}
+    return Study(shards, roles, {"A": 0.5}, tasks, (100, 200), ("001", "002"), "multitask")
+
+
+def auc_pairs(replicates: int, test: int, share: float, difference: float, generator) -> np.ndarray:
+    """AUCs [replicates, 2] of two models that differ by `difference`, by counting pairs one by one."""
+    from scipy.stats import norm
+
+    positives, pairs = round(test * share), []
+    for _ in range(replicates):
+        shared, aucs = generator.standard_normal(test), []
+        for auc in (forecast.AUC, forecast.AUC + difference):
+            rho = forecast.CORRELATION
+            scores = np.sqrt(rho) * shared + np.sqrt(1 - rho) * generator.standard_normal(test)
+            scores[:positives] += np.sqrt(2) * norm.ppf(auc)
+            aucs.append(np.mean(scores[:positives, None] > scores[None, positives:]))
+        pairs.append(aucs)
+    return np.array(pairs)
+
+
+def test_the_smallest_difference_is_found_by_the_studys_own_test_four_times_of_five():
+    replicates, test, share = 30, 40, 0.5
+    difference = forecast.smallest_difference(test, share, replicates, seed=1)
+    generator, found = np.random.default_rng(2), 0
+    for number in range(200):
+        aucs = auc_pairs(replicates, test, share, difference, generator)
+        options = {"statistic": "mean", "permutations": 400, "seed": number}
+        found += sign_flip_test(aucs[:, 1], aucs[:, 0], **options).two_sided <= 0.05
+    assert 0.68 < found / 200 < 0.92
+
+
+def test_distinct_images_are_as_many_as_drawing_with_replacement_gives(config):
+    people = 300
+    pool = pd.DataFrame({"image_id": range(people), "participant_id": range(people), "label": np.arange(people) % 2})
+    invalid, distinct, participants = forecast.expected_draws(pool, 100, config["resampling"], seed=1)
+    assert invalid == 0
+    assert distinct == participants == pytest.approx(people * (1 - (1 - 1 / people) ** 100), rel=0.01)
+
+
+def test_a_pool_that_cannot_give_an_n_is_told(config):
+    pool = pd.DataFrame({"image_id": range(30), "participant_id": range(30), "label": np.arange(30) % 2})
+    assert forecast.expected_draws(pool, 100, config["resampling"], seed=1)[0] == 1.0
+
+
+def test_the_longest_path_of_a_few_jobs_is_the_one_a_person_draws():
+    fits = {"baseline": [1.0, 1.0], "transfer": [1.0, 1.0]}
+    assert forecast.makespan(fits, 3.0, gpus=2) == 4.0  # pretraining beside the baselines, then both transfers
+    assert forecast.makespan(fits, 3.0, gpus=1) == 7.0
+    assert forecast.makespan(fits, 0.0, gpus=4) == 1.0
+
+
+def test_jobs_of_a_shard_and_of_a_replicate_are_counted(plan):
+    jobs = forecast.jobs_of(plan)
+    assert jobs["preprocess"] == 2 + 1
+    assert jobs["cache"] == 2
+    assert jobs["linear"] == jobs["baseline"] == jobs["transfer"] == jobs["resample"] == 4
+
+
+def test_finished_jobs_of_the_study_are_the_basis_of_its_costs(plan, config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "results/benchmarks/preprocess/A-0001/0001.tsv"
+    path.parent.mkdir(parents=True)
+    path.write_text("s\th:m:s\tmax_rss\n72.0\t0:01:12\t800.5\n")
+    log = tmp_path / "logs/preprocess/A-0001/0001.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("2026-01-01 00:00:00,000 INFO computing on NVIDIA H100 80GB HBM3\n")
+    rows = costs.gather(plan, config)
+    assert [(row["rule"], row["units"], row["device"]) for row in rows] == [("preprocess", 36, "NVIDIA H100 80GB HBM3")]
+    cost = costs.cost_of("preprocess", rows, config)
+    assert cost.seconds == pytest.approx(2.0)
+    assert "1 finished jobs of this study on NVIDIA H100" in cost.basis
+    assert "assumed" in costs.cost_of("transfer", rows, config).basis
+
+
+def test_a_fits_work_is_its_passes_over_images(config):
+    n, settings, epochs = 100, 9, 30
+    trained = settings * epochs * n
+    forward = settings * epochs * (n + n / 5)
+    assert costs.steps_of_fit("baseline", n, config) == pytest.approx(trained + forward / 3)
+
+
+def test_costs_are_summed_by_rule_and_device():
+    rows = [
+        {"rule": "transfer", "key": str(number), "seconds": 60.0 * number, "memory_mb": 100.0, "device": device}
+        for number, device in ((1, "A100"), (2, "A100"), (3, "H100"))
+    ]
+    found = {row["device"]: row for row in costs.summary(rows)}
+    assert found["A100"]["jobs"] == 2
+    assert found["A100"]["hours"] == pytest.approx(0.05)
+    assert found["H100"]["median_seconds"] == 180
