@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cluster import peak_mb_of
 from fan_out import fan_out
-from neurotransfer.study import MODELS
+from neurotransfer.study import ARMS
 from runs import REPOSITORY, neurotransfer, snakemake
 
 FITS_AWAY = 10
@@ -104,7 +104,7 @@ def test_fits_that_fail_at_random(cluster, start, tmp_path):
     run = start(study, "results/statistics/aucs.tsv", overlays=[overlay], repository=idle)
     assert run.wait(3000) == 1
     wanted = {
-        f"results/fits/{task}/n{n}/001/{model}.json" for task in ("ad_hc", "scz_bd") for n in SIZES for model in MODELS
+        f"results/fits/{task}/n{n}/001/{model}.json" for task in ("ad_hc", "scz_bd") for n in SIZES for model in ARMS
     }
     failed = {fit for fit in wanted if int(hashlib.sha256(fit.encode()).hexdigest(), 16) % 100 < 15}
     made = {str(path.relative_to(study)) for path in study.glob("results/fits/**/*.json")}
@@ -138,7 +138,7 @@ def test_the_fan_out_through_slurm(cluster, start, tmp_path, capsys):
     assert run.wait(3500) == 0, run.text[-3000:]
     seconds = time.monotonic() - began
     jobs = len(re.findall(r"has been submitted with SLURM jobid", run.text))
-    assert len(list(study.glob("results/fits/**/*.json"))) == 2 * len(SIZES) * replicates * len(MODELS)
+    assert len(list(study.glob("results/fits/**/*.json"))) == 2 * len(SIZES) * replicates * len(ARMS)
     with capsys.disabled():
         print(f"\n{30 * replicates} fits in {jobs} Slurm jobs: {seconds:.0f} s, {seconds / jobs:.1f} s a job")
         print(f"peak memory of Snakemake: {run.memory:.0f} MB; of slurmctld: {peak_mb_of(cluster.controller()):.0f} MB")

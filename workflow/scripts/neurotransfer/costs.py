@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .study import MODELS, Study
+from .study import Study
 
 BENCHMARKS = Path("results/benchmarks")
 COLUMNS = ["rule", "key", "seconds", "memory_mb", "units", "device"]
@@ -71,7 +71,7 @@ def units_of(rule: str, parts: list[str], study: Study, config: Mapping[str, Any
             return steps_of_fit(rule, int(parts[1].removeprefix("n")), config)
     except (KeyError, ValueError, IndexError):
         return None
-    return 1.0 if rule in ("linear", "resample", "pretrain", "evaluate") else None
+    return 1.0 if rule in ("linear", "covariates", "resample", "pretrain", "evaluate") else None
 
 
 def steps_of_fit(model: str, n: int, config: Mapping[str, Any]) -> float:
@@ -85,9 +85,10 @@ def steps_of_fit(model: str, n: int, config: Mapping[str, Any]) -> float:
 def cost_of(rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any]) -> Cost:
     """Seconds per unit of a rule: from this study's finished jobs, else from a table.
 
-    A CNN fit that never ran borrows from the other model, whose steps are the same.
+    A fit that never ran borrows from the other model of its kind: both CNNs take the same steps, both regressions
+    mostly start Python.
     """
-    kin = ("baseline", "transfer") if rule in ("baseline", "transfer") else (rule,)
+    kin = next((pair for pair in (("baseline", "transfer"), ("linear", "covariates")) if rule in pair), (rule,))
     for names in ((rule,), kin):
         mine = [row for row in rows if row["rule"] in names]
         if mine:
@@ -106,7 +107,7 @@ def cost_of(rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any]) ->
         seconds, basis = ASSUMED["network", "gpu" if gpu else "cpu"]
         crop = config["cache"]["crop"]
         return Cost(seconds * crop[0] * crop[1] * crop[2] / PAPER_VOXELS, basis, gpu)
-    return Cost(*ASSUMED[rule, "cpu"], False)
+    return Cost(*ASSUMED[kin[0], "cpu"], False)
 
 
 def uses_gpu(rule: str, config: Mapping[str, Any]) -> bool:
@@ -115,7 +116,7 @@ def uses_gpu(rule: str, config: Mapping[str, Any]) -> bool:
         return config["preprocessing"]["engine"] == "fastsurfer" and bool(config["preprocessing"].get("gpus", 1))
     if rule in ("pretrain", "evaluate"):
         return bool(config["pretrain"]["gpus"])
-    return rule in MODELS and rule != "linear" and bool(config["models"]["cnn"]["gpus"])
+    return rule in ("baseline", "transfer") and bool(config["models"]["cnn"]["gpus"])
 
 
 def summary(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

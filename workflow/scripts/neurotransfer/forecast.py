@@ -18,10 +18,11 @@ import pandas as pd
 
 from .costs import EVALUATION, Cost, cost_of, gather, steps_of_fit
 from .files import read_table
+from .planning import OF_ALL_COHORTS, OF_COHORT
 from .resampling import INFEASIBLE, draw_rows, labelled, sizes
 from .seeds import seed_from
 from .split import split_cohort
-from .study import MODELS, Study
+from .study import ARMS, Study
 
 DRAWS = 200  # simulated resamples per task and n
 POWER_DRAWS = 400  # simulated test sets
@@ -95,8 +96,9 @@ def work_of(study: Study, config: Mapping[str, Any], role: pd.Series) -> dict[st
     work["evaluate"] = [EVALUATION * (validation + test)]
     keys = [n for _ in study.tasks for n in study.n for _ in study.replicates]
     work["resample"] = [1.0] * len(keys)
-    for model in MODELS:
-        work[model] = [1.0] * len(keys) if model == "linear" else [steps_of_fit(model, n, config) for n in keys]
+    for model in ARMS:
+        network = model in ("baseline", "transfer")
+        work[model] = [steps_of_fit(model, n, config) for n in keys] if network else [1.0] * len(keys)
     return work
 
 
@@ -104,9 +106,9 @@ def jobs_of(study: Study) -> dict[str, int]:
     """How many jobs each rule has."""
     replicates = len(study.tasks) * len(study.n) * len(study.replicates)
     count = {"preprocess": sum(len(shard.jobs) for shard in study.shards.values()), "cache": len(study.shards)}
-    count |= {"index": len(study.cohorts), "split": len(study.cohorts), "certificate": 1}
+    count |= dict.fromkeys(OF_COHORT, len(study.cohorts)) | dict.fromkeys(OF_ALL_COHORTS, 1)
     count |= {"pretrain" if study.run == "multitask" else "adopt": 1, "evaluate": 1, "resample": replicates}
-    return count | dict.fromkeys(MODELS, replicates) | dict.fromkeys(("aggregate", "compare", "figures", "report"), 1)
+    return count | dict.fromkeys(ARMS, replicates) | dict.fromkeys(("aggregate", "compare", "figures", "report"), 1)
 
 
 def hours(rule: str, work: Sequence[float], cost: Cost) -> float:
@@ -190,7 +192,7 @@ def threads_of(rule: str, config: Mapping[str, Any]) -> int:
         return config["pretrain"]["threads"]
     if rule in ("baseline", "transfer"):
         return config["models"]["cnn"]["threads"]
-    return config["models"]["linear"]["threads"] if rule == "linear" else 1
+    return config["models"][rule]["threads"] if rule in ("linear", "covariates") else 1
 
 
 def _path(work, costs, gpus, cores, warnings) -> str:
