@@ -72,9 +72,10 @@ def test_copies_of_a_scan_in_another_intensity_scale_and_crop_are_all_found_as_o
     everything = [*volumes[:PEOPLE], *copies]
     names = [f"p{k}" for k in range(len(everything))]
     pairs, summary = duplicates.find_pairs(rows, images_named(names), everything, VOXEL, SETTINGS)
-    assert planted(pairs) == (20, 0)
-    assert set(pairs["kind"]) == {SCAN} and summary["scans"] == 20
-    assert pairs["correlation"].min() > 0.998 and pairs["rotation"].max() < 0.1
+    scans = pairs[pairs["kind"] == SCAN]
+    assert planted(scans) == (20, 0) and summary["scans"] == 20
+    assert scans["correlation"].min() > 0.998 and scans["rotation"].max() < 0.1
+    assert len(pairs) - len(scans) <= 1, "beyond 4 sd there is a third of a chance pair in 9,730"
 
 
 @pytest.mark.parametrize("size", [8, 20])

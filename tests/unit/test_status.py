@@ -110,7 +110,8 @@ def test_later_steps_say_how_many_of_how_many(tmp_path):
     assert steps["cached shards"] == (1, 3)
     assert steps["cohorts with an index"] == (1, 2)
     assert steps["pretraining"] == (1, 1) and steps["report"] == (0, 1)
-    assert found.replicates[0].done == {"resamples": 1, "linear": 1, "baseline": 0, "transfer": 0}
+    unfinished = dict.fromkeys(("baseline", "transfer", "covariates"), 0)
+    assert found.replicates[0].done == {"resamples": 1, "linear": 1, **unfinished}
     assert found.replicates[0].of == 2
 
 
