@@ -54,6 +54,8 @@ rule report:
             f"results/preprocessed/{shard.name}/{job}.tsv" for shard in study.shards.values() for job in shard.jobs
         ],
         metrics=f"results/pretrain/{study.run}/metrics.tsv",
+        groups=f"results/pretrain/{study.run}/groups.tsv",
+        calibration=f"results/pretrain/{study.run}/calibration.tsv",
         weights=f"results/pretrain/{study.run}/weights.safetensors",
         medians="results/statistics/medians.tsv",
         comparisons="results/statistics/comparisons.tsv",

@@ -11,7 +11,8 @@ with jobs.job(snakemake):
     from neurotransfer.preprocessing import REASONS
 
     source, params = snakemake.input, snakemake.params
-    names = ("images", "excluded", "metrics", "medians", "comparisons", "worth", "search", "settings", "resamples")
+    names = ("images", "excluded", "metrics", "groups", "calibration", "medians", "comparisons", "worth", "search")
+    names += ("settings", "resamples")
     tables = {name: read_table(source[name]) for name in names}
     metadata = weights.read_weights(source.weights)[1]
     page = report.content(
