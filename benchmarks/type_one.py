@@ -23,11 +23,12 @@ if __name__ == "__main__":
     parser.add_argument("--studies", type=int, default=1000, help="of each pool, scenario and n; default: %(default)s")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
     parser.add_argument("--pools", nargs="+", default=["TOP", "ADNI"], help="default: both")
+    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, metavar="N", help="default: the paper's")
     parser.add_argument("--out", type=Path, default=DOCS, help="the folder of the page; default: docs")
     chosen = parser.parse_args()
     pools = {name: {"TOP": TOP, "ADNI": ADNI}[name] for name in chosen.pools}
     rows = []
-    for plan in plans(pools, SIZES):
+    for plan in plans(pools, chosen.sizes):
         started = time.monotonic()
         rows.append(type_one_rows(plan, chosen.studies, chosen.processes))
         seconds = time.monotonic() - started

@@ -14,7 +14,7 @@ from neurotransfer.aggregation import compare, summarise
 from neurotransfer.certificate import certify
 from neurotransfer.configuration import load_config, merge
 from neurotransfer.duplicates import COLUMNS as PAIR
-from neurotransfer.evaluation import evaluate, long_form
+from neurotransfer.evaluation import calibration, evaluate, evaluate_groups, long_form
 from neurotransfer.inference import curves, infer, worth
 from neurotransfer.search import search_table, winners
 from neurotransfer.study import ARMS
@@ -79,11 +79,13 @@ def make_results(
         [images, about[["age", "sex", "handedness", "bmi", "fluid_intelligence", "neuroticism"]]], axis=1
     )
     images["diagnosis"] = about["diagnosis"]
-    predictions, metrics = _predictions(images, config, generator, given, holdout)
+    predictions, metrics, groups, calibrated = _predictions(images, config, generator, given, holdout)
     return SimpleNamespace(
         images=images,
         history=None if given else _history(generator),
         metrics=metrics,
+        groups=groups,
+        calibration=calibrated,
         predictions=predictions,
         aucs=aucs,
         medians=medians,
@@ -198,7 +200,7 @@ def _split(index: pd.DataFrame, place: int, count: int, given: bool) -> pd.DataF
     return table
 
 
-def _predictions(images, config, generator, given, holdout) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _predictions(images, config, generator, given, holdout) -> tuple[pd.DataFrame, ...]:
     targets = learn_targets(config["targets"], images)
     columns = ["image_id", "participant_id", "cohort", "split", "target", "truth", "prediction"]
     parts = []
@@ -212,7 +214,9 @@ def _predictions(images, config, generator, given, holdout) -> tuple[pd.DataFram
         ])  # fmt: skip
         parts.append(long_form(table, values, targets, split))
     predictions = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-    return predictions, evaluate(predictions, targets, resamples=20, seed=1)
+    drawn = {"resamples": 20, "seed": 1}
+    groups = evaluate_groups(predictions, images, targets, **drawn)
+    return predictions, evaluate(predictions, targets, **drawn), groups, calibration(predictions, targets, **drawn)
 
 
 def _history(generator) -> pd.DataFrame:

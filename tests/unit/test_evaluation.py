@@ -89,3 +89,64 @@ def test_an_interval_covers_its_value_and_follows_from_its_seed():
     assert ((found["low"] < found["value"]) & (found["value"] < found["high"])).all()
     pd.testing.assert_frame_equal(found, again)
     assert not found["low"].equals(other["low"])
+
+
+def grouped(seed=0, people=150):
+    """Predictions of two cohorts with their images' ages and sexes; age is pulled towards 50."""
+    table = predictions(seed, people)
+    table["image_id"] = np.tile([f"i{n}" for n in range(2 * people)], 2)
+    table["cohort"] = np.where(table["participant_id"].str[1:].astype(int) % 3 == 0, "north", "south")
+    age = table[table["target"] == "age"]
+    table.loc[age.index, "prediction"] = 50 + 0.7 * (age["prediction"] - 50)
+    images = pd.DataFrame({"image_id": age["image_id"], "age": age["truth"].to_numpy()})
+    images["sex"] = table.loc[table["target"] == "sex", "truth"].to_numpy()
+    return table, images
+
+
+def test_metrics_by_group_are_those_of_its_images_alone():
+    table, images = grouped()
+    found = evaluation.evaluate_groups(table, images, [AGE, SEX], resamples=50, seed=1)
+    assert list(found.columns) == evaluation.GROUPS and (found["participants"] >= 10).all()
+    keyed = found.set_index(["target", "by", "group", "metric"])
+    for target, label in (("age", "mae"), ("sex", "auc")):
+        mine = table[(table["target"] == target) & (table["cohort"] == "north")]
+        check = {"mae": reference.mean_absolute_error, "auc": reference.roc_auc_score}[label]
+        row = keyed.loc[(target, "cohort", "north", label)]
+        assert row["value"] == pytest.approx(check(mine["truth"], mine["prediction"]))
+        assert row["low"] < row["value"] < row["high"] and row["observations"] == len(mine)
+    assert ("sex", "sex", "male", "auc") not in keyed.index  # one class has no AUC
+    assert {group for by, group in zip(found["by"], found["group"], strict=True) if by == "sex"} == {"male", "female"}
+
+
+def test_age_bias_by_age_is_the_mean_error_of_each_band_in_order():
+    table, images = grouped()
+    found = evaluation.evaluate_groups(table, images, [AGE], resamples=50, seed=1)
+    bias = found[(found["by"] == "age band") & (found["metric"] == "bias")]
+    assert bias["group"].tolist() == ["20 to 29", "30 to 39", "40 to 49", "50 to 59", "60 to 69", "70 to 79"]
+    assert (bias["value"].diff().dropna() < 0).all()  # the young are made older, the old younger
+    young = table[(table["target"] == "age") & (table["truth"] < 30)]
+    assert bias["value"].iloc[0] == pytest.approx((young["prediction"] - young["truth"]).mean())
+
+
+def test_small_groups_and_unknown_ages_have_no_row():
+    table, images = grouped(people=40)
+    rare = table["participant_id"].isin([f"p{n}" for n in range(9)])
+    table.loc[rare, "cohort"] = "rare"
+    found = evaluation.evaluate_groups(table, images.assign(age=np.nan), [AGE], resamples=20, seed=1)
+    assert "rare" not in set(found["group"]) and "age band" not in set(found["by"])
+    assert evaluation.evaluate_groups(table[:0], images, [AGE], resamples=20, seed=1).empty
+
+
+def test_calibrated_probabilities_lie_on_the_line_and_overconfident_ones_do_not():
+    generator = np.random.default_rng(5)
+    chance = generator.random(4000)
+    truth = (generator.random(4000) < chance).astype(float)
+    table = pd.DataFrame({"participant_id": [f"p{n}" for n in range(4000)], "split": "holdout", "target": "sex"})
+    for predicted, calibrated in ((chance, True), (np.clip(1.6 * (chance - 0.5) + 0.5, 0, 1), False)):
+        found = evaluation.calibration(
+            table.assign(truth=truth, prediction=predicted), [AGE, SEX], resamples=200, seed=1
+        )
+        assert list(found.columns) == evaluation.CALIBRATION and found["observations"].sum() == 4000
+        inside = (found["low"] <= found["predicted"]) & (found["predicted"] <= found["high"])
+        assert inside.mean() >= 0.8 if calibrated else inside.mean() < 0.5
+        assert (found["predicted"].diff().dropna() > 0).all()

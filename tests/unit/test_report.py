@@ -21,7 +21,8 @@ from neurotransfer.pretraining_figure import figure1
 from neurotransfer.worth_figure import figure3
 from synthetic_results import make_results
 
-TABLES = ("images", "excluded", "metrics", "medians", "comparisons", "worth", "search", "settings", "resamples")
+TABLES = ("images", "excluded", "metrics", "groups", "calibration", "medians", "comparisons", "worth", "search")
+TABLES += ("settings", "resamples")
 HOSTILE = "</style></pre><script>alert(1)</script><img src=//evil.example/x onerror=alert(1)> {{ 7 * 7 }} & \" '"
 
 

@@ -261,7 +261,19 @@ def test_the_report_flags_weights_by_name_and_counts_the_withdrawn_nowhere(run, 
     results = make_results()
     results.config["pretrain"]["weights"] = "/kept/weights.safetensors" if run == "given" else None
     gone = results.ledger.iloc[:3].assign(image_id=["A_01", "A_02", "A_03"], status="withdrawn")
-    names = ("images", "excluded", "metrics", "medians", "comparisons", "worth", "search", "settings", "resamples")
+    names = (
+        "images",
+        "excluded",
+        "metrics",
+        "groups",
+        "calibration",
+        "medians",
+        "comparisons",
+        "worth",
+        "search",
+        "settings",
+        "resamples",
+    )
     pages = []
     for ledger in (results.ledger, pd.concat([results.ledger, gone])):
         content = report.content(

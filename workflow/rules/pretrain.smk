@@ -82,6 +82,8 @@ rule evaluate:
         shards=shards_of_cohorts("pretraining", "holdout"),
     output:
         metrics="results/pretrain/{run}/metrics.tsv",
+        groups="results/pretrain/{run}/groups.tsv",
+        calibration="results/pretrain/{run}/calibration.tsv",
         predictions="results/pretrain/{run}/predictions.tsv",
     log:
         "logs/evaluate/{run}.log",

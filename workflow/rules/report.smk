@@ -53,6 +53,8 @@ rule report:
         ledgers=all_ledgers,
         quality=expand("results/quality/{cohort}.tsv", cohort=study.cohorts),
         metrics=f"results/pretrain/{study.run}/metrics.tsv",
+        groups=f"results/pretrain/{study.run}/groups.tsv",
+        calibration=f"results/pretrain/{study.run}/calibration.tsv",
         weights=f"results/pretrain/{study.run}/weights.safetensors",
         participants="results/pretrain/multitask/participants.tsv" if study.run == "multitask" else [],
         withdrawn=config["withdrawn"] if config["withdrawn"] and Path(config["withdrawn"]).is_file() else [],

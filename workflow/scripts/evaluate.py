@@ -27,6 +27,8 @@ with jobs.job(snakemake, lease=snakemake.output.metrics):
     accept = snakemake.config["pretrain"]["accept_other_preprocessing"]
     weights.check_made_by(metadata, made_by(pd.concat(parts.values())), source.weights, accept=accept)
     predictions = predictions_of(model, parts, "results/cache", targets, params.batch_size, device)
-    metrics = evaluation.evaluate(predictions, targets, resamples=params.bootstrap, seed=params.seed)
+    drawn = {"resamples": params.bootstrap, "seed": params.seed}
     write_table(predictions, snakemake.output.predictions)
-    write_table(metrics, snakemake.output.metrics)
+    write_table(evaluation.evaluate(predictions, targets, **drawn), snakemake.output.metrics)
+    write_table(evaluation.evaluate_groups(predictions, images, targets, **drawn), snakemake.output.groups)
+    write_table(evaluation.calibration(predictions, targets, **drawn), snakemake.output.calibration)

@@ -14,7 +14,8 @@ with jobs.job(snakemake):
     from neurotransfer.withdrawal import behind_weights, read_withdrawn
 
     source, params = snakemake.input, snakemake.params
-    names = ("images", "excluded", "metrics", "medians", "comparisons", "worth", "search", "settings", "resamples")
+    names = ("images", "excluded", "metrics", "groups", "calibration", "medians", "comparisons", "worth", "search")
+    names += ("settings", "resamples")
     tables = {name: read_table(source[name]) for name in names}
     metadata = weights.read_weights(source.weights)[1]
     key = weights.read_study_key(snakemake.config["pretrain"]["participants_key"])

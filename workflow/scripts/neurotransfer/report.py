@@ -32,6 +32,7 @@ PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "nibabel", "Sim
 MISSING = "–"
 LOST = {"failed": "failed", "excluded": "left out by quality control"}  # between the manifest and the index
 EXCLUDED = "beyond a limit of quality.exclude, see results/quality"
+SPLITS = {"validation": "validation", "holdout": "unseen cohorts"}
 TESTS = {  # what each test is called on the page; inference.NULLS says which null it speaks to
     "sign_flip": "paired sign-flip",
     "corrected_t": "corrected t",
@@ -60,7 +61,8 @@ def content(
 
     Parameters
     ----------
-    tables : images (of the split), excluded, metrics, medians, comparisons, worth, search, settings and resamples
+    tables : images (of the split), excluded, metrics, groups, calibration, medians, comparisons, worth, search,
+        settings and resamples
     ledger : of preprocessing, all jobs' together, with a column `cohort`
     certificate : of the split
     weights : metadata of the pretrained weights
@@ -100,6 +102,8 @@ def content(
         "search": search_groups(tables["search"], tasks),
         "tests": [(TESTS[test], NULLS[test]) for test in NULLS],
         "metrics": metric_groups(tables["metrics"]),
+        "subgroups": subgroups(tables["groups"]),
+        "calibration": calibration_groups(tables["calibration"]),
         "certificate": certificate,
         "duplicates": duplicates_in_words(certificate["duplicates"]),
         "accounting": accounting(ledger, tables["excluded"], tables["images"]),
@@ -315,13 +319,13 @@ def alternative(medians: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -
 
 def metric_groups(metrics: pd.DataFrame) -> list[dict[str, Any]]:
     """Per target, its metrics on validation and on unseen cohorts beside the dummy's, ready to show."""
-    labels = {"mae": "MAE", "rmse": "RMSE", "r": "R", "auc": "AUC", "accuracy": "accuracy"}
+    labels = {"mae": "MAE", "rmse": "RMSE", "r": "R", "auc": "AUC", "bias": "mean error"}
     units = {"age": "years", "bmi": "kg/m²"}
     groups = []
     for target, mine in metrics.groupby("target", sort=False):
         rows = []
         for metric, part in mine.groupby("metric", sort=False):
-            unit = f", {units[target]}" if target in units and metric in ("mae", "rmse") else ""
+            unit = f", {units[target]}" if target in units and metric in ("mae", "rmse", "bias") else ""
             row: dict[str, Any] = {"metric": labels.get(metric, metric) + unit}
             for found in part.to_dict("records"):
                 value, dummy = (
@@ -334,6 +338,43 @@ def metric_groups(metrics: pd.DataFrame) -> list[dict[str, Any]]:
         sizes = mine.drop_duplicates("split").set_index("split")[["observations", "participants"]]
         groups.append({"target": "BMI" if name == "bmi" else name, "rows": rows, "sizes": sizes.to_dict("index")})
     return groups
+
+
+def subgroups(groups: pd.DataFrame) -> list[dict[str, Any]]:
+    """Per target, its error (MAE or AUC) and mean error by cohort, age band and sex, of the rows that there are."""
+    found = []
+    for target, mine in groups.groupby("target", sort=False):
+        main = "auc" if (mine["metric"] == "auc").any() else "mae"
+        rows = []
+        for (by, group, split), part in mine.groupby(["by", "group", "split"], sort=False):
+            cells = part.set_index("metric")
+            row = {"by": by, "group": group, "split": SPLITS[split]}
+            row |= {name: int(part[name].iloc[0]) for name in ("observations", "participants")}
+            for name, metric in (("main", main), ("bias", "bias")):
+                known = metric in cells.index
+                row[name] = f"{cells.loc[metric, 'value']:.3f}".replace("-", "−") if known else MISSING
+                bounds = (cells.loc[metric, "low"], cells.loc[metric, "high"]) if known else (None, None)
+                row[f"{name}_interval"] = interval(*bounds, sign=metric == "bias")
+            rows.append(row)
+        found.append({"target": words(target), "main": main.upper(), "binary": main == "auc", "rows": rows})
+    return found
+
+
+def calibration_groups(calibration: pd.DataFrame) -> list[dict[str, Any]]:
+    """Per binary target and split: predicted and observed shares by bin."""
+    found = []
+    for (target, split), mine in calibration.groupby(["target", "split"], sort=False):
+        rows = [
+            {
+                "predicted": f"{row['predicted']:.3f}",
+                "observed": f"{row['observed']:.3f}",
+                "interval": interval(row["low"], row["high"]),
+                "observations": row["observations"],
+            }
+            for row in mine.to_dict("records")
+        ]
+        found.append({"target": words(target), "split": SPLITS[split], "rows": rows})
+    return found
 
 
 def words(code: object) -> str:

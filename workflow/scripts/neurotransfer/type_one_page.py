@@ -66,7 +66,8 @@ def page(table: pd.DataFrame) -> str:
     lines = [
         "# How often each test is wrong",
         "",
-        f"Made by `make type-one`, which simulated {studies:,} studies for each row below. Numbers are the share of"
+        f"Made by `benchmarks/type_one.py` from {studies:,} simulated studies for each row below; `make type-one` makes"
+        " it anew for both of the paper's pools and all of its n. Numbers are the share of"
         " studies with p ≤ 0.05: where there is no difference it should be 0.05 or less, where there is one it is the"
         " power. The simulated studies and the tests are described in [statistics.md](statistics.md); all numbers are"
         " in [type-one.tsv](type-one.tsv).",
