@@ -2,11 +2,12 @@
 
 PYTHON ?= python3
 CORES ?= 2
+IMAGES_PER_JOB ?= 64
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint figures bench clean help
+.PHONY: demo test lint figures bench dry-run rulegraph clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,5 +37,12 @@ figures: ## the README's pictures, from the demo's results
 	@neurotransfer demo --cores $(CORES) demo
 	@mkdir -p docs && cp demo/results/report/figures/figure2.png docs/figure2.png
 
-clean: ## remove the demo and the virtual environment
-	rm -rf demo $(VENV)
+dry-run: $(VENV)/.installed ## tables, manifest and dry run at the size of the paper's study; IMAGES_PER_JOB=1 for a job per image
+	@python benchmarks/dry_run.py --images-per-job $(IMAGES_PER_JOB)
+
+rulegraph: $(VENV)/.installed ## docs/rulegraph.svg, from the rules as they are (needs graphviz: apt install graphviz)
+	@command -v dot >/dev/null || { echo "rulegraph: dot is missing; apt install graphviz"; exit 1; }
+	@python benchmarks/rulegraph.py docs/rulegraph.svg
+
+clean: ## remove the demo, the dry run and the virtual environment
+	rm -rf demo dry-run $(VENV)

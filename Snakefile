@@ -4,6 +4,7 @@ The stages, in the order in which data passes them; each has a file of rules, a 
 a folder of results, all of the same name.
 """
 
+import gc
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ min_version("9.10")
 REPOSITORY = Path(workflow.basedir)
 sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 
+from neurotransfer.engines import demands
+from neurotransfer.engines.containers import check_here
 from neurotransfer.errors import InputError
 from neurotransfer.files import check_writable
 from neurotransfer.study import MODELS, read_study
@@ -22,6 +25,8 @@ configfile: str(REPOSITORY / "config/config.yaml")
 
 
 if workflow.is_main_process:
+    # A DAG is millions of objects that live to the end; looking for dead ones among them is a tenth of a dry run.
+    gc.set_threshold(200_000, 20, 50)
     from neurotransfer.configuration import check_config
 
     try:
@@ -38,6 +43,9 @@ except InputError as error:
 onstart:
     try:
         check_writable("results")
+        # where jobs run on other machines, only they can tell; each looks before its first image
+        if workflow.local_exec and is_engine_needed():
+            check_here(config["preprocessing"])
     except InputError as error:
         raise WorkflowError(error)
 
@@ -52,8 +60,11 @@ wildcard_constraints:
     run="multitask|given",
 
 
+# Lists that grow with the study are input functions: parsing, which every job repeats, does not build them, and
+# Snakemake hashes a literal list once for each of its files where a rule also names another rule's output.
 include: "workflow/rules/preprocess.smk"
 include: "workflow/rules/cache.smk"
+include: "workflow/rules/quality.smk"
 include: "workflow/rules/split.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/resample.smk"
@@ -67,16 +78,22 @@ rule all:
     input:
         "results/report/report.html",
         "results/split/certificate.json",
-        rules.aggregate.input,  # a deleted fit or resample is missed, though a report stands that has read it
+        "results/quality/quality.html",
+        all_fits,  # a deleted fit or resample is missed, though a report stands that has read it
+        all_resamples,
+        all_ledgers,  # and so is a ledger that `neurotransfer retry` has deleted
 
 
 rule cached:
     """Every image through preprocessing and into the cache."""
     input:
         expand("results/index/{cohort}.tsv", cohort=study.cohorts),
+        "results/quality/quality.html",
+        all_ledgers,
 
 
 rule pretrained:
     """The pretrained weights and their metrics."""
     input:
         f"results/pretrain/{study.run}/metrics.tsv",
+        ledgers_of("pretraining", "holdout"),

@@ -40,6 +40,7 @@ def plant(folder: Path) -> pd.DataFrame:
     rows = np.arange(IMAGES)
     table = pd.DataFrame({"image_id": [f"i{row:02d}" for row in rows], "cohort": "x", "index_row": rows})
     table["shard"], table["row"] = np.where(rows < 24, "x-0001", "x-0002"), rows % 24
+    table["engine"], table["engine_version"] = "builtin", "1"
     table["participant_id"] = [f"x_{row:02d}" for row in rows]
     table["checksum"] = [cache.checksum(image) for image in images]
     known = rows % 5 > 0

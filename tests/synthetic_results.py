@@ -11,13 +11,18 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 from neurotransfer.aggregation import compare, summarise
+from neurotransfer.certificate import certify
 from neurotransfer.configuration import load_config, merge
+from neurotransfer.duplicates import COLUMNS as PAIR
 from neurotransfer.evaluation import evaluate, long_form
-from neurotransfer.split import certificate
 from neurotransfer.targets import learn_targets
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # by task: expected AUC of linear, baseline and transfer at the smallest n, and their gain towards the largest
+DUPLICATES = {
+    "images": 360, "images_compared": 360, "pairs_compared": 64620, "least_similarity": 4.2, "pairs_found": 3,
+    "pairs_listed": 3, "scans": 1, "heads": 2,
+}  # fmt: skip
 SHAPES = {"ad_hc": ((0.90, 0.72, 0.86), (0.02, 0.18, 0.08)), "scz_bd": ((0.52, 0.55, 0.61), (0.15, 0.03, 0.07))}
 TITLES = {"ad_hc": "Alzheimer's disease or healthy", "scz_bd": "Schizophrenia or bipolar disorder"}
 
@@ -59,7 +64,7 @@ def make_results(
     ]
     indices = [part.reset_index(drop=True) for _, part in index.groupby("cohort", sort=False)]
     roles = {part["cohort"].iloc[0]: ["pretraining", "holdout"] for part in indices}
-    proof = certificate(splits, indices, roles)
+    proof = certify(splits, indices, roles, pd.DataFrame(columns=PAIR)) | {"duplicates": DUPLICATES}
     images = pd.concat(splits, ignore_index=True)
     about = pd.concat(indices, ignore_index=True)
     images = pd.concat(
@@ -124,7 +129,10 @@ def _index(cohorts, people, generator) -> pd.DataFrame:
                 row |= {"age": age + session, "sex": person % 2, "handedness": float(person % 9 == 0)}
                 row |= {"bmi": generator.normal(25, 4), "fluid_intelligence": generator.normal(0, 1)}
                 row |= {"neuroticism": generator.normal(0, 1), "diagnosis": "AD" if person % 3 == 0 else "HC"}
-                rows.append(row | {"checksum": f"{place:04x}{person:04x}{session:04x}"})
+                rows.append(
+                    row
+                    | {"checksum": f"{place:04x}{person:04x}{session:04x}", "engine": "builtin", "engine_version": "1"}
+                )
     table = pd.DataFrame(rows)
     table["cohort"] = pd.Categorical(table["cohort"], categories=cohorts)  # grouped in their order
     table.loc[table["cohort"] == cohorts[0], "bmi"] = np.nan

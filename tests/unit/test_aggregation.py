@@ -14,7 +14,7 @@ import pytest
 from neurotransfer import jobs
 from neurotransfer.aggregation import check_resamples, compare, describe_resamples, headline, read_fits, summarise
 from neurotransfer.errors import InputError, InputErrors
-from neurotransfer.files import read_facts, read_json, read_table, write_json, write_table
+from neurotransfer.files import digest_of_file, read_facts, read_json, read_table, write_json, write_table
 from neurotransfer.selection import choose, fingerprint_of_fit, fit_record
 from scipy import stats
 from sklearn.metrics import roc_auc_score
@@ -31,6 +31,12 @@ FITTING = {
 STATISTICS = {"alpha": 0.05, "permutations": 1000, "statistic": "mean", "bootstrap": 200}
 TASK = {"title": "t", "positive": ["AD"], "negative": ["HC"], "seed": 0}
 DRAWING = {"seed": 1, "tasks": {"ad_hc": TASK}, "settings": PLAN, "converters": "by_session"}
+
+CERTIFIED = {
+    "indices": ["results/index/a.tsv"],
+    "splits": ["results/split/cohorts/a.tsv"],
+    "certificate": "results/split/certificate.json",
+}
 
 
 class Named(list):
@@ -63,6 +69,8 @@ def write_cohort(generator, participants=90):
             "shard": "a-0001",
             "row": np.arange(len(people)),
             "checksum": "c",
+            "engine": "builtin",
+            "engine_version": "1",
         }
     )
     masks = generator.uniform(1e6, 2e6, (len(people), 1))
@@ -73,6 +81,8 @@ def write_cohort(generator, participants=90):
     write_json("results/index/a.volumes.json", {"seg_ids": [-1, 2, 3, 4, 5, 6, 7]})
     role = np.where(people >= participants - 10, "train", "test")
     write_table(index[["image_id", "participant_id", "cohort"]].assign(role=role), "results/split/cohorts/a.tsv")
+    files = {path: digest_of_file(path) for path in (*CERTIFIED["indices"], *CERTIFIED["splits"])}
+    write_json(CERTIFIED["certificate"], {"files": files})
 
 
 def write_cnn_fit(model, n, replicate, resample, weights, generator):
@@ -121,7 +131,7 @@ def finished(tmp_path_factory):
                 run_script(
                     "resample",
                     patch,
-                    given=SimpleNamespace(indices=["results/index/a.tsv"], splits=["results/split/cohorts/a.tsv"]),
+                    given=SimpleNamespace(**CERTIFIED),
                     output=[resample],
                     wildcards=wildcards,
                     seed=1,
@@ -151,7 +161,7 @@ def finished(tmp_path_factory):
         run_script(
             "aggregate",
             patch,
-            given=SimpleNamespace(fits=fits, resamples=resamples, weights=weights),
+            given=SimpleNamespace(fits=fits, resamples=resamples, weights=weights, participants=[], **CERTIFIED),
             output=Named(**tables),
             fitting=FITTING,
             drawing=DRAWING,
@@ -235,7 +245,8 @@ def test_resamples_hold_nobody_who_pretrains_and_say_what_they_are(finished):
         table, facts = read_table(path), read_facts(path)
         assert not pretrains & set(table["participant_id"])
         assert (table.groupby("participant_id")["role"].nunique() == 1).all()
-        assert set(facts) == {"task", "n", "replicate", "redraws", "fingerprint"}
+        assert set(facts) == {"task", "n", "replicate", "redraws", "fingerprint", "images_made_by", "rows"}
+        assert facts["images_made_by"] == [["builtin", "1"]]
         assert (facts["task"], f"n{facts['n']}", facts["replicate"]) == (*path.parts[-3:-1], path.stem)
         index = read_table(finished / "results/index/a.tsv")
         assert (index["image_id"].to_numpy()[table["index_row"]] == table["image_id"]).all()

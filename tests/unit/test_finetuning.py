@@ -9,14 +9,15 @@ import torch
 from neurotransfer import finetuning
 from neurotransfer.batches import Held
 from neurotransfer.errors import InputError
-from neurotransfer.files import write_table
 from neurotransfer.model import trunk_of
+from neurotransfer.resampling import write_resample
 from neurotransfer.selection import seeds_of_fit
 from neurotransfer.targets import as_metadata, learn_targets
 from neurotransfer.weights import digests_of, write_weights
 from sklearn.metrics import log_loss, roc_auc_score
 
 CPU = torch.device("cpu")
+KEY = b"k" * 32
 PREPROCESSING = {"engine": "builtin", "voxel_size": 1.0, "grid": [12, 12, 12], "threads": 1}
 FITTING = {
     "seed": 1, "network": planted.NETWORK, "crop": [12, 12, 12], "preprocessing": PREPROCESSING,
@@ -120,7 +121,7 @@ def test_pretraining_helps_a_fit_on_the_same_signal(study, resample, trunk):
 def test_a_record_holds_what_scikit_learn_computes_from_it(study, resample, tmp_path, monkeypatch):
     monkeypatch.setattr(finetuning, "CACHE", study[0])
     path = tmp_path / "001.tsv"
-    write_table(resample, path, {"task": "task", "n": 24, "replicate": "001"})
+    write_resample(resample.assign(index_row=0), path, {"task": "task", "n": 24, "replicate": "001"})
     record = finetuning.fit("baseline", path, FITTING | {"settings": settings_of(0.005, 0.02)})
     test = record["test"]
     assert record["test_auc"] == pytest.approx(roc_auc_score(test["label"], test["score"]))
@@ -153,13 +154,14 @@ def test_validation_figures_are_those_of_scikit_learn(study, resample):
 @pytest.fixture
 def files(study, resample, trunk, tmp_path):
     """A resample's file and weights that know 5 participants, none of them in it."""
-    write_table(resample, tmp_path / "001.tsv", {"task": "task", "n": 24, "replicate": "001"})
+    write_resample(resample.assign(index_row=0), tmp_path / "001.tsv", {"task": "task", "n": 24, "replicate": "001"})
     head = {"head.weight": torch.zeros(2, 8), "head.bias": torch.zeros(2)}
     facts = {"network": planted.NETWORK, "crop": [12, 12, 12], "preprocessing": PREPROCESSING, "scaling": "none"}
+    facts["images_made_by"] = [["builtin", "1"], ["fastsurfer", "2.4.2"]]
     facts["targets"] = as_metadata(learn_targets(planted.TARGETS, study[1]))
 
     def write(participants):
-        known = {"participants": digests_of(participants, "key")} if participants else {}
+        known = {"participants": digests_of(participants, KEY)} if participants else {}
         write_weights(tmp_path / "w.safetensors", trunk | head, facts | known)
         return tmp_path / "w.safetensors", FITTING, tmp_path / "001.tsv"
 
@@ -167,25 +169,52 @@ def files(study, resample, trunk, tmp_path):
 
 
 def test_transfer_starts_from_the_trunk_without_the_head(files, trunk):
-    read = finetuning.pretrained_trunk(*files(["x_15"]), None)
+    read = finetuning.pretrained_trunk(*files(["x_15"]), None, key=KEY)
     assert read.keys() == trunk.keys()
     assert all(torch.equal(read[name], trunk[name]) for name in trunk)
 
 
 def test_a_participant_whom_pretraining_saw_is_refused(files, tmp_path):
     with pytest.raises(InputError, match=r"001.tsv: participant_id: 1 of its participants .* such as x_03"):
-        finetuning.pretrained_trunk(*files(["x_15", "x_03"]), None)
+        finetuning.pretrained_trunk(*files(["x_15", "x_03"]), None, key=KEY)
     (tmp_path / "participants.tsv").write_text("participant_id\trole\nx_15\ttrain\nx_25\tvalidation\n")
     with pytest.raises(InputError, match="such as x_25"):
-        finetuning.pretrained_trunk(*files(["x_15"]), tmp_path / "participants.tsv")
+        finetuning.pretrained_trunk(*files(["x_15"]), tmp_path / "participants.tsv", key=None)
 
 
-def test_an_unknown_overlap_is_logged(files, caplog):
-    finetuning.pretrained_trunk(*files([]), None)
-    assert "unknown" in caplog.text
+@pytest.mark.parametrize(
+    ("people", "key", "why"),
+    [
+        ([], b"k" * 32, "holds no digests"),
+        (["x_03"], None, "there is no study key"),
+        (["x_03"], b"another key".ljust(32), "is not the one of the weights"),
+    ],
+)
+def test_an_overlap_that_cannot_be_known_is_logged_with_the_reason(files, caplog, people, key, why):
+    finetuning.pretrained_trunk(*files(people), None, key=key)
+    assert "participants of this resample is unknown" in caplog.text and why in caplog.text
+
+
+def test_images_of_an_engine_that_the_weights_did_not_learn_from_are_refused(files, resample, tmp_path, caplog):
+    weights, fitting, path = files(["x_15"])
+    facts = {"task": "task", "n": 24, "replicate": "001"}
+    write_resample(resample.assign(index_row=0, engine_version="2"), path, facts)
+    with pytest.raises(InputError, match=r"of builtin 1, fastsurfer 2\.4\.2, these images are of builtin 2; .* true"):
+        finetuning.pretrained_trunk(weights, fitting, path, None, key=KEY)
+    finetuning.pretrained_trunk(weights, fitting, path, None, key=KEY, accept_other_preprocessing=True)
+    assert "which the configuration accepts" in caplog.text
+
+
+def test_a_resample_whose_rows_were_changed_is_refused(files, tmp_path):
+    weights, fitting, path = files(["x_15"])
+    path.write_text(path.read_text().replace("x_03", "x_04"))
+    with pytest.raises(InputError, match=r"001\.tsv: its rows are not those that were drawn"):
+        finetuning.pretrained_trunk(weights, fitting, path, None, key=KEY)
+    with pytest.raises(InputError, match=r"001\.tsv: its rows are not those that were drawn"):
+        finetuning.fit("baseline", path, FITTING)
 
 
 def test_weights_of_another_crop_are_refused(files):
     weights, fitting, resample = files([])
     with pytest.raises(InputError, match=r"crop: the weights were made with \[12, 12, 12\], this study has \[32,"):
-        finetuning.pretrained_trunk(weights, fitting | {"crop": [32, 32, 32]}, resample, None)
+        finetuning.pretrained_trunk(weights, fitting | {"crop": [32, 32, 32]}, resample, None, key=KEY)

@@ -147,13 +147,29 @@ def test_a_job_goes_on_where_it_stopped(heads, tmp_path, monkeypatch):
     assert len(done) == 3  # another voxel size is another image
 
 
-def test_a_failed_image_is_tried_again(heads, tmp_path):
+def test_a_failed_image_is_tried_again_when_its_file_is_another(heads, tmp_path):
     broken = tmp_path / "a.nii.gz"
     broken.touch()
     assert preprocessing.preprocess_images(table(broken), SETTINGS, tmp_path / "s")["status"].tolist() == ["failed"]
     shutil.copy(scans(heads)[0], broken)
     assert preprocessing.preprocess_images(table(broken), SETTINGS, tmp_path / "s")["status"].tolist() == ["ok"]
     assert read_json(tmp_path / "s/s-0001/i0/status.json")["reason"] is None
+
+
+def test_a_failed_image_is_not_tried_again_by_itself(heads, tmp_path, monkeypatch):
+    tries = []
+
+    def fail(source, *_):
+        tries.append(source)
+        raise ImageError("mask_failed", "no brain")
+
+    monkeypatch.setattr(builtin, "run", fail)
+    first, second = (preprocessing.preprocess_images(table(scans(heads)[0]), SETTINGS, tmp_path) for _ in range(2))
+    assert first.equals(second)
+    assert len(tries) == 1
+    (tmp_path / "s-0001/i0/status.json").unlink()  # as `neurotransfer retry` does
+    preprocessing.preprocess_images(table(scans(heads)[0]), SETTINGS, tmp_path)
+    assert len(tries) == 2
 
 
 def test_a_full_disk_stops_the_job_instead_of_failing_images(heads, tmp_path, monkeypatch):

@@ -187,6 +187,13 @@ def test_given_weights_leave_the_overlap_unknown_unless_they_can_tell(tmp_path):
     assert "may have seen people that it is tested on" in plain(page_of(results, tmp_path, seen={"a_1", "a_2"}))
 
 
+def test_the_page_says_why_an_overlap_is_unknown_and_how_many_duplicates_there_are(tmp_path):
+    results = make_results(("ad_hc",), (20,), 1, given=True, holdout=False, people=6)
+    text = plain(page_of(results, tmp_path, unknown="there is no study key"))
+    assert "helped to make the given weights: there is no study key." in text
+    assert "Among 64,620 pairs of images, 1 of two participants look like the same scan and 2 like one head" in text
+
+
 def test_overlap_is_not_a_question_where_pretraining_is_this_studys(page):
     assert "Unknown:" not in plain(page)
 

@@ -1,49 +1,17 @@
-"""No participant is on two sides, shares are kept in each stratum, and the certificate would notice."""
+"""No participant is on two sides, and shares are kept in each stratum."""
 
-import copy
-import hashlib
-import json
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
-import pytest
+from crowds import crowd, index_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neurotransfer.errors import InputError
 from neurotransfer.files import read_table, table_text, write_text
-from neurotransfer.split import SETS, certificate, join_splits, split_cohort
+from neurotransfer.split import SETS, split_cohort
 
 SETTINGS = {"validation_share": 0.25, "healthy": ["HC"], "age_band": 10}
 DIAGNOSES = ["HC", "AD", None]
-
-
-def index_of(people, cohort="C"):
-    """An index of people given as (age, sex, diagnoses of their images)."""
-    rows = [
-        {
-            "image_id": f"{cohort}_{person:03d}_ses-{session}",
-            "participant_id": f"{cohort}_{person:03d}",
-            "cohort": cohort,
-            "age": age,
-            "sex": sex,
-            "diagnosis": diagnosis,
-            "checksum": f"{cohort} {person} {session}",
-        }
-        for person, (age, sex, diagnoses) in enumerate(people)
-        for session, diagnosis in enumerate(diagnoses)
-    ]
-    columns = ["image_id", "participant_id", "cohort", "age", "sex", "diagnosis", "checksum"]
-    missing = dict.fromkeys(["handedness", "bmi", "fluid_intelligence", "neuroticism"])
-    return pd.DataFrame(rows, columns=columns).assign(**missing)
-
-
-def crowd(number, seed=0, sessions=2):
-    """Many healthy people of all ages."""
-    generator = np.random.default_rng(seed)
-    ages, sexes = generator.uniform(5, 95, number), generator.integers(0, 2, number)
-    counts = generator.integers(1, sessions + 1, number)
-    return [(age, sex, ["HC"] * count) for age, sex, count in zip(ages, sexes, counts, strict=True)]
 
 
 ages = st.none() | st.floats(3, 97)
@@ -145,93 +113,3 @@ def test_the_split_reads_the_same_from_a_file(tmp_path):
 def test_an_empty_cohort_has_an_empty_split():
     split = split_cohort(index_of([]), ["pretraining"], 1.0, SETTINGS, 1)
     assert split.empty and list(split.columns) == ["image_id", "participant_id", "cohort", "role", "reason"]
-
-
-ROLES = {"P": ["pretraining"], "A": ["ad_hc", "pretraining"], "H": ["holdout"]}
-
-
-@pytest.fixture
-def study():
-    """Splits and indices of three cohorts: one that pretrains, one on both sides, one held out."""
-    indices = [
-        index_of(crowd(80, 1), "P"),
-        index_of([*crowd(40, 2), *[(70.0, 1, ["HC", "AD"])] * 10], "A"),
-        index_of(crowd(30, 3), "H"),
-    ]
-    splits = [
-        split_cohort(index, ROLES[cohort], 0.4, SETTINGS, 1) for index, cohort in zip(indices, ROLES, strict=True)
-    ]
-    return splits, indices
-
-
-def test_the_certificate_states_counts_overlaps_and_digests(study):
-    splits, indices = study
-    proof = certificate(splits, indices, ROLES)
-    images = join_splits(splits, indices)
-    json.dumps(proof, allow_nan=False)
-    assert all(pair["participants"] == pair["identical_scans"] == 0 for pair in proof["overlaps"])
-    assert {tuple(pair["sets"]) for pair in proof["overlaps"]} == set(combinations(SETS, 2))
-    for role in SETS:
-        rows = images[images["role"] == role]
-        people = sorted(set(rows["participant_id"]))
-        assert proof["counts"][role]["images"] == len(rows)
-        assert proof["counts"][role]["participants"] == len(people)
-        assert proof["counts"][role]["age"]["mean"] == pytest.approx(rows["age"].mean(), abs=1e-3)
-        sexes = rows.drop_duplicates("participant_id")["sex"]
-        assert proof["counts"][role]["female_share"] == pytest.approx((sexes == 0).mean(), abs=1e-4)
-        assert proof["digests"][role] == hashlib.sha256("\n".join(people).encode()).hexdigest()
-    assert sum(has[role]["images"] for has in proof["cohorts"].values() for role in has) == len(images)
-    assert proof["shared_cohorts"] == ["A"]
-
-
-def test_a_participant_on_two_sides_fails_the_certificate(study):
-    splits, indices = study
-    person = splits[0].loc[splits[0]["role"] == "train", "participant_id"].value_counts().index[0]
-    rows = splits[0].index[splits[0]["participant_id"] == person]
-    assert len(rows) == 2
-    splits[0].loc[rows[0], "role"] = "test"
-    with pytest.raises(InputError, match=rf"{person}: the participant is in (train and in test|test and in train)"):
-        certificate(splits, indices, ROLES)
-
-
-@pytest.mark.parametrize("role", ["validation", "test"])
-def test_one_scan_under_two_names_across_sets_fails_the_certificate(study, role):
-    splits, indices = study
-    where = {
-        name: next((i, s.index[s["role"] == name][0]) for i, s in enumerate(splits) if (s["role"] == name).any())
-        for name in SETS
-    }
-    (source, row), (goal, other) = where["train"], where[role]
-    indices[goal].loc[other, "checksum"] = indices[source].loc[row, "checksum"]
-    with pytest.raises(InputError, match="it is the same scan as"):
-        certificate(splits, indices, ROLES)
-
-
-def test_one_scan_under_two_names_within_a_set_is_counted(study):
-    splits, indices = study
-    indices[2].loc[indices[2].index[-1], "checksum"] = indices[2]["checksum"].iloc[0]
-    assert certificate(splits, indices, ROLES)["identical_scans_within_sets"]["test"] == 1
-
-
-def test_two_images_of_a_validation_participant_fail_the_certificate(study):
-    splits, indices = study
-    further = splits[0]["reason"] == "validation_takes_one_image"
-    assert further.any()
-    splits[0].loc[further, "role"] = "validation"
-    with pytest.raises(InputError, match="validates with 2 images instead of one"):
-        certificate(splits, indices, ROLES)
-
-
-def test_a_cohort_that_pretrains_without_the_role_fails_the_certificate(study):
-    splits, indices = study
-    splits[2]["role"] = "train"
-    with pytest.raises(InputError, match=r"cohorts/H\.tsv: images of it pretrain without that role"):
-        certificate(splits, indices, ROLES)
-
-
-def test_a_split_of_another_index_is_refused(study):
-    splits, indices = study
-    short = [copy.deepcopy(index) for index in indices]
-    short[1] = short[1].iloc[1:]
-    with pytest.raises(InputError, match=r"cohorts/A\.tsv: it is not about the images of the cohort's index"):
-        certificate(splits, short, ROLES)

@@ -17,6 +17,7 @@ def config(tmp_path):
     (tmp_path / "cohorts.tsv").write_text("cohort\tpath\troles\n")
     return {
         "cohorts": str(tmp_path / "cohorts.tsv"),
+        "withdrawn": str(tmp_path / "withdrawn.tsv"),
         "tasks": {"ad_hc": {"seed": 0}, "dropped": None},
         "resampling": {"n": [100, 200], "replicates": 12},
         "pretrain": {"weights": None},
@@ -80,6 +81,14 @@ def test_a_stale_manifest_says_what_to_run(config, shards, tmp_path):
     (tmp_path / "cohorts.tsv").write_text("cohort\tpath\troles\nA\tdata\tholdout\n")
     with pytest.raises(InputError, match=r"cohorts.tsv has changed .*; run neurotransfer manifest$"):
         read_study(config, shards)
+
+
+def test_a_list_of_withdrawn_people_that_has_changed_is_a_stale_manifest(config, shards, tmp_path):
+    read_study(config, shards)
+    (tmp_path / "withdrawn.tsv").write_text("participant_id\nA_01\n")
+    with pytest.raises(InputError, match=r"withdrawn.tsv has changed .*; run neurotransfer manifest$"):
+        read_study(config, shards)
+    assert read_study(config, shards, stale_too=True).cohorts == ["A", "B", "C"], "to look at, it is good enough"
 
 
 def test_a_missing_cohort_table_is_named(config, shards, tmp_path):

@@ -171,13 +171,14 @@ def test_weights_say_what_they_were_made_with_and_from_whom(study, undisturbed):
     preprocessing = {"engine": "builtin", "voxel_size": 1.0, "grid": [12, 12, 12], "threads": 3}
     facts = training.metadata_of(
         undisturbed, tables, learn_targets(planted.TARGETS, tables[0]), network=planted.NETWORK, crop=[12, 12, 12],
-        preprocessing=preprocessing, seed=1,
+        preprocessing=preprocessing, key=b"k" * 32,
     )  # fmt: skip
     assert facts["preprocessing"] == {"engine": "builtin", "voxel_size": 1.0, "grid": [12, 12, 12]}
     assert facts["training"]["participants"] == 36
     assert facts["training"]["validation_loss"] == undisturbed.history["validation_loss"].min()
     assert facts["targets"][0]["mean"] == pytest.approx(tables[0]["age"].mean())
     assert len(facts["participants"]["digests"]) == 48
+    assert facts["images_made_by"] == [["builtin", "1"]]
     assert training.participants_of(tables)["role"].value_counts().to_dict() == {"train": 36, "validation": 12}
 
 

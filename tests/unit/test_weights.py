@@ -1,17 +1,28 @@
 """A file of weights: what it says of itself, and what is refused."""
 
+import hmac
+import subprocess
+from pathlib import Path
+
+import pandas as pd
 import pytest
 import torch
+from neurotransfer.cache import made_by
 from neurotransfer.errors import InputError
 from neurotransfer.model import SFCN
 from neurotransfer.weights import (
+    check_made_by,
     check_weights,
     digests_of,
     expected_of,
+    key_id,
+    make_study_key,
     network_from,
+    read_study_key,
     read_weights,
     seen_by,
     show,
+    why_unknown,
     write_weights,
 )
 
@@ -52,7 +63,6 @@ def expected(**changes):
         ({"network": NETWORK | {"pooling": "average"}}, 'network.pooling: .* "max", this study has "average"'),
         ({"network": NETWORK | {"channels": [2, 4]}}, r"network.channels: .* \[2, 3\], this study has \[2, 4\]"),
         ({"network": NETWORK | {"bottleneck": 5}}, "network.bottleneck: .* 4, this study has 5"),
-        ({"preprocessing": {"engine": "fastsurfer", "voxel_size": 1.0}}, 'engine: .* "builtin", this .* "fastsurfer"'),
         ({"preprocessing": {"engine": "builtin", "voxel_size": 2.0}}, "voxel_size: .* 1.0, this study has 2.0"),
     ],
 )
@@ -91,14 +101,91 @@ def test_tensors_that_are_not_those_of_the_metadata_are_refused(file, tmp_path):
         read_weights(path)
 
 
+KEY = b"0123456789abcdef" * 2
+
+
 def test_weights_know_whom_they_have_seen_without_naming_them(file):
     path, model = file
-    write_weights(path, model.state_dict(), FACTS | {"participants": digests_of(["x_01", "x_02", "x_02"], "key")})
+    write_weights(path, model.state_dict(), FACTS | {"participants": digests_of(["x_01", "x_02", "x_02"], KEY)})
     _, facts = read_weights(path)
-    assert seen_by(facts, ["x_02", "x_03"]) == {"x_02"}
-    assert seen_by(FACTS, ["x_02"]) is None
-    assert b"x_02" not in path.read_bytes()
-    assert "2 keyed digests" in show(path)
+    assert seen_by(facts, ["x_02", "x_03"], KEY) == {"x_02"}
+    assert why_unknown(facts, KEY) == ""
+    written = path.read_bytes()
+    assert b"x_02" not in written and KEY not in written and KEY.hex().encode() not in written
+    assert f"2 HMAC-SHA256 digests under the study key {key_id(KEY)}" in show(path)
+
+
+def test_digests_are_hmac_sha256_under_the_key():
+    digests = digests_of(["x_01"], KEY)["digests"]
+    assert digests == [hmac.new(KEY, b"participant:x_01", "sha256").hexdigest()[:32]]
+    assert not set(digests) & set(digests_of(["x_01"], KEY[::-1])["digests"])
+
+
+def test_without_the_right_key_the_overlap_is_unknown_and_never_none():
+    facts = {"participants": digests_of(["x_01"], KEY)}
+    assert seen_by(facts, ["x_01"], None) is None and "no study key" in why_unknown(facts, None)
+    assert seen_by(facts, ["x_01"], KEY[::-1]) is None and "not the one" in why_unknown(facts, KEY[::-1])
+    assert seen_by({}, ["x_01"], KEY) is None and "no digests" in why_unknown({}, KEY)
+
+
+def test_digests_of_the_older_kind_are_not_used_and_said_to_be_so(file):
+    path, model = file
+    old = {"participants": {"key": "1234", "digests": ["aabbccddeeff0011"]}}
+    write_weights(path, model.state_dict(), FACTS | old)
+    _, facts = read_weights(path)
+    assert seen_by(facts, ["x_01"], KEY) is None
+    assert "older kind" in why_unknown(facts, KEY) and "\n" not in why_unknown(facts, KEY)
+    assert "older kind" in show(path) and "1234" not in show(path)
+
+
+def test_a_study_key_is_made_once_for_its_owner_alone_and_told_without_being_shown(tmp_path, caplog):
+    caplog.set_level("INFO")
+    path = tmp_path / "config/study.key"
+    assert read_study_key(path) is None
+    key = make_study_key(path)
+    assert len(key) == 32 and path.stat().st_mode & 0o777 == 0o600
+    assert make_study_key(path) == read_study_key(path) == key
+    assert caplog.text.count("made a study key") == 1 and key.hex() not in caplog.text
+    path.chmod(0o604)
+    with pytest.raises(InputError, match="everybody on this machine may read the study key; chmod 600"):
+        read_study_key(path)
+    path.chmod(0o600)
+    path.write_text("secret\n")
+    with pytest.raises(InputError, match=r"study\.key: it holds no study key") as error:
+        make_study_key(path)
+    assert "secret" not in str(error.value)
+
+
+def test_no_study_key_is_ever_committed():
+    repository = Path(__file__).resolve().parents[2]
+    asked = ["git", "-C", str(repository), "check-ignore", "config/study.key", "config/site.key"]
+    done = subprocess.run(asked, capture_output=True, text=True)
+    assert done.stdout.split() == ["config/study.key", "config/site.key"]
+
+
+def test_images_of_another_engine_or_version_are_refused_with_both_sides(file, caplog):
+    facts = FACTS | {"images_made_by": [["fastsurfer", "2.4.2"]]}
+    check_made_by(facts, [["fastsurfer", "2.4.2"]], "w")
+    for made, shown in (
+        ([["freesurfer", "7.4.1"]], "freesurfer 7.4.1"),
+        ([["fastsurfer", "2.5.0"]], "fastsurfer 2.5.0"),
+    ):
+        with pytest.raises(
+            InputError, match=f"learnt from images of fastsurfer 2.4.2, these images are of {shown}; .*true"
+        ):
+            check_made_by(facts, [["fastsurfer", "2.4.2"], *made][1:], "w")
+        check_made_by(facts, made, "w", accept=True)
+    assert caplog.text.count("which the configuration accepts") == 2
+    with pytest.raises(InputError, match="engines that their file does not name"):
+        check_made_by(FACTS, [["builtin", "1"]], "w")
+    path, model = file
+    write_weights(path, model.state_dict(), facts)
+    assert "images made by: fastsurfer 2.4.2" in show(path)
+
+
+def test_the_engines_behind_images_are_listed_once_and_in_order():
+    images = pd.DataFrame({"engine": ["b", "a", "b", None], "engine_version": ["2", "1", "2", None]})
+    assert made_by(images) == [["a", "1"], ["b", "2"], ["unknown", "unknown"]]
 
 
 def test_damaged_foreign_and_missing_files_get_one_line(file, tmp_path):

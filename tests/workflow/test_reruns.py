@@ -85,8 +85,9 @@ def test_a_new_cohort_touches_no_old_shard_no_pretraining_and_no_fit(study):
     assert all(path.read_bytes() == content for path, content in before.items())
     jobs = planned_jobs(study)
     per_cohort = {job for job in jobs if "newcomer" in job}
-    assert {job.split()[0] for job in per_cohort} == {"preprocess", "cache", "index", "split"}
-    assert jobs - per_cohort == {"evaluate run=multitask", "certificate", "figures", "report"}
+    assert {job.split()[0] for job in per_cohort} == {"preprocess", "cache", "quality", "index", "split", "heads"}
+    over_all = {"quality_page", "evaluate run=multitask", "duplicates", "certificate", "figures", "report"}
+    assert jobs - per_cohort == over_all
 
 
 def test_one_job_per_image_where_the_cohort_says_so(small_study):

@@ -10,13 +10,16 @@ def shards_of_cohort(folder, ending="tsv"):
 
 
 rule cache:
-    """orig x mask, cropped around the mask's bounding box, one row per image of the shard."""
+    """orig x mask, cropped around the mask's bounding box, one row per image of the shard, and what lies beside it."""
     input:
         images="results/manifest/shards/{shard}.tsv",
         ledgers=ledgers,
     output:
         images="results/cache/{shard}.npy",
+        small="results/cache/{shard}.small.npy",
         table="results/cache/{shard}.tsv",
+        volumes="results/cache/{shard}.volumes.tsv",
+        slices="results/cache/{shard}.slices.npy",
     log:
         "logs/cache/{shard}.log",
     benchmark:
@@ -27,17 +30,20 @@ rule cache:
         runtime=lambda wc, attempt: (5 + study.shards[wc.shard].images // 10) * attempt,
     params:
         cache=config["cache"],
+        voxel_size=config["preprocessing"]["voxel_size"],
         subjects="results/preprocessed/subjects",
     script:
         "../scripts/cache.py"
 
 
 rule index:
-    """Every usable image of a cohort, with its cache row and its regional volumes."""
+    """Every usable image of a cohort that quality control lets pass, with its cache row and its regional volumes."""
     input:
         shards=shards_of_cohort("manifest/shards"),
         caches=shards_of_cohort("cache"),
         images=shards_of_cohort("cache", "npy"),
+        volumes=shards_of_cohort("cache", "volumes.tsv"),
+        quality="results/quality/{cohort}.tsv",
     output:
         index="results/index/{cohort}.tsv",
         volumes="results/index/{cohort}.volumes.npy",
@@ -48,7 +54,5 @@ rule index:
     resources:
         mem_mb=lambda wc, attempt: 2000 * attempt,
         runtime=lambda wc, attempt: (5 + len(study.shards_of(wc.cohort)) // 5) * attempt,
-    params:
-        subjects="results/preprocessed/subjects",
     script:
         "../scripts/index.py"

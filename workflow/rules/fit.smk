@@ -13,7 +13,7 @@ FITTING = {
         **CNN,
         "settings": config["models"]["transfer"]["settings"],
         "crop": config["cache"]["crop"],
-        "preprocessing": config["preprocessing"],
+        "preprocessing": PREPROCESSING,
     },
 }
 

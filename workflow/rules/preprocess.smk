@@ -1,5 +1,40 @@
 # T1-weighted images -> FastSurfer's file layout and a ledger that accounts for every image.
 
+# What later stages depend on: settings that only change how it is done repeat no fit.
+PREPROCESSING = demands.identity(config["preprocessing"])
+EXISTING = config["preprocessing"] | {"engine": "derivatives"}
+IDENTITIES = {False: PREPROCESSING, True: demands.identity(EXISTING)}  # shared by all jobs, which may be many
+
+
+def is_existing(wildcards):
+    """Whether a shard's images have been preprocessed elsewhere: that needs neither a GPU nor hours."""
+    return study.shards[wildcards.shard].cohort in study.derivatives
+
+
+def engine_of(wildcards):
+    """`preprocessing` as it holds for a shard."""
+    return EXISTING if is_existing(wildcards) else config["preprocessing"]
+
+
+def is_engine_needed():
+    """Whether an image waits for the configured engine."""
+    shards = (shard for shard in study.shards.values() if shard.cohort not in study.derivatives)
+    ledgers = (f"results/preprocessed/{shard.name}/{job}.tsv" for shard in shards for job in shard.jobs)
+    return not all(Path(ledger).exists() for ledger in ledgers)
+
+
+def all_ledgers(wildcards):
+    return [f"results/preprocessed/{shard.name}/{job}.tsv" for shard in study.shards.values() for job in shard.jobs]
+
+
+def ledgers_of(*roles):
+    return lambda wildcards: [
+        f"results/preprocessed/{name}/{job}.tsv"
+        for cohort in study.cohorts_of(*roles)
+        for name in study.shards_of(cohort)
+        for job in study.shards[name].jobs
+    ]
+
 
 rule preprocess:
     """One job's images through the engine, each by itself; a bad one gets its row and stops nobody."""
@@ -13,11 +48,14 @@ rule preprocess:
         "results/benchmarks/preprocess/{shard}/{job}.tsv"
     threads: config["preprocessing"]["threads"]
     resources:
-        mem_mb=lambda wc, attempt: 3000 * attempt,
-        runtime=lambda wc, attempt: (10 + 2 * study.shards[wc.shard].images_of_job(wc.job)) * attempt,
+        mem_mb=lambda wc, attempt: demands.mem_mb(engine_of(wc), attempt),
+        runtime=lambda wc, attempt: demands.runtime(
+            engine_of(wc), study.shards[wc.shard].images_of_job(wc.job), attempt
+        ),
+        gpu=lambda wc: int(demands.has_gpu(engine_of(wc))),
     params:
         images_per_job=lambda wc: study.shards[wc.shard].images_per_job,
-        preprocessing=config["preprocessing"],
+        preprocessing=lambda wc: IDENTITIES[is_existing(wc)],
         subjects="results/preprocessed/subjects",
     script:
         "../scripts/preprocess.py"

@@ -1,12 +1,19 @@
 # Shards of healthy people -> the six-target network -> how well it predicts, also where it never was.
 
 
+# keys of `pretrain` that change no training; a certificate is ancient() wherever it is used: it comes first, and a
+# new one, of a study that has grown, makes nothing old anew, since each user checks that its own files stand in it
+NO_TRAINING = ("weights", "accept_other_preprocessing", "participants_key", "threads", "gpus")
+
+
 def of_cohorts(folder, *roles):
     return [f"results/{folder}/{cohort}.tsv" for cohort in study.cohorts_of(*roles)]
 
 
 def shards_of_cohorts(*roles):
-    return [f"results/cache/{shard}.npy" for cohort in study.cohorts_of(*roles) for shard in study.shards_of(cohort)]
+    return lambda wildcards: [
+        f"results/cache/{shard}.npy" for cohort in study.cohorts_of(*roles) for shard in study.shards_of(cohort)
+    ]
 
 
 rule pretrain:
@@ -14,6 +21,7 @@ rule pretrain:
     input:
         indices=of_cohorts("index", "pretraining"),
         splits=of_cohorts("split/cohorts", "pretraining"),
+        certificate=ancient("results/split/certificate.json"),
         shards=shards_of_cohorts("pretraining"),
     output:
         weights="results/pretrain/multitask/weights.safetensors",
@@ -33,10 +41,10 @@ rule pretrain:
         seed=config["seed"],
         targets=config["targets"],
         network=config["network"],
-        training={key: value for key, value in config["pretrain"].items() if key not in ("weights", "threads", "gpus")},
+        training={key: value for key, value in config["pretrain"].items() if key not in NO_TRAINING},
         threads=config["pretrain"]["threads"],
         crop=config["cache"]["crop"],
-        preprocessing=config["preprocessing"],
+        preprocessing=PREPROCESSING,
         checkpoints="results/checkpoints/pretrain/multitask",
     script:
         "../scripts/pretrain.py"
@@ -46,6 +54,7 @@ rule adopt:
     """Weights that a person already has, checked against this study, in the place of pretraining."""
     input:
         weights=config["pretrain"]["weights"] or [],
+        certificate=ancient("results/split/certificate.json"),
     output:
         weights="results/pretrain/given/weights.safetensors",
     log:
@@ -57,7 +66,7 @@ rule adopt:
     params:
         network=config["network"],
         crop=config["cache"]["crop"],
-        preprocessing=config["preprocessing"],
+        preprocessing=PREPROCESSING,
         targets=config["targets"],
     script:
         "../scripts/adopt.py"
@@ -69,6 +78,7 @@ rule evaluate:
         weights="results/pretrain/{run}/weights.safetensors",
         indices=of_cohorts("index", "pretraining", "holdout"),
         splits=of_cohorts("split/cohorts", "pretraining", "holdout"),
+        certificate=ancient("results/split/certificate.json"),
         shards=shards_of_cohorts("pretraining", "holdout"),
     output:
         metrics="results/pretrain/{run}/metrics.tsv",

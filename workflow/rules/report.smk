@@ -43,11 +43,12 @@ rule report:
         images="results/split/images.tsv",
         certificate="results/split/certificate.json",
         excluded="results/manifest/excluded.tsv",
-        ledgers=[
-            f"results/preprocessed/{shard.name}/{job}.tsv" for shard in study.shards.values() for job in shard.jobs
-        ],
+        ledgers=all_ledgers,
+        quality=expand("results/quality/{cohort}.tsv", cohort=study.cohorts),
         metrics=f"results/pretrain/{study.run}/metrics.tsv",
         weights=f"results/pretrain/{study.run}/weights.safetensors",
+        participants="results/pretrain/multitask/participants.tsv" if study.run == "multitask" else [],
+        withdrawn=config["withdrawn"] if config["withdrawn"] and Path(config["withdrawn"]).is_file() else [],
         medians="results/statistics/medians.tsv",
         comparisons="results/statistics/comparisons.tsv",
         settings="results/statistics/settings.tsv",

@@ -14,6 +14,7 @@ rule resample:
     input:
         indices=lambda wc: of_cohorts("index", wc.task),
         splits=lambda wc: of_cohorts("split/cohorts", wc.task),
+        certificate=ancient("results/split/certificate.json"),
     output:
         "results/resamples/{task}/n{n}/{replicate}.tsv",
     log:

@@ -1,5 +1,7 @@
 # Index -> who pretrains, who validates, who stays unseen -> the proof that nobody crosses.
 
+SPLITTING = {key: value for key, value in config["split"].items() if key != "waived_duplicates"}
+
 
 rule split:
     """The role of each image of one cohort; a cohort's split depends on that cohort alone."""
@@ -15,21 +17,72 @@ rule split:
         runtime=10,
     params:
         seed=config["seed"],
-        split=config["split"],
+        split=SPLITTING,
         roles=lambda wc: sorted(study.roles[wc.cohort]),
         pretraining_share=lambda wc: study.pretraining_shares[wc.cohort],
     script:
         "../scripts/split.py"
 
 
+rule heads:
+    """The shape of each head of one cohort, from the small volumes beside the cache."""
+    input:
+        index="results/index/{cohort}.tsv",
+        volumes=lambda wc: [f"results/cache/{shard}.small.npy" for shard in study.shards_of(wc.cohort)],
+    output:
+        "results/duplicates/heads/{cohort}.npy",
+    log:
+        "logs/heads/{cohort}.log",
+    threads: 4
+    resources:
+        mem_mb=lambda wc, threads, attempt: 1000 * threads * attempt,
+        runtime=lambda wc, attempt: (10 + len(study.shards_of(wc.cohort)) // 5) * attempt,
+    params:
+        voxel_size=config["preprocessing"]["voxel_size"],
+    script:
+        "../scripts/heads.py"
+
+
+rule duplicates:
+    """Pairs of images of two participants that look like one scan or one head; private, since it names them."""
+    input:
+        heads=expand("results/duplicates/heads/{cohort}.npy", cohort=study.cohorts),
+        indices=expand("results/index/{cohort}.tsv", cohort=study.cohorts),
+        volumes=expand("results/cache/{shard}.small.npy", shard=study.shards),
+    output:
+        pairs="results/duplicates/pairs.tsv",
+        summary="results/duplicates/summary.json",
+    log:
+        "logs/duplicates.log",
+    benchmark:
+        "results/benchmarks/duplicates.tsv"
+    threads: 2
+    resources:
+        mem_mb=lambda wc, attempt: 4000 * attempt,
+        runtime=lambda wc, attempt: 60 * attempt,
+    params:
+        duplicates=config["duplicates"],
+        voxel_size=config["preprocessing"]["voxel_size"],
+    script:
+        "../scripts/duplicates.py"
+
+
 rule certificate:
-    """All cohorts' roles in one table, and the certificate; fails where a participant is on two sides."""
+    """All cohorts' roles in one table, and the certificate with its page; fails where somebody is on two sides.
+
+    What is marked update() stays while the rule runs and where it fails, so that a study that grows by a leak keeps
+    the certificate of what it had.
+    """
     input:
         splits=expand("results/split/cohorts/{cohort}.tsv", cohort=study.cohorts),
         indices=expand("results/index/{cohort}.tsv", cohort=study.cohorts),
+        pairs="results/duplicates/pairs.tsv",
+        summary="results/duplicates/summary.json",
+        manifest="results/manifest/images.tsv",
     output:
-        images="results/split/images.tsv",
-        certificate="results/split/certificate.json",
+        images=update("results/split/images.tsv"),
+        certificate=update("results/split/certificate.json"),
+        page=report("results/split/certificate.html", caption="../report/certificate.rst", category="The page"),
     log:
         "logs/certificate.log",
     threads: 1
@@ -37,6 +90,12 @@ rule certificate:
         mem_mb=2000,
         runtime=10,
     params:
+        study=config["study"],
+        seed=config["seed"],
+        split=SPLITTING,
         roles={cohort: sorted(has) for cohort, has in study.roles.items()},
+        pretraining_shares=study.pretraining_shares,
+        waived=config["split"]["waived_duplicates"],
+        one_engine=study.run == "multitask" and not config["pretrain"]["accept_other_preprocessing"],
     script:
         "../scripts/certificate.py"

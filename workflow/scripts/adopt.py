@@ -7,12 +7,17 @@ with jobs.job(snakemake):
     from pathlib import Path
 
     from neurotransfer import weights
-    from neurotransfer.files import written_whole
+    from neurotransfer.files import read_json, written_whole
 
-    source, params = snakemake.input.weights, snakemake.params
-    _, metadata = weights.read_weights(source)
-    weights.check_weights(metadata, weights.expected_of(params.network, params.crop, params.preprocessing), source)
-    if "participants" not in metadata:
-        logging.getLogger("neurotransfer").warning("%s: whom it has seen is unknown", source)
+    source, params, settings = snakemake.input, snakemake.params, snakemake.config["pretrain"]
+    _, metadata = weights.read_weights(source.weights)
+    expected = weights.expected_of(params.network, params.crop, params.preprocessing)
+    weights.check_weights(metadata, expected, source.weights)
+    engines = read_json(source.certificate)["engines"]["test"]  # of whom the weights will meet
+    accept = settings["accept_other_preprocessing"]
+    weights.check_made_by(metadata, engines, source.weights, accept=accept)
+    if unknown := weights.why_unknown(metadata, weights.read_study_key(settings["participants_key"])):
+        message = "%s: whom it has seen is unknown: %s"
+        logging.getLogger("neurotransfer").warning(message, source.weights, unknown)
     with written_whole(snakemake.output.weights, "wb") as file:
-        file.write(Path(source).read_bytes())
+        file.write(Path(source.weights).read_bytes())

@@ -1,12 +1,18 @@
-"""Every fit into tables; fits of another configuration are refused."""
+"""Every fit into tables; fits of another configuration, or of people who are not certified for it, are refused."""
 
 from neurotransfer import jobs
 
 with jobs.job(snakemake):
     from neurotransfer.aggregation import check_resamples, describe_resamples, read_fits
-    from neurotransfer.files import write_table
+    from neurotransfer.certificate import check_behind_weights, check_certified, check_resamples_certified
+    from neurotransfer.files import read_table, write_table
 
     source, output = snakemake.input, snakemake.output
+    check_certified(source.certificate, [*source.indices, *source.splits])
+    indices, splits = ([read_table(path) for path in paths] for paths in (source.indices, source.splits))
+    check_resamples_certified(source.resamples, indices, splits)
+    if source.participants:
+        check_behind_weights(read_table(source.participants), splits, source.participants)
     check_resamples(source.resamples, **snakemake.params.drawing)
     aucs, settings = read_fits(source.fits, snakemake.params.fitting, source.weights, "results/resamples")
     write_table(aucs, output.aucs)

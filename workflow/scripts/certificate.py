@@ -1,13 +1,22 @@
-"""Join all cohorts' roles, and prove that no participant crosses; fails where one does."""
+"""Join all cohorts' roles, and prove that nobody crosses; fails where somebody does."""
 
 from neurotransfer import jobs
 
 with jobs.job(snakemake):
-    from neurotransfer.files import read_table, write_json, write_table
-    from neurotransfer.split import certificate, join_splits
+    from neurotransfer import certificate as proof
+    from neurotransfer.files import digest_of_file, read_json, read_table, write_json, write_table, write_text
+    from neurotransfer.split import join_splits
 
-    splits = [read_table(path) for path in snakemake.input.splits]
-    indices = [read_table(path) for path in snakemake.input.indices]
-    proof = certificate(splits, indices, snakemake.params.roles)
-    write_table(join_splits(splits, indices), snakemake.output.images)
-    write_json(snakemake.output.certificate, proof)
+    source, output, params = snakemake.input, snakemake.output, snakemake.params
+    splits, indices = ([read_table(path) for path in paths] for paths in (source.splits, source.indices))
+    manifest = read_table(source.manifest)
+    proof.check_waivers(params.waived, manifest)
+    drawing = (params.roles, params.pretraining_shares, params.split, params.seed)
+    proof.check_sources(splits, indices, manifest, *drawing)
+    accepted = {"waived": params.waived, "one_engine": params.one_engine}
+    certified = proof.certify(splits, indices, params.roles, read_table(source.pairs), **accepted)
+    write_table(join_splits(splits, indices), output.images)
+    files = [*source.splits, *source.indices, output.images]
+    certified |= {"files": {path: digest_of_file(path) for path in files}, "duplicates": read_json(source.summary)}
+    write_text(output.page, proof.page(certified, params.study))
+    write_json(output.certificate, certified)

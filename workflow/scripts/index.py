@@ -3,20 +3,21 @@
 from neurotransfer import jobs
 
 with jobs.job(snakemake):
-    from pathlib import Path
+    import logging
 
     import numpy as np
-    import pandas as pd
-    from neurotransfer.cache import build_index
-    from neurotransfer.files import read_table, write_json, write_table, written_whole
-    from neurotransfer.volumes import as_matrix, read_stats
+    from neurotransfer.files import read_table, read_tables, write_json, write_table, written_whole
+    from neurotransfer.quality import accepted, why_empty
+    from neurotransfer.volumes import read_volumes, volumes_of
 
-    source, output, subjects = snakemake.input, snakemake.output, Path(snakemake.params.subjects)
-    tables = [pd.concat([read_table(path) for path in paths]) for paths in (source.shards, source.caches)]
-    index = build_index(*tables)
-    folders = [subjects / image.shard / image.image_id for image in index.itertuples()]
-    matrix, ids, names = as_matrix([read_stats(folder / "stats/aseg+DKT.stats") for folder in folders])
+    source, output = snakemake.input, snakemake.output
+    quality = read_table(source.quality)
+    index = accepted(read_tables(source.shards), quality)
+    if index.empty:
+        cohort = snakemake.wildcards.cohort
+        logging.getLogger("neurotransfer").warning(why_empty(cohort, read_tables(source.caches), quality))
+    table, names = read_volumes(source.volumes)
     with written_whole(output.volumes, "wb") as file:
-        np.save(file, matrix, allow_pickle=False)
-    write_json(output.names, {"seg_ids": ids, "names": names, "unit": "mm3"})
+        np.save(file, volumes_of(index, table), allow_pickle=False)
+    write_json(output.names, {"seg_ids": list(names), "names": list(names.values()), "unit": "mm3"})
     write_table(index, output.index)

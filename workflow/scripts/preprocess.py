@@ -1,11 +1,12 @@
-"""One job's images through the engine; the ledger accounts for each."""
+"""One job's images through their engines; the ledger accounts for each."""
 
 from neurotransfer import jobs
 
 with jobs.job(snakemake, lease=snakemake.output.ledger):
     from neurotransfer.files import read_table, write_table
-    from neurotransfer.preprocessing import preprocess_images, slice_of_job
+    from neurotransfer.preprocessing import OUTCOMES, Outcomes, preprocess_images, slice_of_job
 
-    params = snakemake.params
+    params, settings = snakemake.params, snakemake.config["preprocessing"]
     images = slice_of_job(read_table(snakemake.input.images), snakemake.wildcards.job, params.images_per_job)
-    write_table(preprocess_images(images, params.preprocessing, params.subjects), snakemake.output.ledger)
+    outcomes = Outcomes(OUTCOMES, params.subjects, settings["stop_after_same_failure"])
+    write_table(preprocess_images(images, settings, params.subjects, outcomes=outcomes), snakemake.output.ledger)

@@ -6,20 +6,27 @@ with jobs.job(snakemake):
     from pathlib import Path
 
     from neurotransfer import report, weights
+    from neurotransfer.certificate import check_certified
     from neurotransfer.configuration import read_document
-    from neurotransfer.files import read_json, read_table, write_text
+    from neurotransfer.files import read_table, write_text
     from neurotransfer.preprocessing import REASONS
+    from neurotransfer.withdrawal import behind_weights, read_withdrawn
 
     source, params = snakemake.input, snakemake.params
     names = ("images", "excluded", "metrics", "medians", "comparisons", "settings", "resamples")
     tables = {name: read_table(source[name]) for name in names}
     metadata = weights.read_weights(source.weights)[1]
+    key = weights.read_study_key(snakemake.config["pretrain"]["participants_key"])
+    left = read_withdrawn(source.withdrawn or None).people
+    trained = read_table(source.participants)["participant_id"] if source.participants else None
     page = report.content(
         tables,
-        ledger=report.read_ledgers(source.ledgers),
-        certificate=read_json(source.certificate),
+        ledger=report.read_ledgers(source.ledgers, source.quality),
+        certificate=check_certified(source.certificate, [source.images]),
         weights=metadata,
-        seen=weights.seen_by(metadata, tables["images"]["participant_id"]),
+        seen=weights.seen_by(metadata, tables["images"]["participant_id"], key),
+        unknown=weights.why_unknown(metadata, key),
+        withdrawn=behind_weights(left, trained, weights.seen_by(metadata, left, key)),
         figures={Path(path).stem: report.embed(path) for path in source.figures if path.endswith(".svg")},
         defaults=read_document(params.defaults),
         reasons=REASONS,

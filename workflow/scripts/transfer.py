@@ -5,7 +5,15 @@ from neurotransfer import jobs
 with jobs.job(snakemake, lease=snakemake.output.fit):
     from neurotransfer.files import write_json
     from neurotransfer.finetuning import fit, pretrained_trunk
+    from neurotransfer.weights import read_study_key
 
-    source, fitting = snakemake.input, snakemake.params.fitting
-    trunk = pretrained_trunk(source.weights, fitting, source.resample, source.participants or None)
+    source, fitting, settings = snakemake.input, snakemake.params.fitting, snakemake.config["pretrain"]
+    trunk = pretrained_trunk(
+        source.weights,
+        fitting,
+        source.resample,
+        source.participants or None,
+        key=read_study_key(settings["participants_key"]),
+        accept_other_preprocessing=settings["accept_other_preprocessing"],
+    )
     write_json(snakemake.output.fit, fit("transfer", source.resample, fitting, weights=source.weights, trunk=trunk))

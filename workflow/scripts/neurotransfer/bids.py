@@ -1,14 +1,14 @@
-"""A BIDS data set as it lies on the disk: its T1-weighted scans, and the rows of its tables.
+"""A BIDS data set as it lies on the disk: its T1-weighted scans, and where its tables are.
 
-Goes in: a folder.  Comes out: scans (with those that are left out, and why) and tables of text, as found.
-What the tables' values mean is not known here.
+Goes in: a folder.  Comes out: the participants with their scans, and what is left out, with why.  Nothing that is
+found is executed, and no label is followed out of its folder.  docs/bids.md says the same for users.
 """
 
 from __future__ import annotations
 
-import csv
 import os
 import re
+import shlex
 import stat
 import unicodedata
 from collections.abc import Iterator
@@ -16,20 +16,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import InputError, Mistakes
-
-MISSING = ("", "n/a")  # what BIDS calls missing, and nothing else
-ENDINGS = ("_T1w.nii.gz", "_T1w.nii")
+# The second is what pydeface and others make of a scan's name when they remove its face.
+IMAGE = re.compile(r"(?P<stem>.*)_T1w(?P<defaced>_defaced)?(?P<ending>\.nii(?:\.gz)?)", re.DOTALL)
+ANNEX = "/annex/objects/"  # in the target of a datalad link, and in the file that stands in for unlocked content
+POINTERS = (ANNEX.encode(), b"version https://git-lfs.github.com/")
+POINTER_SIZES = range(32, 1025)  # bytes; no T1w is as small
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would end a line or a cell of a table
+NOT_MAGNITUDE = ("phase", "real", "imag")
 
 
 class Scan(NamedTuple):
-    """A T1-weighted image: `entities` are those after subject and session, as "_acq-a_run-1"."""
+    """A T1-weighted image.
+
+    `entities` are those after subject and session, as "_acq-a_run-1", and `labels` the same by entity ("acq": "a");
+    `identity` is device and inode, the same for the same file under two names.
+    """
 
     session: str
-    run: str
     entities: str
+    labels: dict[str, str]
     path: str
-    identity: tuple[int, int]  # device and inode: the same for the same file under two names
+    identity: tuple[int, int]
 
 
 class Exclusion(NamedTuple):
@@ -42,49 +49,57 @@ class Exclusion(NamedTuple):
 
 @dataclass
 class Participant:
-    """A `sub-` folder: its label, its table of sessions where it has one, its scans in order of their names."""
+    """A `sub-` folder: its label, its tables, and its scans in order of their names.
+
+    `scans_tables` are the folders that hold a scans.tsv and that table, by session ("" for a folder without).
+    """
 
     label: str
     sessions_table: Path | None = None
+    scans_tables: dict[str, tuple[str, Path]] = field(default_factory=dict)
     scans: list[Scan] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text: its columns, and each row with its line in the file; `rows` finds a row by its key."""
-
-    path: Path
-    columns: tuple[str, ...]
-    lines: list[tuple[int, list[str]]]
-    rows: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
 
 
 def find_participants(root: Path, excluded: list[Exclusion]) -> Iterator[Participant]:
     """The participants of a data set with their T1-weighted scans, sorted by name.
 
-    Looks into ``sub-*/anat`` and ``sub-*/ses-*/anat`` for ``*_T1w.nii`` and ``*_T1w.nii.gz``, following links.
+    Looks into ``sub-*/anat`` and ``sub-*/ses-*/anat`` for ``*_T1w.nii``, ``*_T1w.nii.gz`` and their ``_T1w_defaced``
+    variants, following links.
 
     Parameters
     ----------
     root : the data set's folder
-    excluded : gets a row for each scan that is left out: ``broken_link``, ``empty_file``, ``not_a_file``,
-        ``unreadable``, ``name_disagrees`` (with its folders), ``name_not_utf8``
+    excluded : gets a row for each scan that is left out (reasons: docs/bids.md)
     """
     for folder in _entries(root, excluded):
         if not folder.name.startswith("sub-") or not _is_folder(folder, excluded):
+            continue
+        if problem := _label_problem(folder.name):
+            excluded.append(Exclusion(printable(folder), *problem))
             continue
         participant = Participant(folder.name.removeprefix("sub-"))
         for child in _entries(folder, excluded):
             if child.name == f"{folder.name}_sessions.tsv":
                 participant.sessions_table = Path(child.path)
+            elif child.name == f"{folder.name}_scans.tsv":
+                participant.scans_tables[""] = (folder.path, Path(child.path))
             elif child.name == "anat" and _is_folder(child, excluded):
                 participant.scans += _scans(child, folder.name, "", excluded)
             elif child.name.startswith("ses-") and _is_folder(child, excluded):
-                for anat in _entries(child, excluded):
-                    if anat.name == "anat" and _is_folder(anat, excluded):
-                        session = child.name.removeprefix("ses-")
-                        participant.scans += _scans(anat, folder.name, session, excluded)
+                _look_into_session(participant, child, folder.name, excluded)
         yield participant
+
+
+def _look_into_session(participant: Participant, folder: os.DirEntry, subject: str, excluded: list[Exclusion]) -> None:
+    if problem := _label_problem(folder.name):
+        excluded.append(Exclusion(printable(folder), *problem))
+        return
+    session = folder.name.removeprefix("ses-")
+    for entry in _entries(folder, excluded):
+        if entry.name == "anat" and _is_folder(entry, excluded):
+            participant.scans += _scans(entry, subject, session, excluded)
+        elif entry.name == f"{subject}_{folder.name}_scans.tsv":
+            participant.scans_tables[session] = (folder.path, Path(entry.path))
 
 
 def _entries(folder: os.DirEntry | Path, excluded: list[Exclusion]) -> list[os.DirEntry]:
@@ -92,59 +107,105 @@ def _entries(folder: os.DirEntry | Path, excluded: list[Exclusion]) -> list[os.D
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except PermissionError:
-        excluded.append(Exclusion(_printable(folder), "unreadable", "no permission to look into this folder"))
-        return []
+        excluded.append(Exclusion(printable(folder), "unreadable", "no permission to look into this folder"))
+    except OSError as error:
+        excluded.append(Exclusion(printable(folder), "unreadable", error.strerror or str(error)))
+    return []
 
 
 def _is_folder(entry: os.DirEntry, excluded: list[Exclusion]) -> bool:
-    if entry.is_dir():
-        return True
+    try:
+        if entry.is_dir():
+            return True
+    except OSError as error:  # a link that leads to itself, a server that is away
+        excluded.append(Exclusion(printable(entry), "unreadable", error.strerror or str(error)))
+        return False
     if entry.is_symlink():
-        excluded.append(Exclusion(_printable(entry), "broken_link", "a link to a folder that is not there"))
+        excluded.append(Exclusion(printable(entry), "broken_link", "a link to a folder that is not there"))
     return False
 
 
 def _scans(anat: os.DirEntry, subject: str, session: str, excluded: list[Exclusion]) -> Iterator[Scan]:
     prefix = f"{subject}_ses-{session}" if session else subject
+    found: dict[tuple[str, str | None], Scan] = {}
     for entry in _entries(anat, excluded):
-        name = entry.name
-        if not name.endswith(ENDINGS) or name.startswith("."):
+        name = IMAGE.fullmatch(entry.name)
+        if name is None or entry.name.startswith("."):
             continue
-        problem = _problem(entry, prefix)
-        if problem:
-            excluded.append(Exclusion(_printable(entry), *problem))
+        if problem := _problem(entry, prefix):
+            excluded.append(Exclusion(printable(entry), *problem))
             continue
-        entities = name[len(prefix) :].rpartition("_T1w")[0]
-        known = dict(part.split("-", 1) for part in entities.split("_") if "-" in part)
-        if not session and "ses" in known:
-            entities = entities.replace(f"_ses-{known['ses']}", "", 1)
-        found = entry.stat()
-        yield Scan(
-            session or known.get("ses", ""), known.get("run", ""), entities, entry.path, (found.st_dev, found.st_ino)
-        )
+        scan = _scan(entry, name, prefix, session)
+        if part := next((part for part in NOT_MAGNITUDE if scan.labels.get("part") == part), None):
+            excluded.append(Exclusion(entry.path, "not_magnitude", f"it is the {part} part of an image"))
+            continue
+        other = found.setdefault((name["stem"], name["defaced"]), scan)  # .nii comes before .nii.gz
+        if other is not scan:
+            detail = f"{entry.name} is the same image and is taken"
+            excluded.append(Exclusion(other.path, "two_formats", detail))
+            found[name["stem"], name["defaced"]] = scan
+    yield from found.values()
+
+
+def _scan(entry: os.DirEntry, name: re.Match[str], prefix: str, session: str) -> Scan:
+    entities = name["stem"][len(prefix) :] + ("_desc-defaced" if name["defaced"] else "")
+    labels = dict(part.split("-", 1) for part in entities.split("_") if "-" in part)
+    if not session and "ses" in labels:
+        session = labels["ses"]
+        entities = entities.replace(f"_ses-{session}", "", 1)
+    found = entry.stat()
+    return Scan(session, entities, labels, entry.path, (found.st_dev, found.st_ino))
 
 
 def _problem(entry: os.DirEntry, prefix: str) -> tuple[str, str] | None:
+    """Why a scan cannot be used, as a reason and a sentence; None where it can."""
+    if printable(entry) != entry.path:
+        return "odd_name", "its path has a control character, or is not UTF-8 text; rename it"
     try:
         found = entry.stat()
     except FileNotFoundError:
-        return "broken_link", "a link to a file that is not there (fetch its content)"
+        if ANNEX in os.readlink(entry):
+            return "not_fetched", _how_to_fetch(entry)
+        return "broken_link", "a link to a file that is not there"
     except OSError as error:
         return "unreadable", error.strerror or str(error)
     if not stat.S_ISREG(found.st_mode):
         return "not_a_file", "this is no regular file"
     if found.st_size == 0:
         return "empty_file", "the file has no bytes"
+    if found.st_size in POINTER_SIZES:
+        try:
+            start = Path(entry).read_bytes()[:64]
+        except OSError as error:
+            return "unreadable", error.strerror or str(error)
+        if start.startswith(POINTERS):
+            return "not_fetched", _how_to_fetch(entry, "git lfs pull --include" if b"lfs" in start else "datalad get")
     if not entry.name.startswith(f"{prefix}_"):
         return "name_disagrees", f"it lies in the folder of {prefix}"
-    if _printable(entry) != entry.path:
-        return "name_not_utf8", "its path is not UTF-8 text"
+    if any(_label_problem(part) for part in entry.name.split("_")):
+        return "odd_name", "a label of its name could lead out of a folder; rename it"
     return None
 
 
-def _printable(path: os.DirEntry | Path | str) -> str:
-    """A path that can be written as UTF-8 whatever its bytes are."""
-    return os.fspath(path).encode("utf-8", "backslashreplace").decode()
+def _how_to_fetch(entry: os.DirEntry, command: str = "datalad get") -> str:
+    folder, name = os.path.split(entry.path)
+    return (
+        f"its content is elsewhere; to have it here: cd {shlex.quote(folder)} && {command} {shlex.quote(f'./{name}')}"
+    )
+
+
+def _label_problem(name: str) -> tuple[str, str] | None:
+    """Why a folder's or file's label is not used: it is empty, or could lead out of a folder where it makes a path."""
+    label = name.partition("-")[2] if "-" in name else name
+    if label.strip() in ("", ".", ".."):
+        return "odd_name", f"{label!r} is no label; rename it"
+    return None
+
+
+def printable(path: os.DirEntry | Path | str) -> str:
+    """A path that can be written into a line of UTF-8 text whatever its bytes are."""
+    text = os.fspath(path).encode("utf-8", "backslashreplace").decode()
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def key_of(text: str, prefix: str) -> str:
@@ -156,95 +217,3 @@ def key_of(text: str, prefix: str) -> str:
 def safe(label: str) -> str:
     """A label with letters and digits only, anything else replaced by "-"."""
     return re.sub(r"[^A-Za-z0-9]", "-", label)
-
-
-def read_tsv(path: Path, comments: bool = False) -> Table:
-    """Read a table of text: UTF-8 with or without a byte order mark, any line ends, cells stripped.
-
-    Rows that end early are filled with empty cells.
-
-    Raises
-    ------
-    InputError
-        where it is not UTF-8 or not a table: a row longer than the header, a column twice, no header
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter="\t", strict=True)
-            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    except UnicodeDecodeError:
-        raise InputError(path, "", "it is not UTF-8 text", "save it as UTF-8, separated by tabs") from None
-    except csv.Error as error:
-        raise InputError(path, f"line {reader.line_num}", f"not a table ({error})", "mend the quotes there") from None
-    lines = [(at, cells) for at, cells in lines if any(cells) and not (comments and cells[0].startswith("#"))]
-    if not lines:
-        raise InputError(path, "", "it is empty", "write a header, and a row for each entry")
-    columns = tuple(lines[0][1])
-    twice = next((name for name in columns if name and columns.count(name) > 1), None)
-    if twice:
-        raise InputError(path, "line 1", f"there are two columns {twice!r}", "rename or remove one of them")
-    for at, cells in lines[1:]:
-        if any(cells[len(columns) :]):
-            what = f"it has {len(cells)} cells and the header has {len(columns)}"
-            raise InputError(path, f"line {at}", what, "check its tabs")
-        cells[len(columns) :] = []
-        cells += [""] * (len(columns) - len(cells))
-    return Table(path, columns, lines[1:])
-
-
-def read_participants(root: Path, mistakes: Mistakes) -> Table | None:
-    """participants.tsv with its rows by label, or None where it cannot be read; duplicates are mistakes."""
-    path = root / "participants.tsv"
-    if not path.is_file():
-        fix = "write one (BIDS): participant_id, age, sex, ..., separated by tabs"
-        mistakes.add(InputError(path, "", "the cohort has no participants.tsv", fix))
-        return None
-    table = _keyed(path, "participant_id", "sub-", mistakes)
-    if table is None:
-        return None
-    for at, cells in table.lines:
-        key = key_of(cells[table.columns.index("participant_id")], "sub-")
-        if key in table.rows:
-            what = f"the participant has a row already, in line {table.rows[key][0]}"
-            fix = "keep one row; what differs between sessions belongs into sub-*/sub-*_sessions.tsv"
-            mistakes.add(InputError(path, f"line {at} (sub-{key})", what, fix), str(path), "participant_id")
-        else:
-            table.rows[key] = (at, cells)
-    return table
-
-
-def read_sessions(path: Path, diagnosis: str, mistakes: Mistakes) -> Table | None:
-    """A participant's sessions.tsv with its rows by session; a session twice is a mistake.
-
-    `diagnosis` is the column whose disagreement makes the mistake one of two diagnoses in one session.
-    """
-    table = _keyed(path, "session_id", "ses-", mistakes)
-    if table is None:
-        return None
-    at_diagnosis = table.columns.index(diagnosis) if diagnosis in table.columns else None
-    for at, cells in table.lines:
-        key = key_of(cells[table.columns.index("session_id")], "ses-")
-        if key not in table.rows:
-            table.rows[key] = (at, cells)
-            continue
-        first, before = table.rows[key]
-        what, fix = f"the session has a row already, in line {first}", "keep one row per session"
-        if at_diagnosis is not None and before[at_diagnosis] != cells[at_diagnosis]:
-            what = (
-                f"two diagnoses in one session: {before[at_diagnosis]!r} in line {first}, {cells[at_diagnosis]!r} here"
-            )
-            fix = "keep one of them; who changes over time has another session for it"
-        mistakes.add(InputError(path, f"line {at} (ses-{key})", what, fix))
-    return table
-
-
-def _keyed(path: Path, column: str, prefix: str, mistakes: Mistakes) -> Table | None:
-    try:
-        table = read_tsv(path)
-        if column not in table.columns:
-            what = f"it has no column {column!r} (it has: {', '.join(table.columns[:8])})"
-            raise InputError(path, "line 1", what, f"name the column with the {prefix} labels so; separate by tabs")
-    except InputError as error:
-        mistakes.add(error)
-        return None
-    return table

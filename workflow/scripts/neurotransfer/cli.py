@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 from . import __version__
 from .errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+PROGRESS = 10.0  # seconds between two lines about how far a long command is
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,6 +24,19 @@ def main(arguments: list[str] | None = None) -> int:
     manifest = commands.add_parser("manifest", help="compile cohorts and BIDS folders into images and shards")
     _add_study(manifest)
     manifest.set_defaults(run=_manifest)
+
+    status = commands.add_parser("status", help="every image's state by cohort and reason, and what is done so far")
+    _add_study(status)
+    status.set_defaults(run=_status)
+
+    retry = commands.add_parser("retry", help="mark failed images for another try, after showing what that means")
+    _add_study(retry)
+    retry.add_argument("--reason", metavar="REASON", help="images that failed for this reason")
+    retry.add_argument("--cohort", metavar="COHORT", help="failed images of this cohort")
+    retry.add_argument("--image", nargs="+", default=[], metavar="IMAGE", help="these images, also where they are ok")
+    retry.add_argument("--list", action="store_true", help="print every image, not the first ten only")
+    retry.add_argument("--dry-run", "-n", action="store_true", help="only show what would be done")
+    retry.set_defaults(run=_retry)
 
     simulate = commands.add_parser("simulate", help="make a study on real anatomy whose truth is known")
     simulate.add_argument("folder", type=Path, metavar="FOLDER", help="where it goes; cohorts.tsv names it")
@@ -39,6 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
     demo.add_argument("folder", type=Path, metavar="FOLDER", help="where it goes")
     demo.add_argument("--cores", type=int, default=2, help="default: %(default)s")
     demo.set_defaults(run=_demo)
+
+    verify = commands.add_parser("verify", help="check every byte of the cache, and that nothing in it is stale")
+    _add_study(verify)
+    verify.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
+    verify.set_defaults(run=_verify)
 
     weights = commands.add_parser("weights", help="look into a file of weights")
     inner = weights.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -84,7 +104,39 @@ def _manifest(chosen: argparse.Namespace) -> None:
     config = _enter_study(chosen)
     from .manifest import compile_manifest
 
-    print(compile_manifest(config).text())
+    summary = compile_manifest(config)
+    print(summary.text())
+    if summary.withdrawn_shards:
+        from .withdrawal import consequences
+
+        print(consequences(summary.withdrawn_shards, config))
+
+
+def _status(chosen: argparse.Namespace) -> None:
+    config = _enter_study(chosen)
+    from .preprocessing import REASONS
+    from .status import status_of
+    from .study import check_fresh, read_study
+
+    print(status_of(read_study(config, stale_too=True)).text(REASONS))
+    try:
+        check_fresh(config)
+    except InputError as error:  # what is there can be looked at all the same
+        print(f"\nnote: {error}")
+
+
+def _retry(chosen: argparse.Namespace) -> None:
+    config = _enter_study(chosen)
+    from .retry import choose, mark
+    from .study import read_study
+
+    retry = choose(read_study(config), reason=chosen.reason, cohort=chosen.cohort, images=chosen.image)
+    print(retry.text(everything=chosen.list))
+    if chosen.dry_run:
+        print("nothing is marked (--dry-run)")
+    else:
+        mark(retry)
+        print("marked; the next run of snakemake tries them again")
 
 
 def _simulate(chosen: argparse.Namespace) -> None:
@@ -105,6 +157,26 @@ def _demo(chosen: argparse.Namespace) -> int:
     from .demo import run_demo
 
     return run_demo(chosen.folder, REPOSITORY, cores=chosen.cores)
+
+
+def _verify(chosen: argparse.Namespace) -> int:
+    config = _enter_study(chosen)
+    from .study import read_study
+    from .verification import verify_cache
+
+    told = time.monotonic()
+
+    def progress(done: int, shards: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > PROGRESS or done == shards:
+            told = time.monotonic()
+            print(f"{done:,} of {shards:,} shards", file=sys.stderr, flush=True)
+
+    found = verify_cache(read_study(config), chosen.threads, progress)
+    for mistake in found.mistakes:
+        print(mistake)
+    print(found.text())
+    return 1 if found.mistakes else 0
 
 
 def _show_weights(chosen: argparse.Namespace) -> None:

@@ -9,16 +9,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .bids import MISSING, read_tsv
+from .bids_tables import MISSING, read_tsv
 from .configuration import read_document, schema_mistakes
 from .errors import InputError, Mistakes
+from .patterns import pattern_mistake
+from .t1w import rule_mistake
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas/cohorts.schema.yaml"
 TARGETS = ("age", "sex", "handedness", "bmi", "fluid_intelligence", "neuroticism")
 FIELDS = (*TARGETS, "diagnosis")
+EXTRA_FIELDS = ("height", "weight", "birth_date")  # what a target can be computed from, where cohorts.tsv names it
+T1W = ("first",)  # [assumed] of several images of one session, which is taken
 # The words of BIDS (participants.tsv: sex, handedness), in lower case; "other" and "ambidextrous" are neither class.
 SEX = {"f": "0", "female": "0", "m": "1", "male": "1", "o": None, "other": None}
 HANDEDNESS = {"r": "0", "right": "0", "l": "1", "left": "1", "a": None, "ambidextrous": None}
@@ -28,9 +32,11 @@ HANDEDNESS = {"r": "0", "right": "0", "l": "1", "left": "1", "a": None, "ambidex
 class Cohort:
     """One row of the table.
 
-    `columns` names the column of each field (the targets, diagnosis, and height and weight where they stand in
-    for the body mass index); `given` are the fields whose column the table itself names.  `codes` maps sex,
-    handedness and diagnosis to what each value means (None: missing); a field without codes is not in it.
+    `columns` names the column of each field (the targets, diagnosis, and height, weight and birth_date where they
+    are given), `files` the phenotype file of those that were named with one, and `given` the fields whose column the
+    table itself names.  `codes` maps sex, handedness and diagnosis to what each value means (None: missing); a field
+    without codes is not in it.  `t1w` is the rule for several images of a session (t1w.py), `age_unit` is None where
+    sidecars decide, and `derivatives` is the pattern of each image's existing outputs (patterns.py), or None.
     """
 
     name: str
@@ -43,6 +49,10 @@ class Cohort:
     codes: Mapping[str, Mapping[str, str | None]]
     height_in_m: float
     where: str
+    files: Mapping[str, str]
+    t1w: tuple[str, ...] = T1W
+    age_unit: str | None = None
+    derivatives: str | None = None
 
 
 def read_cohorts(path: str | Path, tasks: Collection[str], images_per_job: int, mistakes: Mistakes) -> list[Cohort]:
@@ -112,6 +122,15 @@ def _check_row(
         for value, meaning in _codes(row.get(f"{field}_codes", "")).items():
             if meaning not in ("0", "1", None):
                 complain(f"{field}_codes", f"{value} means {meaning!r}", "it must mean 0, 1 or n/a")
+    for field in (*FIELDS, *EXTRA_FIELDS):
+        file, _ = _place(row.get(field, ""))
+        if file and (PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts):
+            what = f"{file!r} leads out of the data set"
+            complain(field, what, "name a file in it, such as phenotype/ipaq.tsv:total")
+    if "t1w" in row and (mistake := rule_mistake(_words(row["t1w"]))):
+        complain("t1w", mistake, "write such as first, or: acq-mprage, first")
+    if "derivatives" in row and (mistake := pattern_mistake(row["derivatives"])):
+        complain("derivatives", mistake, "write such as derivatives/fastsurfer/sub-{participant}[_ses-{session}]")
     return wrong
 
 
@@ -123,8 +142,9 @@ def _cohort(row: Mapping[str, str], where: str, images_per_job: int) -> Cohort:
         for field in ("sex", "handedness", "diagnosis")
         if row.get(f"{field}_codes")
     }
-    columns = {field: row.get(field, field) for field in FIELDS}
-    columns |= {field: row[field] for field in ("height", "weight") if field in row}
+    places = {field: _place(row.get(field, field)) for field in FIELDS}
+    places |= {field: _place(row[field]) for field in EXTRA_FIELDS if field in row}
+    columns = {field: column for field, (_, column) in places.items()}
     return Cohort(
         name=row["cohort"],
         path=Path(row["path"]),
@@ -136,11 +156,25 @@ def _cohort(row: Mapping[str, str], where: str, images_per_job: int) -> Cohort:
         codes={"sex": SEX, "handedness": HANDEDNESS} | codes,
         height_in_m=0.01 if row.get("height_unit") == "cm" else 1.0,
         where=where,
+        files={field: file for field, (file, _) in places.items() if file},
+        t1w=_words(row["t1w"]) if "t1w" in row else T1W,
+        age_unit=row.get("age_unit"),
+        derivatives=row.get("derivatives"),
     )
 
 
 def _roles(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(role.strip() for role in text.split(",")))
+    return tuple(dict.fromkeys(_words(text)))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(","))
+
+
+def _place(text: str) -> tuple[str, str]:
+    """The file and the column of a field: "phenotype/ipaq.tsv:total", or a column alone and no file."""
+    file, colon, column = text.rpartition(":")
+    return (file.strip(), column.strip()) if colon and file.endswith(".tsv") else ("", text)
 
 
 def _codes(text: str) -> dict[str, str | None]:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .engines.containers import is_file_reference
 from .errors import InputError, raise_all
 
 COMMAND_LINE = "--config"  # where a value comes from that no file holds
@@ -261,6 +262,11 @@ def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
             f"{smallest} voxels are too few for {len(config['network']['channels'])} blocks, each of which halves them"
         )
         yield Mistake(("cache", "crop"), what, f"give at least {halvings} each, or fewer network.channels")
+    for figure, limits in config["quality"]["exclude"].items():
+        low, high = limits.get("min"), limits.get("max")
+        if low is not None and high is not None and low > high:
+            what = f"min {low:g} is above max {high:g}, so every image would be left out"
+            yield Mistake(("quality", "exclude", figure), what, "exchange them")
     resampling = config["resampling"]
     fewest = 2 * resampling["min_per_class"]
     for position, n in enumerate(resampling["n"]):
@@ -271,11 +277,43 @@ def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
             yield Mistake(("resampling", "n", position), what, "raise n or that share, or lower min_per_class")
     if not any(target["weight"] > 0 for target in config["targets"].values()):
         yield Mistake(("targets",), "every weight is 0", "give one target at least a weight above 0")
+    if config["preprocessing"]["engine"] == "fastsurfer":
+        yield from _fastsurfer_mistakes(config["preprocessing"])
     for path in (("pretrain", "weights"), ("report", "truth")):
         file = config[path[0]][path[1]]
         if file is not None and not Path(file).is_file():
             what = f"there is no file {file} (looked for from {Path.cwd()})"
             yield Mistake(path, what, "correct the path, or write null")
+
+
+def _fastsurfer_mistakes(settings: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What can be known of FastSurfer on any machine: its voxels, and whether the image is the one that is meant.
+
+    Whether files and programs are there, only the machines can tell where the jobs run.
+    """
+    at, own = ("preprocessing", "fastsurfer"), settings["fastsurfer"]
+    if settings["voxel_size"] > 1:
+        what = f"FastSurfer conforms to voxels of at most 1 mm, not {settings['voxel_size']:g}"
+        yield Mistake(("preprocessing", "voxel_size"), what, "write 1.0, or take the engine builtin")
+    image = own["image"]
+    if own["runs_in"] != "native" and image:
+        if not is_file_reference(image):
+            yield from _tag_mistakes((*at, "image"), image, own["version"], settings["gpus"])
+        elif own["runs_in"] == "docker":
+            yield Mistake((*at, "image"), "Docker runs no image from a file", "write a name and its tag")
+
+
+def _tag_mistakes(path: tuple, image: str, version: str, gpus: int) -> Iterator[Mistake]:
+    name, _, tag = image.rpartition("/")[2].partition(":")
+    if tag.partition("@")[0].split("-")[-1] in ("", "latest", "dev", "stable") and "@sha256" not in image:
+        what = f"{image} is another image from one day to the next"
+        yield Mistake(path, what, f"name its version, such as {name}:{'cuda' if gpus else 'cpu'}-v{version}")
+    found = re.search(r"\d+\.\d+\.\d+", tag)
+    if found and found[0] != version:
+        what = f"{image} is version {found[0]}, and preprocessing.fastsurfer.version says {version}"
+        yield Mistake(path, what, "correct one of the two")
+    if gpus and tag.startswith("cpu"):
+        yield Mistake(path, f"{image} knows no GPU", "name the image for cuda, or set preprocessing.gpus to 0")
 
 
 def _layers(files: Iterable[str | Path], base: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -101,3 +101,11 @@ class ImageError(ValueError):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.reason, self.detail)  # so that it can cross from one process to another
+
+
+class TryAlone(ImageError):
+    """An image that failed for want of memory and may succeed while no other is worked on."""
+
+
+class InstallationError(InputError):
+    """Something on this machine without which no image can be processed; the job stops and no image fails."""

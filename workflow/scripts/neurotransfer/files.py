@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -23,8 +23,10 @@ if TYPE_CHECKING:  # pandas takes a second to import; who only parses the study 
 TEXT_COLUMNS = frozenset(
     [
         *("image_id", "participant_id", "cohort", "session", "run", "t1w", "diagnosis", "shard", "role", "roles"),
+        *("acquisition", "reconstruction", "derivatives"),
         *("reason", "detail", "status", "engine", "engine_version", "checksum", "file", "split", "target"),
-        *("task", "model", "replicate", "first", "second", "metric"),
+        *("task", "model", "replicate", "first", "second", "metric", "group", "why"),
+        *("image_1", "participant_1", "cohort_1", "image_2", "participant_2", "cohort_2", "kind"),
     ]
 )
 
@@ -119,10 +121,27 @@ def read_table(path: str | Path) -> pd.DataFrame:
     )
 
 
+def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Several tables, one below the other; empty ones leave the others' types as they are."""
+    import pandas as pd
+
+    tables = [read_table(path) for path in paths]
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled or tables[:1], ignore_index=True) if tables else pd.DataFrame()
+
+
 def digest_of_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_rows(table: pd.DataFrame | Path) -> str:
+    """SHA-256 of a table's text without its facts: of a table as it would be written, or of a file's."""
+    if not isinstance(table, Path):
+        return hashlib.sha256(table_text(table).encode()).hexdigest()
+    text = table.read_bytes()
+    return hashlib.sha256(text.partition(b"\n")[2] if text.startswith(b"#") else text).hexdigest()
 
 
 def fingerprint(value: object) -> str:

@@ -21,13 +21,13 @@ from .batches import Held, as_input, augment, epoch_order
 from .device import choose_device, place
 from .errors import InputError
 from .evaluation import point_metrics
-from .files import read_facts, read_table
+from .files import read_table
 from .model import SFCN, calibrate, trunk_of
-from .resampling import check_disjoint
+from .resampling import read_resample
 from .seeds import seed_from
 from .selection import choose, fingerprint_of_fit, fit_record, seeds_of_fit
 from .training import Momentum, learning_rate, predict
-from .weights import check_weights, expected_of, read_weights, seen_by
+from .weights import check_made_by, check_weights, expected_of, read_weights, seen_by, why_unknown
 
 logger = logging.getLogger("neurotransfer")
 CACHE = "results/cache"
@@ -35,16 +35,24 @@ HEAD_SD = 0.01  # [assumed] of the head's first weights
 
 
 def pretrained_trunk(
-    weights: str | Path, fitting: Mapping[str, Any], resample: str | Path, participants: str | Path | None
+    weights: str | Path,
+    fitting: Mapping[str, Any],
+    resample: str | Path,
+    participants: str | Path | None,
+    *,
+    key: bytes | None,
+    accept_other_preprocessing: bool = False,
 ) -> dict[str, torch.Tensor]:
     """The trunk that transfer starts from, of weights that match the study and have seen nobody of the resample.
 
     Parameters
     ----------
     fitting : `network`, `crop` and `preprocessing`, which the weights must have been made with
-    resample : whose participants pretraining must not have seen
-    participants : the table of those it saw, where pretraining was this study's own; given weights may carry
-        keyed digests instead, and where they do not the overlap is unknown, which the log says
+    resample : whose participants pretraining must not have seen, and whose images an engine that it knows made
+    participants : the table of those it saw, where pretraining was this study's own; None for given weights,
+        whose digests of participants are looked up instead
+    key : the study key of these digests; without it the overlap is unknown, which the log says
+    accept_other_preprocessing : whether images of another engine, or another version of it, will do
 
     Raises
     ------
@@ -53,12 +61,15 @@ def pretrained_trunk(
     """
     state, metadata = read_weights(weights)
     check_weights(metadata, expected_of(fitting["network"], fitting["crop"], fitting["preprocessing"]), weights)
-    people = set(read_table(resample)["participant_id"])
-    seen = seen_by(metadata, people)
+    rows, facts = read_resample(resample)
+    check_made_by(metadata, facts["images_made_by"], weights, accept=accept_other_preprocessing)
+    people = set(rows["participant_id"])
+    seen = seen_by(metadata, people, key)
     if participants:
         seen = people & set(read_table(participants)["participant_id"])
     if seen is None:
-        logger.warning("%s: whether it has seen participants of this resample is unknown", weights)
+        unknown = "whether it has seen participants of this resample is unknown"
+        logger.warning("%s: %s: %s", weights, unknown, why_unknown(metadata, key))
     elif seen:
         what = f"{len(seen)} of its participants are behind the weights {weights}, such as {min(seen)}"
         fix = "delete results/split and results/resamples and run again; with given weights, leave these people out"
@@ -200,8 +211,7 @@ def fit(
     -------
     see selection.fit_record; the test images' scores are logits
     """
-    resample, facts = read_table(resample_path), read_facts(resample_path)
-    check_disjoint(resample, resample_path)
+    resample, facts = read_resample(resample_path)
     training = fitting["training"]
     device = choose_device(training["device"], training["threads"])
     names = (fitting["seed"], facts["task"], facts["n"], facts["replicate"], model_name)

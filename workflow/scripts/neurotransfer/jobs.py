@@ -130,6 +130,12 @@ def held(output: str | Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
+def is_held(output: str | Path) -> bool:
+    """Whether a live process holds the lease of a file."""
+    path = Path(f"{output}.lease")
+    return path.exists() and _is_alive(path)
+
+
 def _start_heartbeat(path: Path):
     import threading
 

@@ -12,27 +12,34 @@ whose images are all gone keeps its file, without rows, so that its number is no
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from .bids import Exclusion, Participant, find_participants, key_of, read_participants, read_sessions, safe
+from .bids import Exclusion, Participant, Scan, find_participants, key_of, safe
+from .bids_tables import Table, day_of, read_acquisitions, read_participants, read_sessions
 from .cohorts import TARGETS, Cohort, read_cohorts
+from .engines.demands import images_per_job
 from .errors import InputError, Mistakes
 from .files import table_text, write_text
-from .labels import Labels
+from .labels import Labels, Person, Visit, mapped_columns
+from .patterns import fill_in
 from .resampling import check_task, labelled
 from .seeds import seed_from
 from .split import split_cohort
 from .study import digest_of_cohorts
+from .t1w import choose
+from .withdrawal import Apart, emptied, fill_places, read_withdrawn, set_apart
 
 COLUMNS = [
-    *("image_id", "participant_id", "cohort", "session", "run", "t1w"),
-    *(*TARGETS, "diagnosis", "shard"),
+    *("image_id", "participant_id", "cohort", "session", "run", "acquisition", "reconstruction", "t1w"),
+    *("derivatives", *TARGETS, "diagnosis", "shard"),
 ]
 EXCLUDED = ["cohort", "file", "reason", "detail"]
 
@@ -41,8 +48,9 @@ EXCLUDED = ["cohort", "file", "reason", "detail"]
 class Summary:
     """What the manifest found, for a person.
 
-    `images` and `excluded` are the tables written; `notes` are sentences about what deserves a look; `written`
-    and `new_images` say what changed since the last time.
+    `images` and `excluded` are the tables written; `notes` are sentences about what deserves a look; `written`,
+    `new_images` and `gone_images` say what changed since the last time.  `withdrawn_shards` are those in which it
+    has changed who is withdrawn: what depends on them is made again.
     """
 
     images: pd.DataFrame
@@ -51,7 +59,9 @@ class Summary:
     notes: tuple[str, ...]
     written: int
     new_images: int
+    gone_images: int
     shards: int
+    withdrawn_shards: tuple[str, ...] = ()
 
     def text(self) -> str:
         """A table: per cohort its images, participants, the share of images without each label, what is left out."""
@@ -71,9 +81,9 @@ class Summary:
             for row in rows
         ]
         lines += [f"note: {note}" for note in self.notes]
-        changed = (
-            f"{self.new_images} images are new, {self.written} files were written" if self.written else "no change"
-        )
+        gone = f" {self.gone_images} are gone," if self.gone_images else ""
+        changed = f"{self.new_images} images are new,{gone} {self.written} files were written"
+        changed = changed if self.written else "no change"
         return "\n".join([*lines, f"{self.shards} shards; {changed}"])
 
     def _row(self, name: str, images: pd.Series, excluded: pd.Series) -> list[str]:
@@ -100,26 +110,39 @@ def compile_manifest(config: Mapping[str, Any], folder: str | Path = "results/ma
     """
     folder, table = Path(folder), Path(config["cohorts"])
     mistakes = Mistakes()
-    cohorts = read_cohorts(table, list(config["tasks"]), config["manifest"]["images_per_job"], mistakes)
+    cohorts = read_cohorts(table, list(config["tasks"]), images_per_job(config), mistakes)
     images, excluded, notes = _read_images(config, table, cohorts, mistakes)
     _check_duplicates(images, mistakes)
     if not mistakes:
+        _check_engine(config, table, cohorts, mistakes)
         _check_roles(config, table, cohorts, mistakes)
     mistakes.raise_if_any()
     previous, numbers = read_assignments(folder)
+    withdrawn = read_withdrawn(config["withdrawn"], mistakes)
+    images, apart = set_apart(withdrawn, images, previous, folder, mistakes)
+    excluded = excluded[~withdrawn.own(excluded)]
+    mistakes.raise_if_any()
     images = assign_shards(images, previous, numbers, config["manifest"]["images_per_shard"])
     _check_pools(config, images, cohorts, mistakes)
     mistakes.raise_if_any()
-    written = _write(folder, table, cohorts, images, excluded, {shard for shard, _ in previous.values()})
+    written = _write(folder, table, cohorts, images, excluded, previous, apart)
     return Summary(
         images=images,
         excluded=excluded,
         cohorts=tuple(cohort.name for cohort in cohorts),
-        notes=tuple(notes),
+        notes=(*notes, *apart.notes),
         written=written,
         new_images=int((~images["image_id"].isin(list(previous))).sum()),
+        gone_images=_gone(previous, {*images["image_id"], *apart.places}, cohorts),
         shards=images["shard"].nunique(),
+        withdrawn_shards=apart.shards,
     )
+
+
+def _gone(previous: Mapping[str, tuple[str, int]], now: Collection[str], cohorts: Sequence[Cohort]) -> int:
+    """How many images had a shard and have no place now, in cohorts that are still in the table."""
+    names = {cohort.name for cohort in cohorts}
+    return sum(shard.rpartition("-")[0] in names and image not in now for image, (shard, _) in previous.items())
 
 
 def _read_images(
@@ -132,14 +155,10 @@ def _read_images(
     left_out: list[tuple[str, str, str, str]] = []
     notes: list[str] = []
     for cohort in cohorts:
-        found, excluded, shared = images_of_cohort(cohort, table, words, mistakes)
+        found, excluded, of_cohort = images_of_cohort(cohort, table, words, mistakes)
         rows += found
         left_out += [(cohort.name, *exclusion) for exclusion in excluded]
-        if shared:
-            what = (
-                f"{cohort.name}: {shared} images of people with several sessions have the one age of participants.tsv"
-            )
-            notes.append(f"{what}; ages per session belong into sub-*/sub-*_sessions.tsv")
+        notes += of_cohort
         other = Counter(row["diagnosis"] for row in found if row["diagnosis"] and row["diagnosis"] not in words)
         if other:
             listed = ", ".join(f"{word} ({count:,})" for word, count in other.most_common(8))
@@ -152,37 +171,41 @@ def _read_images(
 
 def images_of_cohort(
     cohort: Cohort, table: Path, words: set[str], mistakes: Mistakes
-) -> tuple[list[dict], list[Exclusion], int]:
-    """A cohort's images as rows (sorted by participant, session and name), what is left out, and how many
-    images of people with several sessions share one age."""
+) -> tuple[list[dict], list[Exclusion], list[str]]:
+    """A cohort's images as rows (sorted by participant, session and name), what is left out, and notes."""
     excluded: list[Exclusion] = []
     if not cohort.path.is_dir():
         fix = "mount it, or correct the path"
         mistakes.add(InputError(table, f"{cohort.where}, path", f"there is no folder {cohort.path}", fix))
-        return [], excluded, 0
-    participants = read_participants(cohort.path, mistakes)
+        return [], excluded, []
+    participants = read_participants(cohort.path, mapped_columns(cohort), mistakes)
     if participants is None:
-        return [], excluded, 0
+        return [], excluded, []
     labels = Labels(cohort, participants, words, mistakes)
     rows: list[dict] = []
-    shared = 0
+    people: list[Person] = []
     owners: dict[str, str] = {}
+    found: set[str] = set()
     for person in find_participants(cohort.path, excluded):
         key = key_of(person.label, "sub-")
-        if key not in participants.rows:
-            detail = f"participants.tsv has no row sub-{key}"
+        if (key, "") not in participants.rows:
+            detail = f"participants.tsv has no row sub-{key}{_near(key, participants)}"
             excluded += [Exclusion(scan.path, "no_participants_row", detail) for scan in person.scans]
             continue
         if not person.scans:
             continue
-        name = f"{cohort.name}_{safe(person.label)}"
+        found.add(key)
+        name = f"{cohort.name}_{safe(key)}"
         if owners.setdefault(name, person.label) != person.label:
             what = f"sub-{owners[name]} and sub-{person.label} are both {name} once other characters are replaced"
             mistakes.add(InputError(cohort.path, f"sub-{person.label}", what, "rename one of them"))
-        found, sharing = _images_of_person(cohort, person, name, labels, mistakes)
-        rows += found
-        shared += sharing
+        of_person, known = _images_of_person(cohort, person, name, labels, excluded, mistakes)
+        rows += of_person
+        people.append(known)
+    for row, values in zip(rows, labels.values(people), strict=True):
+        row |= values
     labels.check_columns(table)
+    _check_derivatives(cohort, table, rows, labels.notes, mistakes)
     if not rows:
         what = "it holds no T1-weighted image (sub-*/[ses-*/]anat/*_T1w.nii.gz)"
         if excluded:
@@ -190,35 +213,121 @@ def images_of_cohort(
             what = f"none of its {len(excluded)} T1-weighted images can be used (the first: {example})"
         fix = f"correct the path in {table}, or the data set"
         mistakes.add(InputError(cohort.path, "", what, fix))
-    return rows, excluded, shared
+    elif without := len(participants.rows) - len(found):
+        labels.notes.append(f"{cohort.name}: {without:,} people of participants.tsv have no T1-weighted image")
+    return rows, excluded, labels.notes
+
+
+def _near(key: str, participants: Table) -> str:
+    """A hint where a spreadsheet has cut the leading zeros of a label off."""
+    number = key.lstrip("0")
+    return f" (it has sub-{number}: have its leading zeros been lost?)" if (number, "") in participants.rows else ""
 
 
 def _images_of_person(
-    cohort: Cohort, person: Participant, name: str, labels: Labels, mistakes: Mistakes
-) -> tuple[list[dict], int]:
+    cohort: Cohort,
+    person: Participant,
+    name: str,
+    labels: Labels,
+    excluded: list[Exclusion],
+    mistakes: Mistakes,
+) -> tuple[list[dict], Person]:
+    """The images of one participant as rows without labels, and what is known for their labels, in the same order."""
+    key = key_of(person.label, "sub-")
     sessions = None
     if person.sessions_table is not None:
-        sessions = read_sessions(person.sessions_table, cohort.columns["diagnosis"], mistakes)
-    several = len({scan.session for scan in person.scans}) > 1
-    rows, shared = [], 0
+        diagnosis = cohort.columns["diagnosis"]
+        sessions = read_sessions(person.sessions_table, key, diagnosis, mapped_columns(cohort), mistakes)
+    by_session: dict[str, list[Scan]] = {}
     for scan in person.scans:
-        values, sharing = labels.at(person.label, sessions, scan.session, several)
-        shared += sharing
-        session = f"_ses-{safe(scan.session)}" if scan.session else ""
-        entities = "_".join(safe(entity) for entity in scan.entities.split("_"))
-        rows.append(
-            {
-                "image_id": f"{name}{session}{entities}",
-                "participant_id": name,
-                "cohort": cohort.name,
-                "session": scan.session or None,
-                "run": scan.run or None,
-                "t1w": scan.path,
-                "identity": scan.identity,
-                **values,
-            }
-        )
-    return rows, shared
+        by_session.setdefault(scan.session, []).append(scan)
+    several = len(by_session.keys() | (person.scans_tables.keys() - {""})) > 1
+    days: dict[str, dict[str, date]] = {}
+    if several or "birth_date" in cohort.columns:
+        days = _days(person, sessions, labels, mistakes)
+    known = labels.person(sessions, several, min((min(has.values()) for has in days.values() if has), default=None))
+    rows = []
+    for session, scans in by_session.items():
+        taken, others = choose(scans, cohort.t1w)
+        excluded += others
+        for scan in taken:
+            has = days.get(key_of(session, "ses-"), {})
+            day = next(
+                (has[file] for file in has if file and scan.path.endswith(f"/{file}")), min(has.values(), default=None)
+            )
+            known.visits.append(Visit(labels.cells(person.label, sessions, session), day))
+            rows.append(_row(cohort, person, name, scan, mistakes))
+    return rows, known
+
+
+def _days(
+    person: Participant, sessions: Table | None, labels: Labels, mistakes: Mistakes
+) -> dict[str, dict[str, date]]:
+    """The days of each session's scans, by the file's name in scans.tsv; "" for the day that sessions.tsv gives."""
+    days: dict[str, dict[str, date]] = {}
+    for session, (_, path) in person.scans_tables.items():
+        try:
+            of_files, unread = read_acquisitions(path)
+        except InputError as error:
+            mistakes.add(error)
+            continue
+        labels.count("undated", unread)
+        for file, day in of_files.items():
+            found = re.match(r"ses-([^/]+)/", file)  # a table beside the folders of sessions names them
+            days.setdefault(key_of(session or (found[1] if found else ""), "ses-"), {})[file] = day
+    if sessions is not None and "acq_time" in sessions.columns:
+        at = sessions.columns.index("acq_time")
+        for (_, session), (_, cells) in sessions.rows.items():
+            if (day := day_of(cells[at])) and session not in days:
+                days[session] = {"": day}
+    return days
+
+
+def _row(cohort: Cohort, person: Participant, name: str, scan: Scan, mistakes: Mistakes) -> dict:
+    session = f"_ses-{safe(scan.session)}" if scan.session else ""
+    image = f"{name}{session}{'_'.join(safe(entity) for entity in scan.entities.split('_'))}"
+    run = scan.labels.get("run")
+    folder = None
+    if cohort.derivatives:
+        labels = {"participant": person.label, "session": scan.session, "run": run or "", "image_id": image}
+        try:
+            folder = str(cohort.path / fill_in(cohort.derivatives, labels))
+        except ValueError as error:
+            what = f"the pattern of derivatives, {cohort.derivatives}, can't be filled in: {error}"
+            fix = "put the part that is not always there into square brackets, as sub-{participant}[_ses-{session}]"
+            mistakes.add(InputError(scan.path, "", what, fix), str(cohort.path), "derivatives")
+    return {
+        "image_id": image,
+        "participant_id": name,
+        "cohort": cohort.name,
+        "session": scan.session or None,
+        "run": run,
+        "acquisition": scan.labels.get("acq"),
+        "reconstruction": scan.labels.get("rec"),
+        "t1w": scan.path,
+        "derivatives": folder,
+        "identity": scan.identity,
+    }
+
+
+def _check_derivatives(
+    cohort: Cohort, table: Path, rows: Sequence[Mapping[str, Any]], notes: list[str], mistakes: Mistakes
+) -> None:
+    """A pattern that finds nothing is a slip, and so is one that gives two images one folder."""
+    if cohort.derivatives is None:
+        return
+    owners: dict[str, str] = {}
+    for row in rows:
+        if row["derivatives"] and owners.setdefault(row["derivatives"], row["image_id"]) != row["image_id"]:
+            what = f"{owners[row['derivatives']]} and {row['image_id']} would both be {row['derivatives']}"
+            fix = "name what tells them apart, as {session} or {run}"
+            mistakes.add(InputError(table, f"{cohort.where}, derivatives", what, fix), str(cohort.path), "one folder")
+    missing = [folder for folder in owners if not Path(folder).is_dir()]
+    if owners and len(missing) == len(owners):
+        what = f"not one of its {len(owners):,} folders is there, such as {missing[0]}"
+        mistakes.add(InputError(table, f"{cohort.where}, derivatives", what, "correct the pattern"))
+    elif missing:
+        notes.append(f"{cohort.name}: {len(missing):,} of {len(owners):,} folders of derivatives are not there")
 
 
 def _check_duplicates(images: pd.DataFrame, mistakes: Mistakes) -> None:
@@ -231,6 +340,16 @@ def _check_duplicates(images: pd.DataFrame, mistakes: Mistakes) -> None:
                 line = f"{what}, also as {first[row.identity]}"
             fix = "remove one of them, or one of the cohorts that list it"
             mistakes.add(InputError(row.t1w, "", f"duplicate image: {line}", fix), "duplicate images", column)
+
+
+def _check_engine(config: Mapping[str, Any], table: Path, cohorts: Sequence[Cohort], mistakes: Mistakes) -> None:
+    """The engine derivatives processes nothing, so that each cohort must say where its outputs are."""
+    if config["preprocessing"]["engine"] == "derivatives":
+        for cohort in cohorts:
+            if cohort.derivatives is None:
+                what = "the engine is derivatives, and nothing says where this cohort's are"
+                fix = "write a pattern, or choose another engine"
+                mistakes.add(InputError(table, f"{cohort.where}, derivatives", what, fix))
 
 
 def _check_roles(config: Mapping[str, Any], table: Path, cohorts: Sequence[Cohort], mistakes: Mistakes) -> None:
@@ -334,27 +453,33 @@ def _write(
     cohorts: Sequence[Cohort],
     images: pd.DataFrame,
     excluded: pd.DataFrame,
-    known_shards: set[str],
+    previous: Mapping[str, tuple[str, int]],
+    apart: Apart,
 ) -> int:
     """Write what has changed, shards.tsv last, since it says that the rest is there; the number of files written."""
     by_name = {cohort.name: cohort for cohort in cohorts}
     texts = {}
     shards = []
-    for name, rows in images.groupby("shard", sort=False):
-        cohort = by_name[rows["cohort"].iloc[0]]
-        texts[f"shards/{name}.tsv"] = table_text(rows)
-        shards.append((name, cohort.name, len(rows), cohort.images_per_job))
-    for name in known_shards - {row[0] for row in shards}:
+    for name, rows in fill_places(images, apart, previous).groupby("shard", sort=False):
+        cohort, withdrawn = by_name.get(rows["cohort"].iloc[0]), int(rows["withdrawn"].count())
+        if cohort is None:  # it has left cohorts.tsv; its files stay, without what is withdrawn
+            texts[f"shards/{name}.tsv"] = emptied(folder / "shards" / f"{name}.tsv", set(rows["image_id"]))
+            continue
+        texts[f"shards/{name}.tsv"] = table_text(rows if withdrawn else rows[COLUMNS])
+        shards.append((name, cohort.name, len(rows), cohort.images_per_job, withdrawn))
+    for name in {shard for shard, _ in previous.values()} - {row[0] for row in shards}:
         if name.rpartition("-")[0] in by_name:
             texts[f"shards/{name}.tsv"] = table_text(images.iloc[:0])
     facts = {
         "cohorts_sha256": digest_of_cohorts(table),
         "roles": {cohort.name: list(cohort.roles) for cohort in cohorts},
         "pretraining_shares": {cohort.name: cohort.pretraining_share for cohort in cohorts},
+        "derivatives": [cohort.name for cohort in cohorts if cohort.derivatives],
+        **apart.facts,
     }
     texts["images.tsv"] = table_text(images)
     texts["excluded.tsv"] = table_text(excluded)
-    columns = ["shard", "cohort", "images", "images_per_job"]
+    columns = ["shard", "cohort", "images", "images_per_job", "withdrawn"]
     texts["shards.tsv"] = table_text(pd.DataFrame(shards, columns=columns), facts)
     return sum(_write_changed(folder / name, text) for name, text in texts.items())
 

@@ -24,7 +24,8 @@ TARGETS = {"bmi": "body mass index", "fluid_intelligence": "fluid intelligence"}
 ENGINES = {
     "builtin": "conformed, skull-stripped by an affine registration to the MNI152 template and segmented into tissues "
     "and template regions by the builtin engine of neurotransfer {version}, in the layout of FastSurfer [3]",
-    "fastsurfer": "conformed, skull-stripped and segmented by FastSurfer [3], run by neurotransfer {version}",
+    "fastsurfer": "conformed, skull-stripped and segmented by FastSurfer {fastsurfer} [3], run by neurotransfer "
+    "{version}",
     "derivatives": "taken from existing FastSurfer [3] derivatives by neurotransfer {version}",
 }
 
@@ -48,6 +49,7 @@ def methods(
 def _images(config: Mapping[str, Any]) -> str:
     engine, voxel = config["preprocessing"]["engine"], config["preprocessing"]["voxel_size"]
     how = ENGINES.get(engine, f"processed by the engine {engine} of neurotransfer {{version}}")
+    how = how.replace("{fastsurfer}", config["preprocessing"]["fastsurfer"]["version"])
     crop = " × ".join(str(edge) for edge in config["cache"]["crop"])
     return f"""
         The study follows Leonardsen et al. [1]. T1-weighted images were {how.replace("{version}", __version__)},

@@ -19,6 +19,7 @@ import pandas as pd
 import yaml
 
 from . import __version__
+from .certificate import duplicates_in_words
 from .conclusions import Verdict, answer, verdicts
 from .figures import FAINT, INK, MODELS, PAPER, SOFT
 from .files import read_table
@@ -28,6 +29,8 @@ from .methods import REFERENCES, methods
 DARK = {INK: "#E6EDF3", SOFT: "#9AA7B4", FAINT: "#30363D", PAPER: "#161B22", MODELS["linear"][0]: "#56B4E9"}
 PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "nibabel", "SimpleITK", "nilearn", "matplotlib")
 MISSING = "–"
+LOST = {"failed": "failed", "excluded": "left out by quality control"}  # between the manifest and the index
+EXCLUDED = "beyond a limit of quality.exclude, see results/quality"
 
 
 def content(
@@ -43,6 +46,8 @@ def content(
     run: str,
     reasons: Mapping[str, str],
     seen: Collection[str] | None = None,
+    withdrawn: int | None = 0,
+    unknown: str = "",
 ) -> dict[str, Any]:
     """Everything that the page shows, as plain texts and numbers for the template.
 
@@ -57,8 +62,12 @@ def content(
     tasks : the configuration's tasks that are on
     run : "multitask", or "given" where weights took the place of pretraining
     reasons : what the codes of failed images mean
-    seen : this study's participants who are behind given weights; None where the file can't tell
+    seen : this study's participants who are behind given weights; None where that can't be known
+    withdrawn : how many people who have withdrawn are behind the weights; None where nothing can tell
+    unknown : why whom they have seen can't be known
     """
+    gone = ledger["status"] == "withdrawn"
+    ledger = ledger[~gone]
     medians, comparisons = tables["medians"], tables["comparisons"]
     chosen = {name: config["statistics"][name] for name in ("alpha", "statistic")}
     found = verdicts(comparisons, **chosen)
@@ -67,6 +76,8 @@ def content(
         "study": config["study"],
         "given": run == "given",
         "seen": None if seen is None else len(seen),
+        "withdrawn": {"images": int(gone.sum()), "behind_weights": withdrawn, "weights": weights_name(config, run)},
+        "unknown": unknown,
         "simulated": bool(config["report"]["truth"]),
         "replicates": " to ".join(str(count) for count in dict.fromkeys((replicates[0], replicates[-1]))),
         **chosen,
@@ -80,6 +91,7 @@ def content(
         "alt": alternative(medians, tasks),
         "metrics": metric_groups(tables["metrics"]),
         "certificate": certificate,
+        "duplicates": duplicates_in_words(certificate["duplicates"]),
         "accounting": accounting(ledger, tables["excluded"], tables["images"]),
         "failures": failure_rows(ledger, reasons),
         "cohorts": cohort_rows(tables["images"], ledger, tables["excluded"]),
@@ -94,20 +106,34 @@ def content(
     }
 
 
-def read_ledgers(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """The ledgers of preprocessing, ``<cohort>-<number>/<job>.tsv``, as one table with a column `cohort`."""
+def weights_name(config: Mapping[str, Any], run: str) -> str:
+    """What a person knows the weights by."""
+    return str(config["pretrain"]["weights"]) if run == "given" else f"results/pretrain/{run}/weights.safetensors"
+
+
+def read_ledgers(paths: Iterable[str | Path], quality: Iterable[str | Path] = ()) -> pd.DataFrame:
+    """The ledgers of preprocessing, ``<cohort>-<number>/<job>.tsv``, as one table with a column `cohort`.
+
+    Images that the tables of `quality` exclude have that status here, with the rule as their reason.
+    """
     parts = [read_table(path).assign(cohort=Path(path).parent.name.rpartition("-")[0]) for path in paths]
-    return pd.concat(parts, ignore_index=True)
+    ledger = pd.concat(parts, ignore_index=True).astype({"reason": object})
+    for path in quality:
+        judged = read_table(path)
+        rules = judged[judged["status"] == "excluded"].set_index("image_id")["reason"]
+        rows = ledger["image_id"].isin(rules.index)
+        ledger.loc[rows, "status"], ledger.loc[rows, "reason"] = "excluded", ledger.loc[rows, "image_id"].map(rules)
+    return ledger
 
 
-def render(content: Mapping[str, Any]) -> str:
-    """The page; every text in `content` is escaped."""
+def render(content: Mapping[str, Any], template: str = "report.html.j2") -> str:
+    """A page of one of the templates; every text in `content` is escaped."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=loader, autoescape=True, **options)
     environment.filters["number"] = lambda value: MISSING if value is None or pd.isna(value) else f"{value:,}"
     environment.filters |= {"p": p_text, "signed": signed}
-    return environment.get_template("report.html.j2").render(version=__version__, **content)
+    return environment.get_template(template).render(version=__version__, **content)
 
 
 def embed(path: str | Path) -> str:
@@ -246,7 +272,9 @@ def accounting(ledger: pd.DataFrame, excluded: pd.DataFrame, images: pd.DataFram
     rows: list[tuple[str, int, int]] = [("T1-weighted images found", len(excluded) + len(ledger), 0)]
     rows += [(f"left out of the manifest: {words(reason)}", len(g), 1) for reason, g in _by(excluded, "reason")]
     rows.append(("in the manifest", len(ledger), 0))
-    rows += [(f"failed: {words(reason)}", len(g), 1) for reason, g in _by(ledger[ledger["status"] != "ok"], "reason")]
+    for status, said in LOST.items():
+        lost = ledger[ledger["status"] == status]
+        rows += [(f"{said}: {words(reason)}", len(group), 1) for reason, group in _by(lost, "reason")]
     rows.append(("preprocessed and cached", usable, 0))
     names = {"train": "pretraining: training", "validation": "pretraining: validation", "test": "never pretrained on"}
     rows += [(name, int((images["role"] == role).sum()), 1) for role, name in names.items()]
@@ -262,12 +290,13 @@ def _by(table: pd.DataFrame, column: str) -> list[tuple[Any, pd.DataFrame]]:
 
 
 def failure_rows(ledger: pd.DataFrame, reasons: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Failed images by reason and cohort, with what the reason means."""
+    """Failed and excluded images by reason and cohort, with what the reason means."""
     rows = []
     for reason, group in _by(ledger[ledger["status"] != "ok"], "reason"):
         counts = group["cohort"].value_counts()
         cohorts = ", ".join(f"{cohort} {count:,}" for cohort, count in counts.items())
-        meaning = reasons.get(str(reason), "no reason was recorded")
+        known = EXCLUDED if (group["status"] == "excluded").all() else "no reason was recorded"
+        meaning = reasons.get(str(reason), known)
         rows.append({"reason": words(reason), "meaning": meaning, "images": len(group), "cohorts": cohorts})
     return rows
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .cache import made_by
 from .errors import InputError
-from .files import fingerprint
+from .files import digest_of_rows, fingerprint, read_facts, read_table, write_table
 
 COLUMNS = ["image_id", "participant_id", "role", "label", "cohort", "shard", "row", "index_row", "checksum"]
 INFEASIBLE = 0.01  # share of resamples that may fail before a task x n counts as one its pool can't give
@@ -137,6 +138,33 @@ def _draw_once(labels, people, counts, min_per_class, generator) -> list[np.ndar
         if np.bincount(labels[rows], minlength=2).min() < min_per_class:
             return None
     return sets
+
+
+def write_resample(resample: pd.DataFrame, path: str | Path, facts: Mapping[str, Any]) -> None:
+    """Write a resample with its facts and, among them, the digest of its rows and the engines of its images.
+
+    Parameters
+    ----------
+    resample : COLUMNS and, of the index, `engine` and `engine_version`
+    facts : `task`, `n`, `replicate`, `redraws` and `fingerprint`
+    """
+    rows = resample[COLUMNS]
+    write_table(rows, path, {**facts, "images_made_by": made_by(resample), "rows": digest_of_rows(rows)})
+
+
+def read_resample(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A resample and its facts, refused where it is not what was drawn, or a participant is in two sets.
+
+    Raises
+    ------
+    InputError
+        naming the file
+    """
+    resample, facts = read_table(path), read_facts(path)
+    if facts.get("rows") != digest_of_rows(Path(path)):
+        raise InputError(path, "", "its rows are not those that were drawn", "delete the file and run again")
+    check_disjoint(resample, path)
+    return resample, facts
 
 
 def check_disjoint(resample: pd.DataFrame, file: str | Path = "resample") -> None:

@@ -1,20 +1,18 @@
-"""Who pretrains, who validates, who stays unseen, and the proof that nobody is on two sides.
+"""Who pretrains, who validates, who stays unseen.
 
-Goes in: a cohort's index and its roles.  Comes out: a role per image, and over all cohorts the certificate.
+Goes in: a cohort's index and its roles.  Comes out: a role per image; certificate.py proves them.
 The unit is the participant: all images of a person have one role, or are not used.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .errors import InputError, Mistakes
+from .errors import InputError
 from .seeds import seed_from
 
 SETS = ("train", "validation", "test")
@@ -126,121 +124,3 @@ def join_splits(splits: Sequence[pd.DataFrame], indices: Sequence[pd.DataFrame])
             raise InputError(f"results/split/cohorts/{cohort}.tsv", "", what, "delete it and run again")
         joined.append(pd.concat([split[COLUMNS], index[ABOUT].set_axis(split.index)], axis=1))
     return pd.concat(joined, ignore_index=True)
-
-
-def certificate(
-    splits: Sequence[pd.DataFrame], indices: Sequence[pd.DataFrame], roles: Mapping[str, Collection[str]]
-) -> dict[str, Any]:
-    """Prove that no participant, and no scan under two names, is in two of training, validation and test.
-
-    Parameters
-    ----------
-    splits, indices : of all cohorts, in the same order; an index has `checksum`, of the cached image's bytes
-    roles : the roles of each cohort
-
-    Returns
-    -------
-    JSON values: `counts` per set and per cohort and set (participants, images, age in years, share of females),
-    `overlaps` of every pair of sets (participants, identical scans), `identical_scans_within_sets`, `digests`
-    (SHA-256 of each set's sorted participants, one per line), `shared_cohorts` (on both sides), `statement`
-
-    Raises
-    ------
-    InputError
-        one line for each participant or scan on two sides, each participant that validates with several images
-        and each image that pretrains from a cohort without that role
-    """
-    images = join_splits(splits, indices)
-    images["checksum"] = pd.concat([index["checksum"] for index in indices], ignore_index=True)
-    used = images[images["role"].isin(SETS)]
-    mistakes = Mistakes()
-    for column in ("participant_id", "checksum"):
-        for error in _crossings(used, column):
-            mistakes.add(error, "results/split/cohorts", column)
-    for error in _out_of_place(images, roles):
-        mistakes.add(error, "results/split/cohorts")
-    mistakes.raise_if_any()
-    people = {role: set(used.loc[used["role"] == role, "participant_id"]) for role in SETS}
-    scans = {role: set(used.loc[used["role"] == role, "checksum"].dropna()) for role in SETS}
-    overlaps = [
-        {
-            "sets": [one, other],
-            "participants": len(people[one] & people[other]),
-            "identical_scans": len(scans[one] & scans[other]),
-        }
-        for one, other in combinations(SETS, 2)
-    ]
-    counts = {role: _counts(images[images["role"] == role]) for role in ROLES}
-    by_cohort = {
-        cohort: {role: _counts(images[(images["cohort"] == cohort) & (images["role"] == role)]) for role in ROLES}
-        for cohort in roles
-    }
-    shared = [c for c, has in by_cohort.items() if has["test"]["images"] and has["train"]["images"]]
-    sizes = ", ".join(f"{counts[role]['participants']} in {role}" for role in SETS)
-    return {
-        "counts": counts,
-        "cohorts": by_cohort,
-        "overlaps": overlaps,
-        "identical_scans_within_sets": {role: _identical(used[used["role"] == role]) for role in SETS},
-        "shared_cohorts": shared,
-        "digests": {role: digest_of_participants(people[role]) for role in SETS},
-        "statement": f"No participant and no scan is in two of training, validation and test ({sizes}).",
-    }
-
-
-def digest_of_participants(people: Collection[str]) -> str:
-    """SHA-256 of the sorted participants, one per line: equal for equal sets, whatever their order."""
-    return hashlib.sha256("\n".join(sorted(people)).encode()).hexdigest()
-
-
-def _crossings(used: pd.DataFrame, column: str) -> list[InputError]:
-    """An error for each participant, or checksum, that is in more than one set."""
-    known = used[used[column].notna()]
-    sets = known.groupby(column)["role"].nunique()
-    errors = []
-    for name in sets.index[sets > 1]:
-        rows = known[known[column] == name]
-        first = rows.iloc[0]
-        other = rows[rows["role"] != first["role"]].iloc[0]
-        file = f"results/split/cohorts/{other['cohort']}.tsv"
-        if column == "participant_id":
-            what = f"the participant is in {first['role']} and in {other['role']}"
-            errors.append(InputError(file, name, what, "delete the cohorts' splits and run again"))
-        else:
-            what = f"it is the same scan as {first['image_id']}, in {other['role']} and in {first['role']}"
-            errors.append(InputError(file, other["image_id"], what, "remove one of the two from its data set"))
-    return errors
-
-
-def _out_of_place(images: pd.DataFrame, roles: Mapping[str, Collection[str]]) -> list[InputError]:
-    """An error for each cohort that pretrains without the role, and each participant validating with many images."""
-    pretrain = images[images["role"].isin(["train", "validation"])]
-    errors = [
-        InputError(f"results/split/cohorts/{cohort}.tsv", "", "images of it pretrain without that role", "run it again")
-        for cohort in pretrain["cohort"].unique()
-        if "pretraining" not in roles[cohort]
-    ]
-    validation = images[images["role"] == "validation"]
-    many = validation["participant_id"].value_counts()
-    for name in many.index[many > 1]:
-        cohort = validation.loc[validation["participant_id"] == name, "cohort"].iloc[0]
-        what = f"the participant validates with {many[name]} images instead of one"
-        errors.append(InputError(f"results/split/cohorts/{cohort}.tsv", name, what, "delete it and run again"))
-    return errors
-
-
-def _identical(images: pd.DataFrame) -> int:
-    """How many scans stand under the names of two participants, or more."""
-    return int((images.dropna(subset="checksum").groupby("checksum")["participant_id"].nunique() > 1).sum())
-
-
-def _counts(images: pd.DataFrame) -> dict[str, Any]:
-    """Participants, images, age over images (years) and share of females over participants of known sex."""
-    age = images["age"].dropna().astype(float)
-    sex = images.groupby("participant_id")["sex"].first().dropna().astype(float)
-    return {
-        "participants": int(images["participant_id"].nunique()),
-        "images": len(images),
-        "age": {name: round(float(getattr(age, name)()), 3) if len(age) else None for name in ("min", "mean", "max")},
-        "female_share": round(float((sex == 0).mean()), 4) if len(sex) else None,
-    }

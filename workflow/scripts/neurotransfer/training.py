@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .batches import Images, as_input, augment, epoch_order
+from .cache import made_by
 from .checkpoints import Checkpoints, asked_to_stop
 from .device import place
 from .errors import InputError
@@ -317,9 +318,14 @@ def metadata_of(
     network: Mapping[str, Any],
     crop: Sequence[int],
     preprocessing: Mapping[str, Any],
-    seed: int,
+    key: bytes,
 ) -> dict[str, Any]:
-    """What the file of weights says of them: what they must be used with, and what they come from."""
+    """What the file of weights says of them: what they must be used with, and what they come from.
+
+    Parameters
+    ----------
+    key : the study key that the participants' digests are made with; it is not among what is returned
+    """
     best = result.history.iloc[result.epoch]
     figures = {"epoch": result.epoch, "epochs": len(result.history), "images": len(tables[0])}
     figures["participants"] = int(tables[0]["participant_id"].nunique())
@@ -332,5 +338,6 @@ def metadata_of(
         "preprocessing": {name: preprocessing[name] for name in ("engine", "voxel_size", "grid")},
         "targets": as_metadata(targets),
         "training": figures,
-        "participants": digests_of(participants_of(tables)["participant_id"], str(seed_from(seed, "participants"))),
+        "images_made_by": made_by(tables[0]),
+        "participants": digests_of(participants_of(tables)["participant_id"], key),
     }

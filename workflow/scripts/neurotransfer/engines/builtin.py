@@ -7,7 +7,6 @@ ICBM 2009a nonlinear asymmetric one that nilearn bundles, skull-stripped, at 1 m
 from __future__ import annotations
 
 import functools
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,9 @@ from scipy import ndimage
 
 from ..errors import ImageError
 from ..volumes import stats_text
+from . import Scan
+from .inputs import read_image
+from .outputs import LARGEST, SMALLEST
 
 LEFT_RIGHT = ("Left", "Right")
 # SegIds: FreeSurfer's where the meaning agrees, 12000 and up for template regions that have none there.
@@ -36,6 +38,36 @@ for _side, _ids in enumerate(((2, 4, 8, 7, 17, 10), (41, 43, 47, 46, 53, 49))):
 def version() -> str:
     """Version of what this engine computes; raised when its results change."""
     return "1"
+
+
+class Builtin:
+    """The engine for one job; see `Engine`."""
+
+    at_once = 1  # it works in this process
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = settings
+
+    def check(self) -> None:
+        """Nothing outside of Python is needed."""
+
+    def facts(self, scan: Scan) -> dict[str, Any]:
+        """What the outputs depend on."""
+        return {"version": version()} | {name: self._settings[name] for name in ("voxel_size", "grid")}
+
+    def made_by(self, scan: Scan) -> tuple[str, str]:
+        """This engine, in this version."""
+        return "builtin", version()
+
+    def run(self, scan: Scan, folder: Path, *, alone: bool = False) -> None:
+        """See `Engine`."""
+        run(scan.t1w, folder, self._settings)
+
+    def stop(self) -> None:
+        """Nothing runs but this process."""
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -75,34 +107,6 @@ def _like(
     start = nibabel.io_orientation(canonical.affine)
     change = nibabel.orientations.ornt_transform(start, nibabel.io_orientation(orig.affine))
     return nibabel.MGHImage(nibabel.apply_orientation(values, change), orig.affine)
-
-
-def read_image(source: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels, float32 [X, Y, Z], and affine of a T1-weighted image, checked."""
-    try:
-        image = nibabel.load(source)
-        data = np.asarray(image.dataobj, dtype=np.float32)
-    except nibabel.filebasedimages.ImageFileError as error:
-        raise ImageError("not_an_image", f"{source.name}: {error}") from None
-    except (OSError, EOFError, ValueError, zlib.error, nibabel.spatialimages.HeaderDataError) as error:
-        raise ImageError("truncated", f"{source.name}: {error}") from None
-    if data.ndim == 4 and data.shape[3] == 1:
-        data = data[..., 0]
-    if data.ndim == 2 or (data.ndim == 3 and min(data.shape) < 16):
-        raise ImageError("flat", f"{source.name}: {' x '.join(map(str, data.shape))} voxels")
-    if data.ndim != 3:
-        raise ImageError("not_3d", f"{source.name}: {data.ndim} axes, {' x '.join(map(str, data.shape))} voxels")
-    if not np.isfinite(data).all():
-        raise ImageError("not_finite", f"{source.name}: {np.mean(~np.isfinite(data)):.1%} of the voxels")
-    if data.min() == data.max():
-        raise ImageError("all_zero", f"{source.name}: every voxel is {data.flat[0]:g}")
-    affine = np.asarray(image.affine, float)
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or (sizes < 0.2).any() or (sizes > 12).any():
-        raise ImageError("bad_affine", f"{source.name}: voxels of {sizes} mm")
-    if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.5:
-        raise ImageError("bad_affine", f"{source.name}: its axes lie in one plane")
-    return data, affine
 
 
 def conform(data: np.ndarray, affine: np.ndarray, voxel_size: float, grid: list[int]) -> nibabel.MGHImage:
@@ -276,9 +280,9 @@ def brain_mask(image: np.ndarray, brain: np.ndarray, voxel_size: float) -> np.nd
     if count > 1:
         found = labels == 1 + np.argmax(ndimage.sum_labels(found, labels, range(1, count + 1)))
     found = ndimage.binary_fill_holes(ndimage.binary_closing(found, ball, max(1, round(2 / voxel_size))) | found)
-    volume = found.sum() * voxel_size**3 / 1000
-    if not 400 < volume < 2800:
-        raise ImageError("mask_failed", f"the mask has {volume:.0f} ml, no human brain")
+    litres = found.sum() * voxel_size**3 / 1e6
+    if not SMALLEST < litres < LARGEST:
+        raise ImageError("mask_failed", f"the mask has {1000 * litres:.0f} ml, no human brain")
     return found
 
 

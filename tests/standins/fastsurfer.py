@@ -1,0 +1,218 @@
+"""Stands in for FastSurfer's run_fastsurfer.sh: its options, its log, its files, and its ways of failing."""
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow/scripts"))
+
+VERSION = os.environ.get("STANDIN_VERSION", "2.5.0")
+# The options of the real script, in lower case as it reads them: alone, or with a value.
+ALONE = """--allow_root --3t --surf_only --no_biasfield --tal_reg --no_cuda --no_asegdkt --no_aparc --no_cereb
+    --no_hypothal --qc_snap --seg_only --fstess --fsqsphere --fsaparc --no_surfreg --parallel --ignore_fs_version
+    --no_fs_t1 --segstats_legacy --base -h --help"""
+WITH_VALUE = """--fs_license --sid --sd --t1 --t2 --seg_log --conformed_name --norm_name --norm_name_t2 --seg
+    --asegdkt_segfile --aparc_aseg_segfile --vox_size --threads --py --device --batch --viewagg_device
+    --run_viewagg_on --asegdkt_statsfile --aseg_segfile --mask_name --merged_segfile --cereb_segfile --cereb_statsfile
+    --hypo_segfile --hypo_statsfile --reg_mode --long"""
+FLAGS, VALUES = ALONE.split(), WITH_VALUE.split()
+if VERSION.split(".")[:2] >= ["2", "5"]:
+    FLAGS.append("--no_cc")
+TIMES = 4  # the builtin engine works on voxels of 4 mm, each of which becomes 64 of 1 mm: quick, and the real grid
+
+
+def trace(**facts: object) -> None:
+    """Leave a line for the test to read."""
+    if path := os.environ.get("STANDIN_TRACE"):
+        with Path(path).open("a") as file:
+            file.write(json.dumps(facts | {"time": time.time(), "pid": os.getpid()}) + "\n")
+
+
+def end(line: str, status: int = 1) -> None:
+    """Say a last word and end."""
+    print(line, flush=True)
+    sys.exit(status)
+
+
+def parse(arguments: list[str]) -> dict[str, str]:
+    """The options as the real script takes them: an unknown one ends it, an empty one is passed over."""
+    options = {}
+    rest = iter(arguments)
+    for argument in rest:
+        key = argument.lower()
+        if key in VALUES:
+            options[key] = next(rest, "")
+        elif key in FLAGS or key == "--version":
+            options[key] = ""
+        elif key:
+            end(f"ERROR: Flag '{key}' unrecognized.")
+    return options
+
+
+def check(options: dict[str, str]) -> None:
+    """What the real script checks before it begins."""
+    if "--fs_license" in options and not Path(options["--fs_license"]).is_file():
+        end(f"ERROR: Provided FreeSurfer license file {options['--fs_license']} could not be found. Exiting...")
+    if os.getuid() == 0 and "--allow_root" not in options:
+        end("ERROR: You are trying to run 'run_fastsurfer.sh' as root. We advice to avoid running FastSurfer")
+    if not options.get("--sd"):
+        end("ERROR: No subject directory defined via --sd. This is required!")
+    if not options.get("--sid"):
+        end("ERROR: You must supply a subject name via --sid!")
+    size = options.get("--vox_size", "min")
+    if size != "min" and not 0 < float(size) <= 1:
+        end("ERROR: negative voxel sizes and voxel sizes beyond 1 are not supported.")
+    if "--seg_only" not in options or "--tal_reg" in options:
+        end("ERROR: The surface pipeline and the talairach-registration require a FreeSurfer License, but none")
+    if not Path(options.get("--t1", "")).is_file() or not options["--t1"].startswith("/"):
+        end(f"ERROR: T1 image ({options.get('--t1')}) could not be found. You must supply an existing T1 input")
+
+
+def result_of(t1w: Path) -> Path:
+    """A folder with the builtin engine's result in FastSurfer's layout, made once for each image's bytes."""
+    content = t1w.read_bytes()
+    content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    folder = Path(os.environ["STANDIN_CACHE"]) / hashlib.sha256(content).hexdigest()
+    if folder.exists():
+        return folder
+    import nibabel
+    import numpy as np
+    from neurotransfer.engines import builtin
+    from neurotransfer.volumes import stats_text
+
+    part = folder.with_name(f"{folder.name}.{os.getpid()}")
+    (part / "coarse").mkdir(parents=True)
+    builtin.run(t1w, part / "coarse", {"voxel_size": float(TIMES), "grid": [48, 48, 48], "threads": 1})
+    (part / "mri").mkdir()
+    arrays = {}
+    for name in ("orig", "mask", "aparc.DKTatlas+aseg.deep"):
+        coarse = nibabel.load(part / f"coarse/mri/{name}.mgz")
+        fine = np.asarray(coarse.dataobj).astype(np.uint8 if name != "aparc.DKTatlas+aseg.deep" else np.int16)
+        for axis in range(3):
+            fine = fine.repeat(TIMES, axis)
+        affine = coarse.affine @ np.diag([1 / TIMES] * 3 + [1])
+        affine[:3, 3] = (coarse.affine @ [*[(1 - TIMES) / 2 / TIMES] * 3, 1])[:3]
+        nibabel.save(nibabel.MGHImage(fine, affine), part / f"mri/{name}.mgz")
+        arrays[name] = fine
+    text = stats_text(arrays["aparc.DKTatlas+aseg.deep"], arrays["orig"], arrays["mask"], builtin.NAMES, 1.0)
+    (part / "aseg+DKT.stats").write_text(text)
+    shutil.rmtree(part / "coarse")
+    with contextlib.suppress(OSError):  # another process was quicker
+        part.rename(folder)
+    return folder
+
+
+def write(subject: Path, t1w: Path, fault: str) -> None:
+    """The files of a run, less what the fault takes away."""
+    made = result_of(t1w)
+    (subject / "mri/orig").mkdir(parents=True)
+    (subject / "stats").mkdir()
+    shutil.copyfile(t1w, subject / "mri/orig/001.mgz")
+    for path in (made / "mri").iterdir():
+        shutil.copyfile(path, subject / "mri" / path.name)
+    shutil.copyfile(subject / "mri/orig.mgz", subject / "mri/orig_nu.mgz")
+    plain = subject / "stats/aseg+DKT.stats"
+    if fault in ("vinn", "absolute_link") or (not fault and VERSION >= "2.5"):
+        shutil.copyfile(made / "aseg+DKT.stats", subject / "stats/aseg+DKT.VINN.stats")
+        plain.symlink_to("/output/of/the/container.stats" if fault == "absolute_link" else "aseg+DKT.VINN.stats")
+    else:
+        shutil.copyfile(made / "aseg+DKT.stats", plain)
+    if fault == "no_mask":
+        (subject / "mri/mask.mgz").unlink()
+    if fault == "truncated":
+        orig = subject / "mri/orig.mgz"
+        orig.write_bytes(orig.read_bytes()[: orig.stat().st_size // 2])
+    if fault == "no_stats":
+        plain.unlink()
+    if fault == "half_stats":
+        plain.write_text(plain.read_text()[:700])
+    if fault in ("other_grid", "small_brain"):
+        spoil(subject / "mri/mask.mgz", fault)
+
+
+def spoil(path: Path, fault: str) -> None:
+    """A mask on another grid, or of a brain that is no brain."""
+    import nibabel
+    import numpy as np
+
+    mask = nibabel.load(path)
+    values, affine = np.asarray(mask.dataobj).copy(), mask.affine.copy()
+    if fault == "small_brain":
+        values.flat[np.flatnonzero(values)[: -values.sum() // 6]] = 0
+    else:
+        affine[0, 3] += 5
+    nibabel.save(nibabel.MGHImage(values, affine), path)
+
+
+def main() -> None:
+    """Run as the real script would; how it fails is told per subject."""
+    options = parse(sys.argv[1:])
+    if "--version" in options:
+        end(f"{VERSION}+standin", 0)
+    check(options)
+    subject = Path(options["--sd"], options["--sid"])
+    fault = json.loads(Path(os.environ["STANDIN_FAULTS"]).read_text()).get(options["--sid"], "")
+    (subject / "scripts").mkdir(parents=True)
+    (subject / "scripts/build.log").write_text(" ".join(sys.argv) + "\n")
+    alone = options.get("--viewagg_device") == "cpu"
+    trace(event="start", sid=options["--sid"], arguments=sys.argv[1:], tmpdir=os.environ.get("TMPDIR"),
+          gpus=os.environ.get("CUDA_VISIBLE_DEVICES"))  # fmt: skip
+    status = run(options, subject, fault, alone)
+    trace(event="end", sid=options["--sid"])
+    sys.exit(status)
+
+
+def run(options: dict[str, str], subject: Path, fault: str, alone: bool) -> int:
+    """The segmentation, with one fault at most; the exit status."""
+
+    def say(line: str) -> None:
+        with (subject / "scripts/deep-seg.log").open("a") as log:
+            log.write(line + "\n")
+        print(line, flush=True)
+
+    say(f"Version: {VERSION}+standin")
+    say(f"[INFO: common.py:  106]: Using device: {os.environ.get('STANDIN_DEVICE', 'cuda')}")
+    if fault == "slow":
+        time.sleep(1.5)
+    if fault == "exit_1":
+        say("ValueError: could not broadcast input array from shape (3,) into shape (4,)")
+        say("ERROR: FastSurfer asegdkt segmentation failed.")
+        return 1
+    if fault == "hang":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the real script only writes to its log
+        with subprocess.Popen(["sleep", "600"]) as child:
+            trace(event="child", sid=options["--sid"], child=child.pid)
+            child.wait()
+    if fault == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "inner_killed":
+        say('run_fastsurfer.sh: line 1040:   311 Killed                  "${cmd[@]}"')
+        say("ERROR: FastSurfer asegdkt segmentation failed.")
+        return 1
+    if fault == "gpu_memory_always" or (fault == "gpu_memory" and not alone):
+        # the real script has gone on after this, and ended with whatever came next
+        say("[CRITICAL: common.py:  158]: ERROR - INSUFFICIENT GPU MEMORY")
+        say("[INFO: common.py:  169]: Using GPU 0; 1.82 GiB total capacity; 6.93 MiB already allocated.")
+        say("ERROR: Biasfield correction failed!")
+        return 1
+    if fault == "no_space":
+        say("OSError: [Errno 28] No space left on device")
+        return 1
+    if fault == "too_small":
+        say(
+            "[WARNING: run_prediction.py:  766]: Total segmentation volume is too small. Segmentation may be corrupted."
+        )
+    write(subject, Path(options["--t1"]), fault)
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The paper's configuration on tables of the paper's shape, smaller: it dry-runs, with the jobs that it must have."""
+
+import sys
+
+import pytest
+from runs import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+
+import dry_run
+import paper_study
+
+SHARE, REPLICATES = 0.02, 3
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """The tables with a job per image, their overlay, and how many images each cohort has."""
+    folder = tmp_path_factory.mktemp("paper")
+    cohorts = paper_study.write_study(folder, SHARE)
+    overlay = folder / "jobs.yaml"
+    overlay.write_text(f"manifest: {{images_per_job: 1}}\nresampling: {{replicates: {REPLICATES}}}\n")
+    return folder, overlay, {cohort.name: cohort.images for cohort in cohorts}
+
+
+def test_the_whole_study_has_the_papers_numbers():
+    cohorts = {cohort.name: cohort for cohort in paper_study.designs()}
+    assert len(cohorts) == 45
+    assert sum(cohort.images for cohort in cohorts.values()) == 114_257
+    assert sum(cohort.participants for cohort in cohorts.values()) == 80_931
+    assert (cohorts["ADNI"].images, cohorts["ADNI"].participants) == (10_660, 1_678)
+    assert (cohorts["TOP"].images, cohorts["TOP"].participants) == (1_037, 861)
+    assert sum("pretraining" in cohort.roles for cohort in cohorts.values()) == 25
+
+
+def test_every_image_has_a_job_and_every_replicate_its_fits(tables):
+    folder, overlay, images = tables
+    compiled = dry_run.manifest(folder, overlay)
+    jobs = dry_run.jobs_by_rule(dry_run.snakemake(folder, overlay, "--dry-run", "--quiet", "rules").text)
+    shards = sum(-(-count // 64) for count in images.values())
+    assert jobs["preprocess"] == sum(images.values())
+    assert jobs["cache"] == shards and jobs["index"] == jobs["split"] == 45
+    resamples = 2 * 5 * REPLICATES
+    assert jobs["resample"] == jobs["linear"] == jobs["baseline"] == jobs["transfer"] == resamples
+    assert jobs["pretrain"] == jobs["evaluate"] == jobs["report"] == 1
+    assert jobs["total"] == sum(count for rule, count in jobs.items() if rule != "total")
+    assert compiled.mib < 500
+
+
+def test_parsing_is_short_beside_snakemakes_own_start(tables):
+    """Every job parses the Snakefile; the bound is generous, for a machine that does something else as well."""
+    folder, overlay, _ = tables
+    if not (folder / "results").exists():
+        dry_run.manifest(folder, overlay)
+    empty = dry_run.best(2, lambda: dry_run.snakemake_alone(folder))
+    ours = dry_run.best(2, lambda: dry_run.snakemake(folder, overlay, "--list-rules"))
+    assert ours.cpu - empty.cpu < 1.0

@@ -1,0 +1,46 @@
+# Figures of cached images -> how unusual each is in its cohort, who is left out for it, and a page to look at.
+
+QUALITY = config["quality"]
+
+
+rule quality:
+    """Robust z-scores within a cohort and age band, and the rules that exclude."""
+    input:
+        shards=shards_of_cohort("manifest/shards"),
+        caches=shards_of_cohort("cache"),
+    output:
+        "results/quality/{cohort}.tsv",
+    log:
+        "logs/quality/{cohort}.log",
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 1000 * attempt,
+        runtime=lambda wc, attempt: (5 + len(study.shards_of(wc.cohort)) // 20) * attempt,
+    params:
+        quality={name: QUALITY[name] for name in ("age_band", "min_group", "exclude")},
+    script:
+        "../scripts/quality.py"
+
+
+rule quality_page:
+    """The most unusual images first, with the outline of their mask; private, since it shows people's heads."""
+    input:
+        quality=expand("results/quality/{cohort}.tsv", cohort=study.cohorts),
+        slices=[f"results/cache/{shard}.slices.npy" for shard in study.shards],
+        ledgers=[
+            f"results/preprocessed/{shard.name}/{job}.tsv" for shard in study.shards.values() for job in shard.jobs
+        ],
+    output:
+        "results/quality/quality.html",
+    log:
+        "logs/quality_page.log",
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        study=config["study"],
+        page=QUALITY["page"],
+        exclude=QUALITY["exclude"],
+    script:
+        "../scripts/quality_page.py"

@@ -1,0 +1,17 @@
+"""Compare every head of the study with every other; list the pairs that look alike."""
+
+from neurotransfer import jobs
+
+with jobs.job(snakemake):
+    import numpy as np
+    import pandas as pd
+    from neurotransfer.duplicates import find_pairs, small_voxel, volumes_of
+    from neurotransfer.files import read_table, write_json, write_table
+
+    source, params = snakemake.input, snakemake.params
+    images = pd.concat([read_table(path) for path in source.indices], ignore_index=True)
+    heads = np.concatenate([np.load(path, allow_pickle=False) for path in source.heads])
+    volumes = volumes_of(images, source.volumes)
+    pairs, summary = find_pairs(heads, images, volumes, small_voxel(params.voxel_size), params.duplicates)
+    write_table(pairs, snakemake.output.pairs)
+    write_json(snakemake.output.summary, summary)

@@ -1,0 +1,13 @@
+"""The shapes of one cohort's heads, a row per image of its index."""
+
+from neurotransfer import jobs
+
+with jobs.job(snakemake):
+    import numpy as np
+    from neurotransfer.duplicates import heads_of, small_voxel, volumes_of
+    from neurotransfer.files import read_table, written_whole
+
+    volumes = volumes_of(read_table(snakemake.input.index), snakemake.input.volumes)
+    heads = heads_of(volumes, small_voxel(snakemake.params.voxel_size), snakemake.threads)
+    with written_whole(snakemake.output[0], "wb") as file:
+        np.save(file, heads, allow_pickle=False)
