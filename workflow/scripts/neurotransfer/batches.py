@@ -6,6 +6,7 @@ run that stops and goes on sees what an undisturbed one would have seen.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ from .errors import InputError
 from .seeds import seed_from
 
 OPEN_SHARDS = 256  # memory maps kept; each holds a file descriptor, of which a process often has 1,024
-AHEAD = 2  # batches read while the device works on one
+READERS = 2  # threads, each of which reads a batch ahead while the device works on one
 
 
 class Images:
@@ -40,6 +41,7 @@ class Images:
         self.folder = Path(folder)
         self.checked = np.zeros(len(table), bool)
         self.maps: dict[str, np.ndarray] = {}
+        self.opening = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -69,21 +71,22 @@ class Images:
         return batch
 
     def _map(self, shard: str) -> np.ndarray:
-        if shard not in self.maps:
-            if len(self.maps) >= OPEN_SHARDS:
-                self.maps.pop(next(iter(self.maps)))
-            self.maps[shard] = open_shard(self.folder / f"{shard}.npy")
-        return self.maps[shard]
+        with self.opening:
+            if shard not in self.maps:
+                if len(self.maps) >= OPEN_SHARDS:
+                    self.maps.pop(next(iter(self.maps)))
+                self.maps[shard] = open_shard(self.folder / f"{shard}.npy")
+            return self.maps[shard]
 
     def batches(self, order: Sequence[np.ndarray], device: torch.device) -> Iterator[Tensor]:
-        """The batches of `order` on the device, the next ones read by a thread while one is used."""
+        """The batches of `order` on the device, the next ones read by threads while one is used."""
         pinned = device.type == "cuda"
-        with ThreadPoolExecutor(1) as reader:
-            pending = [reader.submit(self.read, positions, pinned) for positions in order[:AHEAD]]
+        with ThreadPoolExecutor(READERS) as readers:
+            pending = [readers.submit(self.read, positions, pinned) for positions in order[:READERS]]
             for step in range(len(order)):
                 batch = pending.pop(0).result()
-                if step + AHEAD < len(order):
-                    pending.append(reader.submit(self.read, order[step + AHEAD], pinned))
+                if step + READERS < len(order):
+                    pending.append(readers.submit(self.read, order[step + READERS], pinned))
                 yield batch.to(device, non_blocking=pinned)
 
 

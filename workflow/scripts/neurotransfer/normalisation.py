@@ -91,9 +91,10 @@ class _NormalisePoolReLU(torch.autograd.Function):
         wide = torch.promote_types(x.dtype, torch.float32)
         pooled = _rows(most)  # [N d h w, C]
         out = torch.addcmul((bias - mean * scale).to(wide), pooled, scale.to(wide)).relu_().to(x.dtype)
-        ctx.save_for_backward(rows, pooled, _rows(at), out, mean, slope, weight, count)
+        at = _rows(at.int()) if x[0, 0].numel() < 2**31 else _rows(at)  # half of what max-pool's own 64 bits take
+        ctx.save_for_backward(rows, pooled, at, out, mean, slope, weight, count)
         ctx.shape, ctx.training = x.shape, running is None
-        volumes = out.view(len(x), *most.shape[2:], -1).permute(0, 4, 1, 2, 3)
+        volumes = out.view(len(x), *most.shape[2:], x.shape[1]).permute(0, 4, 1, 2, 3)
         ctx.mark_non_differentiable(mean, variance, count)
         return volumes, mean, variance, count
 
@@ -103,8 +104,8 @@ class _NormalisePoolReLU(torch.autograd.Function):
         rows, pooled, at, out, mean, slope, weight, count = ctx.saved_tensors
         wide = torch.promote_types(rows.dtype, torch.float32)
         gradient = _rows(gradient).to(wide) * (out > 0)  # of the normalised maxima
-        normalised = (pooled - mean.to(wide)).mul_(slope.to(wide))
-        by_bias, by_weight = gradient.sum(0), normalised.mul_(gradient).sum(0)
+        by_bias = gradient.sum(0)
+        by_weight = (pooled - mean.to(wide)).mul_(slope.to(wide)).mul_(gradient).sum(0)
         scale = slope * weight
         if ctx.training:  # every voxel moves mean and variance, which lead back to it
             bias_mean, weight_mean = over_all_ranks(torch.stack([by_bias, by_weight]).double()) / count
@@ -118,7 +119,8 @@ class _NormalisePoolReLU(torch.autograd.Function):
         count_of_images, channels = ctx.shape[:2]
         moved = gradient.mul_(scale.to(wide)).to(rows.dtype)
         shape = (count_of_images, -1, channels)
-        result.view(shape).scatter_add_(1, at.view(shape), moved.view(shape))
+        for image, places, values in zip(result.view(shape), at.view(shape), moved.view(shape), strict=True):
+            image.scatter_add_(0, places.long(), values)
         result = result.view(count_of_images, *ctx.shape[2:], channels).permute(0, 4, 1, 2, 3)
         return result, by_weight.to(weight.dtype), by_bias.to(weight.dtype), None, None, None
 
