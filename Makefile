@@ -26,7 +26,7 @@ test: $(VENV)/.installed ## every test that needs no Slurm
 	@python -m pytest -n $(CORES) --dist loadgroup -m "not slurm"
 
 test-slurm: $(VENV)/.installed ## four faults on a real Slurm cluster on this machine: 6 minutes
-	@python -m pytest -m "slurm and not long" tests/slurm
+	@python -m pytest -n $(CORES) -m "slurm and not long" tests/slurm
 
 test-slurm-all: $(VENV)/.installed ## every fault, and the paper's fan-out: up to an hour each
 	@python -m pytest -m slurm tests/slurm

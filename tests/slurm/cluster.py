@@ -68,11 +68,12 @@ class Cluster:
     """A cluster whose files lie in `folder`.
 
     `environment` is what a process needs to talk to it; `epilog` is a script that each node runs after each
-    task, with which tests play a node whose clock is wrong or whose files arrive late.
+    task, with which tests play a node whose clock is wrong or whose files arrive late.  Clusters that start at
+    the same time take another `row` of ports each.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve()
+    def __init__(self, folder: Path, row: int = 0) -> None:
+        self.folder, self.row = folder.resolve(), row
         path = f"{self.folder}/bin:{os.environ['PATH']}"
         self.environment = os.environ | {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": path}
 
@@ -113,7 +114,9 @@ class Cluster:
         (self.folder / "bin/srun").chmod(0o755)
         plugins = _beside("slurmctld", "lib/*/slurm-wlm", "lib/*/slurm", "lib*/slurm")
         facts = {"host": socket.gethostname(), "user": getpass.getuser(), "folder": self.folder}
-        text = CONFIGURATION.format(**facts, plugins=plugins, ports=_free_ports(1 + len(NODES)))
+        text = CONFIGURATION.format(
+            **facts, plugins=plugins, ports=_free_ports(1 + len(NODES), 17000 + 1000 * self.row)
+        )
         (self.folder / "slurm.conf").write_text(text)
         (self.folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
 
@@ -218,14 +221,14 @@ def _beside(program: str, *patterns: str) -> Path:
     return found[0]
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_ports(count: int, start: int) -> list[int]:
     """A row of ports that nobody listens at, the nodes' one after the other."""
-    for first in range(17000, 27000, 10):
+    for first in range(start, start + 1000, 10):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for port in range(first, first + count):
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
             return list(range(first, first + count))
-    raise RuntimeError("no free ports from 17000 to 27000")
+    raise RuntimeError(f"no free ports from {start} on")
 
 
 def _kill(pid: int | None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cluster import PROGRAMS, Cluster, peak_mb_of
+from filelock import FileLock
 from runs import REPOSITORY, command, copy_of, neurotransfer, require_program, snakemake
 
 OVERLAYS = [REPOSITORY / "config/demo.yaml", REPOSITORY / "tests/slurm/study.yaml"]
@@ -24,10 +25,10 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory):
+def cluster(tmp_path_factory, worker_id: str):
     """Four nodes that are idle when the tests begin, and gone when they end."""
     require_program(*PROGRAMS)
-    place = Cluster(tmp_path_factory.mktemp("cluster"))
+    place = Cluster(tmp_path_factory.mktemp("cluster"), row=int("".join(filter(str.isdigit, worker_id)) or 0))
     try:
         place.up()
         yield place
@@ -36,20 +37,26 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory) -> Path:
+def undisturbed(tmp_path_factory, worker_id: str) -> Path:
     """The study as it ends when nothing happens to it; never written to.
 
     NEUROTRANSFER_UNDISTURBED names one that ran before, for people who work on these tests.
     """
     if prepared := os.environ.get("NEUROTRANSFER_UNDISTURBED"):
         return Path(prepared)
-    folder = tmp_path_factory.mktemp("undisturbed") / "study"
-    made = neurotransfer("simulate", folder, "--cohorts", "memory", "--processes", os.cpu_count() or 1)
-    assert made.returncode == 0, made.stderr
-    compiled = neurotransfer("manifest", "--directory", folder, "--configfile", *OVERLAYS)
-    assert compiled.returncode == 0, compiled.stderr
-    run = snakemake(folder, "--cores", os.cpu_count() or 1, "--quiet", "rules", overlays=OVERLAYS)
-    assert run.returncode == 0, run.stdout
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared if worker_id == "master" else shared.parent
+    folder = shared / "undisturbed"
+    with FileLock(shared / "undisturbed.lock"):
+        if not (folder / "finished").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            made = neurotransfer("simulate", folder, "--cohorts", "memory", "--processes", os.cpu_count() or 1)
+            assert made.returncode == 0, made.stderr
+            compiled = neurotransfer("manifest", "--directory", folder, "--configfile", *OVERLAYS)
+            assert compiled.returncode == 0, compiled.stderr
+            run = snakemake(folder, "--cores", os.cpu_count() or 1, "--quiet", "rules", overlays=OVERLAYS)
+            assert run.returncode == 0, run.stdout
+            (folder / "finished").touch()
     return folder
 
 
