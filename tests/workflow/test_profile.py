@@ -16,7 +16,7 @@ def test_the_profile_works_as_typed_and_sends_gpu_rules_to_the_gpu_partition(sma
 
 def test_only_linear_fits_and_their_resamples_are_grouped(repository_rules):
     grouped = [rule for rule, text in repository_rules.items() if re.search(r"^    group:", text, re.M)]
-    assert sorted(grouped) == ["linear", "resample"]
+    assert sorted(grouped) == ["covariates", "linear", "resample"]
 
 
 def test_every_rule_that_runs_a_script_states_what_it_needs(repository_rules):
