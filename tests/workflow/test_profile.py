@@ -60,7 +60,7 @@ def test_every_job_says_how_long_it_runs_and_how_much_memory_it_needs(jobs):
 
 def test_only_linear_fits_and_their_resamples_are_grouped(repository_rules):
     grouped = [rule for rule, text in repository_rules.items() if re.search(r"^    group:", text, re.M)]
-    assert sorted(grouped) == ["linear", "resample"]
+    assert sorted(grouped) == ["covariates", "linear", "resample"]
 
 
 def test_what_is_grouped_is_not_tried_again_since_a_group_is_repeated_whole(repository_rules, settings):

@@ -49,7 +49,7 @@ def figure(table: pd.DataFrame) -> str:
                 axes.set_xticks(range(len(sizes)), [str(n) for n in sizes])
                 axes.grid(axis="y", color=FAINT, linewidth=0.5)
                 axes.set_axisbelow(True)
-                axes.set_title(f"{pool}: {TITLES[scenario]}", fontsize=8.5)
+                axes.set_title(f"{pool}\n{TITLES[scenario]}", fontsize=8)
                 axes.set_xlabel("training images, n")
             row[0].set_ylabel("share rejected at 0.05")
         handles, names = grid[0, 0].get_legend_handles_labels()

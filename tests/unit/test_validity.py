@@ -1,0 +1,29 @@
+"""The simulated studies keep what they claim, leaks are caught, and a broken promise is said to be broken."""
+
+import numpy as np
+import pandas as pd
+from neurotransfer import validity
+from neurotransfer.simulated_pools import Population, draw_pool, replicate
+
+
+def test_a_pools_replicates_share_nobody_between_training_and_test():
+    population = Population(60, 90)
+    generator = np.random.default_rng(0)
+    found = replicate(draw_pool(population, generator), 40, 12, generator, same_features=True)
+    assert found.scores.shape == (2, 12 * 8) and (found.counts.sum(1) == 40).all()
+    assert not found.counts[found.replicates, found.people].any()
+
+
+def test_planted_leaks_are_caught_and_honest_studies_are_not_accused():
+    for leak in validity.leaks(3):
+        assert leak.caught and not leak.false_alarm
+
+
+def test_a_broken_promise_is_named():
+    intervals = pd.DataFrame({"n": [50], "interval": ["population"], "covered": [0.90]})
+    tests = pd.DataFrame({"n": [50], "scenario": ["this pool"], "test": ["sign_flip"], "rejected": [0.2]})
+    leak = validity.Leak("a leak", 0.5, 0.6, 0.1, 0.01, "a guard", False, False)
+    broken = validity.broken_claims(intervals, tests.assign(studies=1000), [leak])
+    assert len(broken) == 3 and "covers in 0.900" in broken[0] and "is blind" in broken[2]
+    fine = [intervals.assign(covered=0.95), tests.assign(rejected=0.05, studies=1000), []]
+    assert validity.broken_claims(*fine) == []
