@@ -93,7 +93,7 @@ rule all:
     default_target: True
     input:
         "results/report/report.html",
-        "results/split/certificate.json",
+        "results/split/certificate.html",
         "results/quality/quality.html",
         all_fits,  # a deleted fit or resample is missed, though a report stands that has read it
         all_resamples,

@@ -103,7 +103,9 @@ def test_scans_go_through_containers_into_the_cache_and_a_bad_one_is_accounted_f
     assert planned_jobs(folder, "cached", overlays=overlays) - {"cached"} == {
         f"preprocess shard={shard}, job={ledger.stem}",
         f"cache shard={shard}",
+        "quality cohort=alpha",
         "index cohort=alpha",
+        "quality_page",
     }
 
     # how images are run is no parameter: nothing else is repeated for it

@@ -72,4 +72,5 @@ def test_a_new_cohort_of_known_scans_fails_the_certificate_and_touches_nothing_o
     assert lines and all("results/duplicates/pairs.tsv: newcomer_" in line for line in lines)
     assert all("it is the same scan as alpha_" in line and "split.waived_duplicates" in line for line in lines)
     assert (study / "results/split/certificate.json").read_bytes() == before
-    assert planned_jobs(study) == {"certificate", "evaluate run=multitask", "figures", "report"}
+    after = {"certificate", "quality_page", "evaluate run=multitask", "figures", "report"}
+    assert planned_jobs(study) == after, "what failed is tried again, and no fit"

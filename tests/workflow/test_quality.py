@@ -48,9 +48,9 @@ def test_a_changed_rule_judges_again_and_caches_nothing_again(small_study, tmp_p
     assert not {"preprocess", "cache"} & rules
 
 
-def test_a_changed_page_makes_the_page_again_and_nothing_else(small_study, tmp_path):
+def test_a_changed_page_is_made_again_with_the_report_that_lists_the_configuration(small_study, tmp_path):
     changed = overlay(tmp_path, {"page": {"images": 10, "per_cohort": 1}})
-    assert planned_jobs(small_study, overlays=changed) == {"quality_page"}
+    assert planned_jobs(small_study, overlays=changed) == {"quality_page", "report"}
 
 
 def test_excluded_images_leave_the_index_and_its_volumes(study, tmp_path):

@@ -62,10 +62,12 @@ rule covariates:
         "logs/covariates/{task}/n{n}/{replicate}.log",
     group:
         "linear"
+    retries: 0
     threads: config["models"]["covariates"]["threads"]
     resources:
         mem_mb=lambda wc, attempt: 1000 * attempt,
         runtime=lambda wc, attempt: 5 * attempt,
+        in_group=1,
     params:
         fitting=FITTING["covariates"],
     script:

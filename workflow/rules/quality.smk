@@ -26,10 +26,8 @@ rule quality_page:
     """The most unusual images first, with the outline of their mask; private, since it shows people's heads."""
     input:
         quality=expand("results/quality/{cohort}.tsv", cohort=study.cohorts),
-        slices=[f"results/cache/{shard}.slices.npy" for shard in study.shards],
-        ledgers=[
-            f"results/preprocessed/{shard.name}/{job}.tsv" for shard in study.shards.values() for job in shard.jobs
-        ],
+        slices=lambda wc: [f"results/cache/{shard}.slices.npy" for shard in study.shards],
+        ledgers=all_ledgers,
     output:
         "results/quality/quality.html",
     log:

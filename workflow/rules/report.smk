@@ -49,6 +49,7 @@ rule report:
         figures=rules.figures.output,
         images="results/split/images.tsv",
         certificate="results/split/certificate.json",
+        page="results/split/certificate.html",  # is missing after a certificate that failed, whose old one stays
         excluded="results/manifest/excluded.tsv",
         ledgers=all_ledgers,
         quality=expand("results/quality/{cohort}.tsv", cohort=study.cohorts),

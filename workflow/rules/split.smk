@@ -48,7 +48,7 @@ rule duplicates:
     input:
         heads=expand("results/duplicates/heads/{cohort}.npy", cohort=study.cohorts),
         indices=expand("results/index/{cohort}.tsv", cohort=study.cohorts),
-        volumes=expand("results/cache/{shard}.small.npy", shard=study.shards),
+        volumes=lambda wc: [f"results/cache/{shard}.small.npy" for shard in study.shards],
     output:
         pairs="results/duplicates/pairs.tsv",
         summary="results/duplicates/summary.json",
