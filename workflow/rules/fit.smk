@@ -60,9 +60,9 @@ rule covariates:
         fit="results/fits/{task}/n{n}/{replicate}/covariates.json",
     log:
         "logs/covariates/{task}/n{n}/{replicate}.log",
+    retries: 0
     group:
         "linear"
-    retries: 0
     threads: config["models"]["covariates"]["threads"]
     resources:
         mem_mb=lambda wc, attempt: 1000 * attempt,
