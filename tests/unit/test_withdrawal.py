@@ -261,24 +261,13 @@ def test_the_report_flags_weights_by_name_and_counts_the_withdrawn_nowhere(run, 
     results = make_results()
     results.config["pretrain"]["weights"] = "/kept/weights.safetensors" if run == "given" else None
     gone = results.ledger.iloc[:3].assign(image_id=["A_01", "A_02", "A_03"], status="withdrawn")
-    names = (
-        "images",
-        "excluded",
-        "metrics",
-        "groups",
-        "calibration",
-        "medians",
-        "comparisons",
-        "worth",
-        "search",
-        "settings",
-        "resamples",
-    )
-    pages = []
+    names = ("images", "excluded", "metrics", "groups", "calibration", "medians", "comparisons", "worth", "search")
+    names += ("settings", "resamples")
+    pages, figures = [], dict.fromkeys(("figure1", "figure2", "figure3"), "")
     for ledger in (results.ledger, pd.concat([results.ledger, gone])):
         content = report.content(
             {name: getattr(results, name) for name in names}, ledger=ledger, certificate=results.certificate,
-            weights=results.weights, figures={"figure1": "", "figure2": ""}, config=results.config,
+            weights=results.weights, figures=figures, config=results.config,
             defaults=results.defaults, tasks=results.config["tasks"], run=run, reasons=preprocessing.REASONS,
             seen=set(), withdrawn=behind,
         )  # fmt: skip
