@@ -506,7 +506,7 @@ def test_every_table_sorts_within_its_groups(browser, pages):
 def test_a_table_filters_and_says_how_much_is_left(browser, pages):
     open_page(browser, pages["whole"])
     field = browser.find_element("css selector", "[aria-label='Filter rows of: All comparisons']")
-    table = browser.execute_script("return arguments[0].parentElement.nextElementSibling.querySelector('table')", field)
+    table = browser.execute_script("return arguments[0].closest('.scroll').querySelector('table')", field)
     every = rows_of(browser, table)
     field.send_keys("TRANSFER − Linear")
     left = rows_of(browser, table)

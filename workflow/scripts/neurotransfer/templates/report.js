@@ -66,7 +66,7 @@ document.querySelectorAll(".scroll > table:not(.inorder)").forEach(table => {
   input.setAttribute("aria-label", `Filter rows of: ${region.getAttribute("aria-label")}`);
   told.setAttribute("role", "status");
   tool.append(input, " ", told);
-  region.before(tool);
+  region.prepend(tool);
   input.addEventListener("input", () => {
     const wanted = input.value.trim().toLowerCase();
     let shown = 0;
