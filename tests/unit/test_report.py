@@ -420,7 +420,9 @@ def test_an_accessibility_checker_finds_nothing(browser, pages, theme, width):
     open_page(browser, pages["whole"], width=width, theme=theme)
     found = Axe(browser)
     found.inject()
-    outcome = found.run()
+    # what is inside a drawing is nothing to a screen reader: role="img" has one text, its label
+    browser.set_script_timeout(300)
+    outcome = found.run({"exclude": [["figure svg > *"]]})
     wrong = [(rule["id"], node["html"][:120]) for rule in outcome["violations"] for node in rule["nodes"]]
     assert wrong == []
     checked = {rule["id"] for rule in outcome["passes"]}
