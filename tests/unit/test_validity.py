@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from neurotransfer import validity
 from neurotransfer.simulated_pools import Population, draw_pool, replicate
+from threadpoolctl import threadpool_limits
 
 
 def test_a_pools_replicates_share_nobody_between_training_and_test():
@@ -15,8 +16,17 @@ def test_a_pools_replicates_share_nobody_between_training_and_test():
 
 
 def test_planted_leaks_are_caught_and_honest_studies_are_not_accused():
-    for leak in validity.leaks(3):
+    found = validity.leaks(3)
+    assert len(found) == 4 and len({leak.what for leak in found}) == 4
+    for leak in found:
         assert leak.caught and not leak.false_alarm
+
+
+def test_a_scaler_that_has_seen_the_test_set_moves_the_test_auc():
+    with threadpool_limits(1):
+        alike, scanner = (validity._scaled_on_all(20, 1, scanner=scanner) for scanner in (False, True))
+    assert abs(alike.moved) < 3 * alike.error and abs(alike.moved) > 0
+    assert scanner.moved > 2 * scanner.error and scanner.moved > 0.02
 
 
 def test_a_broken_promise_is_named():

@@ -1,5 +1,17 @@
 # Tables -> figures -> one page that a person reads.
 
+PUBLISHED = str(REPOSITORY / "workflow/resources/published.tsv")  # the paper's numbers, with their source
+
+
+def of_figure(number, shows):
+    """A figure's files: SVG, PNG and the table behind it, each with its place in Snakemake's own report."""
+    files = []
+    for ending in ("svg", "png", "tsv"):
+        path = f"results/report/figures/figure{number}.{ending}"
+        labels = {"figure": f"{number}, {shows}", "file": ending.upper()}
+        files.append(report(path, caption=f"../report/figure{number}.rst", category="Figures", labels=labels))
+    return files
+
 
 rule figures:
     """Figures 1 (who pretrained, and how well), 2 (AUC by n) and 3 (worth in scans), each as SVG, PNG and TSV."""
@@ -14,22 +26,11 @@ rule figures:
         curves="results/statistics/curves.tsv",
         worth="results/statistics/worth.tsv",
         truth=config["report"]["truth"] or [],
+        published=PUBLISHED,
     output:
-        figure1=[
-            report("results/report/figures/figure1.svg", caption="../report/figure1.rst", category="Figures"),
-            "results/report/figures/figure1.png",
-            "results/report/figures/figure1.tsv",
-        ],
-        figure2=[
-            report("results/report/figures/figure2.svg", caption="../report/figure2.rst", category="Figures"),
-            "results/report/figures/figure2.png",
-            "results/report/figures/figure2.tsv",
-        ],
-        figure3=[
-            report("results/report/figures/figure3.svg", caption="../report/figure3.rst", category="Figures"),
-            "results/report/figures/figure3.png",
-            "results/report/figures/figure3.tsv",
-        ],
+        figure1=of_figure(1, "pretraining"),
+        figure2=of_figure(2, "AUC by n"),
+        figure3=of_figure(3, "worth in scans"),
     log:
         "logs/figures.log",
     threads: 1
@@ -65,8 +66,15 @@ rule report:
         search="results/statistics/search.tsv",
         settings="results/statistics/settings.tsv",
         resamples="results/statistics/resamples.tsv",
+        published=PUBLISHED,
     output:
-        report("results/report/report.html", caption="../report/report.rst", category="The page"),
+        page=report(
+            "results/report/report.html",
+            caption="../report/report.rst",
+            category="Pages",
+            labels={"page": "the report", "names people": "no"},
+        ),
+        bibliography="results/report/references.bib",
     log:
         "logs/report.log",
     threads: 1

@@ -82,7 +82,12 @@ rule certificate:
     output:
         images=update("results/split/images.tsv"),
         certificate=update("results/split/certificate.json"),
-        page=report("results/split/certificate.html", caption="../report/certificate.rst", category="The page"),
+        page=report(
+            "results/split/certificate.html",
+            caption="../report/certificate.rst",
+            category="Pages",
+            labels={"page": "the split certificate", "names people": "no"},
+        ),
     log:
         "logs/certificate.log",
     threads: 1

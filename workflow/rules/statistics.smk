@@ -46,6 +46,16 @@ rule aggregate:
         "../scripts/aggregate.py"
 
 
+def of_statistics(name, shows):
+    """A table of results/statistics, with its place in Snakemake's own report."""
+    return report(
+        f"results/statistics/{name}.tsv",
+        caption=f"../report/{name}.rst",
+        category="Tables",
+        labels={"table": shows},
+    )
+
+
 rule compare:
     """Medians with intervals, every pair of models by tests of both nulls, curves, selection and worth in scans."""
     input:
@@ -54,12 +64,12 @@ rule compare:
         predictions="results/statistics/predictions.tsv",
         pools="results/statistics/pools.tsv",
     output:
-        medians="results/statistics/medians.tsv",
-        comparisons="results/statistics/comparisons.tsv",
+        medians=of_statistics("medians", "medians and intervals"),
+        comparisons=of_statistics("comparisons", "every comparison"),
         curves="results/statistics/curves.tsv",
-        worth="results/statistics/worth.tsv",
+        worth=of_statistics("worth", "worth in scans"),
         selection="results/statistics/selection.tsv",
-        search="results/statistics/search.tsv",
+        search=of_statistics("search", "the search over settings"),
     log:
         "logs/compare.log",
     threads: 1

@@ -15,6 +15,7 @@ with jobs.job(snakemake):
     figures.save_figure(first, pretraining_figure.figure1_data(**tables), Path(output.figure1[0]).with_suffix(""))
     results = {name: read_table(source[name]) for name in ("aucs", "medians", "comparisons")}
     results["bounds"] = figures.latent_bounds(read_table(source.truth), tables["images"]) if source.truth else None
+    results["published"] = figures.published_medians(read_table(source.published), results["medians"])
     chosen = {name: params.statistics[name] for name in ("alpha", "statistic")}
     second = figures.figure2(**results, tasks=params.tasks, **chosen)
     figures.save_figure(second, figures.figure2_data(**results), Path(output.figure2[0]).with_suffix(""))

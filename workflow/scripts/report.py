@@ -9,18 +9,20 @@ with jobs.job(snakemake):
     from neurotransfer.certificate import check_certified
     from neurotransfer.configuration import read_document
     from neurotransfer.files import read_table, write_text
+    from neurotransfer.methods import BIBLIOGRAPHY
     from neurotransfer.preprocessing import REASONS
     from neurotransfer.study import read_study
     from neurotransfer.withdrawal import behind_weights, read_withdrawn
 
     source, params = snakemake.input, snakemake.params
     names = ("images", "excluded", "metrics", "groups", "calibration", "medians", "comparisons", "worth", "search")
-    names += ("settings", "resamples")
+    names += ("settings", "resamples", "published")
     tables = {name: read_table(source[name]) for name in names}
     metadata = weights.read_weights(source.weights)[1]
     key = weights.read_study_key(snakemake.config["pretrain"]["participants_key"])
     left = read_withdrawn(source.withdrawn or None).people
     trained = read_table(source.participants)["participant_id"] if source.participants else None
+    finished = costs.gather(read_study(params.config), params.config)
     page = report.content(
         tables,
         ledger=report.read_ledgers(source.ledgers, source.quality),
@@ -30,9 +32,11 @@ with jobs.job(snakemake):
         unknown=weights.why_unknown(metadata, key),
         withdrawn=behind_weights(left, trained, weights.seen_by(metadata, left, key)),
         figures={Path(path).stem: report.embed(path) for path in source.figures if path.endswith(".svg")},
+        stages=costs.by_stage(finished, params.config),
         defaults=read_document(params.defaults),
         reasons=REASONS,
         **{name: params[name] for name in ("config", "tasks", "run")},
     )
-    page["costs"] = list(costs.summary(costs.gather(read_study(params.config), params.config)))
-    write_text(snakemake.output[0], report.render(page))
+    page["costs"] = list(costs.summary(finished))
+    write_text(snakemake.output.bibliography, BIBLIOGRAPHY)
+    write_text(snakemake.output.page, report.render(page))

@@ -30,6 +30,15 @@ ASSUMED = {
     ("resample", "cpu"): (3.0, "measured elsewhere: 3 s per file, most of it Python's start"),
     ("linear", "cpu"): (5.0, "measured elsewhere: 5 s per fit, most of it Python's start"),
 }
+STAGES = {  # the rules whose cost is counted, by stage, in the order of a run
+    "preprocessing": ("preprocess",),
+    "cache": ("cache",),
+    "pretraining": ("pretrain", "evaluate"),
+    "resampling": ("resample",),
+    "linear fits": ("linear", "covariates"),
+    "baseline fits": ("baseline",),
+    "transfer fits": ("transfer",),
+}
 PAPER_VOXELS = 224 * 192 * 224  # what the assumed costs of the network are for
 
 
@@ -131,12 +140,48 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield facts | {"median_seconds": seconds[len(seconds) // 2], "memory_mb": memory}
 
 
+def by_stage(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Per stage, in the order of a run: jobs, GPU hours, core hours, and jobs that an earlier attempt had failed in.
+
+    A job counts its clock time for every core that it asked for, and for every GPU where it computed on one.
+    """
+    stages = {name: {"stage": name, "jobs": 0, "gpu_hours": 0.0, "core_hours": 0.0, "retried": 0} for name in STAGES}
+    names = {rule: name for name, rules in STAGES.items() for rule in rules}
+    for row in rows:
+        stage, hours = stages[names[row["rule"]]], row["seconds"] / 3600
+        on_gpu = (
+            row["device"] != "CPU" if row["device"] else row["rule"] == "preprocess" and uses_gpu("preprocess", config)
+        )
+        stage["jobs"] += 1
+        stage["gpu_hours"] += (
+            hours * on_gpu * (config["pretrain"]["gpus"] if row["rule"] in STAGES["pretraining"] else 1)
+        )
+        stage["core_hours"] += hours * cores_of(row["rule"], config)
+        stage["retried"] += "an earlier attempt failed: " in _log(row["rule"], row["key"].split("/"))
+    return [stage for stage in stages.values() if stage["jobs"]]
+
+
+def cores_of(rule: str, config: Mapping[str, Any]) -> int:
+    """Cores that a job of a rule asks for."""
+    if rule == "preprocess":
+        return config["preprocessing"]["threads"]
+    if rule in STAGES["pretraining"]:
+        return config["pretrain"]["threads"]
+    if rule in ("baseline", "transfer"):
+        return config["models"]["cnn"]["threads"]
+    return config["models"][rule]["threads"] if rule in ("linear", "covariates") else 1
+
+
+def _log(rule: str, parts: list[str]) -> str:
+    try:
+        return Path("logs", rule, *parts).with_suffix(".log").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
 def _device(rule: str, parts: list[str]) -> str | None:
     """What the job's log says that it computed on; None for work that has no choice."""
-    try:
-        found = DEVICE.search(Path("logs", rule, *parts).with_suffix(".log").read_text(encoding="utf-8"))
-    except OSError:
-        return None
+    found = DEVICE.search(_log(rule, parts))
     return found[1] if found else None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -49,6 +50,8 @@ STYLE = {
     "svg.hashsalt": "neurotransfer",
     "svg.fonttype": "path",
 }
+PUBLISHED = "published"  # what the overlay's groups in an SVG are called; they are there, and not shown
+HIDE = rb'(<g id="published-[A-Za-z0-9_-]+")>'
 RASTER = 1500  # points in a panel above which an SVG holds them as a picture, so that it stays small
 WIDTH = 11.0  # inches that the panels of Figure 2 may take together before they go on in another row
 
@@ -71,6 +74,7 @@ def figure2(
     alpha: float,
     statistic: str = "mean",
     bounds: Mapping[str, float] | None = None,
+    published: pd.DataFrame | None = None,
 ) -> Figure:
     """Test AUC by n, a panel per task: every replicate, medians, their 95 % bootstrap intervals, and marks.
 
@@ -83,6 +87,7 @@ def figure2(
     alpha : a p below it is marked: filled where Holm's adjusted one is, open where only the unadjusted one is
     statistic : of the paired differences, "mean" or "median"; its sign gives a mark its direction
     bounds : in simulated studies, the AUC of the latent truth by task
+    published : medians that others have published (see published_medians); hidden in the files, for the page to show
     """
     shown = [task for task in tasks if task in set(medians["task"])]
     most = medians.groupby("task")["n"].nunique().max()
@@ -108,6 +113,8 @@ def figure2(
             _draw_aucs(axes, task, sizes, aucs, medians)
             if bounds and task in bounds:
                 axes.axhline(bounds[task], color=INK, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
+            if published is not None:
+                _draw_published(axes, sizes, published[published["task"] == task])
             axes.axhline(0.5, color=SOFT, linewidth=0.8, linestyle=":", zorder=0)
             axes.set(ylim=(lowest, 1.01), xlabel="training images, n", xlim=(-0.5, len(sizes) - 0.5))
             axes.set_yticks(np.arange(np.ceil(lowest * 10 - 1e-9), 10.5) / 10)
@@ -164,6 +171,27 @@ def _draw_aucs(axes: Axes, task: str, sizes: Sequence[int], aucs: pd.DataFrame, 
         axes.plot(range(len(sizes)), height, color=colour, linestyle=dashes, linewidth=1.2, zorder=2)
 
 
+def _draw_published(axes: Axes, sizes: Sequence[int], published: pd.DataFrame) -> None:
+    """Hollow marks at the published n, joined by dashes; between this study's n they stand in proportion."""
+    places = [model for model in MODELS if model in set(published["model"])]
+    step = min(0.27, 0.8 / max(1, len(places)))
+    for place, model in enumerate(places):
+        colour, marker = MODELS[model]
+        mine = published[published["model"] == model].sort_values("n")
+        at = np.interp(mine["n"], sizes, np.arange(len(sizes))) + (place - (len(places) - 1) / 2) * step
+        style = {"marker": marker, "markersize": 8.5, "markerfacecolor": "none", "markeredgewidth": 1.3}
+        line = {"color": colour, "linestyle": (0, (4, 2)), "linewidth": 1.1, "zorder": 4}
+        axes.plot(at, mine["value"], gid=f"{PUBLISHED}-{mine['task'].iloc[0]}-{model}", **style, **line)
+
+
+def published_medians(published: pd.DataFrame, medians: pd.DataFrame) -> pd.DataFrame:
+    """The published medians of tasks of the same key, at sizes of n that lie within this study's."""
+    found = published[(published["quantity"] == "median AUC") & published["task"].isin(medians["task"])]
+    ends = medians.groupby("task")["n"].agg(["min", "max"]).reindex(found["task"])
+    within = (found["n"].to_numpy() >= ends["min"].to_numpy()) & (found["n"].to_numpy() <= ends["max"].to_numpy())
+    return found[within].reset_index(drop=True)
+
+
 def _draw_marks(strip: Axes, sizes: Sequence[int], found: Sequence[Verdict]) -> None:
     """Above each n, whether transfer differs from another model: filled by Holm's p, open by the plain one."""
     others = ("baseline", "linear")
@@ -213,9 +241,13 @@ def _legend_of_figure2(
 
 
 def figure2_data(
-    aucs: pd.DataFrame, medians: pd.DataFrame, comparisons: pd.DataFrame, bounds: Mapping[str, float] | None = None
+    aucs: pd.DataFrame,
+    medians: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    bounds: Mapping[str, float] | None = None,
+    published: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """What Figure 2 shows, in long form: a row per replicate, median, comparison and bound.
+    """What Figure 2 shows, in long form: a row per replicate, median, comparison, bound and published median.
 
     Returns
     -------
@@ -234,6 +266,8 @@ def figure2_data(
     ]
     columns = ["quantity", "task", "n", "model", "replicate", "value", "low", "high", "p_two_sided", "p_holm"]
     parts.append(pd.DataFrame(rows, columns=columns))
+    if published is not None:
+        parts.append(published.assign(quantity="published median AUC"))
     table = pd.concat([part.reindex(columns=columns) for part in parts if len(part)], ignore_index=True)
     return table.astype({"n": "Int64"})
 
@@ -262,13 +296,20 @@ def save_figure(figure: Figure, data: pd.DataFrame, stem: str | Path) -> None:
     """Write ``<stem>.svg``, ``<stem>.png`` and the table behind them, ``<stem>.tsv``, each whole.
 
     The same content gives the same bytes: no date is in them, and names within the SVG come from their content.
+    What is published elsewhere is in the SVG, not shown, and not in the PNG.
     """
     FigureCanvasAgg(figure)
     stem = Path(stem)
     with drawing():
         for ending, options in (("svg", {"metadata": {"Date": None}}), ("png", {})):
             buffer = io.BytesIO()
+            if ending == "png":
+                for artist in figure.findobj(lambda found: str(found.get_gid()).startswith(f"{PUBLISHED}-")):
+                    artist.set_visible(False)
             figure.savefig(buffer, format=ending, dpi=160, **options)
+            content = (
+                re.sub(HIDE, rb'\1 style="display: none">', buffer.getvalue()) if ending == "svg" else buffer.getvalue()
+            )
             with written_whole(stem.with_name(f"{stem.name}.{ending}"), "wb") as file:
-                file.write(buffer.getvalue())
+                file.write(content)
     write_table(data, stem.with_name(f"{stem.name}.tsv"))

@@ -3,24 +3,105 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from . import __version__
 from .conclusions import listed
 
-REFERENCES = (
-    "Leonardsen EH, Wolfers T, Wang Y, Westlye LT. On the Utility of Large-Scale Pretrained Convolutional Neural "
-    "Networks in Clinical Neuroimaging. 2025.",
-    "Peng H, Gong W, Beckmann CF, Vedaldi A, Smith SM. Accurate brain age prediction with lightweight deep neural "
-    "networks. Medical Image Analysis 2021; 68: 101871.",
-    "Henschel L, Conjeti S, Estrada S, Diers K, Fischl B, Reuter M. FastSurfer - A fast and accurate deep learning "
-    "based neuroimaging pipeline. NeuroImage 2020; 219: 117012.",
-    "Phipson B, Smyth GK. Permutation P-values should never be zero: calculating exact P-values when permutations "
-    "are randomly drawn. Statistical Applications in Genetics and Molecular Biology 2010; 9: 39.",
-    "Holm S. A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 1979; "
-    "6: 65-70.",
-    "Nadeau C, Bengio Y. Inference for the generalization error. Machine Learning 2003; 52: 239-281.",
+
+@dataclass(frozen=True)
+class Reference:
+    """A paper; `pages` are its pages or its article number, a name is "Surname Initials"."""
+
+    key: str
+    authors: tuple[str, ...]
+    title: str
+    year: int
+    journal: str = ""
+    volume: str = ""
+    pages: str = ""
+    doi: str = ""
+
+    @property
+    def text(self) -> str:
+        """As a list of references writes it."""
+        place = f"{self.year}; {self.volume}: {self.pages}" if self.volume else f"{self.year}"
+        link = f" doi:{self.doi}" if self.doi else ""
+        journal = f"{self.journal} " if self.journal else ""
+        return f"{', '.join(self.authors)}. {self.title}. {journal}{place}.{link}"
+
+    @property
+    def bibtex(self) -> str:
+        """As an entry of a .bib file."""
+        authors = " and ".join(
+            f"{name.rpartition(' ')[0]}, {'. '.join(name.rpartition(' ')[2])}." for name in self.authors
+        )
+        fields = {"author": authors, "title": f"{{{self.title}}}", "journal": self.journal, "year": str(self.year)}
+        fields |= {"volume": self.volume, "pages": self.pages.replace("-", "--"), "doi": self.doi}
+        lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
+        return "\n".join([f"@{'article' if self.journal else 'misc'}{{{self.key},", *lines, "}"])
+
+
+LIBRARY = (
+    Reference(
+        "leonardsen2025",
+        ("Leonardsen EH", "Wolfers T", "Wang Y", "Westlye LT"),
+        "On the Utility of Large-Scale Pretrained Convolutional Neural Networks in Clinical Neuroimaging",
+        2025,
+    ),
+    Reference(
+        "peng2021",
+        ("Peng H", "Gong W", "Beckmann CF", "Vedaldi A", "Smith SM"),
+        "Accurate brain age prediction with lightweight deep neural networks",
+        2021,
+        "Medical Image Analysis",
+        "68",
+        "101871",
+        "10.1016/j.media.2020.101871",
+    ),
+    Reference(
+        "henschel2020",
+        ("Henschel L", "Conjeti S", "Estrada S", "Diers K", "Fischl B", "Reuter M"),
+        "FastSurfer - A fast and accurate deep learning based neuroimaging pipeline",
+        2020,
+        "NeuroImage",
+        "219",
+        "117012",
+        "10.1016/j.neuroimage.2020.117012",
+    ),
+    Reference(
+        "phipson2010",
+        ("Phipson B", "Smyth GK"),
+        "Permutation P-values should never be zero: calculating exact P-values when permutations are randomly drawn",
+        2010,
+        "Statistical Applications in Genetics and Molecular Biology",
+        "9",
+        "39",
+        "10.2202/1544-6115.1585",
+    ),
+    Reference(
+        "holm1979",
+        ("Holm S",),
+        "A simple sequentially rejective multiple test procedure",
+        1979,
+        "Scandinavian Journal of Statistics",
+        "6",
+        "65-70",
+    ),
+    Reference(
+        "nadeau2003",
+        ("Nadeau C", "Bengio Y"),
+        "Inference for the generalization error",
+        2003,
+        "Machine Learning",
+        "52",
+        "239-281",
+        "10.1023/A:1024068626366",
+    ),
 )
+REFERENCES = tuple(reference.text for reference in LIBRARY)
+BIBLIOGRAPHY = "\n\n".join(reference.bibtex for reference in LIBRARY) + "\n"
 TARGETS = {"bmi": "body mass index", "fluid_intelligence": "fluid intelligence"}
 ENGINES = {
     "builtin": "conformed, skull-stripped by an affine registration to the MNI152 template and segmented into tissues "

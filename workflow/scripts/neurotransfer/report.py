@@ -1,14 +1,17 @@
 """One self-contained page from the tables: the answer first, then figures, trust and methods.
 
-It names no participant and no image, so it can be mailed, and it needs nothing beside itself: figures are in
-it, and nothing is fetched from anywhere.
+It names no participant and no image, so it can be mailed, and it needs nothing beside itself: figures and their
+files are in it, and nothing is fetched from anywhere; the page itself forbids its reader's browser to.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
+import hashlib
 import json
 import platform
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -17,17 +20,20 @@ from typing import Any
 import jinja2
 import pandas as pd
 import yaml
+from markupsafe import Markup
 
 from . import __version__
 from .certificate import duplicates_in_words
 from .conclusions import Verdict, answer, verdicts
-from .figures import FAINT, INK, MODELS, PAPER, SOFT
+from .figures import FAINT, INK, MODELS, PAPER, PUBLISHED, SOFT
 from .files import read_table
 from .inference import ADJUSTED, NULLS
-from .methods import REFERENCES, methods
+from .methods import BIBLIOGRAPHY, REFERENCES, methods
 
-# The figures' inks on a dark page; the files beside the page stay as they are
+# The figures' inks on a dark page; the files beside the page and in it stay as they are
 DARK = {INK: "#E6EDF3", SOFT: "#9AA7B4", FAINT: "#30363D", PAPER: "#161B22", MODELS["linear"][0]: "#56B4E9"}
+MIME = {"svg": "image/svg+xml", "png": "image/png", "tsv": "text/tab-separated-values", "tsv.gz": "application/gzip"}
+LARGE = 2**20  # bytes of a table above which the page carries it compressed
 PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "nibabel", "SimpleITK", "nilearn", "matplotlib")
 MISSING = "–"
 LOST = {"failed": "failed", "excluded": "left out by quality control"}  # between the manifest and the index
@@ -47,7 +53,7 @@ def content(
     ledger: pd.DataFrame,
     certificate: Mapping[str, Any],
     weights: Mapping[str, Any],
-    figures: Mapping[str, str],
+    figures: Mapping[str, Mapping[str, Any]],
     config: Mapping[str, Any],
     defaults: Mapping[str, Any],
     tasks: Mapping[str, Mapping[str, Any]],
@@ -56,17 +62,18 @@ def content(
     seen: Collection[str] | None = None,
     withdrawn: int | None = 0,
     unknown: str = "",
+    stages: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Everything that the page shows, as plain texts and numbers for the template.
 
     Parameters
     ----------
     tables : images (of the split), excluded, metrics, groups, calibration, medians, comparisons, worth, search,
-        settings and resamples
+        settings, resamples and published (the paper's numbers, with their source)
     ledger : of preprocessing, all jobs' together, with a column `cohort`
     certificate : of the split
     weights : metadata of the pretrained weights
-    figures : by name ("figure1" to "figure3"), a data address
+    figures : by name ("figure1" to "figure3"), as `embed` gives them
     config, defaults : the study's configuration, and the paper's to compare it with
     tasks : the configuration's tasks that are on
     run : "multitask", or "given" where weights took the place of pretraining
@@ -74,6 +81,7 @@ def content(
     seen : this study's participants who are behind given weights; None where that can't be known
     withdrawn : how many people who have withdrawn are behind the weights; None where nothing can tell
     unknown : why whom they have seen can't be known
+    stages : see costs.by_stage
     """
     gone = ledger["status"] == "withdrawn"
     ledger = ledger[~gone]
@@ -83,6 +91,7 @@ def content(
     replicates = sorted(set(medians["replicates"]))
     return {
         "study": config["study"],
+        "missing": missing_fits(medians, config, tasks),
         "given": run == "given",
         "seen": None if seen is None else len(seen),
         "withdrawn": {"images": int(gone.sum()), "behind_weights": withdrawn, "weights": weights_name(config, run)},
@@ -101,7 +110,9 @@ def content(
         "worth": worth_groups(tables["worth"], tasks),
         "search": search_groups(tables["search"], tasks),
         "tests": [(TESTS[test], NULLS[test]) for test in NULLS],
-        "metrics": metric_groups(tables["metrics"]),
+        "metrics": metric_groups(tables["metrics"], tables["published"]),
+        "sources": sorted({text.partition(",")[0] for text in tables["published"]["source"]}),
+        "known": known_targets(tables["images"], [name for name in config["targets"] if name in tables["images"]]),
         "subgroups": subgroups(tables["groups"]),
         "calibration": calibration_groups(tables["calibration"]),
         "certificate": certificate,
@@ -117,6 +128,9 @@ def content(
         "configuration": configuration_lines(config, defaults),
         "methods": methods(config, run, weights, tasks),
         "references": REFERENCES,
+        "bibliography": address(BIBLIOGRAPHY.encode(), "application/x-bibtex"),
+        "stages": stages,
+        "retries": sum(stage["retried"] for stage in stages),
     }
 
 
@@ -147,20 +161,44 @@ def render(content: Mapping[str, Any], template: str = "report.html.j2") -> str:
     environment = jinja2.Environment(loader=loader, autoescape=True, **options)
     environment.filters["number"] = lambda value: MISSING if value is None or pd.isna(value) else f"{value:,}"
     environment.filters |= {"p": p_text, "signed": signed}
-    return environment.get_template(template).render(version=__version__, **content)
+    script = Markup((Path(__file__).parent / "templates/report.js").read_text(encoding="utf-8"))
+    # the one script that a browser may run in the page, by its digest
+    given = {"version": __version__, "script": script, "inks": DARK}
+    given["digest"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(**given, **content)
 
 
-def embed(path: str | Path) -> str:
-    """An SVG file as a data address whose inks follow the reader's light or dark theme."""
-    svg = Path(path).read_text(encoding="utf-8")
-    rules = [
-        f'[style*="{name}: {light.lower()}"]{{{name}:{dark}!important}}'
-        for light, dark in DARK.items()
-        for name in ("fill", "stroke")
-    ]
-    style = f"<style>@media (prefers-color-scheme: dark){{{''.join(rules)}}}</style>"
-    head, tag, rest = svg.partition("<defs>")
-    return "data:image/svg+xml;base64," + base64.b64encode(f"{head}{style}{tag}{rest}".encode()).decode()
+def embed(stem: str | Path) -> dict[str, Any]:
+    """A figure for the page: its drawing as markup, and ``<stem>.svg``, ``.png`` and ``.tsv`` as data addresses.
+
+    Returns
+    -------
+    viewbox : of the drawing
+    drawing : what is inside the ``<svg>`` element; the names in it begin with the figure's, so that those of several
+        figures do not meet in one page
+    overlay : whether published medians are in it, which are shown when a reader asks for them
+    files : name, ending and data address of each file; a large table is compressed
+    """
+    stem = Path(stem)
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", stem.with_suffix(".svg").read_text("utf-8"), flags=re.S)
+    head, _, body = text.partition("</style>")  # matplotlib's only style, which the page's own takes the place of
+    viewbox = re.search(r'viewBox="([-\d. ]+)"', head)[1]
+    body = body.removeprefix("\n").lstrip().removeprefix("</defs>").rpartition("</svg>")[0]
+    body = body.replace('style="display: none"', f'class="{PUBLISHED}"')
+    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{stem.name}-", body)
+    files = []
+    for ending in ("svg", "png", "tsv"):
+        data = stem.with_suffix(f".{ending}").read_bytes()
+        if ending == "tsv" and len(data) > LARGE:
+            ending, data = "tsv.gz", gzip.compress(data, mtime=0)
+        files.append({"name": f"{stem.name}.{ending}", "ending": ending, "address": address(data, MIME[ending])})
+    overlay = f'class="{PUBLISHED}"' in body
+    return {"viewbox": viewbox, "drawing": Markup(body), "overlay": overlay, "files": files}
+
+
+def address(data: bytes, kind: str) -> str:
+    """Bytes as a data address."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def result_groups(
@@ -317,8 +355,38 @@ def alternative(medians: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -
     return f"Test AUC against the number of training images, one panel per task. Medians: {'; '.join(parts)}."
 
 
-def metric_groups(metrics: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per target, its metrics on validation and on unseen cohorts beside the dummy's, ready to show."""
+def missing_fits(
+    medians: pd.DataFrame, config: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]
+) -> dict[str, int]:
+    """How many of the configured test AUCs of the three models are not in the medians: `missing` of `planned`."""
+    sizes, replicates = config["resampling"]["n"], config["resampling"]["replicates"]
+    planned = len(tasks) * len(sizes) * replicates * len(MODELS)
+    counted = medians[medians["model"].isin(list(MODELS)) & medians["task"].isin(list(tasks))]
+    found = int(counted.loc[counted["n"].isin(sizes), "replicates"].clip(upper=replicates).sum())
+    return {"missing": planned - found, "planned": planned}
+
+
+def known_targets(images: pd.DataFrame, targets: Collection[str]) -> list[dict[str, Any]]:
+    """Per target and role, the images whose value is known.
+
+    Parameters
+    ----------
+    images : `role` and a column per target, of every image of the split
+    """
+    rows = []
+    for target in targets:
+        cells = []
+        for role in (role for role in ("train", "validation", "test", "unused") if (images["role"] == role).any()):
+            values = images.loc[images["role"] == role, target]
+            share = 100 * values.notna().mean()
+            cells.append({"role": role, "known": int(values.notna().sum()), "images": len(values), "share": share})
+        rows.append({"target": "BMI" if target == "bmi" else words(target), "cells": cells})
+    return rows
+
+
+def metric_groups(metrics: pd.DataFrame, published: pd.DataFrame) -> list[dict[str, Any]]:
+    """Per target, its metrics on validation and on unseen cohorts beside the dummy's and the published, to show."""
+    paper = published[published["quantity"] == "metric"].set_index(["task", "split", "metric"])["value"]
     labels = {"mae": "MAE", "rmse": "RMSE", "r": "R", "auc": "AUC", "bias": "mean error"}
     units = {"age": "years", "bmi": "kg/m²"}
     groups = []
@@ -332,6 +400,7 @@ def metric_groups(metrics: pd.DataFrame) -> list[dict[str, Any]]:
                     MISSING if pd.isna(found[name]) else f"{found[name]:.3f}" for name in ("value", "dummy")
                 )
                 cell = {"value": value, "dummy": dummy, "interval": interval(found["low"], found["high"])}
+                cell["paper"] = paper.get((target, found["split"], metric))
                 row[found["split"]] = cell
             rows.append(row)
         name = words(target)
