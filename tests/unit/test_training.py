@@ -86,7 +86,7 @@ def test_a_process_killed_at_any_moment_goes_on_from_its_last_checkpoint(study, 
     class Killed(BaseException):
         pass
 
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every step
+    monkeypatch.setattr(training.Checkpoints, "is_due", lambda self: True)  # a checkpoint after every step
     real, calls = training.Momentum.step, []
 
     def dying(self, rate):

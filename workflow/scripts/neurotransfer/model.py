@@ -62,10 +62,10 @@ class SFCN(nn.Module):
         self.head = nn.Linear(bottleneck, outputs)
         self.data_type = torch.float32  # of convolutions and matrix products; `device.place` sets it
 
-    def forward(self, images: Tensor) -> Tensor:  # [N, 1, D, H, W], float -> [N, outputs]
+    def forward(self, images: Tensor, kept: Tensor | None = None) -> Tensor:  # [N, 1, D, H, W], float -> [N, outputs]
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.data_type == torch.bfloat16):
             x = self.features(images).to(self.head.weight.dtype)  # [N, bottleneck]
-        return self.head(self.dropout(x))
+        return self.head(self.dropout(x) if kept is None else x * kept)  # kept [N, bottleneck]: a mask drawn elsewhere
 
     def features(self, images: Tensor) -> Tensor:  # [N, 1, D, H, W] -> [N, bottleneck]
         """What the trunk says of each image, the same for all targets."""
