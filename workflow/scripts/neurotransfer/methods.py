@@ -7,6 +7,7 @@ from typing import Any
 
 from . import __version__
 from .conclusions import listed
+from .selection import all_settings
 
 REFERENCES = (
     "Leonardsen EH, Wolfers T, Wang Y, Westlye LT. On the Utility of Large-Scale Pretrained Convolutional Neural "
@@ -86,7 +87,7 @@ def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]
 def _comparison(config: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> str:
     resampling, models = config["resampling"], config["models"]
     titles = listed(f"“{task.get('title', name)}”" for name, task in tasks.items())
-    counts = [len(models[name]["settings"]) for name in ("linear", "baseline", "transfer")]
+    counts = [len(all_settings(models[name]["settings"])) for name in ("linear", "baseline", "transfer")]
     settings = f"{listed(counts)} settings, in this order"
     if len(set(counts)) == 1:
         settings = f"{_count(counts[0], 'setting')} each"

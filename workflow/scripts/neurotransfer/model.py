@@ -77,6 +77,24 @@ class SFCN(nn.Module):
         pool = functional.adaptive_max_pool3d if self.pooling == "max" else functional.adaptive_avg_pool3d
         return pool(x, 1).flatten(1)  # [N, bottleneck]
 
+    def freeze(self, first: int | str) -> None:
+        """Keep the first so many blocks, or the whole "trunk", as they are, batch norm's statistics included."""
+        parts = [self.blocks, self.bottleneck, self.norm] if first == "trunk" else self.blocks[:first]
+        for part in parts:
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> SFCN:
+        """Training mode for all but what is frozen."""
+        super().train(mode)
+        for norm in _norms(self, frozen=True):
+            norm.eval()
+        return self
+
+
+def _norms(model: nn.Module, *, frozen: bool) -> list[nn.BatchNorm3d]:
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm3d)]
+    return [norm for norm in norms if norm.weight.requires_grad != frozen]
+
 
 def trunk_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What transfer carries over of a network's state: everything but the head."""
@@ -94,7 +112,9 @@ def calibrate(model: SFCN, batches: Iterable[Tensor]) -> None:
     ----------
     batches : inputs of the network, float32 [N, 1, D, H, W], as training sees them but for augmentation
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm3d)]
+    norms = _norms(model, frozen=False)
+    if not norms:
+        return
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over what follows
