@@ -226,7 +226,7 @@ def _listening(batches: Iterable[Tensor], stop_if_asked: Callable[[], None]) -> 
 
 
 class Progress:
-    """Lines for a person: one per minute within an epoch, and one per epoch with its validation metrics.
+    """Lines for a person: one per minute within an epoch, and one per epoch, with the latest validation metrics.
 
     Parameters
     ----------
@@ -239,6 +239,7 @@ class Progress:
         self.images, self.epochs, self.first = images, epochs, epoch
         self.started = self.told = time.monotonic()
         self.seen = 0
+        self.figures = ""
 
     def tell(self, epoch: int, step: int, images: int, loss: float) -> None:
         """Count a step's images, and write a line where the last one is a minute old."""
@@ -248,14 +249,15 @@ class Progress:
             self.told = now
             pace = self.seen / (now - self.started)
             left = (self.epochs - self.first) * self.images - self.seen
-            message = "epoch %d, step %d: loss %.4f; %.1f images/s, %s to go"
-            logger.info(message, epoch, step, loss, pace, _duration(left / pace))
+            message = "epoch %d, step %d: loss %.4f%s; %.1f images/s, %s to go"
+            logger.info(message, epoch, step, loss, self.figures, pace, _duration(left / pace))
 
     def conclude(self, row: Mapping[str, float]) -> None:
         """Write an epoch's line."""
         self.told = time.monotonic()
         elapsed, done = self.told - self.started, row["epoch"] + 1 - self.first
         figures = [f"{name.removeprefix('validation_')} {value:.3f}" for name, value in list(row.items())[3:]]
+        self.figures = f" (after epoch {row['epoch']}: {', '.join(figures[1:])})"
         left = _duration(elapsed / done * (self.epochs - row["epoch"] - 1))
         message = "epoch %d: %s; %.1f images/s, %s to go"
         logger.info(message, row["epoch"], ", ".join(figures), self.seen / elapsed, left)
