@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .first_block import convolve_normalise_pool_relu
-from .normalisation import normalise_pool_relu, ranks
+from .normalisation import left_to_compiler, normalise_pool_relu
 
 EPSILON, MOMENTUM = 1e-3, 0.01  # of batch norm [published]
 WIDE = 16  # channels from which the first block's own way pays; the demo's 8 took 45 ms by it and 30 without
@@ -28,9 +28,8 @@ class Block(nn.Module):
         self.norm = nn.BatchNorm3d(outputs, eps=EPSILON, momentum=MOMENTUM)
 
     def forward(self, x: Tensor) -> Tensor:  # [N, inputs, D, H, W] -> [N, outputs, D // 2, H // 2, W // 2]
-        if torch.compiler.is_compiling() and ranks() == 1:  # which fuses plain layers, and takes minutes over ours
-            return functional.relu(functional.max_pool3d(self.norm(self.conv(x)), 2))
-        if x.shape[1] == 1 and not x.requires_grad and self.conv.out_channels >= WIDE:  # the images themselves
+        images = x.shape[1] == 1 and not x.requires_grad
+        if images and self.conv.out_channels >= WIDE and not left_to_compiler():
             return convolve_normalise_pool_relu(x, self.conv, self.norm)
         return normalise_pool_relu(self.conv(x), self.norm, 2)
 
