@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import torch
 from neurotransfer import pretraining, ranks
 from neurotransfer.errors import InputError
 from neurotransfer.files import read_table, write_table
+from neurotransfer.jobs import start_of
 from neurotransfer.weights import read_weights
 from runs import REPOSITORY
 
@@ -67,26 +69,45 @@ def test_two_ranks_choose_the_epoch_of_one_and_have_its_losses(study, accumulate
     assert one[1]["participants"] == together[1]["participants"]
 
 
-def test_sigterm_saves_and_the_next_run_ends_with_the_same_bytes(study):
+def test_ended_by_signals_and_started_again_the_bytes_are_the_same(study):
+    """SIGTERM lets all ranks save; after kill -9 of the one who started them none of them goes on alone."""
     settings = {"epochs": 12}
     undisturbed = trained(study, 2, "undisturbed", **settings)
     paths = {key: f"stopped-{key}" for key in ("weights", "history", "participants", "checkpoints")}
     facts = json.dumps(study | paths | {"training": study["training"] | settings})
-    process = subprocess.Popen([sys.executable, "-c", START], stdin=subprocess.PIPE, text=True, env=environment())
-    process.stdin.write(facts)
-    process.stdin.close()
-    while not os.path.exists("stopped-checkpoints/history.tsv") and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    asked = time.monotonic()
-    assert process.wait(20) == 143
-    assert time.monotonic() - asked < 20
-    assert os.listdir("stopped-checkpoints") and not os.path.exists("stopped-weights")
+    growing = Path("stopped-checkpoints/history.tsv")
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+        before = growing.read_text() if growing.exists() else ""
+        process = subprocess.Popen([sys.executable, "-c", START], stdin=subprocess.PIPE, text=True, env=environment())
+        process.stdin.write(facts)
+        process.stdin.close()
+        while not growing.exists() or growing.read_text() == before:
+            assert process.poll() is None
+            time.sleep(0.01)
+        mine = children_of(process.pid)
+        assert len(mine) == 3  # torchrun and its two
+        process.send_signal(number)
+        assert process.wait(20) == status
+        end = time.monotonic() + 20
+        while any(start_of(pid) not in (None, "dead") for pid in mine):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert list(growing.parent.glob("*.pt")) and not os.path.exists("stopped-weights")
     pretraining.pretrain_in(2, json.loads(facts), None)
     resumed = read_weights("stopped-weights")[0]
     assert all(torch.equal(resumed[name], undisturbed[0][name]) for name in resumed)
     pd.testing.assert_frame_equal(read_table("stopped-history"), undisturbed[2])
-    assert not os.path.exists("stopped-checkpoints")
+    assert not growing.parent.exists()
+
+
+def children_of(pid):
+    """Processes below one, at any depth."""
+    direct = [
+        int(child)
+        for thread in Path(f"/proc/{pid}/task").iterdir()
+        for child in (thread / "children").read_text().split()
+    ]
+    return direct + [below for child in direct for below in children_of(child)]
 
 
 def environment():

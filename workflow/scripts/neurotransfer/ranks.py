@@ -8,6 +8,7 @@ of one process that has the batch to itself.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ from .jobs import explain
 from .normalisation import over_all_ranks, ranks
 
 logger = logging.getLogger("neurotransfer")
+PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
 def rank() -> int:
@@ -130,7 +132,7 @@ def start(count: int, module: str, facts: Mapping[str, Any], log: str | Path | N
         scripts = str(Path(__file__).resolve().parent.parent)
         paths = os.pathsep.join(filter(None, [scripts, os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen([*torchrun, "-m", module, folder], env=environment)
+        process = subprocess.Popen([*torchrun, "-m", module, folder], env=environment, preexec_fn=_end_with_parent)
         asked: list[int] = []
 
         def pass_on(number: int, frame: object) -> None:
@@ -158,6 +160,7 @@ def start(count: int, module: str, facts: Mapping[str, Any], log: str | Path | N
 
 def take_part(work: Any) -> None:
     """What a module that `start` runs does: `work(facts)` as one of the ranks, its failure left for `start`."""
+    _end_with_parent()
     folder = Path(sys.argv[1])
     told = read_json(folder / "facts.json")
     number = int(os.environ["RANK"])
@@ -174,3 +177,9 @@ def take_part(work: Any) -> None:
         status = error.code if isinstance(error, SystemExit) else 1
         write_json(folder / f"cause-{number}.json", {"cause": explain(error), "mistake": mistake, "status": status})
         sys.exit(status)
+
+
+def _end_with_parent() -> None:
+    """Ask Linux for SIGTERM when the process that started this one is gone, even by kill -9: nothing is left behind."""
+    with contextlib.suppress(OSError, AttributeError):  # another system has no prctl
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
