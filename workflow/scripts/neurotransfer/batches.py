@@ -1,7 +1,8 @@
 """Cached images into batches on the device: uint8 all the way there, augmented there.
 
-The order of images is a function of (seed, epoch), and the augmentation one of (seed, epoch, step), so a
-run that stops and goes on sees what an undisturbed one would have seen.
+The order of images is a function of (seed, epoch), and the augmentation one of (seed, epoch, step) and the place
+in the batch.  So a run that stops and goes on sees what an undisturbed one would have seen, and several ranks see
+together what one would.
 """
 
 from __future__ import annotations
