@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from neurotransfer import batches
-from neurotransfer.batches import Held, Images, as_input, augment, epoch_order
+from neurotransfer.batches import Held, Images, as_input, augment, dropout_mask, epoch_order
 from neurotransfer.errors import InputError
+from neurotransfer.model import SFCN
 
 CPU = torch.device("cpu")
 
@@ -119,3 +120,31 @@ def test_augmentation_follows_from_its_seed_and_can_be_off():
     assert torch.equal(*(augment(images, {"shift": 2, "mirror": True}, 4) for _ in range(2)))
     assert not torch.equal(*(augment(images, {"shift": 2, "mirror": True}, seed) for seed in (4, 5)))
     assert torch.equal(images, augment(images, {"shift": 0, "mirror": False}, 4))
+
+
+@pytest.mark.parametrize("intensity", [0.0, 0.3])
+def test_a_share_of_a_batch_is_augmented_as_in_the_whole(intensity):
+    images, settings = torch.randint(1, 255, (9, 7, 8, 9), dtype=torch.uint8), {"shift": 2, "mirror": True}
+    settings["intensity"] = intensity
+    whole = augment(images, settings, 4)
+    for places in np.array_split(np.arange(9), 4):
+        assert torch.equal(augment(images[places], settings, 4, places, 9), whole[places])
+
+
+def test_intensities_grow_and_shrink_by_no_more_than_the_configured_share_and_end_at_255():
+    images = torch.full((200, 2, 2, 2), 200, dtype=torch.uint8)
+    images[:, 0] = 10
+    found = augment(images, {"shift": 0, "mirror": False, "intensity": 0.4}, 1).int()
+    assert found[:, 0].min() >= 6 and found[:, 0].max() <= 14  # not wrapped around 256
+    assert found[:, 1].min() in range(120, 126) and found[:, 1].max() == 255
+    assert len(found[:, 1, 0, 0].unique()) > 50
+
+
+def test_dropout_of_a_share_is_that_of_the_whole_batch_and_as_torch_draws_it():
+    model = SFCN([4], 6, 2, "average", 0.4)
+    features = torch.randn(9, 6)
+    torch.manual_seed(8)
+    expected = torch.nn.functional.dropout(features, 0.4)
+    state = torch.random.get_rng_state()
+    assert torch.allclose(features * dropout_mask(model, 9, 8), expected)
+    assert torch.equal(torch.random.get_rng_state(), state)  # nothing else that is random notices

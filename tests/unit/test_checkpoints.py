@@ -1,10 +1,17 @@
 """Checkpoints: whole, of this training, the newest that is sound."""
 
+import multiprocessing
 import signal
+import time
 
+import numpy as np
+import pandas as pd
+import planted
 import pytest
 import torch
 from neurotransfer.checkpoints import Checkpoints, asked_to_stop
+
+CPU = torch.device("cpu")
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -66,3 +73,30 @@ def test_sigterm_is_noted_within_and_handled_as_before_afterwards():
         signal.raise_signal(signal.SIGTERM)
         assert asked
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_killed_at_ten_random_moments_and_resumed_the_bytes_are_those_of_an_undisturbed_run(tmp_path, monkeypatch):
+    """kill -9 of real processes, wherever they are: in a step, in validation, in the writing of a checkpoint."""
+    torch.set_num_threads(1)
+    table = planted.plant(tmp_path)
+    monkeypatch.setattr(Checkpoints, "is_due", lambda self: True)  # one after every step
+    began = time.monotonic()
+    undisturbed = planted.pretrained(tmp_path, table, tmp_path / "undisturbed", CPU, epochs=24)
+    whole = time.monotonic() - began
+    moments, steps = np.random.default_rng(11), []
+    for _ in range(10):
+        process = multiprocessing.get_context("fork").Process(
+            target=planted.pretrained, args=(tmp_path, table, tmp_path / "killed", CPU), kwargs={"epochs": 24}
+        )
+        process.start()
+        time.sleep(moments.uniform(0.03, 0.09) * whole)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL  # it was at work still
+        steps.append(max((path.name for path in (tmp_path / "killed").glob("*.pt")), default=""))
+    assert steps == sorted(steps) and len(set(steps)) > 3  # each went on from where the one before had come
+    resumed = planted.pretrained(tmp_path, table, tmp_path / "killed", CPU, epochs=24)
+    assert all(torch.equal(value, resumed.state[name]) for name, value in undisturbed.state.items())
+    pd.testing.assert_frame_equal(undisturbed.history, resumed.history)
+    growing = pd.read_csv(tmp_path / "killed/history.tsv", sep="\t")
+    pd.testing.assert_frame_equal(growing, resumed.history, check_dtype=False)

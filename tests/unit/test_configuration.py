@@ -106,6 +106,16 @@ WRONG = {
     "seeds: 3": ["my.yaml: seeds:", "did you mean 'seed'?"],
     "models: {cnn: {epoch: 3}}": ["my.yaml: models.cnn.epoch:", "did you mean 'epochs'?"],
     "split: {quux: 1}": ["split.quux", "here there are: validation_share, healthy, age_band"],
+    "models: {baseline: {settings: [{learning_rate: 0.1, weight_decay: 0, dropout: 0, freeze: [0, 6]}]}}": [
+        "models.baseline.settings[0].freeze",
+        "the network has 5 blocks",
+        "write at most 5, or trunk",
+    ],
+    "models: {baseline: {settings: [{learning_rate: 0.1, weight_decay: 0, dropout: [0, 1]}]}}": [
+        "models.baseline.settings[0].dropout[1]",
+        "less than 1",
+    ],
+    "pretrain: {checkpoint_minutes: 0}": ["pretrain.checkpoint_minutes", "more than 0"],
     "seed: abc": ["my.yaml: seed:", 'it is "abc" but must be a whole number', "write a number"],
     'seed: "7"': ["seed", "write 7, without quotes"],
     "seed: true": ["seed", "it is true but must be a whole number"],
@@ -157,7 +167,9 @@ def test_a_study_of_ones_own_is_right(tmp_path):
     text = f"""
 pretrain: {{weights: {weights}, patience: 5}}
 tasks: {{ad_hc: null, mine_2: {{title: Mine, positive: [P], negative: [N, M], seed: 3}}}}
-models: {{transfer: {{settings: [{{learning_rate: 0.1, weight_decay: 0, dropout: 0}}]}}}}
+models:
+  linear: {{settings: [{{c: [0.1, 10.0]}}]}}
+  transfer: {{settings: [{{learning_rate: [0.1, 0.2], weight_decay: 0, dropout: 0, freeze: [0, 5, trunk]}}]}}
 """
     assert mistakes_of(tmp_path, text) == []
 

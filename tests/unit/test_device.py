@@ -1,5 +1,6 @@
 """Which device computes, and how it is set up."""
 
+import copy
 import logging
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from neurotransfer.device import choose_data_type, choose_device, place
 from neurotransfer.errors import InputError
 from neurotransfer.model import SFCN
+from neurotransfer.normalisation import left_to_compiler
 
 CPU = torch.device("cpu")
 
@@ -57,3 +59,22 @@ def test_a_network_computes_in_the_type_that_it_is_placed_with():
     assert 0 < (rounded - exact).abs().max() < 0.02
     rounded.sum().backward()
     assert all(value.grad.dtype == torch.float32 for value in model.parameters())
+
+
+def test_a_compiled_network_gives_the_outputs_and_gradients_of_the_other(monkeypatch):
+    """What the compiler is given, run as it stands: compiling it takes a minute, and is the compiler's own matter."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.manual_seed(0)
+    images = torch.rand(3, 1, 17, 16, 18) * 255
+    compiled = SFCN([16, 4], 4, 2, "max", 0.0)
+    with torch.no_grad():
+        compiled.blocks[1].norm.weight[:2] *= -1
+    ours = copy.deepcopy(compiled)
+    assert left_to_compiler()
+    compiled(images).square().sum().backward()
+    monkeypatch.undo()
+    ours(images).square().sum().backward()
+    for (name, value), other in zip(compiled.named_parameters(), ours.parameters(), strict=True):
+        assert torch.allclose(value.grad, other.grad, rtol=1e-3, atol=1e-3 * other.grad.abs().max() + 1e-4), name
+    for (name, value), other in zip(compiled.named_buffers(), ours.buffers(), strict=True):
+        assert torch.allclose(value, other, rtol=1e-4, atol=1e-5), name

@@ -76,6 +76,56 @@ def test_settings_do_not_disturb_each_other(study, resample):
     assert np.array_equal(alone[2], fits(study, resample, "baseline", None, settings_of(0.02))[2])
 
 
+@pytest.mark.parametrize("first", [1, 2, "trunk"])
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_frozen_layers_stay_as_they_are_and_the_others_learn(study, resample, trunk, monkeypatch, first, pretrained):
+    states = []
+    real = finetuning.fit_setting
+
+    def watched(images, labels, rows, model, *arguments):
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        record, state = real(images, labels, rows, model, *arguments)
+        states.append(state)
+        return record, state
+
+    monkeypatch.setattr(finetuning, "fit_setting", watched)
+    values = settings_of(0.02)[0] | {"freeze": first}
+    records, _, scores = fits(study, resample, "transfer", trunk if pretrained else None, [values])
+    before, after = states
+    frozen = tuple(f"blocks.{block}." for block in range(2 if first == "trunk" else first))
+    frozen += ("bottleneck.", "norm.") if first == "trunk" else ()
+    for name, value in before.items():
+        if not name.endswith(
+            ("conv.bias", "bottleneck.bias", "tracked")
+        ):  # batch norm takes biases out: they never learn
+            assert torch.equal(value, after[name]) == name.startswith(frozen), name
+        if pretrained and name.startswith(frozen):
+            assert torch.equal(value, trunk[name])
+    assert records[0]["values"]["freeze"] == first and records[0]["status"] == "ok"
+    assert np.isfinite(scores).all() and scores.std() > 0
+
+
+@pytest.mark.parametrize("by", ["loss", "auc"])
+def test_the_epoch_is_the_best_by_what_the_configuration_says(study, resample, monkeypatch, by):
+    """Each epoch's figures are seen by the way; the one that is kept is the best of them."""
+    seen = []
+    real = finetuning.point_metrics
+
+    def metrics(truth, outputs, kind):
+        found = real(truth, outputs, kind)
+        loss = log_loss(truth, 1 / (1 + np.exp(-outputs.astype(float))), labels=[0, 1])
+        seen.append((found["auc"], loss))
+        return found
+
+    monkeypatch.setattr(finetuning, "point_metrics", metrics)
+    monkeypatch.setitem(FITTING["training"], "epoch_by", by)
+    monkeypatch.setitem(FITTING["training"], "epochs", 9)
+    record = fits(study, resample, "baseline", None, settings_of(0.05))[0][0]
+    best = max(seen, key=lambda pair: (pair[0], -pair[1])) if by == "auc" else min(seen, key=lambda pair: pair[1])
+    assert record["epoch"] == seen.index(best)
+    assert len({auc for auc, _ in seen}) > 1
+
+
 def test_nothing_of_the_test_images_reaches_the_fit(study, resample):
     """With other labels and images for the test, training and validation are the same to the last bit."""
     other = resample.copy()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from neurotransfer import __version__
 from neurotransfer.errors import InputError
 from neurotransfer.files import read_json, write_json
-from neurotransfer.selection import choose, fingerprint_of_fit, fit_record, seeds_of_fit
+from neurotransfer.selection import all_settings, choose, fingerprint_of_fit, fit_record, seeds_of_fit
 
 
 def setting(auc, loss, status="ok"):
@@ -120,3 +120,15 @@ def test_a_record_holds_a_diverged_setting_as_null_and_reads_back_the_same(tmp_p
     assert read["settings"][0]["validation_auc"] is None and read["settings"][0]["validation_loss"] is None
     names = {"task", "n", "replicate", "model", "settings", "chosen", "test_auc", "test", "seeds", "fingerprint"}
     assert set(read) == names | {"version"} and read["version"] == __version__
+
+
+def test_lists_in_a_setting_are_the_grid_of_their_values():
+    grid = [{"learning_rate": [0.1, 0.2], "dropout": 0.5, "freeze": [0, "trunk"]}, {"learning_rate": 0.3}]
+    assert all_settings(grid) == [
+        {"learning_rate": 0.1, "dropout": 0.5, "freeze": 0},
+        {"learning_rate": 0.1, "dropout": 0.5, "freeze": "trunk"},
+        {"learning_rate": 0.2, "dropout": 0.5, "freeze": 0},
+        {"learning_rate": 0.2, "dropout": 0.5, "freeze": "trunk"},
+        {"learning_rate": 0.3},
+    ]
+    assert all_settings(all_settings(grid)) == all_settings(grid)

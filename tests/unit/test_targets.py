@@ -65,6 +65,15 @@ def test_a_target_that_a_batch_lacks_costs_nothing_and_breaks_nothing(table):
     assert outputs.grad[:, 1].abs().sum() > 0
 
 
+def test_losses_of_parts_add_up_to_that_of_the_batch_however_labels_are_spread(table):
+    targets = learn_targets(SETTINGS, table)
+    truth, outputs = encode(table, targets), torch.randn(12, 4)
+    truth[:5, 1] = float("nan")
+    known = (~torch.isnan(truth)).sum(0)
+    parts = [masked_loss(outputs[part], truth[part], targets, known) for part in np.split(np.arange(12), [3, 4, 9])]
+    assert torch.allclose(sum(parts), masked_loss(outputs, truth, targets))
+
+
 def test_a_batch_without_any_label_has_loss_zero(table):
     targets = learn_targets(SETTINGS, table)
     outputs = torch.randn(5, 4, requires_grad=True)

@@ -86,7 +86,7 @@ def test_a_process_killed_at_any_moment_goes_on_from_its_last_checkpoint(study, 
     class Killed(BaseException):
         pass
 
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every step
+    monkeypatch.setattr(training.Checkpoints, "is_due", lambda self: True)  # a checkpoint after every step
     real, calls = training.Momentum.step, []
 
     def dying(self, rate):
@@ -147,6 +147,26 @@ def test_momentum_is_torchs_own(momentum, weight_decay):
         reference.param_groups[0]["lr"] = rate
         reference.step()
     assert torch.allclose(ours.weight, theirs.weight, rtol=1e-6)
+
+
+def test_a_line_a_minute_says_where_training_is_how_good_and_how_long_it_takes(monkeypatch, caplog):
+    """100 images a minute: the second half of an epoch of 400 images and two more take ten minutes."""
+    caplog.set_level("INFO", "neurotransfer")
+    now = 0.0
+    monkeypatch.setattr(training.time, "monotonic", lambda: now)
+    progress = training.Progress(400, 4, 0)
+    for step in range(40):
+        now += 6.1
+        progress.tell(0, step + 1, 10, 0.25)
+    progress.conclude({"epoch": 0, "step": 40, "learning_rate": 0.1, "train_loss": 0.5, "validation_age_mae": 6.5})
+    for step in range(20):
+        now += 6.1
+        progress.tell(1, step + 1, 10, 0.125)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 4 + 1 + 2
+    assert lines[4].startswith("epoch 0: train_loss 0.500, age_mae 6.500; 1.6 images/s, 12 min to go")
+    expected = "epoch 1, step 20: loss 0.1250 (after epoch 0: age_mae 6.500); 1.6 images/s, 10 min to go"
+    assert lines[-1] == expected
 
 
 def test_the_learning_rate_falls_in_steps():

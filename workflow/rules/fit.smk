@@ -1,5 +1,12 @@
 # A resample -> three model types, each with its settings, chosen on validation and tested once; and covariates alone.
 
+from neurotransfer.selection import all_settings
+
+
+def settings_of(model):
+    return {"settings": all_settings(config["models"][model]["settings"])}
+
+
 CNN = {
     "seed": config["seed"],
     "network": config["network"],
@@ -7,12 +14,12 @@ CNN = {
 }
 # What each model's fit depends on besides its input files; aggregate refuses fits made with anything else.
 FITTING = {
-    "linear": {"seed": config["seed"], **config["models"]["linear"]},
-    "covariates": {"seed": config["seed"], **config["models"]["covariates"]},
-    "baseline": {**CNN, "settings": config["models"]["baseline"]["settings"]},
+    "linear": {"seed": config["seed"], **config["models"]["linear"], **settings_of("linear")},
+    "covariates": {"seed": config["seed"], **config["models"]["covariates"], **settings_of("covariates")},
+    "baseline": {**CNN, **settings_of("baseline")},
     "transfer": {
         **CNN,
-        "settings": config["models"]["transfer"]["settings"],
+        **settings_of("transfer"),
         "crop": config["cache"]["crop"],
         "preprocessing": PREPROCESSING,
     },

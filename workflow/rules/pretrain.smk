@@ -3,7 +3,7 @@
 
 # keys of `pretrain` that change no training; a certificate is ancient() wherever it is used: it comes first, and a
 # new one, of a study that has grown, makes nothing old anew, since each user checks that its own files stand in it
-NO_TRAINING = ("weights", "accept_other_preprocessing", "participants_key", "threads", "gpus")
+NO_TRAINING = ("weights", "accept_other_preprocessing", "participants_key", "threads", "gpus", "checkpoint_minutes")
 
 
 def of_cohorts(folder, *roles):
@@ -17,7 +17,7 @@ def shards_of_cohorts(*roles):
 
 
 rule pretrain:
-    """The multi-task network, from scratch."""
+    """The multi-task network, from scratch; by torchrun where it has more than one GPU."""
     input:
         indices=of_cohorts("index", "pretraining"),
         splits=of_cohorts("split/cohorts", "pretraining"),
@@ -94,7 +94,7 @@ rule evaluate:
     resources:
         mem_mb=lambda wc, attempt: 16000 * attempt,
         runtime=lambda wc, attempt: 240 * attempt,
-        gpu=config["pretrain"]["gpus"],
+        gpu=min(1, config["pretrain"]["gpus"]),
     params:
         seed=config["seed"],
         targets=config["targets"],

@@ -1,7 +1,8 @@
 """Cached images into batches on the device: uint8 all the way there, augmented there.
 
-The order of images is a function of (seed, epoch), and the augmentation one of (seed, epoch, step), so a
-run that stops and goes on sees what an undisturbed one would have seen.
+The order of images is a function of (seed, epoch), and the augmentation one of (seed, epoch, step) and the place
+in the batch.  So a run that stops and goes on sees what an undisturbed one would have seen, and several ranks see
+together what one would.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .cache import AGAIN, open_shard, verify_row
 from .errors import InputError
+from .model import SFCN
 from .seeds import seed_from
 
 OPEN_SHARDS = 256  # memory maps kept; each holds a file descriptor, of which a process often has 1,024
@@ -125,24 +128,41 @@ def as_input(images: Tensor) -> Tensor:
     return images.unsqueeze(1).float()
 
 
-def augment(images: Tensor, settings: Mapping[str, Any], seed: int) -> Tensor:
-    """Shift by whole voxels along each axis and mirror left-right, each image by itself.
+def augment(
+    images: Tensor, settings: Mapping[str, Any], seed: int, places: np.ndarray | None = None, count: int | None = None
+) -> Tensor:
+    """Shift by whole voxels along each axis, mirror left-right, brighten or darken, each image by itself.
 
     Slices copy whole rows of voxels; gathering a batch by index in one call took 8 to 12 times as long on a CPU.
 
     Parameters
     ----------
     images : uint8 [N, D, H, W] in LIA order, so axis 1 is left-right
-    settings : `shift`, the largest shift in voxels (what leaves is lost, what enters is 0); `mirror`
+    settings : `shift`, the largest shift in voxels (what leaves is lost, what enters is 0); `mirror`;
+        `intensity`, the largest share by which intensities grow or shrink (up to 255), 0 where it is left out
     seed : decides everything, on every device alike
+    places, count : which images these are of a batch of `count`, where they are not the whole batch
     """
     generator = torch.Generator().manual_seed(seed)
-    count, reach = len(images), settings["shift"]
-    shifts = torch.randint(-reach, reach + 1, (count, 3), generator=generator).tolist()
-    mirrored = (torch.rand(count, generator=generator) < 0.5).tolist()
+    count, reach = count or len(images), settings["shift"]
+    places = np.arange(count) if places is None else places
+    shifts = torch.randint(-reach, reach + 1, (count, 3), generator=generator)[places].tolist()
+    mirrored = (torch.rand(count, generator=generator) < 0.5)[places].tolist()
+    gains = 1 + settings.get("intensity", 0.0) * (2 * torch.rand(count, generator=generator) - 1)[places]
     result = torch.zeros_like(images)
-    for image, out, shift, mirror in zip(images, result, shifts, mirrored, strict=True):
+    for image, out, shift, mirror, gain in zip(images, result, shifts, mirrored, gains.tolist(), strict=True):
         target = tuple(slice(max(0, by), size + min(0, by)) for by, size in zip(shift, image.shape, strict=True))
         source = tuple(slice(max(0, -by), size + min(0, -by)) for by, size in zip(shift, image.shape, strict=True))
-        out[target] = (image.flip(0) if mirror and settings["mirror"] else image)[source]
+        moved = (image.flip(0) if mirror and settings["mirror"] else image)[source]
+        out[target] = moved if gain == 1 else (moved.float() * gain).round_().clamp_(0, 255).to(torch.uint8)
     return result
+
+
+def dropout_mask(model: SFCN, count: int, seed: int) -> Tensor:
+    """What dropout multiplies the pooled features of a batch by, float32 [count, features], on the CPU.
+
+    It is drawn for the whole batch, so that it is the same on every device and however a batch is shared out.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return functional.dropout(torch.ones(count, model.head.in_features), model.dropout.p)

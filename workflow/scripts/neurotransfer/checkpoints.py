@@ -9,6 +9,7 @@ import logging
 import pickle
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,16 @@ class Checkpoints:
     ----------
     folder : where they lie, alone
     fingerprint : of everything that the training depends on; a checkpoint with another one is ignored
+    minutes : after which the next one is due
     """
 
-    def __init__(self, folder: str | Path, fingerprint: str) -> None:
-        self.folder, self.fingerprint = Path(folder), fingerprint
+    def __init__(self, folder: str | Path, fingerprint: str, minutes: float = 10.0) -> None:
+        self.folder, self.fingerprint, self.minutes = Path(folder), fingerprint, minutes
+        self.saved_at = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether the last one is older than `minutes`."""
+        return time.monotonic() - self.saved_at > 60 * self.minutes
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint whole, and remove all but the newest two of this training.
@@ -50,6 +57,7 @@ class Checkpoints:
             file.write(buffer.getbuffer())
         for old in {*self.folder.glob("*.pt")} - {*self._newest_first()[:KEPT]}:
             old.unlink(missing_ok=True)
+        self.saved_at = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
         """The state of the newest usable checkpoint, or None; says what it ignores and why."""

@@ -262,6 +262,13 @@ def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
             f"{smallest} voxels are too few for {len(config['network']['channels'])} blocks, each of which halves them"
         )
         yield Mistake(("cache", "crop"), what, f"give at least {halvings} each, or fewer network.channels")
+    for model in ("baseline", "transfer"):
+        for at, setting in enumerate(config["models"][model]["settings"]):
+            blocks, frozen = len(config["network"]["channels"]), setting.get("freeze", 0)
+            counts = [count for count in (frozen if isinstance(frozen, list) else [frozen]) if count != "trunk"]
+            if max(counts, default=0) > blocks:
+                fix = f"write at most {blocks}, or trunk"
+                yield Mistake(("models", model, "settings", at, "freeze"), f"the network has {blocks} blocks", fix)
     for figure, limits in config["quality"]["exclude"].items():
         low, high = limits.get("min"), limits.get("max")
         if low is not None and high is not None and low > high:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .selection import all_settings
 from .study import Study
 
 BENCHMARKS = Path("results/benchmarks")
@@ -85,7 +86,7 @@ def units_of(rule: str, parts: list[str], study: Study, config: Mapping[str, Any
 
 def steps_of_fit(model: str, n: int, config: Mapping[str, Any]) -> float:
     """Images in training steps that a CNN fit's settings need together, prediction counted as what it costs."""
-    settings, epochs = len(config["models"][model]["settings"]), config["models"]["cnn"]["epochs"]
+    settings, epochs = len(all_settings(config["models"][model]["settings"])), config["models"]["cnn"]["epochs"]
     validation = n * config["resampling"]["validation_share"]
     # an epoch ends with a pass that settles batch norm, and a prediction of the validation set
     return settings * epochs * (n + EVALUATION * (n + validation))

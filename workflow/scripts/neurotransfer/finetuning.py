@@ -105,7 +105,7 @@ def fit_setting(
     seeds: Mapping[str, int],
     device: torch.device,
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Train one setting and keep its epoch with the lowest validation loss.
+    """Train one setting and keep its best epoch on the validation set, by loss or by AUC as `epoch_by` says.
 
     Parameters
     ----------
@@ -122,7 +122,8 @@ def fit_setting(
     optimiser = Momentum(model, settings)
     train = rows["train"]
     truth = labels[torch.as_tensor(rows["validation"])]
-    best: dict[str, Any] = {"validation_loss": math.inf}
+    best: dict[str, Any] = {}
+    least = (math.inf,)
     state: dict[str, torch.Tensor] = {}
     for epoch in range(settings["epochs"]):
         rate = learning_rate(settings, epoch)
@@ -143,8 +144,10 @@ def fit_setting(
         if not math.isfinite(loss):
             logger.warning("diverged in epoch %d at a learning rate of %g", epoch, rate)
             return {"status": "diverged", "epoch": None, "validation_auc": None, "validation_loss": None}, {}
-        if loss < best["validation_loss"]:
-            auc = point_metrics(truth.numpy(), outputs, "binary")["auc"]
+        auc = point_metrics(truth.numpy(), outputs, "binary")["auc"]
+        badness = (-auc, loss) if settings["epoch_by"] == "auc" else (loss,)
+        if badness < least:
+            least = badness
             best = {"status": "ok", "epoch": epoch, "validation_auc": auc, "validation_loss": loss}
             state = copy.deepcopy(model.state_dict())
     return best, state
@@ -180,6 +183,12 @@ def fit_settings(
     records, states = [], []
     for position, values in enumerate(settings):
         model = first_network(network, values["dropout"], seeds[position], trunk)
+        if values.get("freeze", 0) != 0:
+            if trunk is None:  # batch norm after random filters must know what comes out of them
+                place(model, device, training["data_type"])
+                order = epoch_order(len(rows["train"]), training["batch_size"], seeds[position]["order"], 0)
+                calibrate(model, map(as_input, images.batches([rows["train"][batch] for batch in order], device)))
+            model.freeze(values["freeze"])
         record, state = fit_setting(images, labels, rows, model, {**training, **values}, seeds[position], device)
         logger.info("setting %d %s: %s", position, dict(values), record)
         records.append({"values": dict(values), **record})

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import __version__
 from .conclusions import listed
+from .selection import all_settings
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,9 @@ def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]
         people = f" ({facts['images']:,} images of {facts['participants']:,} participants)"
     best = f" Epoch {facts['epoch'] + 1} had the lowest validation loss and was kept." if "epoch" in facts else ""
     schedule, augmentation = settings["schedule"], settings["augmentation"]
+    intensity = augmentation.get("intensity", 0)
+    changed = " and mirrored at random" * augmentation["mirror"]
+    changed += f", with intensities scaled by up to {100 * intensity:.3g} % at random" if intensity else ""
     return f"""
         The pretrained network, {shape}, learned {targets} together from healthy participants{people}, by a weighted
         loss in which missing targets cost nothing. {100 * config["split"]["validation_share"]:.3g} % of the
@@ -160,14 +164,14 @@ def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]
         gradient descent (learning rate {settings["learning_rate"]:g}, times {schedule["factor"]:g} every
         {_count(schedule["every"], "epoch")}, momentum {settings["momentum"]:g}, weight decay
         {settings["weight_decay"]:g}, batches of {settings["batch_size"]}, dropout {settings["dropout"]:g}) on images
-        shifted by up to {_count(augmentation["shift"], "voxel")}{" and mirrored at random" * augmentation["mirror"]}.
+        shifted by up to {_count(augmentation["shift"], "voxel")}{changed}.
         {best}"""
 
 
 def _comparison(config: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> str:
     resampling, models = config["resampling"], config["models"]
     titles = listed(f"“{task.get('title', name)}”" for name, task in tasks.items())
-    counts = [len(models[name]["settings"]) for name in ("linear", "baseline", "transfer")]
+    counts = [len(all_settings(models[name]["settings"])) for name in ("linear", "baseline", "transfer")]
     settings = f"{listed(counts)} settings, in this order"
     if len(set(counts)) == 1:
         settings = f"{_count(counts[0], 'setting')} each"

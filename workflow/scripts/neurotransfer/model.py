@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .first_block import convolve_normalise_pool_relu
-from .normalisation import normalise_pool_relu
+from .normalisation import left_to_compiler, normalise_pool_relu
 
 EPSILON, MOMENTUM = 1e-3, 0.01  # of batch norm [published]
 WIDE = 16  # channels from which the first block's own way pays; the demo's 8 took 45 ms by it and 30 without
@@ -28,7 +28,8 @@ class Block(nn.Module):
         self.norm = nn.BatchNorm3d(outputs, eps=EPSILON, momentum=MOMENTUM)
 
     def forward(self, x: Tensor) -> Tensor:  # [N, inputs, D, H, W] -> [N, outputs, D // 2, H // 2, W // 2]
-        if x.shape[1] == 1 and not x.requires_grad and self.conv.out_channels >= WIDE:  # the images themselves
+        images = x.shape[1] == 1 and not x.requires_grad
+        if images and self.conv.out_channels >= WIDE and not left_to_compiler():
             return convolve_normalise_pool_relu(x, self.conv, self.norm)
         return normalise_pool_relu(self.conv(x), self.norm, 2)
 
@@ -62,10 +63,10 @@ class SFCN(nn.Module):
         self.head = nn.Linear(bottleneck, outputs)
         self.data_type = torch.float32  # of convolutions and matrix products; `device.place` sets it
 
-    def forward(self, images: Tensor) -> Tensor:  # [N, 1, D, H, W], float -> [N, outputs]
+    def forward(self, images: Tensor, kept: Tensor | None = None) -> Tensor:  # [N, 1, D, H, W], float -> [N, outputs]
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.data_type == torch.bfloat16):
             x = self.features(images).to(self.head.weight.dtype)  # [N, bottleneck]
-        return self.head(self.dropout(x))
+        return self.head(self.dropout(x) if kept is None else x * kept)  # kept [N, bottleneck]: a mask drawn elsewhere
 
     def features(self, images: Tensor) -> Tensor:  # [N, 1, D, H, W] -> [N, bottleneck]
         """What the trunk says of each image, the same for all targets."""
@@ -76,6 +77,24 @@ class SFCN(nn.Module):
         x = normalise_pool_relu(self.bottleneck(x), self.norm, 1)  # [N, bottleneck, ...]
         pool = functional.adaptive_max_pool3d if self.pooling == "max" else functional.adaptive_avg_pool3d
         return pool(x, 1).flatten(1)  # [N, bottleneck]
+
+    def freeze(self, first: int | str) -> None:
+        """Keep the first so many blocks, or the whole "trunk", as they are, batch norm's statistics included."""
+        parts = [self.blocks, self.bottleneck, self.norm] if first == "trunk" else self.blocks[:first]
+        for part in parts:
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> SFCN:
+        """Training mode for all but what is frozen."""
+        super().train(mode)
+        for norm in _norms(self, frozen=True):
+            norm.eval()
+        return self
+
+
+def _norms(model: nn.Module, *, frozen: bool) -> list[nn.BatchNorm3d]:
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm3d)]
+    return [norm for norm in norms if norm.weight.requires_grad != frozen]
 
 
 def trunk_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -94,7 +113,9 @@ def calibrate(model: SFCN, batches: Iterable[Tensor]) -> None:
     ----------
     batches : inputs of the network, float32 [N, 1, D, H, W], as training sees them but for augmentation
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm3d)]
+    norms = _norms(model, frozen=False)
+    if not norms:
+        return
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over what follows

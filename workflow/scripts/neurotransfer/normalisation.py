@@ -29,6 +29,8 @@ def normalise_pool_relu(x: Tensor, norm: nn.BatchNorm3d, size: int) -> Tensor:
     ValueError
         where training gives batch norm one voxel, which has no variance
     """
+    if left_to_compiler():
+        return functional.relu(functional.max_pool3d(norm(x), size))
     if norm.training and x.numel() == x.shape[1] and ranks() == 1:
         raise ValueError("batch norm has one voxel per channel to learn from: the batch or the images are too small")
     running = None if norm.training else (norm.running_mean, norm.running_var)
@@ -45,6 +47,11 @@ def move_on(norm: nn.BatchNorm3d, mean: Tensor, variance: Tensor, count: Tensor)
     share = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
     norm.running_mean += share * (mean - norm.running_mean)
     norm.running_var += share * (variance * (count / (count - 1)) - norm.running_var)
+
+
+def left_to_compiler() -> bool:
+    """Whether torch's compiler is at work: it fuses plain layers, but breaks ours to pieces, for minutes."""
+    return torch.compiler.is_compiling() and ranks() == 1
 
 
 def ranks() -> int:

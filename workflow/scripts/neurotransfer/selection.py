@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,18 @@ from . import __version__
 from .errors import InputError
 from .files import digest_of_file, fingerprint
 from .seeds import seed_from
+
+
+def all_settings(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The settings that a configuration's list means: an entry in which keys have several values is their grid.
+
+    The last such key changes fastest.
+    """
+    found = []
+    for entry in entries:
+        values = [value if isinstance(value, list) else [value] for value in entry.values()]
+        found += [dict(zip(entry, combination, strict=True)) for combination in itertools.product(*values)]
+    return found
 
 
 def choose(settings: Sequence[Mapping[str, Any]]) -> int:

@@ -85,7 +85,7 @@ def first_biases(targets: list[Target]) -> Tensor:
     return torch.tensor(biases)
 
 
-def masked_loss(outputs: Tensor, truth: Tensor, targets: list[Target]) -> Tensor:
+def masked_loss(outputs: Tensor, truth: Tensor, targets: list[Target], known: Tensor | None = None) -> Tensor:
     """The weighted sum over targets of the mean loss over the images that have the target.
 
     A target that no image of the batch has adds nothing to the loss and nothing to any gradient.
@@ -94,6 +94,7 @@ def masked_loss(outputs: Tensor, truth: Tensor, targets: list[Target]) -> Tensor
     ----------
     outputs : float32 [N, targets]; of continuous targets standardised values, of binary ones logits
     truth : float32 [N, targets], from `encode`: NaN where missing
+    known : images that have each target, [targets], where these N are part of a batch whose losses add up
     """
     present = ~torch.isnan(truth)
     filled = torch.where(present, truth, 0.0)
@@ -110,7 +111,8 @@ def masked_loss(outputs: Tensor, truth: Tensor, targets: list[Target]) -> Tensor
         else:
             losses = (output - wanted) ** 2
         mask = present[:, column]
-        total = total + target.weight * torch.where(mask, losses, 0.0).sum() / mask.sum().clamp(min=1)
+        count = mask.sum() if known is None else known[column]
+        total = total + target.weight * torch.where(mask, losses, 0.0).sum() / count.clamp(min=1)
     return total
 
 

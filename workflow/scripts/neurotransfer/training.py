@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,21 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .batches import Images, as_input, augment, epoch_order
+from .batches import Images, as_input, augment, dropout_mask, epoch_order
 from .cache import made_by
 from .checkpoints import Checkpoints, asked_to_stop
 from .device import place
 from .errors import InputError
 from .evaluation import PREDICTIONS, long_form, point_metrics
+from .files import write_table
 from .model import SFCN, calibrate
+from .ranks import add_gradients, any_rank, check_all_have, gather, passes_of, rank, share_of
 from .seeds import seed_from
 from .targets import Target, as_metadata, decode, encode, first_biases, masked_loss
 from .weights import SCALING, digests_of
 
 logger = logging.getLogger("neurotransfer")
 CALIBRATION_BATCHES = 32  # batches over which batch norm's statistics are taken at the end of an epoch
-CHECKPOINT_SECONDS = 600.0  # between two checkpoints within an epoch; each epoch's end writes one, too
 NEWS_SECONDS = 60.0  # between two lines of progress within an epoch
 
 
@@ -112,12 +113,13 @@ def pretrain(
 
     Everything random is a function of (seed, epoch, step), so a run that was stopped and resumed gives the
     same bytes as one that was not (on one kind of device), and a checkpoint needs no generator's state.
+    Under torchrun each rank works on its share of every batch, and all of them hold the same weights.
 
     Parameters
     ----------
     tables : of the training and the validation images, with a column per target
-    settings : `epochs`, `batch_size`, `learning_rate`, `momentum`, `weight_decay`, `schedule`, `dropout`,
-        `augmentation`, `patience`, `data_type`
+    settings : `epochs`, `batch_size`, `accumulate`, `learning_rate`, `momentum`, `weight_decay`, `schedule`,
+        `dropout`, `augmentation`, `patience`, `data_type`, `compile`
 
     Raises
     ------
@@ -130,10 +132,9 @@ def pretrain(
     model = SFCN(network["channels"], network["bottleneck"], len(targets), network["pooling"], settings["dropout"])
     with torch.no_grad():
         model.head.bias.copy_(first_biases(targets))
-    place(model, device, settings["data_type"])
+    place(model, device, settings["data_type"], compiled=settings["compile"])
     optimiser = Momentum(model, settings)
     truth, validation_truth = (encode(table, targets) for table in tables)
-    everyone = np.arange(len(validation))
     history: list[dict[str, float]] = []
     best: dict[str, Any] = {"loss": math.inf, "epoch": -1, "state": {}}
     epoch = step = steps = 0  # the epoch, steps done in it, and steps done in all
@@ -143,47 +144,63 @@ def pretrain(
         optimiser.load(saved["velocities"])
         history, best = saved["history"], saved["best"]
         epoch, step, steps, total = (saved[name] for name in ("epoch", "step", "steps", "total"))
+    check_all_have(2 * steps + (step == 0), device)
 
     def save() -> None:
-        state = {"model": model.state_dict(), "velocities": optimiser.velocities, "history": history, "best": best}
-        state |= {"epoch": epoch, "step": step, "steps": steps, "total": total}
-        checkpoints.save(2 * steps + (step == 0), state)  # an epoch's end counts as later than its last step
+        if rank() == 0:
+            state = {"model": model.state_dict(), "velocities": optimiser.velocities, "history": history, "best": best}
+            state |= {"epoch": epoch, "step": step, "steps": steps, "total": total}
+            checkpoints.save(2 * steps + (step == 0), state)  # an epoch's end counts as later than its last step
+
+    def stop() -> None:
+        save()
+        any_rank(True, device)  # nobody leaves before it is written
+        logger.warning("stopped by SIGTERM in epoch %d, step %d; the next run goes on from there", epoch, step)
+        sys.exit(143)
 
     def stop_if_asked() -> None:
-        if asked:
-            save()
-            logger.warning("stopped by SIGTERM in epoch %d, step %d; the next run goes on from there", epoch, step)
-            sys.exit(143)
+        if any_rank(bool(asked), device):
+            stop()
 
     progress = Progress(len(training), settings["epochs"], epoch)
-    saved_at = time.monotonic()
     with asked_to_stop() as asked:
         while epoch < settings["epochs"] and not _out_of_patience(epoch, best["epoch"], settings["patience"]):
             rate = learning_rate(settings, epoch)
             order = epoch_order(len(training), settings["batch_size"], seed, epoch)
+            parts = [passes_of(len(batch), settings["accumulate"]) for batch in order]
+            mine = [[batch[places] for places in part] for batch, part in zip(order, parts, strict=True)]
+            reading = training.batches([rows for part in mine[step:] for rows in part], device)
             model.train()
-            for batch in training.batches(order[step:], device):
-                rows = torch.as_tensor(order[step])
-                images = augment(batch, settings["augmentation"], seed_from(seed, "augmentation", epoch, step))
-                torch.manual_seed(seed_from(seed, "dropout", epoch, step))
-                outputs = model(as_input(images))
-                loss = masked_loss(outputs, truth[rows].to(device), targets)
+            for batch, part in zip(order[step:], parts[step:], strict=True):
+                wanted = truth[torch.as_tensor(batch)]
+                known = (~torch.isnan(wanted)).sum(0)  # on all ranks and in all passes, so that their losses add up
+                draws = [seed_from(seed, name, epoch, step) for name in ("augmentation", "dropout")]
+                kept = dropout_mask(model, len(batch), draws[1])
+                summed = torch.zeros((), device=device)
                 optimiser.clear()
-                loss.backward()
+                for places in part:
+                    images = augment(next(reading), settings["augmentation"], draws[0], places, len(batch))
+                    outputs = model(as_input(images), kept[places].to(device))
+                    loss = masked_loss(outputs, wanted[places].to(device), targets, known.to(device))
+                    loss.backward()
+                    summed += loss.detach()
+                value, asked_somewhere = add_gradients(optimiser.parameters, summed, bool(asked))
                 optimiser.step(rate)
-                value = loss.item()
-                total += value * len(rows)
+                total += value * len(batch)
                 if not math.isfinite(total):
                     what = f"the loss is not finite in epoch {epoch}, step {step}, at a learning rate of {rate:g}"
                     raise InputError("configuration", "pretrain.learning_rate", what, "lower it, by a factor of 3 say")
                 step, steps = step + 1, steps + 1
-                progress.tell(epoch, step, len(rows), value)
-                if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                progress.tell(epoch, step, len(batch), value)
+                if checkpoints.is_due():
                     save()
-                    saved_at = time.monotonic()
-                stop_if_asked()
-            calibrate(model, map(as_input, training.batches(order[:CALIBRATION_BATCHES], device)))
-            outputs = predict(model, validation, everyone, settings["batch_size"], device, stop_if_asked)
+                if asked_somewhere:
+                    stop()
+            seen = [rows for part in mine[:CALIBRATION_BATCHES] for rows in part]
+            calibrate(model, _listening(map(as_input, training.batches(seen, device)), stop_if_asked))
+            share = share_of(len(validation))
+            outputs = predict(model, validation, share, settings["batch_size"], device, stop_if_asked)
+            outputs = gather(outputs, len(validation), device)
             loss = float(masked_loss(torch.from_numpy(outputs), validation_truth, targets))
             row = {"epoch": epoch, "step": steps, "learning_rate": rate, "train_loss": total / len(training)}
             row |= {"validation_loss": loss, **_validation_metrics(outputs, tables[1], targets)}
@@ -193,7 +210,8 @@ def pretrain(
                 best = {"loss": loss, "epoch": epoch, "state": state}
             epoch, step, total = epoch + 1, 0, 0.0
             save()
-            saved_at = time.monotonic()
+            if rank() == 0:
+                write_table(pd.DataFrame(history), checkpoints.folder / "history.tsv")
             progress.conclude(row)
     if not best["state"]:
         what = "no epoch had a finite validation loss"
@@ -201,8 +219,14 @@ def pretrain(
     return Pretrained(best["state"], pd.DataFrame(history), best["epoch"])
 
 
+def _listening(batches: Iterable[Tensor], stop_if_asked: Callable[[], None]) -> Iterator[Tensor]:
+    for batch in batches:
+        stop_if_asked()
+        yield batch
+
+
 class Progress:
-    """Lines for a person: one per minute within an epoch, and one per epoch with its validation metrics.
+    """Lines for a person: one per minute within an epoch, and one per epoch, with the latest validation metrics.
 
     Parameters
     ----------
@@ -215,6 +239,7 @@ class Progress:
         self.images, self.epochs, self.first = images, epochs, epoch
         self.started = self.told = time.monotonic()
         self.seen = 0
+        self.figures = ""
 
     def tell(self, epoch: int, step: int, images: int, loss: float) -> None:
         """Count a step's images, and write a line where the last one is a minute old."""
@@ -224,14 +249,15 @@ class Progress:
             self.told = now
             pace = self.seen / (now - self.started)
             left = (self.epochs - self.first) * self.images - self.seen
-            message = "epoch %d, step %d: loss %.4f; %.1f images/s, %s to go"
-            logger.info(message, epoch, step, loss, pace, _duration(left / pace))
+            message = "epoch %d, step %d: loss %.4f%s; %.1f images/s, %s to go"
+            logger.info(message, epoch, step, loss, self.figures, pace, _duration(left / pace))
 
     def conclude(self, row: Mapping[str, float]) -> None:
         """Write an epoch's line."""
         self.told = time.monotonic()
         elapsed, done = self.told - self.started, row["epoch"] + 1 - self.first
         figures = [f"{name.removeprefix('validation_')} {value:.3f}" for name, value in list(row.items())[3:]]
+        self.figures = f" (after epoch {row['epoch']}: {', '.join(figures[1:])})"
         left = _duration(elapsed / done * (self.epochs - row["epoch"] - 1))
         message = "epoch %d: %s; %.1f images/s, %s to go"
         logger.info(message, row["epoch"], ", ".join(figures), self.seen / elapsed, left)
