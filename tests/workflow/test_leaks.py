@@ -30,9 +30,9 @@ def cause(study: Path, rule: str) -> str:
 def test_a_split_that_was_edited_is_noticed_when_it_is_used_and_when_it_is_certified_anew(study):
     split = study / SPLIT / "memory.tsv"
     change(split, "\ttrain\t", "\ttest\t", unnoticed=True)
-    (study / "results/resamples/ad_hc/n18/001.tsv").unlink()
-    assert snakemake(study, *CORES, "--until", "resample").returncode != 0
-    assert f"{SPLIT}/memory.tsv: it is not the file that was certified" in cause(study, "resample")
+    (study / "results/statistics/aucs.tsv").unlink()
+    assert snakemake(study, *CORES, "--until", "aggregate").returncode != 0
+    assert f"{SPLIT}/memory.tsv: it is not the file that was certified" in cause(study, "aggregate")
 
     os.utime(split)
     assert snakemake(study, *CORES, "--until", "certificate").returncode != 0

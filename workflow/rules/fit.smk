@@ -85,6 +85,7 @@ rule baseline:
     """The binary network from random weights."""
     input:
         resample="results/resamples/{task}/n{n}/{replicate}.tsv",
+        certificate=ancient("results/split/certificate.json"),  # no GPU hour before nobody is on two sides
     output:
         fit="results/fits/{task}/n{n}/{replicate}/baseline.json",
     log:

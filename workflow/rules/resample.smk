@@ -10,11 +10,14 @@ DRAWING = {
 
 
 rule resample:
-    """n images with replacement for training, then validation and test from other participants."""
+    """n images with replacement for training, then validation and test from other participants.
+
+    It does not wait for the certificate, which comes after every cohort: Snakemake walks through all that a job of a
+    group depends on, once for each pair of its members.  The networks' fits wait, and aggregate checks every resample.
+    """
     input:
         indices=lambda wc: of_cohorts("index", wc.task),
         splits=lambda wc: of_cohorts("split/cohorts", wc.task),
-        certificate=ancient("results/split/certificate.json"),
     output:
         "results/resamples/{task}/n{n}/{replicate}.tsv",
     log:

@@ -4,12 +4,10 @@ from neurotransfer import jobs
 
 with jobs.job(snakemake):
     from neurotransfer import resampling
-    from neurotransfer.certificate import check_certified
     from neurotransfer.files import read_table
     from neurotransfer.seeds import seed_from
 
     source, wildcards, params = snakemake.input, snakemake.wildcards, snakemake.params
-    check_certified(source.certificate, [*source.indices, *source.splits])
     indices, splits = ([read_table(path) for path in paths] for paths in (source.indices, source.splits))
     pool = resampling.pool_of_task(indices, splits, params.task, params.converters)
     key = {"task": wildcards.task, "n": int(wildcards.n), "replicate": wildcards.replicate}
