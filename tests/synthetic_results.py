@@ -10,17 +10,25 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+from neurotransfer import report
 from neurotransfer.aggregation import compare, summarise
 from neurotransfer.certificate import certify
 from neurotransfer.configuration import load_config, merge
 from neurotransfer.duplicates import COLUMNS as PAIR
 from neurotransfer.evaluation import calibration, evaluate, evaluate_groups, long_form
+from neurotransfer.figures import figure2, published_medians, save_figure
+from neurotransfer.files import read_table
 from neurotransfer.inference import curves, infer, worth
+from neurotransfer.preprocessing import REASONS
+from neurotransfer.pretraining_figure import figure1
 from neurotransfer.search import search_table, winners
 from neurotransfer.study import ARMS
 from neurotransfer.targets import learn_targets
+from neurotransfer.worth_figure import figure3
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+TABLES = ("images", "excluded", "metrics", "groups", "calibration", "medians", "comparisons", "worth", "search")
+TABLES += ("settings", "resamples")
 DUPLICATES = {
     "images": 360, "images_compared": 360, "pairs_compared": 64620, "least_similarity": 4.2, "pairs_found": 3,
     "pairs_listed": 3, "scans": 1, "heads": 2,
@@ -266,3 +274,30 @@ def _ledger(images) -> pd.DataFrame:
     failed = failed.assign(status="failed", reason=["truncated", "mask_failed", "mask_failed"], engine="builtin")
     failed["detail"] = ["data/north/sub-P900x_T1w.nii.gz ends early", "no brain", "no brain"]
     return pd.concat([table, failed], ignore_index=True).assign(engine_version="1")
+
+
+def page_of(results: SimpleNamespace, folder: Path, **options) -> str:
+    """The whole page of some results, with their real figures."""
+    first = figure1(results.images, results.history, results.metrics, results.predictions)
+    tables = (results.aucs, results.medians, results.comparisons)
+    published = read_table(REPOSITORY / "workflow/resources/published.tsv")
+    overlay = published_medians(published, results.medians)
+    second = figure2(*tables, results.config["tasks"], alpha=0.05, published=overlay)
+    third = figure3(results.curves, results.worth, results.config["tasks"])
+    figures = {"figure1": first, "figure2": second, "figure3": third}
+    for name, figure in figures.items():
+        save_figure(figure, results.medians, folder / name)
+    content = report.content(
+        {name: getattr(results, name) for name in TABLES} | {"published": published},
+        ledger=results.ledger,
+        certificate=results.certificate,
+        weights=results.weights,
+        figures={name: report.embed(folder / name) for name in figures},
+        config=results.config,
+        defaults=results.defaults,
+        tasks=results.config["tasks"],
+        run=results.run,
+        reasons=REASONS,
+        **options,
+    )
+    return report.render(content)

@@ -20,45 +20,14 @@ from neurotransfer import costs, report
 from neurotransfer.figures import figure2, figure2_data, published_medians, save_figure
 from neurotransfer.files import read_table
 from neurotransfer.methods import BIBLIOGRAPHY, REFERENCES, methods
-from neurotransfer.preprocessing import REASONS
-from neurotransfer.pretraining_figure import figure1
 from neurotransfer.worth_figure import figure3
 from runs import REPOSITORY
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from selenium_axe_python import Axe
-from synthetic_results import make_results
+from synthetic_results import make_results, page_of
 
-TABLES = ("images", "excluded", "metrics", "groups", "calibration", "medians", "comparisons", "worth", "search")
-TABLES += ("settings", "resamples")
 ADDRESS = r"base64,([A-Za-z0-9+/=]+)"
 HOSTILE = "</style></pre><script>alert(1)</script><img src=//evil.example/x onerror=alert(1)> {{ 7 * 7 }} & \" '"
-
-
-def page_of(results: SimpleNamespace, folder: Path, **options) -> str:
-    """The whole page of some results, with their real figures."""
-    first = figure1(results.images, results.history, results.metrics, results.predictions)
-    tables = (results.aucs, results.medians, results.comparisons)
-    published = read_table(REPOSITORY / "workflow/resources/published.tsv")
-    overlay = published_medians(published, results.medians)
-    second = figure2(*tables, results.config["tasks"], alpha=0.05, published=overlay)
-    third = figure3(results.curves, results.worth, results.config["tasks"])
-    figures = {"figure1": first, "figure2": second, "figure3": third}
-    for name, figure in figures.items():
-        save_figure(figure, results.medians, folder / name)
-    content = report.content(
-        {name: getattr(results, name) for name in TABLES} | {"published": published},
-        ledger=results.ledger,
-        certificate=results.certificate,
-        weights=results.weights,
-        figures={name: report.embed(folder / name) for name in figures},
-        config=results.config,
-        defaults=results.defaults,
-        tasks=results.config["tasks"],
-        run=results.run,
-        reasons=REASONS,
-        **options,
-    )
-    return report.render(content)
 
 
 class Elements(HTMLParser):
