@@ -9,6 +9,7 @@ Prints the jobs by rule, and the seconds and the peak memory of each step: of `n
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,15 @@ from typing import NamedTuple
 from paper_study import write_study
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# A process inherits the peak memory of the one that it is forked from, so a small one stands between.
+MEASURED = """
+import json, resource, subprocess, sys
+code = subprocess.run(sys.argv[2:]).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+with open(sys.argv[1], "w") as file:
+    json.dump([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024], file)
+sys.exit(code)
+"""
 
 
 class Step(NamedTuple):
@@ -94,16 +104,15 @@ def timed(arguments: list, folder: Path) -> Step:
     """
     scripts = str(REPOSITORY / "workflow/scripts")
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [scripts, os.environ.get("PYTHONPATH")]))}
-    output = folder / "output.txt"
+    output, usage = folder / "output.txt", folder / "usage.json"
+    line = [sys.executable, "-c", MEASURED, usage, sys.executable, *arguments]
     start = time.monotonic()
     with output.open("w") as file:
-        process = subprocess.Popen([sys.executable, *map(str, arguments)], stdout=file, stderr=file, env=env)
-        _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+        code = subprocess.run([str(part) for part in line], stdout=file, stderr=file, env=env).returncode
     seconds, text = time.monotonic() - start, output.read_text()
-    if process.returncode:
+    if code:
         sys.exit(f"{' '.join(map(str, arguments))} failed:\n{text[-3000:]}")
-    return Step(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, text)
+    return Step(seconds, *json.loads(usage.read_text()), text)
 
 
 def jobs_by_rule(text: str) -> dict[str, int]:
