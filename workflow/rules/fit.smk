@@ -47,8 +47,8 @@ rule linear:
         "linear"
     threads: config["models"]["linear"]["threads"]
     resources:
-        mem_mb=lambda wc, attempt: 2000 * attempt,
-        runtime=lambda wc, attempt: 10 * attempt,
+        mem_mb=2000,
+        runtime=10,
         in_group=1,  # the profile limits how many of a group run at once, and so what the group asks for
     params:
         fitting=FITTING["linear"],
@@ -72,8 +72,8 @@ rule covariates:
         "linear"
     threads: config["models"]["covariates"]["threads"]
     resources:
-        mem_mb=lambda wc, attempt: 1000 * attempt,
-        runtime=lambda wc, attempt: 5 * attempt,
+        mem_mb=1000,
+        runtime=5,
         in_group=1,
     params:
         fitting=FITTING["covariates"],

@@ -27,8 +27,8 @@ rule resample:
         "linear"
     threads: 1
     resources:
-        mem_mb=lambda wc, attempt: 1000 * attempt,
-        runtime=lambda wc, attempt: 5 * attempt,
+        mem_mb=1000,
+        runtime=5,
         in_group=1,  # the profile limits how many of a group run at once, and so what the group asks for
     params:
         seed=DRAWING["seed"],
