@@ -4,12 +4,12 @@ import copy
 import hashlib
 import json
 import re
-import shutil
 from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from browsers import chromium, visit
 from crowds import crowd, index_of
 from neurotransfer.certificate import (
     certify,
@@ -291,17 +291,10 @@ def test_too_few_images_to_compare_are_said_to_be_so(study):
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_shows_the_page_without_a_complaint(study, tmp_path, width):
-    if shutil.which("chromium") is None:
-        pytest.skip("chromium not installed")
-    from selenium import webdriver
-
-    (tmp_path / "certificate.html").write_text(certificate_page(study)[0])
-    options = webdriver.ChromeOptions()
-    for option in ("--headless=new", "--no-sandbox", f"--window-size={width},1000"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver"))) as browser:
-        browser.get(f"file://{tmp_path}/certificate.html")
+    page = tmp_path / "certificate.html"
+    page.write_text(certificate_page(study)[0])
+    with chromium(tmp_path / "profile") as browser:
+        visit(browser, page, width=width)
         assert browser.get_log("browser") == []
         assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth + 1")
         browser.save_screenshot(str(tmp_path / "page.png"))
