@@ -105,6 +105,16 @@ def test_frozen_layers_stay_as_they_are_and_the_others_learn(study, resample, tr
     assert np.isfinite(scores).all() and scores.std() > 0
 
 
+def test_passes_add_up_to_their_batch(study, resample, trunk, monkeypatch):
+    """On a frozen trunk, where batch norm does not see the batch, dropout and augmentation included."""
+    values = [settings_of(0.02)[0] | {"freeze": "trunk", "dropout": 0.4}]
+    whole = fits(study, resample, "transfer", trunk, values)
+    monkeypatch.setitem(FITTING["training"], "accumulate", 3)
+    parts = fits(study, resample, "transfer", trunk, values)
+    assert parts[0][0]["validation_loss"] == pytest.approx(whole[0][0]["validation_loss"], rel=1e-5)
+    assert parts[2] == pytest.approx(whole[2], rel=1e-4)
+
+
 @pytest.mark.parametrize("by", ["loss", "auc"])
 def test_the_epoch_is_the_best_by_what_the_configuration_says(study, resample, monkeypatch, by):
     """Each epoch's figures are seen by the way; the one that is kept is the best of them."""
