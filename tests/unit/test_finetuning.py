@@ -1,6 +1,9 @@
 """Binary fits on one resample: what baseline and transfer share, what is refused, what is recorded."""
 
 import json
+import resource
+import subprocess
+import sys
 
 import numpy as np
 import planted
@@ -65,6 +68,14 @@ def test_a_diverging_setting_is_recorded_and_the_others_go_on(study, resample):
 def test_where_every_setting_diverges_one_line_says_so(study, resample):
     with pytest.raises(InputError, match="every setting diverged"):
         fits(study, resample, "baseline", None, settings_of(1e30))
+
+
+def test_a_fit_has_started_within_five_seconds():
+    """Seconds of CPU, which other work on the machine does not lengthen, of everything that is imported."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", "import neurotransfer.finetuning, neurotransfer.jobs"], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert 0 < after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
 
 
 def test_settings_do_not_disturb_each_other(study, resample):

@@ -134,7 +134,7 @@ def test_a_signal_is_found_and_noise_is_not():
     aucs = {}
     for signal in (0.0, 3.0):
         found = []
-        for seed in range(12):
+        for seed in range(8):
             features, labels, roles = problem(seed=seed, signal=signal)
             scores = fit_settings(features, labels, roles, GRID[2:5], ITERATIONS)[2]
             found.append(roc_auc_score(labels[roles == "test"], scores))

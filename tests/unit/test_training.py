@@ -45,7 +45,7 @@ def test_the_epoch_with_the_lowest_validation_loss_is_kept(undisturbed):
     assert undisturbed.history["learning_rate"].tolist() == [0.02, 0.02, 0.02, 0.01]
 
 
-@pytest.mark.parametrize("stop_at", [1, 5, 7, 19, 20])
+@pytest.mark.parametrize("stop_at", [1, 5, 20])  # within an epoch, at its end, at the end of all
 def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bytes(study, undisturbed, tmp_path, stop_at, monkeypatch):
     steps = 0
     real = training.augment
