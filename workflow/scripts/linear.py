@@ -9,5 +9,5 @@ with jobs.job(snakemake):
 
     source, fitting = snakemake.input, snakemake.params.fitting
     resample, facts = read_resample(source.resample)
-    features = shares_of_mask(read_volumes(resample, source.volumes, source.names))
+    features = shares_of_mask(read_volumes(resample, source.volumes, source.names, fitting["structures"]))
     write_json(snakemake.output.fit, fit("linear", features, resample, facts, source.resample, fitting))
