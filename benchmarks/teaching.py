@@ -316,10 +316,10 @@ def main() -> None:
         for done in [pool.submit(pretrain, name, seed) for seed in seeds for name in NETWORKS]:
             done.result()
         print("teaching: the networks are trained", flush=True)
-        runs = [("float32", seed) for seed in (1, 2, 3)] + [("bfloat16", 1)]
-        curves = [done.result() for done in [pool.submit(curve, *run) for run in runs]]
         jobs = [(n, name, model) for n, name in resamples(config) for model in ("baseline", "transfer")]
         fits = pd.DataFrame([done.result() for done in [pool.submit(fit, *job) for job in jobs]])
+        runs = [("float32", seed) for seed in (1, 2, 3)] + [("bfloat16", 1)]
+        curves = [done.result() for done in [pool.submit(curve, *run) for run in runs]]
     spent = sum(os.times()[:4]) - sum(started[:4])
     tables = sides()
     found = {name: read_table(f"networks/{name} 1/predictions.tsv") for name in NETWORKS}

@@ -31,7 +31,17 @@ class Block(nn.Module):
         images = x.shape[1] == 1 and not x.requires_grad
         if images and self.conv.out_channels >= WIDE and not left_to_compiler():
             return convolve_normalise_pool_relu(x, self.conv, self.norm)
-        return normalise_pool_relu(self.conv(x), self.norm, 2)
+        return normalise_pool_relu(self.convolve(x), self.norm, 2)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """The convolution; on a CPU in float32 where x has two planes.
+
+        There oneDNN (as torch 2.13 has it) leaves the weights' gradient in bfloat16 unwritten: whatever lay in memory.
+        """
+        if x.shape[2] == 2 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self.conv(x.float())
+        return self.conv(x)
 
 
 class SFCN(nn.Module):
