@@ -121,8 +121,8 @@ def answer(
         many = f"{replicates} replicate{'s' if replicates != 1 else ''}"
         few = f"With {many} and {pairs} no adjusted p below {least:.2g} is possible, so nothing could be called better"
         return [*sentences, f"{few} or worse at {alpha:g}; more replicates would be needed, and even then {scope}."]
-    told = f"'Better' and 'worse' mean a Holm-adjusted p below {alpha:g} over all {len(comparisons)} comparisons"
-    return [*sentences, f"{told}; 'not distinguishable' does not mean equal, and {scope}."]
+    told = f"“Better” and “worse” mean a Holm-adjusted p below {alpha:g} over all {len(comparisons)} comparisons"
+    return [*sentences, f"{told}; “not distinguishable” does not mean equal, and {scope}."]
 
 
 def _scope(found: Sequence[Verdict]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from .wording import MISSING, interval, words
+from .wording import MISSING, fixed, interval, words
 
 SPLITS = {"validation": "validation", "holdout": "unseen cohorts"}
 
@@ -45,10 +45,8 @@ def metric_groups(metrics: pd.DataFrame, published: pd.DataFrame) -> list[dict[s
             unit = f", {units[target]}" if target in units and metric in ("mae", "rmse", "bias") else ""
             row: dict[str, Any] = {"metric": labels.get(metric, metric) + unit}
             for found in part.to_dict("records"):
-                value, dummy = (
-                    MISSING if pd.isna(found[name]) else f"{found[name]:.3f}" for name in ("value", "dummy")
-                )
-                cell = {"value": value, "dummy": dummy, "interval": interval(found["low"], found["high"])}
+                cell = {"value": fixed(found["value"]), "dummy": fixed(found["dummy"])}
+                cell |= {"interval": interval(found["low"], found["high"])}
                 cell["paper"] = paper.get((target, found["split"], metric))
                 row[found["split"]] = cell
             rows.append(row)
@@ -70,7 +68,7 @@ def subgroups(groups: pd.DataFrame) -> list[dict[str, Any]]:
             row |= {name: int(part[name].iloc[0]) for name in ("observations", "participants")}
             for name, metric in (("main", main), ("bias", "bias")):
                 known = metric in cells.index
-                row[name] = f"{cells.loc[metric, 'value']:.3f}".replace("-", "−") if known else MISSING
+                row[name] = fixed(cells.loc[metric, "value"]) if known else MISSING
                 bounds = (cells.loc[metric, "low"], cells.loc[metric, "high"]) if known else (None, None)
                 row[f"{name}_interval"] = interval(*bounds, sign=metric == "bias")
             rows.append(row)

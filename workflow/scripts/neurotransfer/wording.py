@@ -11,7 +11,12 @@ def interval(low: float, high: float, *, sign: bool = False) -> str:
     """An interval in words, "0.81 to 0.86"; missing ends are a dash."""
     if pd.isna(low) or pd.isna(high):
         return MISSING
-    return f"{signed(low)} to {signed(high)}" if sign else f"{low:.3f} to {high:.3f}"
+    return f"{signed(low)} to {signed(high)}" if sign else f"{fixed(low)} to {fixed(high)}"
+
+
+def fixed(value: float) -> str:
+    """A value with three decimals; missing is a dash."""
+    return MISSING if pd.isna(value) else f"{value:.3f}".replace("-", "−")
 
 
 def signed(value: float) -> str:
