@@ -159,25 +159,17 @@ def finished(tmp_path_factory):
                     patch,
                     given=SimpleNamespace(
                         resample=resample,
-                        volumes=["results/index/a.volumes.npy"],
-                        names=["results/index/a.volumes.json"],
-                    ),
-                    output=Named(fit=f"results/fits/ad_hc/n{n}/{replicate}/linear.json"),
-                    wildcards=wildcards,
-                    fitting=FITTING["linear"],
-                )
-                run_script(
-                    "covariates",
-                    patch,
-                    given=SimpleNamespace(
-                        resample=resample,
                         indices=["results/index/a.tsv"],
                         volumes=["results/index/a.volumes.npy"],
                         names=["results/index/a.volumes.json"],
                     ),
-                    output=Named(fit=f"results/fits/ad_hc/n{n}/{replicate}/covariates.json"),
+                    output=Named(
+                        fit=f"results/fits/ad_hc/n{n}/{replicate}/linear.json",
+                        covariates=f"results/fits/ad_hc/n{n}/{replicate}/covariates.json",
+                    ),
                     wildcards=wildcards,
-                    fitting=FITTING["covariates"],
+                    fitting=FITTING["linear"],
+                    covariates=FITTING["covariates"],
                 )
                 for model in ("baseline", "transfer"):
                     write_cnn_fit(model, n, replicate, resample, weights, generator)

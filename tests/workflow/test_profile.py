@@ -58,14 +58,16 @@ def test_every_job_says_how_long_it_runs_and_how_much_memory_it_needs(jobs):
         assert int(found["mem_mb"]) > 0 and int(found["runtime"]) > 0, rule
 
 
-def test_only_linear_fits_and_their_resamples_are_grouped(repository_rules):
-    grouped = [rule for rule, text in repository_rules.items() if re.search(r"^    group:", text, re.M)]
-    assert sorted(grouped) == ["covariates", "linear", "resample"]
+def test_only_linear_fits_and_their_resamples_are_grouped(repository_rules, settings, jobs):
+    assert settings["groups"] == ["resample=linear", "linear=linear"]
+    assert not [rule for rule, text in repository_rules.items() if re.search(r"^    group:", text, re.M)]
+    grouped = re.findall(r"Group job linear \(jobs in lexicogr\. order\):\n((?:\n|    .*\n)*)", jobs)
+    assert grouped and set(re.findall(r"rule (\w+):", "".join(grouped))) == {"resample", "linear"}
 
 
 def test_what_is_grouped_is_not_tried_again_since_a_group_is_repeated_whole(repository_rules, settings):
     for rule, text in repository_rules.items():
-        assert ("retries: 0" in text) == (rule in ("linear", "covariates", "resample")), rule
+        assert ("retries: 0" in text) == (rule in ("linear", "resample")), rule
     assert settings["keep-incomplete"] is True
     assert settings["retries"] >= 1
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from neurotransfer.study import ARMS
+from neurotransfer.study import MODELS
 from runs import OVERLAYS, neurotransfer, planned_jobs, snakemake
 
 TASKS = ("ad_hc", "scz_bd", "control")
@@ -42,13 +42,13 @@ def test_a_deleted_fit_reruns_that_fit_and_what_summarises_it(study):
 
 def test_a_deleted_resample_reruns_its_fits(study):
     (study / "results/resamples/control/n18/006.tsv").unlink()
-    rules = ("resample", *ARMS)
+    rules = ("resample", *MODELS)
     assert planned_jobs(study) == {f"{rule} task=control, n=18, replicate=006" for rule in rules} | SUMMARY
 
 
 def test_a_changed_seed_of_one_task_reruns_that_task_only(small_study, overlay):
     changed = overlay({"tasks": {"scz_bd": {"seed": 1}}})
-    jobs = set().union(*(replicate_jobs(rule, "scz_bd") for rule in ("resample", *ARMS)))
+    jobs = set().union(*(replicate_jobs(rule, "scz_bd") for rule in ("resample", *MODELS)))
     assert planned_jobs(small_study, overlays=changed) == jobs | SUMMARY
 
 

@@ -22,7 +22,7 @@ from .planning import OF_ALL_COHORTS, OF_COHORT
 from .resampling import INFEASIBLE, draw_rows, labelled, sizes
 from .seeds import seed_from
 from .split import split_cohort
-from .study import ARMS, Study
+from .study import MODELS, Study
 
 DRAWS = 200  # simulated resamples per task and n
 POWER_DRAWS = 400  # simulated test sets
@@ -96,7 +96,7 @@ def work_of(study: Study, config: Mapping[str, Any], role: pd.Series) -> dict[st
     work["evaluate"] = [EVALUATION * (validation + test)]
     keys = [n for _ in study.tasks for n in study.n for _ in study.replicates]
     work["resample"] = [1.0] * len(keys)
-    for model in ARMS:
+    for model in MODELS:
         network = model in ("baseline", "transfer")
         work[model] = [steps_of_fit(model, n, config) for n in keys] if network else [1.0] * len(keys)
     return work
@@ -108,7 +108,7 @@ def jobs_of(study: Study) -> dict[str, int]:
     count = {"preprocess": sum(len(shard.jobs) for shard in study.shards.values()), "cache": len(study.shards)}
     count |= dict.fromkeys(OF_COHORT, len(study.cohorts)) | dict.fromkeys(OF_ALL_COHORTS, 1)
     count |= {"pretrain" if study.run == "multitask" else "adopt": 1, "evaluate": 1, "resample": replicates}
-    return count | dict.fromkeys(ARMS, replicates) | dict.fromkeys(("aggregate", "compare", "figures", "report"), 1)
+    return count | dict.fromkeys(MODELS, replicates) | dict.fromkeys(("aggregate", "compare", "figures", "report"), 1)
 
 
 def hours(rule: str, work: Sequence[float], cost: Cost) -> float:
@@ -192,7 +192,7 @@ def threads_of(rule: str, config: Mapping[str, Any]) -> int:
         return config["pretrain"]["threads"]
     if rule in ("baseline", "transfer"):
         return config["models"]["cnn"]["threads"]
-    return config["models"][rule]["threads"] if rule in ("linear", "covariates") else 1
+    return config["models"]["linear"]["threads"] if rule == "linear" else 1
 
 
 def _path(work, costs, gpus, cores, warnings) -> str:
@@ -239,7 +239,7 @@ def _disk(config, study, images, warnings) -> str:
         [
             "Disk:",
             f"  derivatives  {_size(derivatives):>9} in at most {files:,} files [assumed: {DERIVATIVES_FILES} each]",
-            f"  cache        {_size(cache):>9} in {2 * len(study.shards):,} files",
+            f"  cache        {_size(cache):>9} in {5 * len(study.shards):,} files",
             f"  fits         {_size(fits):>9} in {9 * replicates:,} files (resamples, fits, logs, benchmarks)",
             f"  free here    {_size(free):>9}",
         ]
