@@ -83,6 +83,27 @@ def test_figure_1_stands_without_history_or_holdout(given, holdout):
     assert ("Age, validation" in titles) == (not given)
 
 
+def test_a_cell_is_as_dark_as_its_cohorts_target_is_known():
+    found = make_results(("ad_hc",), (20,), 2, people=8)
+    found.images.loc[found.images["cohort"] == "south", "neuroticism"] = np.nan
+    found.images.loc[(found.images["cohort"] == "mood") & (np.arange(len(found.images)) % 2 == 0), "age"] = np.nan
+    (panel,) = [axes for axes in drawn1(found).axes if axes.get_title("left") == "Known targets"]
+    cells = [patch for patch in panel.patches if patch.get_alpha() is not None]
+    sizes = found.images["cohort"].value_counts()
+    assert len(cells) == 6 * len(sizes) and sizes.nunique() == 1  # so that cohorts stand in the order of their names
+    targets = [label.get_text() for label in panel.get_xticklabels()]
+    assert targets == ["age", "sex", "handedness", "BMI", "fluid int.", "neuroticism"]
+    shares = np.array([cell.get_alpha() for cell in cells]).reshape(-1, 6) / cells[1].get_alpha()
+    for cohort, row in zip(sorted(sizes.index), shares, strict=True):
+        mine = found.images[found.images["cohort"] == cohort]
+        assert row[[0, 3, 5]] == pytest.approx(
+            [mine[name].count() / len(mine) for name in ("age", "bmi", "neuroticism")]
+        )
+    data = figure1_data(found.images, found.history, found.metrics, found.predictions)
+    told = data[(data["panel"] == "targets") & (data["item"] == "north")].set_index("group")["value"]
+    assert told["bmi"] == 0 and told["sex"] == 1
+
+
 @pytest.fixture(scope="module")
 def results() -> SimpleNamespace:
     return make_results(replicates=15)

@@ -15,7 +15,7 @@ from neurotransfer.files import read_table
 from neurotransfer.manifest import compile_manifest
 from neurotransfer.study import read_study
 from neurotransfer.withdrawal import DEFAULT, Row, Withdrawn, behind_weights, erase, participant_of, read_withdrawn
-from synthetic_results import make_results, page_of
+from synthetic_results import draw_figures, make_results, page_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARDS = Path("results/manifest/shards")
@@ -269,7 +269,8 @@ def test_weights_know_whether_people_who_left_are_behind_them():
     ],
 )
 def test_the_report_flags_weights_by_name_and_counts_the_withdrawn_nowhere(run, behind, expected, never, tmp_path):
-    results = make_results()
+    results = make_results(("ad_hc",), (20,), 2, people=8)
+    draw_figures(results, tmp_path)
     results.run = run
     results.config["pretrain"]["weights"] = "/kept/weights.safetensors" if run == "given" else None
     gone = results.ledger.iloc[:3].assign(image_id=["A_01", "A_02", "A_03"], status="withdrawn")
