@@ -70,14 +70,19 @@ def shares_of_mask(volumes: np.ndarray) -> np.ndarray:
     return volumes[:, 1:] / volumes[:, :1]
 
 
-def pipeline(c: float, max_iterations: int) -> Pipeline:
+def pipeline(c: float, max_iterations: int, penalty: str = "l2") -> Pipeline:
     """Impute, standardise and regress; all three learn from the training set alone.
 
     Parameters
     ----------
-    c : inverse strength of the L2 penalty
+    c : inverse strength of the penalty
+    penalty : of the coefficients: "l2", their squares (ridge), or "l1", their sizes (lasso), with which some are 0
     """
-    regression = LogisticRegression(C=c, max_iter=max_iterations)
+    if penalty == "l1":
+        solver = {"l1_ratio": 1.0, "solver": "saga", "random_state": 0}  # it visits the images in a random order
+    else:
+        solver = {"l1_ratio": 0.0, "solver": "lbfgs"}
+    regression = LogisticRegression(C=c, max_iter=max_iterations, **solver)
     return make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), regression)
 
 
@@ -91,7 +96,7 @@ def fit_settings(
     features : float [rows, features]
     labels : 0 or 1 per row
     roles : "train", "validation" or "test" per row
-    settings : dictionaries with `c`
+    settings : dictionaries with `c` and, where it is not "l2", `penalty`
 
     Returns
     -------
@@ -102,7 +107,7 @@ def fit_settings(
     train, validation, test = (roles == role for role in ("train", "validation", "test"))
     records, models = [], []
     for values in settings:
-        model = pipeline(values["c"], iterations)
+        model = pipeline(values["c"], iterations, values.get("penalty", "l2"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # said below, once and with its setting
             model.fit(features[train], labels[train])
