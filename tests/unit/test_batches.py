@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neurotransfer import batches
+from neurotransfer import batches, ranks
 from neurotransfer.batches import Held, Images, as_input, augment, dropout_mask, epoch_order
 from neurotransfer.errors import InputError
 from neurotransfer.model import SFCN
+from neurotransfer.seeds import seed_from
 
 CPU = torch.device("cpu")
 
@@ -64,6 +65,18 @@ def test_a_flipped_byte_stops_before_it_is_used(study, tmp_path):
         Held(table[:24], tmp_path, CPU)
 
 
+def test_the_batches_before_a_damaged_image_come_and_its_own_never_does(study, tmp_path):
+    folder, table = study
+    raw = bytearray((folder / "x-0001.npy").read_bytes())
+    raw[-9] ^= 1  # of image 23
+    (tmp_path / "x-0001.npy").write_bytes(raw)
+    reading = Images(table, tmp_path).batches([np.array(rows) for rows in ([0, 1], [2, 3], [4, 23], [5])], CPU)
+    found = torch.cat([next(reading).clone() for _ in range(2)])
+    assert np.array_equal(found.numpy(), stored(table, np.arange(4)))
+    with pytest.raises(InputError, match=r"x-0001.npy: row 23"):
+        next(reading)
+
+
 def test_a_missing_shard_and_a_short_one_are_named(study, tmp_path):
     images = Images(study[1], tmp_path)
     with pytest.raises(InputError, match=r"x-0001.npy: the shard can't be read"):
@@ -88,6 +101,26 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert np.array_equal(first, again)
     assert not np.array_equal(first, later)
     assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(("readers", "processes", "accumulate"), [(1, 1, 1), (8, 1, 2), (2, 2, 1), (3, 4, 2)])
+def test_a_batch_has_the_same_images_however_many_read_it_and_train_on_it(
+    study, monkeypatch, readers, processes, accumulate
+):
+    monkeypatch.setattr(batches, "READERS", readers)
+    monkeypatch.setattr(ranks, "ranks", lambda: processes)
+    order = epoch_order(48, 12, seed=1, epoch=2)
+    found = [np.zeros((len(batch), 12, 12, 12), np.uint8) for batch in order]
+    for rank in range(processes):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        parts = [ranks.passes_of(len(batch), accumulate) for batch in order]
+        mine = [batch[places] for batch, part in zip(order, parts, strict=True) for places in part]
+        reading = Images(study[1], study[0]).batches(mine, CPU)
+        for batch, part in zip(found, parts, strict=True):
+            for places in part:
+                batch[places] = next(reading)
+    alone = np.random.default_rng(seed_from(1, "epoch", 2)).permutation(48)
+    assert np.array_equal(np.concatenate(found), stored(study[1], alone))
 
 
 def test_intensities_go_in_as_they_are():

@@ -8,6 +8,7 @@ import planted
 import pytest
 import torch
 from neurotransfer import training
+from neurotransfer.batches import as_input
 from neurotransfer.errors import InputError
 from neurotransfer.model import SFCN
 from neurotransfer.targets import learn_targets
@@ -121,6 +122,21 @@ def test_training_stops_when_patience_is_over(study, tmp_path):
 def test_a_diverging_run_stops_with_the_step_the_rate_and_what_to_try(study, tmp_path):
     with pytest.raises(InputError, match=r"learning_rate: .*not finite in epoch \d+, step \d+, .* 1e\+30; lower it"):
         planted.pretrained(*study, tmp_path, CPU, learning_rate=1e30)
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_a_damaged_shard_stops_training_with_its_name_before_the_network_sees_it(tmp_path, monkeypatch, compression):
+    table = planted.plant(tmp_path, compression)
+    raw = bytearray((tmp_path / "x-0001.npy").read_bytes())
+    raw[-9] ^= 1
+    (tmp_path / "x-0001.npy").write_bytes(raw)
+    seen = []
+    monkeypatch.setattr(training, "as_input", lambda images: seen.extend(images.numpy()) or as_input(images))
+    with pytest.raises(InputError, match=r"x-0001\.npy: row 23"):
+        still = {"shift": 0, "mirror": False}
+        planted.pretrained(tmp_path, table, tmp_path / "checkpoints", CPU, augmentation=still, epochs=1)
+    sound = {image.tobytes() for image in planted.drawn()[1]}
+    assert all(image.tobytes() in sound for image in seen)
 
 
 def test_a_target_that_nobody_has_leaves_the_others_alone(study, tmp_path):
