@@ -32,7 +32,7 @@ import nibabel  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from neurotransfer.batches import Images  # noqa: E402
+from neurotransfer.batches import Images, as_input, augment  # noqa: E402
 from neurotransfer.cache import crop_slices  # noqa: E402
 from neurotransfer.checkpoints import Checkpoints  # noqa: E402
 from neurotransfer.device import choose_device  # noqa: E402
@@ -115,19 +115,31 @@ def read(images: Images, batch: int) -> int:
     return sum(len(found) for found in images.batches(orders(len(images), batch), CPU))
 
 
+def read_augmented(images: Images, batch: int) -> int:
+    """The same, shifted, mirrored and as float32: what the network gets where the device is the CPU."""
+    batches = images.batches(orders(len(images), batch), CPU)
+    return sum(len(as_input(augment(found, SETTINGS["augmentation"], seed))) for seed, found in enumerate(batches))
+
+
 def monai_loaders(place: Path, files: list[Path], crop: Sequence[int], batch: int) -> dict[str, Callable[[], int]]:
-    """Epochs of MONAI's CacheDataset, filled before: as it comes (float32), told to keep bytes, and with workers."""
+    """Epochs of MONAI's CacheDataset, filled before; the cheapest way there is to shift and mirror."""
     sys.path.append(str(place))
+    from monai import transforms
     from monai.data import CacheDataset, DataLoader
-    from monai.transforms import CenterSpatialCropd, Compose, EnsureChannelFirstd, LoadImaged
 
     def epoch(loader: DataLoader) -> int:
         return sum(len(found["image"]) for found in loader)
 
     loaders = {}
-    for name, data_type in (("float32", np.float32), ("uint8", np.uint8)):
-        steps = [LoadImaged("image", dtype=data_type), EnsureChannelFirstd("image"), CenterSpatialCropd("image", crop)]
-        data = CacheDataset([{"image": str(file)} for file in files], Compose(steps), progress=False)
+    kinds = [("float32", np.float32, False), ("uint8", np.uint8, False), ("float32, augmented", np.float32, True)]
+    for name, data_type, augmented in kinds:
+        steps = [transforms.LoadImaged("image", dtype=data_type), transforms.EnsureChannelFirstd("image")]
+        reach = SETTINGS["augmentation"]["shift"] * augmented
+        steps += [transforms.CenterSpatialCropd("image", [edge + 2 * reach for edge in crop])]
+        if augmented:
+            steps += [transforms.RandSpatialCropd("image", crop, random_size=False)]
+            steps += [transforms.RandFlipd("image", prob=0.5, spatial_axis=0)]
+        data = CacheDataset([{"image": str(file)} for file in files], transforms.Compose(steps), progress=False)
         for workers in (0, 2):
             loader = DataLoader(data, workers, batch_size=batch, shuffle=True, persistent_workers=workers > 0)
             loaders[f"MONAI CacheDataset, {name}, {workers} workers"] = functools.partial(epoch, loader)
@@ -152,6 +164,7 @@ def warm(folder: Path, tables: dict[str, pd.DataFrame], asked: argparse.Namespac
         return len(files)
 
     runs = {f"reader, {name}": functools.partial(read, images[name], asked.batch) for name in FORMS}
+    runs["reader, plain, augmented, as float32"] = functools.partial(read_augmented, images["plain"], asked.batch)
     runs |= {"one plain copy of the same bytes": copy, "decoding NIfTI": decode}
     if asked.monai:
         few = [files[row % len(files)] for row in range(min(asked.images, 32))]
@@ -160,8 +173,9 @@ def warm(folder: Path, tables: dict[str, pd.DataFrame], asked: argparse.Namespac
         run()
     rates = in_turns(runs, asked.rounds)
     rows = [f"| {name}, images/s | {statistics.median(found):.0f} |" for name, found in rates.items()]
-    others = list(runs)[len(FORMS) :]
-    rows += [f"| reader, plain / {name} | {ratio(rates, 'reader, plain', name):.2f} |" for name in others]
+    for name in list(runs)[3:]:
+        ours = "reader, plain, augmented, as float32" if "augmented" in name else "reader, plain"
+        rows.append(f"| {ours} / {name} | {ratio(rates, ours, name):.2f} |")
     return [*rows, f"| reader, zstd / reader, plain | {ratio(rates, 'reader, zstd', 'reader, plain'):.2f} |"]
 
 

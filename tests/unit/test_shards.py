@@ -125,13 +125,3 @@ def test_what_is_not_there_is_named(tmp_path, compression):
         shard.image(5)
     with pytest.raises(InputError, match=r"and row 0 of \(6, 7, 8\) is asked for"):
         shard.read(0, np.empty((6, 7, 8), np.uint8))
-
-
-def test_a_shards_descriptor_is_closed_with_its_last_reference_and_not_before(tmp_path):
-    shard = Shard(write(tmp_path / "x.npy", some_images(), None))
-    file, other = shard.file, shard
-    del shard
-    assert np.array_equal(other.image(0), some_images()[0])
-    del other
-    with pytest.raises(OSError):
-        os.fstat(file)

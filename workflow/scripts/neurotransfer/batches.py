@@ -7,7 +7,6 @@ together what one would.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +22,6 @@ from .model import SFCN
 from .seeds import seed_from
 from .shards import Shard, verify_row
 
-OPEN_SHARDS = 256  # kept open; each is a file descriptor, of which a process often has 1,024
 READERS = 4  # threads that read, check and decompress
 BUFFERS = 3  # batches in memory: one in use, and two being read
 
@@ -43,8 +41,7 @@ class Images:
         self.checksums = table["checksum"].tolist()
         self.folder = Path(folder)
         self.checked = np.zeros(len(table), bool)
-        self.open: dict[str, Shard] = {}
-        self.opening = threading.Lock()
+        self.known: dict[str, Shard] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -104,12 +101,9 @@ class Images:
             self.checked[position] = True
 
     def _shard(self, name: str) -> Shard:
-        with self.opening:
-            if name not in self.open:
-                if len(self.open) >= OPEN_SHARDS:
-                    self.open.pop(next(iter(self.open)))
-                self.open[name] = Shard(self.folder / f"{name}.npy")
-            return self.open[name]
+        if name not in self.known:
+            self.known[name] = Shard(self.folder / f"{name}.npy")
+        return self.known[name]
 
 
 class Held(Images):

@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 import os
 import re
-import weakref
 import zlib
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,10 @@ def _integers(images: int) -> int:
 
 
 class Shard:
-    """A shard opened for reading, by any number of threads.
+    """A shard to read from, by any number of threads.
+
+    Each reading opens the file anew: no descriptor is kept of thousands of shards, and the threads do not spoil
+    the system's reading ahead for one another.
 
     Parameters
     ----------
@@ -93,6 +97,7 @@ class Shard:
     ----------
     shape : of all images, (images, D, H, W)
     compressed : which form it has
+    starts : of each image in the file, and the end of the last one
 
     Raises
     ------
@@ -103,41 +108,30 @@ class Shard:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            self.file = os.open(path, os.O_RDONLY)
-            # closed with the last reference: a thread that still reads must not meet another file under its number
-            weakref.finalize(self, os.close, self.file)
-            self._read_header()
+            with self.path.open("rb", buffering=0) as file:
+                self._read_header(file)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(path, "", f"the shard can't be read ({error})", AGAIN) from None
 
-    def _read_header(self) -> None:
-        header, size = os.pread(self.file, HEADER, 0), os.fstat(self.file).st_size
+    def _read_header(self, file: FileIO) -> None:
+        header, size = file.read(HEADER), os.fstat(file.fileno()).st_size
         found = re.search(rb"'shape': \(([\d, ]+)\)", header)
         shape = tuple(int(edge) for edge in found[1].split(b",") if edge.strip()) if found else ()
         if header != header_of(shape) or len(shape) not in (1, 4):
             raise ValueError("its header is not that of a shard")
-        if size != HEADER + int(np.prod(shape)):
-            raise ValueError(f"it holds {size:,} bytes instead of {HEADER + int(np.prod(shape)):,}")
+        if size != HEADER + math.prod(shape):
+            raise ValueError(f"it holds {size:,} bytes instead of {HEADER + math.prod(shape):,}")
         self.compressed = len(shape) == 1
-        if self.compressed:
-            images = int.from_bytes(os.pread(self.file, INTEGER.itemsize, HEADER), "little")
-            places = np.empty(min(_integers(images), size // INTEGER.itemsize), INTEGER)
-            self._fill(places, HEADER)
-            if zlib.crc32(places[:-1]) != places[-1]:
-                raise ValueError("its table of places is damaged")
-            self.shape, self.starts = tuple(places[:4].tolist()), places[4:-1]
-        else:
+        if not self.compressed:
             self.shape = shape
-            self.starts = HEADER + int(np.prod(shape[1:])) * np.arange(shape[0] + 1)
-
-    def _fill(self, target: np.ndarray, start: int) -> None:
-        """The bytes from `start` on into `target`, without a copy on their way and without Python's lock."""
-        view = memoryview(target).cast("B")
-        while len(view):
-            count = os.preadv(self.file, [view], start)
-            if not count:
-                raise EOFError("it ends too early")
-            view, start = view[count:], start + count
+            self.starts = HEADER + math.prod(shape[1:]) * np.arange(shape[0] + 1)
+            return
+        images = int.from_bytes(file.read(INTEGER.itemsize), "little")
+        places = np.empty(min(_integers(images), size // INTEGER.itemsize), INTEGER)
+        _fill(places, file, HEADER)
+        if zlib.crc32(places[:-1]) != places[-1]:
+            raise ValueError("its table of places is damaged")
+        self.shape, self.starts = tuple(places[:4].tolist()), places[4:-1]
 
     def read(self, row: int, image: np.ndarray) -> None:
         """Read one image into an array that is there already, uint8 [D, H, W] in C order.
@@ -152,11 +146,12 @@ class Shard:
             raise InputError(self.path, "", f"{held}, and row {row} of {image.shape} is asked for", AGAIN)
         start, end = self.starts[row : row + 2].tolist()
         try:
-            if not self.compressed:
-                self._fill(image, start)
-                return
-            frame = np.empty(end - start, np.uint8)
-            self._fill(frame, start)
+            with self.path.open("rb", buffering=0) as file:
+                if not self.compressed:
+                    _fill(image, file, start)
+                    return
+                frame = np.empty(end - start, np.uint8)
+                _fill(frame, file, start)
             with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
                 if reader.readinto(memoryview(image).cast("B")) < image.nbytes:
                     raise EOFError("its frame ends too early")
@@ -168,6 +163,16 @@ class Shard:
         found = np.empty(self.shape[1:], np.uint8)
         self.read(row, found)
         return found
+
+
+def _fill(target: np.ndarray, file: FileIO, start: int) -> None:
+    """The file's bytes from `start` on into `target`, without a copy on their way and without Python's lock."""
+    view = memoryview(target).cast("B")
+    while len(view):
+        count = os.preadv(file.fileno(), [view], start)
+        if not count:
+            raise EOFError("it ends too early")
+        view, start = view[count:], start + count
 
 
 def verify_row(image: np.ndarray, expected: str, path: str | Path, row: int) -> None:
