@@ -9,7 +9,6 @@ one ends, and the CRC-32 of all these), and for each image one frame of Zstandar
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import math
 import os
@@ -20,6 +19,7 @@ from io import FileIO
 from pathlib import Path
 
 import numpy as np
+import xxhash
 import zstandard
 
 from .errors import InputError
@@ -41,8 +41,8 @@ HEADER = len(header_of((0,)))  # of any shard: numpy leaves room for the first a
 
 
 def checksum(image: np.ndarray) -> str:
-    """BLAKE2b of an image's bytes in C order, 16 bytes in hexadecimal."""
-    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).hexdigest()
+    """XXH3 of an image's bytes in C order, 16 bytes in hexadecimal; ten times as fast as BLAKE2b on one core."""
+    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(image))
 
 
 @contextlib.contextmanager
