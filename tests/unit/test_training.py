@@ -124,6 +124,12 @@ def test_a_diverging_run_stops_with_the_step_the_rate_and_what_to_try(study, tmp
         planted.pretrained(*study, tmp_path, CPU, learning_rate=1e30)
 
 
+def test_a_compressed_cache_gives_the_same_weights(study, undisturbed, tmp_path):
+    table = planted.plant(tmp_path / "cache", "zstd")
+    compressed = planted.pretrained(tmp_path / "cache", table, tmp_path / "checkpoints", CPU)
+    assert same(compressed.state, undisturbed.state)
+
+
 @pytest.mark.parametrize("compression", [None, "zstd"])
 def test_a_damaged_shard_stops_training_with_its_name_before_the_network_sees_it(tmp_path, monkeypatch, compression):
     table = planted.plant(tmp_path, compression)
