@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint figures validate type-one teaching bench bench-fits dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
+.PHONY: demo test lint figures validate type-one teaching bench bench-fits bench-reader dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -45,6 +45,13 @@ lint: $(VENV)/.installed ## ruff, snakefmt, codespell
 bench: $(VENV)/.installed ## a training step against plain torch layers and against the machine: benchmarks/README.md
 	@python benchmarks/step.py
 
+MONAI := .bench/monai
+BRAINS ?=
+
+bench-reader: $(VENV)/.installed ## the cache against a copy, MONAI, NIfTI and the disk; BRAINS=FOLDER: with your own brain-extracted T1w images
+	@test -d $(MONAI) || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(MONAI) monai==1.6.1
+	@python benchmarks/reader.py --monai $(MONAI) $(if $(BRAINS),--brains $(BRAINS))
+
 figures: ## the README's pictures, from the demo's results
 	@neurotransfer demo --cores $(CORES) demo
 	@mkdir -p docs && cp demo/results/report/figures/figure2.png docs/figure2.png
@@ -68,5 +75,5 @@ rulegraph: $(VENV)/.installed ## docs/rulegraph.svg, from the rules as they are 
 	@command -v dot >/dev/null || { echo "rulegraph: dot is missing; apt install graphviz"; exit 1; }
 	@python benchmarks/rulegraph.py docs/rulegraph.svg
 
-clean: ## remove the demo, the dry run, the teaching study, the trial cluster and the virtual environment
-	rm -rf demo dry-run teaching .slurm $(VENV)
+clean: ## remove the demo, the dry run, the studies of benchmarks, the trial cluster and the virtual environment
+	rm -rf demo dry-run teaching .slurm .bench $(VENV)

@@ -4,8 +4,10 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from neurotransfer.shards import Shard
 from neurotransfer.study import MODELS
 from runs import OVERLAYS, neurotransfer, planned_jobs, snakemake
 
@@ -63,6 +65,20 @@ def test_a_changed_figure_setting_touches_no_fit(small_study, overlay):
     assert planned_jobs(small_study, overlays=overlay({"statistics": {"permutations": 5000}})) == SUMMARY - {
         "aggregate"
     }
+
+
+def test_compression_repeats_nothing_and_holds_for_what_is_made_anew(study, overlay):
+    changed, target = overlay({"cache": {"compression": "zstd"}}), "results/cache/mood-0001.npy"
+    assert planned_jobs(study, overlays=changed) == set()
+    before = np.load(study / target)
+    (study / target).unlink()
+    done = snakemake(study, target, "--cores", 1, overlays=changed)
+    assert done.returncode == 0, done.stdout
+    shard = Shard(study / target)
+    assert shard.compressed
+    assert np.array_equal(np.stack([shard.image(row) for row in range(len(before))]), before)
+    verified = neurotransfer("verify", "--directory", study, "--configfile", *changed)
+    assert verified.returncode == 0 and verified.stdout.endswith("all as written\n"), verified.stdout
 
 
 def test_a_new_cohort_touches_no_old_shard_no_pretraining_and_no_fit(study):

@@ -28,6 +28,7 @@ DRAWS = 200  # simulated resamples per task and n
 POWER_DRAWS = 400  # simulated test sets
 DERIVATIVES_MB = 26.0  # of one image's folder at 1 mm [assumed: orig, mask, segmentation and statistics of FastSurfer]
 DERIVATIVES_FILES = 40  # [assumed] files in it, at most
+COMPRESSED = 0.16  # of a cached image's bytes, by zstd; measured on four brains (benchmarks/README.md)
 FIT_KB = {"linear": 12.0, "baseline": 20.0, "transfer": 20.0}  # [assumed] of one fit's record
 AUC = 0.75  # [assumed] around which a difference is to be shown
 CORRELATION = 0.5  # [assumed] of two models' scores of one image, given its label
@@ -228,7 +229,7 @@ def _disk(config, study, images, warnings) -> str:
     replicates = len(study.tasks) * len(study.n) * len(study.replicates)
     files = images * DERIVATIVES_FILES
     derivatives = images * max(DERIVATIVES_MB * scale, 0.05) * 1e6
-    cache = images * voxels
+    cache = images * voxels * (COMPRESSED if config["cache"]["compression"] else 1)
     fits = replicates * (sum(FIT_KB.values()) + 25) * 1e3
     needed = derivatives + cache + fits
     free = shutil.disk_usage(Path.cwd()).free
