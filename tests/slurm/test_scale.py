@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import peak_mb_of
+from cluster import cpu_seconds_of, peak_mb_of
 from fan_out import fan_out
 from neurotransfer.study import ARMS
 from runs import REPOSITORY, neurotransfer, snakemake
@@ -139,9 +139,11 @@ def test_the_fan_out_through_slurm(cluster, start, tmp_path, capsys):
     seconds = time.monotonic() - began
     jobs = len(re.findall(r"has been submitted with SLURM jobid", run.text))
     assert len(list(study.glob("results/fits/**/*.json"))) == 2 * len(SIZES) * replicates * len(ARMS)
+    controller = cluster.controller()
     with capsys.disabled():
-        print(f"\n{30 * replicates} fits in {jobs} Slurm jobs: {seconds:.0f} s, {seconds / jobs:.1f} s a job")
-        print(f"peak memory of Snakemake: {run.memory:.0f} MB; of slurmctld: {peak_mb_of(cluster.controller()):.0f} MB")
+        print(f"\n{30 * replicates} fits in {jobs} Slurm jobs: {seconds:.0f} s, {seconds / jobs:.2f} s a job")
+        print(f"Snakemake: {run.cpu:.0f} s of CPU, {run.cpu / jobs:.3f} s a job, {run.memory:.0f} MB at most")
+        print(f"slurmctld: {cpu_seconds_of(controller):.0f} s of CPU, {peak_mb_of(controller):.0f} MB at most")
 
 
 @pytest.mark.long
