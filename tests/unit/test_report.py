@@ -443,6 +443,19 @@ def test_the_page_is_never_wider_than_the_screen(browser, pages, name, width):
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("name", ["whole", "hostile"])
+def test_nothing_is_cut_off_on_paper(browser, pages, name):
+    open_page(browser, pages[name], width=718)  # 190 mm, A4 within margins of a centimetre
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 718
+        assert not browser.find_element("tag name", "nav").is_displayed()
+        assert browser.execute_script("return getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_an_accessibility_checker_finds_nothing(browser, pages, theme, width):
