@@ -26,13 +26,13 @@ from neurotransfer.batches import Images  # noqa: E402
 from neurotransfer.checkpoints import Checkpoints  # noqa: E402
 from neurotransfer.configuration import load_config  # noqa: E402
 from neurotransfer.device import choose_device  # noqa: E402
-from neurotransfer.evaluation import metrics_with_intervals, point_metrics  # noqa: E402
+from neurotransfer.evaluation import metrics_with_intervals, point_metrics, weighted_metrics  # noqa: E402
 from neurotransfer.files import read_json, read_table, read_tables, write_json, write_table, write_text  # noqa: E402
 from neurotransfer.manifest import compile_manifest  # noqa: E402
 from neurotransfer.model import SFCN, trunk_of  # noqa: E402
 from neurotransfer.selection import all_settings  # noqa: E402
 from neurotransfer.statistics import bootstrap_interval  # noqa: E402
-from neurotransfer.targets import learn_targets  # noqa: E402
+from neurotransfer.targets import Target, learn_targets  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 OVERLAYS = [ROOT / "config/demo.yaml", ROOT / "benchmarks/teaching.yaml"]
@@ -243,26 +243,44 @@ do in {within} of {epochs_of_losses} epochs. Computed on a CPU; sums and weights
 """
 
 
-def verdict(table: pd.DataFrame) -> str:
-    """What the first table says, in words that follow from its numbers."""
-    rows = table.set_index("target")
-    lines = []
-    for target, alone in (("age", "age alone"), ("sex", "sex alone")):
-        row = rows.loc[target]
-        many, one = row["all six"], row[alone]
-        inside = many[1] <= one[0] <= many[2] or one[1] <= many[0] <= one[2]
-        worse = many[0] > one[0] if row["metric"] == "MAE" else many[0] < one[0]
-        if inside:
-            lines.append(f"{target}: no harm that these validation images could show")
+def difference(target: Target, first: pd.DataFrame, second: np.ndarray | pd.DataFrame) -> list[float]:
+    """MAE or AUC of the first predictions less that of the second, with its 95 % bootstrap interval over participants.
+
+    Validation has one image of each, so images are drawn.  Numbers instead of a table are predictions of their own.
+    """
+    rows, name = first[first["target"] == target.name], "mae" if target.kind == "continuous" else "auc"
+    if isinstance(second, pd.DataFrame):
+        second = second.loc[second["target"] == target.name, "prediction"].to_numpy(float)
+    count = len(rows)
+    drawn = np.random.default_rng(1).multinomial(count, np.full(count, 1 / count), size=2000)
+    weights = np.vstack([np.ones((1, count)), drawn])
+    truth = rows["truth"].to_numpy(float)
+    one, other = (
+        weighted_metrics(truth, values, weights, target.kind)[name]
+        for values in (rows["prediction"].to_numpy(float), np.resize(second, count))
+    )
+    return [(one - other)[0], *np.nanquantile((one - other)[1:], (0.025, 0.975))]
+
+
+def verdict(found: dict[str, pd.DataFrame], targets: list[Target]) -> str:
+    """What the first table says, in words that follow from paired differences."""
+    lines, learnt, not_learnt = [], [], []
+    for target in targets:
+        sign = -1 if target.kind == "continuous" else 1  # less error, or more AUC, is better
+        name, unit = target.name.replace("_", " "), f" {UNITS[target.name]}" if target.name in UNITS else ""
+        metric = "MAE" if sign < 0 else "AUC"
+        if f"{target.name} alone" in found:
+            value, low, high = difference(target, found["all six"], found[f"{target.name} alone"])
+            worse = "harm" if sign * value < 0 else "a gain"
+            told = "no difference that these people could show" if low <= 0 <= high else f"{worse} beyond chance"
+            lines.append(f"{name}: {metric} {value:+.2f}{unit} ({low:+.2f} to {high:+.2f}), {told}")
         else:
-            lines.append(f"{target}: {'harm' if worse else 'a gain'} beyond the intervals")
-    learnt, not_learnt = [], []
-    for target in ("handedness", "bmi", "fluid intelligence", "neuroticism"):
-        row = rows.loc[target]
-        better = row["all six"][2] < row["dummy"] if row["metric"] == "MAE" else row["all six"][1] > row["dummy"]
-        (learnt if better else not_learnt).append(target)
-    text = f"Against the networks of one target: {'; '.join(lines)}."
-    text += " Of the targets that few cohorts have, better than the dummy beyond the interval: "
+            dummy = np.array([target.mean])
+            value, low, high = difference(target, found["all six"], dummy)
+            beats = max(sign * low, sign * high) > 0 and min(sign * low, sign * high) > 0
+            (learnt if beats else not_learnt).append(f"{name} ({metric} {value:+.2f}{unit}, {low:+.2f} to {high:+.2f})")
+    text = f"All six against one alone, as differences of the same people: {'; '.join(lines)}. "
+    text += "Of the targets that few cohorts have, against the dummy, learnt beyond chance: "
     return text + f"{', '.join(learnt) or 'none'}; not: {', '.join(not_learnt) or 'none'}."
 
 
@@ -304,6 +322,7 @@ def main() -> None:
         fits = pd.DataFrame([done.result() for done in [pool.submit(fit, *job) for job in jobs]])
     spent = sum(os.times()[:4]) - sum(started[:4])
     tables = sides()
+    found = {name: read_table(f"networks/{name} 1/predictions.tsv") for name in NETWORKS}
     targets, gains = table_of_targets(asked.seeds, tables), table_of_gains(fits)
     write_table(targets.map(str), "targets.tsv")
     write_table(gains, "gains.tsv")
@@ -315,7 +334,8 @@ def main() -> None:
         channels=config["network"]["channels"], epochs=config["pretrain"]["epochs"], targets=markdown(targets, 2),
         units=", ".join(f"{name.replace('_', ' ')}: {unit}" for name, unit in UNITS.items()),
         seeds="one network" if asked.seeds == 1 else f"{asked.seeds} networks of different seeds, averaged",
-        verdict=verdict(targets), gains=markdown(gains, 3), trend=trend(gains, fits),
+        verdict=verdict(found, learn_targets(config["targets"], tables[0])),
+        gains=markdown(gains, 3), trend=trend(gains, fits),
         losses=markdown(losses, 3), moved=moved.mean(), spread=spread.mean(), within=(moved < spread).sum(),
         epochs_of_losses=len(losses),
     )  # fmt: skip

@@ -181,6 +181,17 @@ def test_structures_of_several_cohorts_are_matched_by_their_id(tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_some_structures_are_taken_by_name_and_the_mask_always(tmp_path):
+    write_volumes(tmp_path, "a", [-1, 4, 17], [[100, 1, 2], [200, 3, 4]])
+    write_volumes(tmp_path, "b", [-1, 17, 53, 4], [[300, 20, 7, 10]])
+    resample = pd.DataFrame({"cohort": ["b", "a", "a"], "index_row": [0, 0, 1]})
+    paths = [[tmp_path / f"{name}.volumes.{end}" for name in "ab"] for end in ("npy", "json")]
+    found = read_volumes(resample, *paths, ["53", "17"])
+    np.testing.assert_array_equal(found, [[300, 20, 7], [100, 2, np.nan], [200, 4, np.nan]])
+    with pytest.raises(InputError, match=r"structures: no cohort has '533'; did you mean '53'\?"):
+        read_volumes(resample, *paths, ["533"])
+
+
 def test_a_table_of_volumes_shorter_than_its_index_is_named(tmp_path):
     write_volumes(tmp_path, "a", [-1, 4], [[100, 1]])
     resample = pd.DataFrame({"cohort": ["a"], "index_row": [1]})

@@ -12,7 +12,7 @@ with jobs.job(snakemake):
 
     source, settings, path = snakemake.input, snakemake.params, snakemake.input.resample
     resample, facts = read_resample(path)
-    volumes = read_volumes(resample, source.volumes, source.names)
+    volumes = read_volumes(resample, source.volumes, source.names, settings.fitting["structures"])
     linear = fit("linear", shares_of_mask(volumes), resample, facts, path, settings.fitting)
     indices = {Path(index).stem: read_table(index) for index in source.indices}
     features = read_covariates(resample, indices, volumes[:, 0])
