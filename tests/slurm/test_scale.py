@@ -16,6 +16,8 @@ from neurotransfer.study import ARMS
 from runs import REPOSITORY, neurotransfer, snakemake
 
 FITS_AWAY = 10
+REPLICATES = int(os.environ.get("NEUROTRANSFER_REPLICATES", "2"))  # of the fan-out through Slurm; 100 in the paper
+PATIENCE = 600 + 600 * REPLICATES  # seconds: half a minute for each of a replicate's 20 jobs
 SIZES = (100, 200, 300, 400, 500)
 IDLE = """\
 from neurotransfer import jobs
@@ -132,23 +134,23 @@ def test_one_fit_of_twenty_fails_at_random(cluster, start, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(PATIENCE + 300)
 def test_the_fan_out_through_slurm(cluster, start, tmp_path, capsys):
     """Every fit and its resample as a job of its own, doing nothing: what remains is Snakemake's and ours.
 
     NEUROTRANSFER_REPLICATES makes it larger: 100 is the paper's study, and takes hours on two cores.
     """
-    replicates = int(os.environ.get("NEUROTRANSFER_REPLICATES", "2"))
-    study, overlay = before_the_fits(tmp_path, replicates)
+    study, overlay = before_the_fits(tmp_path, REPLICATES)
     began = time.monotonic()
     idle = idle_repository(tmp_path / "idle")
     run = start(study, "results/statistics/aucs.tsv", overlays=[overlay], repository=idle)
-    assert run.wait(3500) == 0, run.text[-3000:]
+    assert run.wait(PATIENCE) == 0, run.text[-3000:]
     seconds = time.monotonic() - began
     jobs = len(re.findall(r"has been submitted with SLURM jobid", run.text))
-    assert len(list(study.glob("results/fits/**/*.json"))) == 2 * len(SIZES) * replicates * len(ARMS)
+    assert len(list(study.glob("results/fits/**/*.json"))) == 2 * len(SIZES) * REPLICATES * len(ARMS)
     controller = cluster.controller()
     with capsys.disabled():
-        print(f"\n{30 * replicates} fits in {jobs} Slurm jobs: {seconds:.0f} s, {seconds / jobs:.2f} s a job")
+        print(f"\n{30 * REPLICATES} fits in {jobs} Slurm jobs: {seconds:.0f} s, {seconds / jobs:.2f} s a job")
         print(f"Snakemake: {run.cpu:.0f} s of CPU, {run.cpu / jobs:.3f} s a job, {run.memory:.0f} MB at most")
         print(f"slurmctld: {cpu_seconds_of(controller):.0f} s of CPU, {peak_mb_of(controller):.0f} MB at most")
 
