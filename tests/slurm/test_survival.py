@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from results import FITS, bytes_of, forget
+from results import FITS, bytes_of, forget, holder_of
 from runs import neurotransfer, planned_jobs
 
 pytestmark = pytest.mark.long
@@ -49,6 +49,31 @@ def test_a_job_that_needs_more_memory_than_it_asked_for(cluster, start, undistur
     log = (study / "logs/baseline/ad_hc/n18/001.log").read_text()
     assert "mem_mb 300," not in log and "mem_mb" in log
     assert neurotransfer("failures", "--directory", study).stdout.strip() == "nothing has failed"
+
+
+def test_a_partition_whose_limit_is_a_minute(cluster, start, undisturbed, study):
+    """Slurm ends pretraining when its time is over, however little is done; the next attempt goes on from there."""
+    weights = "results/pretrain/multitask/weights.safetensors"
+    forget(study, weights)
+    checkpoints, log = study / "results/checkpoints/pretrain/multitask", study / "logs/pretrain/multitask.log"
+    run = start(study, weights, options=["--set-resources", "pretrain:slurm_partition=short", "pretrain:runtime=1"])
+    run.wait_for(lambda: checkpoints.exists() and any(checkpoints.glob("*.pt")), "a checkpoint")
+    os.kill(holder_of(study / weights), signal.SIGSTOP)  # a slow one; Slurm wakes it to tell it
+    assert run.wait() == 0, run.text
+    assert "TIMEOUT" in run.text
+    assert "an earlier attempt failed: stopped by SIGTERM" in log.read_text() and "resumed from" in log.read_text()
+    assert bytes_of(study, weights) == bytes_of(undisturbed, weights)
+
+
+def test_a_fit_that_asks_for_its_gpu_by_gres(cluster, start, undisturbed, study):
+    """As the profile says for clusters that know no --gpus."""
+    forget(study, FIT)
+    asked = ["baseline:slurm_partition=gpu", "baseline:gres=gpu:1", "baseline:gpu=0"]
+    run = start(study, FIT, options=["--set-resources", *asked])
+    job = run.wait_for(lambda: run.job_of("baseline", "001"), "submission of the fit")
+    assert "gres:gpu:1" in cluster.ask("scontrol", "show", "job", job)
+    assert run.wait() == 0, run.text
+    assert bytes_of(study, FIT) == bytes_of(undisturbed, FIT)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
