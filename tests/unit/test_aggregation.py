@@ -34,7 +34,7 @@ ARMS = (*MODELS, "covariates")
 N, REPLICATES = (20, 40), ("001", "002", "003")
 PLAN = {"validation_share": 0.4, "test_share": 0.4, "min_per_class": 2, "max_redraws": 100}
 FITTING = {
-    "linear": {"seed": 1, "settings": [{"c": 0.01}, {"c": 1.0}], "max_iterations": 1000},
+    "linear": {"seed": 1, "settings": [{"c": 0.01}, {"c": 1.0}], "structures": None, "max_iterations": 1000},
     "covariates": {"seed": 1, "settings": [{"c": 1.0}], "max_iterations": 1000},
     "baseline": {"seed": 1, "settings": [{"learning_rate": 0.01}]},
     "transfer": {"seed": 1, "settings": [{"learning_rate": 0.01}]},
