@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
+import math
 import os
 import platform
 import statistics
@@ -115,6 +116,32 @@ def convolution_rates(batch: int, size: list[int]) -> dict[str, float]:
     return rates
 
 
+def least_work(size: list[int]) -> tuple[float, float]:
+    """What a step must do for one image: operations, and bytes to and from memory in float32.
+
+    Each convolution is done forward and backward (by weights, and by its input but for the image itself).  Of
+    each block's convolution the output is written, read for its mean, its squares and its maxima, read and written
+    for its gradient, and that read twice by the convolution; what goes in is read twice, and its gradient written.
+    Block 1 reads the image three times and never writes its output; pooled tensors count as what goes in next.
+    """
+    operations = numbers = 0.0
+    for block, (inputs, outputs) in enumerate(pairwise([1, *CHANNELS, BOTTLENECK])):
+        voxels = math.prod(length >> block for length in size)
+        kernel = 27 if block < len(CHANNELS) else 1
+        operations += 2 * kernel * voxels * inputs * outputs * (3 if block else 2)
+        numbers += voxels * (8 * outputs + 3 * inputs) if block else 3 * voxels
+    return operations, 4 * numbers
+
+
+def machine_rates() -> tuple[float, float]:
+    """GFLOP/s of a large float32 matrix product, and GB/s read and written by a copy, on all threads."""
+    a, b = torch.rand(4096, 4096), torch.rand(1 << 28)
+    target = torch.empty_like(b)
+    product = statistics.median(seconds_of(lambda: a @ a, time.perf_counter) for _ in range(5))
+    copy = statistics.median(seconds_of(lambda: target.copy_(b), time.perf_counter) for _ in range(5))
+    return 2e-9 * 4096**3 / product, 8e-9 * b.numel() / copy
+
+
 def peak_memory(kind: str, data_type: str, size: list[int], batch: int) -> float:
     """Peak resident GB of a process that does two steps, measured in a process of its own."""
     command = [sys.executable, __file__, "--peak", kind, data_type, str(batch), "--size", *map(str, size)]
@@ -165,7 +192,7 @@ def main() -> None:
         return
     dtype = choose_data_type(asked.data_type, torch.device("cpu"))
     data_type = str(dtype).removeprefix("torch.")
-    images = torch.rand(asked.batch, 1, *asked.size) * 255
+    images = torch.randint(0, 256, (asked.batch, 1, *asked.size)).float()
     print(f"{machine()}\n")
     runs = {"ours": training_step(network("ours", data_type), images)}
     if "plain" not in asked.without:
@@ -183,17 +210,29 @@ def main() -> None:
         rows.append(("plain step / our step", ratio(times, "plain", "ours")))
     rates = convolution_rates(asked.batch, asked.size)
     rows += [(f"a convolution of block 3 in {name}, GFLOP/s", f"{rate:.0f}") for name, rate in rates.items()]
+    operations, moved = (asked.batch * work for work in least_work(asked.size))
+    if not asked.cpu_time:
+        seconds = statistics.median(times["ours"])
+        told = f"{operations / 1e9:.0f}, {operations / seconds / 1e9:.0f}"
+        rows.append(("least operations of a step, GFLOP, and what ours comes to, GFLOP/s", told))
+        told = f"{moved / 1e9:.1f}, {moved / seconds / 1e9:.1f}"
+        rows.append(("least traffic of a step in float32, GB, and what ours comes to, GB/s", told))
+        flops, bandwidth = machine_rates()
+        rows.append(("this machine: a matrix product, GFLOP/s, and a copy, GB/s", f"{flops:.0f}, {bandwidth:.1f}"))
+        limits = operations / flops / 1e9, moved / bandwidth / 1e9
+        rows.append(("operations and traffic at these rates, s", f"{limits[0]:.2f}, {limits[1]:.2f}"))
     if "memory" not in asked.without:
         runs.clear()
         kinds = ["ours"] if "plain" in asked.without else ["ours", "plain"]
-        peaks = {kind: [peak_memory(kind, data_type, asked.size, batch) for batch in (1, 2)] for kind in kinds}
-        for kind, (one, two) in peaks.items():
-            rows.append((f"{kind}: peak GB of a batch of 1, and per further image", f"{one:.2f}, {two - one:.2f}"))
-            fits = [int((room - one) // (two - one)) + 1 for room in (24 * 1.0737, 80)]
+        peaks = {kind: [peak_memory(kind, data_type, asked.size, batch) for batch in (1, 4)] for kind in kinds}
+        for kind, (one, four) in peaks.items():
+            further = (four - one) / 3
+            rows.append((f"{kind}: peak GB of a batch of 1, and per further image", f"{one:.2f}, {further:.2f}"))
+            fits = [int((room - one) // further) + 1 for room in (24 * 1.0737, 80)]
             rows.append((f"{kind}: images of a batch in 24 GiB and in 80 GB", f"{fits[0]}, {fits[1]}"))
         if "plain" in peaks:
-            further = [peaks[kind][1] - peaks[kind][0] for kind in ("ours", "plain")]
-            rows.append(("memory per further image, ours / plain", f"{further[0] / further[1]:.3f}"))
+            ours, plain = (peaks[kind][1] - peaks[kind][0] for kind in ("ours", "plain"))
+            rows.append(("memory per further image, ours / plain", f"{ours / plain:.3f}"))
     print("| what | measured |\n|---|---|")
     for row in rows:
         print("| " + " | ".join(row) + " |")

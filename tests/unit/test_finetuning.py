@@ -1,6 +1,9 @@
 """Binary fits on one resample: what baseline and transfer share, what is refused, what is recorded."""
 
 import json
+import resource
+import subprocess
+import sys
 
 import numpy as np
 import planted
@@ -67,6 +70,14 @@ def test_where_every_setting_diverges_one_line_says_so(study, resample):
         fits(study, resample, "baseline", None, settings_of(1e30))
 
 
+def test_a_fit_has_started_within_five_seconds():
+    """Seconds of CPU, which other work on the machine does not lengthen, of everything that is imported."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", "import neurotransfer.finetuning, neurotransfer.jobs"], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert 0 < after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
+
+
 def test_settings_do_not_disturb_each_other(study, resample):
     """A setting's result follows from its seeds alone, whichever settings were fitted before it."""
     alone = fits(study, resample, "baseline", None, settings_of(0.02))
@@ -103,6 +114,16 @@ def test_frozen_layers_stay_as_they_are_and_the_others_learn(study, resample, tr
             assert torch.equal(value, trunk[name])
     assert records[0]["values"]["freeze"] == first and records[0]["status"] == "ok"
     assert np.isfinite(scores).all() and scores.std() > 0
+
+
+def test_passes_add_up_to_their_batch(study, resample, trunk, monkeypatch):
+    """On a frozen trunk, where batch norm does not see the batch, dropout and augmentation included."""
+    values = [settings_of(0.02)[0] | {"freeze": "trunk", "dropout": 0.4}]
+    whole = fits(study, resample, "transfer", trunk, values)
+    monkeypatch.setitem(FITTING["training"], "accumulate", 3)
+    parts = fits(study, resample, "transfer", trunk, values)
+    assert parts[0][0]["validation_loss"] == pytest.approx(whole[0][0]["validation_loss"], rel=1e-5)
+    assert parts[2] == pytest.approx(whole[2], rel=1e-4)
 
 
 @pytest.mark.parametrize("by", ["loss", "auc"])

@@ -70,6 +70,24 @@ def test_gradcheck_of_the_other_blocks(training, size):
     assert torch.autograd.gradcheck(lambda x: normalise_pool_relu(x, norm, size), [x])
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["graph kept", "graph gone"])
+def test_a_convolution_s_output_makes_room_for_its_gradient_once_nobody_needs_it(kept):
+    """The same gradients either way, and as often as asked for where the graph is kept."""
+    torch.manual_seed(3)
+    conv, norm = nn.Conv3d(2, 3, 3, padding=1), nn.BatchNorm3d(3)
+    x = torch.rand(2, 2, 5, 6, 7).contiguous(memory_format=torch.channels_last_3d)
+    plain = functional.relu(functional.max_pool3d(norm(conv(x)), 2)).square().sum()
+    expected = torch.autograd.grad(plain, [*conv.parameters(), *norm.parameters()])
+    between = conv(x)
+    values = between.detach().clone()
+    loss = normalise_pool_relu(between, norm, 2).square().sum()
+    for _ in range(1 + kept):
+        found = torch.autograd.grad(loss, [*conv.parameters(), *norm.parameters()], retain_graph=kept)
+        for one, other in zip(found, expected, strict=True):
+            assert torch.allclose(one, other, rtol=1e-4, atol=1e-3)
+    assert torch.equal(between, values) == kept
+
+
 def test_mean_and_variance_do_not_cancel():
     rows = torch.randn(100_000, 3) * 0.01 + torch.tensor([0.0, 100.0, -1000.0])
     mean, variance, count = mean_and_variance(rows)

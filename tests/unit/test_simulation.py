@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from neurotransfer import simulation
 from neurotransfer.errors import InputError
 from neurotransfer.files import read_table
-from neurotransfer.simulation import COHORTS, simulate_study
+from neurotransfer.simulation import COHORTS, best_predictions, simulate_study
+from sklearn.linear_model import LogisticRegression, QuantileRegressor
 from sklearn.metrics import roc_auc_score
 
 
@@ -95,3 +97,21 @@ def test_ageing_shrinks_grey_matter_and_widens_ventricles():
     old, _ = render(grid, zero | {"ventricle": 2.5, "cortex": 2.5}, 1, 3.0)
     assert (old < 120).sum() > 1.5 * (young < 120).sum() > 0
     assert old.mean() < young.mean()
+
+
+def test_nobody_who_sees_the_latents_predicts_better_than_the_best_predictions():
+    """Of 1,500 simulated people; the opponents are fitted to the very people whom they predict."""
+    design = simulation.Cohort("alpha", "pretraining", 1500, (20, 85))
+    people = pd.DataFrame(simulation._people(design, 3))
+    best = best_predictions(people)
+    latents = people.filter(regex="^latent_(?!disease)")
+    assert 0.70 < roc_auc_score(people["sex"], best["sex"]) < 1
+    opponent = LogisticRegression().fit(latents, people["sex"]).predict_proba(latents)[:, 1]
+    assert roc_auc_score(people["sex"], best["sex"]) > roc_auc_score(people["sex"], opponent) - 0.005
+    for target in ("age", "bmi", "fluid_intelligence", "neuroticism"):
+        opponent = QuantileRegressor(alpha=0).fit(latents, people[target]).predict(latents)  # least absolute errors
+        error, others, dummy = (
+            (people[target] - values).abs().mean() for values in (best[target], opponent, people[target].median())
+        )
+        assert error < 1.01 * others and error < dummy, target
+    assert best["handedness"].to_numpy() == pytest.approx(people["handedness"].mean(), abs=0.03)

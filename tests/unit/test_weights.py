@@ -7,7 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from neurotransfer import __version__
 from neurotransfer.cache import made_by
+from neurotransfer.cli import main
 from neurotransfer.errors import InputError
 from neurotransfer.model import SFCN
 from neurotransfer.weights import (
@@ -201,7 +203,15 @@ def test_damaged_foreign_and_missing_files_get_one_line(file, tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_show_names_architecture_crop_and_targets(file):
-    text = show(file[0])
-    for word in ("network", "crop", "[32, 32, 32]", "age", "builtin"):
+def test_a_person_is_shown_what_weights_are_and_a_damaged_file_is_one_line(file, capsys):
+    path, model = file
+    write_weights(path, model.state_dict(), FACTS | {"training": {"epochs": 7, "validation_loss": 0.25}})
+    main(["weights", "show", str(path)])
+    text = capsys.readouterr().out
+    words = ["network", '"pooling": "max"', "crop: [32, 32, 32]", 'scaling: "none"', "age: continuous", "builtin"]
+    for word in [*words, '"validation_loss": 0.25', f'version: "{__version__}"']:
         assert word in text
+    path.write_bytes(path.read_bytes()[:-1])
+    assert main(["weights", "show", str(path)]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1 and str(path) in told.err

@@ -17,12 +17,13 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
-from .batches import Held, as_input, augment, epoch_order
+from .batches import Held, as_input, augment, dropout_mask, epoch_order
 from .device import choose_device, place
 from .errors import InputError
 from .evaluation import point_metrics
 from .files import read_table
 from .model import SFCN, calibrate, trunk_of
+from .ranks import passes_of
 from .resampling import read_resample
 from .seeds import seed_from
 from .selection import choose, fingerprint_of_fit, fit_record, seeds_of_fit
@@ -118,7 +119,7 @@ def fit_setting(
     record : status, epoch, validation AUC and loss
     state : the network's at that epoch; empty where it diverged
     """
-    place(model, device, settings["data_type"])
+    place(model, device, settings["data_type"], compiled=settings["compile"])
     optimiser = Momentum(model, settings)
     train = rows["train"]
     truth = labels[torch.as_tensor(rows["validation"])]
@@ -128,17 +129,22 @@ def fit_setting(
     for epoch in range(settings["epochs"]):
         rate = learning_rate(settings, epoch)
         order = [train[batch] for batch in epoch_order(len(train), settings["batch_size"], seeds["order"], epoch)]
+        parts = [[batch[places] for places in passes_of(len(batch), settings["accumulate"])] for batch in order]
+        seen = [rows for part in parts for rows in part]
+        reading = images.batches(seen, device)
         model.train()
-        for step, batch in enumerate(images.batches(order, device)):
-            shifted = augment(batch, settings["augmentation"], seed_from(seeds["augmentation"], epoch, step))
-            torch.manual_seed(seed_from(seeds["dropout"], epoch, step))
-            outputs = model(as_input(shifted))[:, 0]
-            wanted = labels[torch.as_tensor(order[step])].to(device)
-            loss = functional.binary_cross_entropy_with_logits(outputs, wanted)
+        for step, batch in enumerate(order):
+            draws = [seed_from(seeds[name], epoch, step) for name in ("augmentation", "dropout")]
+            kept = dropout_mask(model, len(batch), draws[1])
             optimiser.clear()
-            loss.backward()
+            for places in passes_of(len(batch), settings["accumulate"]):
+                shifted = augment(next(reading), settings["augmentation"], draws[0], places, len(batch))
+                outputs = model(as_input(shifted), kept[places].to(device))[:, 0]
+                wanted = labels[torch.as_tensor(batch[places])].to(device)
+                losses = functional.binary_cross_entropy_with_logits(outputs, wanted, reduction="sum")
+                (losses / len(batch)).backward()
             optimiser.step(rate)
-        calibrate(model, map(as_input, images.batches(order, device)))
+        calibrate(model, map(as_input, images.batches(seen, device)))
         outputs = predict(model, images, rows["validation"], settings["batch_size"], device)[:, 0]
         loss = float(functional.binary_cross_entropy_with_logits(torch.from_numpy(outputs), truth))
         if not math.isfinite(loss):

@@ -5,6 +5,7 @@ Volumes (or other features) of a resample go in, a record per setting and the ch
 
 from __future__ import annotations
 
+import difflib
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,30 +29,55 @@ logger = logging.getLogger("neurotransfer")
 MASK_VOLUME = -1  # the SegId under which a table of volumes holds the mask's volume
 
 
-def read_volumes(resample: pd.DataFrame, matrices: Sequence[str | Path], names: Sequence[str | Path]) -> np.ndarray:
+def read_volumes(
+    resample: pd.DataFrame,
+    matrices: Sequence[str | Path],
+    names: Sequence[str | Path],
+    structures: Sequence[str] | None = None,
+) -> np.ndarray:
     """Volumes of a resample's images, by its rows, in mm³.
 
     Parameters
     ----------
     resample : with `cohort` and `index_row`
     matrices, names : of each cohort of the task, ``<cohort>.volumes.npy`` and ``<cohort>.volumes.json``
+    structures : names of those to take; None for all
 
     Returns
     -------
     float64 [rows, structures], the mask's volume first; the structures are those of any cohort, and one
     that a cohort's atlas does not list is missing (NaN) there
+
+    Raises
+    ------
+    InputError
+        where no cohort has a structure of that name, or a matrix is shorter than its index
     """
     cohorts = {Path(path).name.removesuffix(".volumes.npy"): Path(path) for path in matrices}
-    ids = {Path(path).name.removesuffix(".volumes.json"): read_json(path)["seg_ids"] for path in names}
-    columns = list(dict.fromkeys([MASK_VOLUME, *(seg_id for cohort in cohorts for seg_id in ids[cohort])]))
+    listed = {Path(path).name.removesuffix(".volumes.json"): read_json(path) for path in names}
+    ids = {cohort: document["seg_ids"] for cohort, document in listed.items()}
+    if structures is not None:
+        known = {
+            name: seg_id for one in listed.values() for name, seg_id in zip(one["names"], one["seg_ids"], strict=True)
+        }
+        for name in structures:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                fix = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+                raise InputError("configuration", "models.linear.structures", f"no cohort has {name!r}", fix)
+        chosen = {MASK_VOLUME, *(known[name] for name in structures)}
+        ids = {cohort: [seg_id if seg_id in chosen else None for seg_id in found] for cohort, found in ids.items()}
+    taken = (seg_id for cohort in cohorts for seg_id in ids[cohort] if seg_id is not None)
+    columns = list(dict.fromkeys([MASK_VOLUME, *taken]))
     volumes = np.full((len(resample), len(columns)), np.nan)
     for cohort, rows in resample.groupby("cohort").groups.items():
         matrix = np.load(cohorts[cohort], mmap_mode="r", allow_pickle=False)
         index_rows = resample.loc[rows, "index_row"].to_numpy(int)
         if index_rows.max() >= len(matrix):
             raise InputError(cohorts[cohort], "", f"it has {len(matrix)} rows, fewer than its index", "delete it")
-        at = [columns.index(seg_id) for seg_id in ids[cohort]]
-        volumes[np.ix_(resample.index.get_indexer(rows), at)] = matrix[index_rows]
+        places = [place for place, seg_id in enumerate(ids[cohort]) if seg_id is not None]
+        at = [columns.index(ids[cohort][place]) for place in places]
+        volumes[np.ix_(resample.index.get_indexer(rows), at)] = matrix[np.ix_(index_rows, places)]
     return volumes
 
 
@@ -70,14 +96,19 @@ def shares_of_mask(volumes: np.ndarray) -> np.ndarray:
     return volumes[:, 1:] / volumes[:, :1]
 
 
-def pipeline(c: float, max_iterations: int) -> Pipeline:
+def pipeline(c: float, max_iterations: int, penalty: str = "l2") -> Pipeline:
     """Impute, standardise and regress; all three learn from the training set alone.
 
     Parameters
     ----------
-    c : inverse strength of the L2 penalty
+    c : inverse strength of the penalty
+    penalty : of the coefficients: "l2", their squares (ridge), or "l1", their sizes (lasso), with which some are 0
     """
-    regression = LogisticRegression(C=c, max_iter=max_iterations)
+    if penalty == "l1":
+        solver = {"l1_ratio": 1.0, "solver": "saga", "random_state": 0}  # it visits the images in a random order
+    else:
+        solver = {"l1_ratio": 0.0, "solver": "lbfgs"}
+    regression = LogisticRegression(C=c, max_iter=max_iterations, **solver)
     return make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), regression)
 
 
@@ -91,7 +122,7 @@ def fit_settings(
     features : float [rows, features]
     labels : 0 or 1 per row
     roles : "train", "validation" or "test" per row
-    settings : dictionaries with `c`
+    settings : dictionaries with `c` and, where it is not "l2", `penalty`
 
     Returns
     -------
@@ -102,7 +133,7 @@ def fit_settings(
     train, validation, test = (roles == role for role in ("train", "validation", "test"))
     records, models = [], []
     for values in settings:
-        model = pipeline(values["c"], iterations)
+        model = pipeline(values["c"], iterations, values.get("penalty", "l2"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # said below, once and with its setting
             model.fit(features[train], labels[train])

@@ -112,14 +112,19 @@ def _comparison(config: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]
     if len(set(counts)) == 1:
         settings = f"{_count(counts[0], 'setting')} each"
     sizes = ", ".join(str(n) for n in resampling["n"])
+    structures = models["linear"]["structures"]
+    volumes = "regional volumes" if structures is None else f"the volumes of {listed(structures)},"
+    used = {values.get("penalty", "l2") for values in all_settings(models["linear"]["settings"])}
+    penalties = " or ".join(name for key, name in (("l2", "ridge"), ("l1", "lasso")) if key in used)
     return f"""
         For {"each of the tasks" if len(tasks) > 1 else "the task"} {titles} and each n in {{{sizes}}},
         {_count(resampling["replicates"], "resample")} were drawn from images that pretraining never saw: n training
         images with replacement, then {resampling["validation_share"]:g} n validation and
         {resampling["test_share"]:g} n test images without replacement, from participants not drawn yet. Each set had
         at least {_count(resampling["min_per_class"], "image")} of each class, or the draw was redone. On each
-        resample, logistic regression on regional volumes divided by the brain mask's (linear), the network from
-        random weights (baseline) and the network from the pretrained weights (transfer) were fitted with {settings};
+        resample, logistic regression with a {penalties} penalty on {volumes} divided by the brain mask's
+        (linear), the network from random weights (baseline) and the network from the pretrained weights (transfer)
+        were fitted with {settings};
         both networks for {_count(models["cnn"]["epochs"], "epoch")}, with the same order of the data. The setting
         with the highest validation AUC was scored once on the test images."""
 

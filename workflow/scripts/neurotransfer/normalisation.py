@@ -4,6 +4,7 @@ Max-pool comes first.  It commutes with ReLU, and with batch norm's affine map w
 positive; a negative scale turns the greatest voxel into the least, which the sign of the scale tells before
 any statistics are known.  So all that is kept at full resolution is the convolution's own output, and batch
 norm works on an eighth of the voxels; only its statistics and the gradient through them need every voxel.
+That gradient takes the place of the output in memory, voxel by voxel, since nobody needs the output after it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ def normalise_pool_relu(x: Tensor, norm: nn.BatchNorm3d, size: int) -> Tensor:
 
     Parameters
     ----------
-    x : [N, C, D, H, W]
+    x : [N, C, D, H, W], of a convolution that nobody else uses: in training its gradient overwrites it, unless x is
+        a leaf or the graph is kept for another backward pass
     size : of the pooling window and its stride, in voxels
 
     Raises
@@ -100,7 +102,7 @@ class _NormalisePoolReLU(torch.autograd.Function):
         out = torch.addcmul((bias - mean * scale).to(wide), pooled, scale.to(wide)).relu_().to(x.dtype)
         at = _rows(at.int()) if x[0, 0].numel() < 2**31 else _rows(at)  # half of what max-pool's own 64 bits take
         ctx.save_for_backward(rows, pooled, at, out, mean, slope, weight, count)
-        ctx.shape, ctx.training = x.shape, running is None
+        ctx.shape, ctx.training, ctx.leaf = x.shape, running is None, x.is_leaf
         volumes = out.view(len(x), *most.shape[2:], x.shape[1]).permute(0, 4, 1, 2, 3)
         ctx.mark_non_differentiable(mean, variance, count)
         return volumes, mean, variance, count
@@ -117,7 +119,7 @@ class _NormalisePoolReLU(torch.autograd.Function):
         if ctx.training:  # every voxel moves mean and variance, which lead back to it
             bias_mean, weight_mean = over_all_ranks(torch.stack([by_bias, by_weight]).double()) / count
             level, tilt = (-scale * bias_mean).to(wide), (-scale * slope * weight_mean).to(wide)
-            result = torch.empty_like(rows)
+            result = torch.empty_like(rows) if ctx.leaf or _graph_is_kept() else rows
             step = max(1, PIECE[rows.device.type] // rows.shape[1])
             for piece, target in zip(rows.split(step), result.split(step), strict=True):
                 target.copy_(torch.addcmul(level, piece - mean.to(wide), tilt))
@@ -130,6 +132,11 @@ class _NormalisePoolReLU(torch.autograd.Function):
             image.scatter_add_(0, places.long(), values)
         result = result.view(count_of_images, *ctx.shape[2:], channels).permute(0, 4, 1, 2, 3)
         return result, by_weight.to(weight.dtype), by_bias.to(weight.dtype), None, None, None
+
+
+def _graph_is_kept() -> bool:
+    """Whether the backward pass under way may be followed by another over the same graph."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()  # what torch asks before it reuses memory itself
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -25,6 +25,11 @@ SCATTER = 0.5  # sd of a person's own atrophy, in the units of the effects below
 COMPONENTS = ("ventricle", "cortex", "hippocampus", "frontal")
 AGEING = np.array([0.45, 0.50, 0.35, 0.0])  # per 15 years
 MALE = np.array([0.20, 0.10, 0.05, 0.0])
+SIZE = {"male": 1.1, "mean": -0.55, "sd": 0.7}  # of a head, in standard units
+BMI = {"mean": 26.0, "cerebellum": 2.6, "sd": 2.2, "range": (16, 48)}  # kg/m²
+FLUID_INTELLIGENCE = {"mean": 6.0, "size": 0.8, "sd": 1.8}  # points
+NEUROTICISM = {"mean": 4.0, "size": -0.4, "sd": 2.5, "range": (0, 12)}  # points
+LEFT_HANDED = 0.12  # by chance, whatever the brain
 DISEASES = {
     "AD": np.array([0.60, 0.55, 0.70, 0.0]),  # along ageing, most in the hippocampus
     "SCZ": np.array([0.15, 0.10, 0.10, 0.50]),  # weak, and mostly elsewhere
@@ -147,21 +152,25 @@ def _people(design: Cohort, seed: int) -> list[dict[str, Any]]:
         male = number % 2 if len(design.diagnoses) == 1 else (number // 2) % 2
         diagnosis = design.diagnoses[number % len(design.diagnoses)]
         own = generator.normal(0, SCATTER, len(COMPONENTS))
-        size = 1.1 * male - 0.55 + generator.normal(0, 0.7)
+        size = SIZE["male"] * male + SIZE["mean"] + generator.normal(0, SIZE["sd"])
         cerebellum = generator.normal()
-        bmi = float(np.clip(26 + 2.6 * cerebellum + generator.normal(0, 2.2), 16, 48))
+        bmi = BMI["mean"] + BMI["cerebellum"] * cerebellum + generator.normal(0, BMI["sd"])
+        bmi = float(np.clip(bmi, *BMI["range"]))
         height = float(np.clip(165 + 13 * male + generator.normal(0, 6), 145, 205))
+        left_handed = int(generator.random() < LEFT_HANDED)
+        intelligence = _from_size(FLUID_INTELLIGENCE, size) + generator.normal(0, FLUID_INTELLIGENCE["sd"])
+        neuroticism = _from_size(NEUROTICISM, size) + generator.normal(0, NEUROTICISM["sd"])
         person = {
             "cohort": design.name,
             "label": f"{design.name[:2].upper()}{number:03d}",
             "sex": male,
             "diagnosis": diagnosis,
-            "handedness": int(generator.random() < 0.12),
+            "handedness": left_handed,
             "bmi": bmi,
             "height": height,
             "weight": bmi * (height / 100) ** 2,
-            "fluid_intelligence": float(6 + 0.8 * size + generator.normal(0, 1.8)),
-            "neuroticism": float(np.clip(4 - 0.4 * size + generator.normal(0, 2.5), 0, 12)),
+            "fluid_intelligence": float(intelligence),
+            "neuroticism": float(np.clip(neuroticism, *NEUROTICISM["range"])),
         }
         age = generator.uniform(*design.ages)
         sessions = 2 if generator.random() < design.repeated else 1
@@ -179,6 +188,54 @@ def _people(design: Cohort, seed: int) -> list[dict[str, Any]]:
                 | {"own": own + effect}
             )
     return rows
+
+
+def _from_size(target: dict[str, Any], size: Any) -> Any:
+    return target["mean"] + target["size"] * size
+
+
+def best_predictions(truth: pd.DataFrame) -> pd.DataFrame:
+    """What somebody who reads a healthy person's latents from the image without error would predict of the targets.
+
+    No network can do better in expectation, for an image shows its person's latents and nothing else of them.  Age
+    and sex follow from the latents by Bayes' rule, with each cohort's range of ages as known before.
+
+    Parameters
+    ----------
+    truth : of healthy people's images: `cohort` and `latent_...`, as in ``truth.tsv``
+
+    Returns
+    -------
+    by target, rows as in `truth`: of continuous ones the median, which has the least absolute error; of sex and
+    handedness the probability of class 1
+    """
+    latents = truth[[f"latent_{name}" for name in COMPONENTS]].to_numpy(float)
+    size, cerebellum = (truth[f"latent_{name}"].to_numpy(float) for name in ("size", "cerebellum"))
+    ages, males = np.empty(len(truth)), np.empty(len(truth))
+    for at in range(len(truth)):
+        design = design_of(truth["cohort"].iloc[at], COHORTS)
+        grid = np.linspace(design.ages[0], design.ages[1], 1000)
+        chances = []
+        for male in (0, 1):
+            expected = AGEING * (grid[:, None] - 50) / 15 + MALE * male  # [ages, components]
+            of_latents = ((latents[at] - expected) ** 2).sum(1) / SCATTER**2
+            of_size = ((size[at] - SIZE["male"] * male - SIZE["mean"]) / SIZE["sd"]) ** 2
+            chances.append(-(of_latents + of_size) / 2)
+        chances = np.exp(np.stack(chances) - np.max(chances))  # [sexes, ages]
+        chances /= chances.sum()
+        ages[at] = np.interp(0.5, np.cumsum(chances.sum(0)), grid)
+        males[at] = chances[1].sum()
+    return pd.DataFrame(
+        {
+            "age": ages,
+            "sex": males,
+            "handedness": LEFT_HANDED,
+            "bmi": np.clip(BMI["mean"] + BMI["cerebellum"] * cerebellum, *BMI["range"]),
+            "fluid_intelligence": _from_size(FLUID_INTELLIGENCE, size),
+            "neuroticism": np.clip(_from_size(NEUROTICISM, size), *NEUROTICISM["range"]),
+        },
+        index=truth.index,
+    )
 
 
 def image_path(image: dict[str, Any]) -> Path:
