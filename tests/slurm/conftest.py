@@ -1,4 +1,4 @@
-"""A real Slurm cluster, and a study of 20 jobs that ran undisturbed: what every test of this folder takes."""
+"""A real Slurm cluster, and a study of 19 jobs that ran undisturbed: what every test of this folder takes."""
 
 import os
 import re
