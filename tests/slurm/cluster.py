@@ -30,7 +30,7 @@ SlurmUser={user}
 SlurmdUser={user}
 SlurmctldPort={ports[0]}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=30
+AuthInfo=socket={folder}/munge.socket,cred_expire=15
 CredType=cred/munge
 PluginDir={plugins}
 StateSaveLocation={folder}/state
