@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint figures validate type-one teaching bench bench-fits dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
+.PHONY: demo test lint figures validate type-one teaching bench bench-fits bench-reader dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -25,7 +25,7 @@ demo: $(VENV)/.installed ## simulate a study and run the whole workflow on it, i
 test: $(VENV)/.installed ## every test that needs no Slurm
 	@python -m pytest -n $(CORES) --dist loadgroup -m "not slurm"
 
-test-slurm: $(VENV)/.installed ## four faults on a real Slurm cluster on this machine: 6 minutes
+test-slurm: $(VENV)/.installed ## four faults on a real Slurm cluster on this machine: 6 minutes at most
 	@python -m pytest -n $(CORES) -m "slurm and not long" tests/slurm
 
 test-slurm-all: $(VENV)/.installed ## every fault, and the paper's fan-out: up to an hour each
@@ -45,6 +45,13 @@ lint: $(VENV)/.installed ## ruff, snakefmt, codespell
 bench: $(VENV)/.installed ## a training step against plain torch layers and against the machine: benchmarks/README.md
 	@python benchmarks/step.py
 
+MONAI := .bench/monai
+BRAINS ?=
+
+bench-reader: $(VENV)/.installed ## the cache against a copy, MONAI, NIfTI and the disk; BRAINS=FOLDER: with your own brain-extracted T1w images
+	@test -d $(MONAI) || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(MONAI) monai==1.6.1
+	@python benchmarks/reader.py --monai $(MONAI) $(if $(BRAINS),--brains $(BRAINS))
+
 figures: ## the README's pictures, from the demo's results
 	@neurotransfer demo --cores $(CORES) demo
 	@mkdir -p docs && cp demo/results/report/figures/figure2.png docs/figure2.png
@@ -55,10 +62,10 @@ bench-fits: $(VENV)/.installed ## what a replicate of fine-tuning costs by n: be
 dry-run: $(VENV)/.installed ## tables, manifest and dry run at the size of the paper's study; IMAGES_PER_JOB=1 for a job per image
 	@python benchmarks/dry_run.py --images-per-job $(IMAGES_PER_JOB)
 
-validate: $(VENV)/.installed ## coverage, rejections and planted leaks on simulated studies: docs/validity.md
+validate: $(VENV)/.installed ## coverage, rejections and planted leaks on simulated studies, 1 to 2 minutes: docs/validity.md
 	@python benchmarks/validate.py --processes $(CORES)
 
-type-one: $(VENV)/.installed ## type-I error and power of every test at the paper's sizes: docs/type-one.md
+type-one: $(VENV)/.installed ## type-I error and power of every test at the paper's sizes, 12 minutes on 2 cores: docs/type-one.md
 	@python benchmarks/type_one.py --processes $(CORES)
 
 teaching: $(VENV)/.installed ## what pretraining teaches on a simulated study: docs/pretraining.md; a quarter of an hour
@@ -68,5 +75,5 @@ rulegraph: $(VENV)/.installed ## docs/rulegraph.svg, from the rules as they are 
 	@command -v dot >/dev/null || { echo "rulegraph: dot is missing; apt install graphviz"; exit 1; }
 	@python benchmarks/rulegraph.py docs/rulegraph.svg
 
-clean: ## remove the demo, the dry run, the teaching study, the trial cluster and the virtual environment
-	rm -rf demo dry-run teaching .slurm $(VENV)
+clean: ## remove the demo, the dry run, the studies of benchmarks, the trial cluster and the virtual environment
+	rm -rf demo dry-run teaching .slurm .bench $(VENV)

@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import min_version, validate
 
 min_version("9.10")
@@ -45,6 +46,15 @@ try:
     study = read_study(config)
 except InputError as error:
     raise WorkflowError(error)
+
+
+if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+    IMAGE = REPOSITORY / "envs/neurotransfer.sif"
+    if not IMAGE.exists():
+        build = f"build it: apptainer build {IMAGE} {IMAGE.with_suffix('.def')}, in {REPOSITORY}"
+        raise WorkflowError(InputError(IMAGE, "", "the container of the jobs is not there", build))
+
+    container: str(IMAGE)
 
 
 onstart:

@@ -26,6 +26,6 @@ def fan_out(folder: Path, shards: int) -> Path:
         table.writerows([name, name.partition("-")[0], 64, 64] for name in names)
     for name in names:
         (manifest / f"shards/{name}.tsv").touch()
-    for name in ("images.tsv", "excluded.tsv"):
-        (manifest / name).touch()
+    (manifest / "images.tsv").write_text("image_id\tcohort\tshard\n")
+    (manifest / "excluded.tsv").touch()
     return folder

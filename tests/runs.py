@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 OVERLAYS = [REPOSITORY / "config/demo.yaml", REPOSITORY / "tests/workflow/small.yaml"]
@@ -66,6 +67,31 @@ def planned_jobs(folder: Path, *arguments: object, overlays=OVERLAYS) -> set[str
     if rule:
         jobs.add(rule)
     return jobs - {"all"}
+
+
+def finished_study(temporary: pytest.TempPathFactory, worker: str, name: str, *simulation: object, overlays) -> Path:
+    """A simulated study, run from scans to report by the first test worker that asks for it; the others wait.
+
+    Parameters
+    ----------
+    temporary, worker : pytest's `tmp_path_factory` and pytest-xdist's `worker_id`
+    name : of its folder
+    simulation : options of ``neurotransfer simulate``
+    """
+    shared = temporary.getbasetemp() if worker == "master" else temporary.getbasetemp().parent
+    folder = shared / name
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "finished").exists():
+            cores = os.cpu_count() or 1
+            shutil.rmtree(folder, ignore_errors=True)
+            simulated = neurotransfer("simulate", folder, *simulation, "--processes", cores)
+            assert simulated.returncode == 0, simulated.stderr
+            compiled = neurotransfer("manifest", "--directory", folder, "--configfile", *overlays)
+            assert compiled.returncode == 0, compiled.stderr
+            run = snakemake(folder, "--cores", cores, "--quiet", "rules", overlays=overlays)
+            assert run.returncode == 0, run.stdout
+            (folder / "finished").touch()
+    return folder
 
 
 def copy_of(folder: Path, destination: Path) -> Path:

@@ -16,17 +16,18 @@ from neurotransfer.certificate import certify
 from neurotransfer.configuration import load_config, merge
 from neurotransfer.duplicates import COLUMNS as PAIR
 from neurotransfer.evaluation import calibration, evaluate, evaluate_groups, long_form
-from neurotransfer.figures import figure2, published_medians, save_figure
+from neurotransfer.figures import figure2, figure2_data, published_medians, save_figure
 from neurotransfer.files import read_table
 from neurotransfer.inference import curves, infer, worth
 from neurotransfer.preprocessing import REASONS
-from neurotransfer.pretraining_figure import figure1
+from neurotransfer.pretraining_figure import figure1, figure1_data
 from neurotransfer.search import search_table, winners
 from neurotransfer.study import ARMS
 from neurotransfer.targets import learn_targets
-from neurotransfer.worth_figure import figure3
+from neurotransfer.worth_figure import figure3, figure3_data
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+PUBLISHED = REPOSITORY / "workflow/resources/published.tsv"
 TABLES = ("images", "excluded", "metrics", "groups", "calibration", "medians", "comparisons", "worth", "search")
 TABLES += ("settings", "resamples")
 DUPLICATES = {
@@ -276,23 +277,29 @@ def _ledger(images) -> pd.DataFrame:
     return pd.concat([table, failed], ignore_index=True).assign(engine_version="1")
 
 
-def page_of(results: SimpleNamespace, folder: Path, **options) -> str:
-    """The whole page of some results, with their real figures."""
+def draw_figures(results: SimpleNamespace, folder: Path) -> Path:
+    """Draw the figures of some results into a folder, as the rule does; returns the folder."""
     first = figure1(results.images, results.history, results.metrics, results.predictions)
     tables = (results.aucs, results.medians, results.comparisons)
-    published = read_table(REPOSITORY / "workflow/resources/published.tsv")
-    overlay = published_medians(published, results.medians)
+    overlay = published_medians(read_table(PUBLISHED), results.medians)
     second = figure2(*tables, results.config["tasks"], alpha=0.05, published=overlay)
     third = figure3(results.curves, results.worth, results.config["tasks"])
-    figures = {"figure1": first, "figure2": second, "figure3": third}
-    for name, figure in figures.items():
-        save_figure(figure, results.medians, folder / name)
+    data1 = figure1_data(results.images, results.history, results.metrics, results.predictions)
+    save_figure(first, data1, folder / "figure1")
+    save_figure(second, figure2_data(*tables, published=overlay), folder / "figure2")
+    save_figure(third, figure3_data(results.curves, results.worth), folder / "figure3")
+    return folder
+
+
+def page_of(results: SimpleNamespace, drawings: Path, **options) -> str:
+    """The whole page of some results, with the figures that lie in a folder."""
+    published = read_table(PUBLISHED)
     content = report.content(
         {name: getattr(results, name) for name in TABLES} | {"published": published},
         ledger=results.ledger,
         certificate=results.certificate,
         weights=results.weights,
-        figures={name: report.embed(folder / name) for name in figures},
+        figures={name: report.embed(drawings / name) for name in ("figure1", "figure2", "figure3")},
         config=results.config,
         defaults=results.defaults,
         tasks=results.config["tasks"],

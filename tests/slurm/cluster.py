@@ -30,7 +30,7 @@ SlurmUser={user}
 SlurmdUser={user}
 SlurmctldPort={ports[0]}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=30
+AuthInfo=socket={folder}/munge.socket,cred_expire=15
 CredType=cred/munge
 PluginDir={plugins}
 StateSaveLocation={folder}/state
@@ -210,6 +210,15 @@ def peak_mb_of(pid: int) -> float:
     except OSError:
         return 0.0
     return int(found[1]) / 1000 if found else 0.0
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """The CPU time of a process so far, without its children's; 0 where it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _beside(program: str, *patterns: str) -> Path:

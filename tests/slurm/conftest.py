@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import PROGRAMS, Cluster, peak_mb_of
-from filelock import FileLock
-from runs import REPOSITORY, command, copy_of, neurotransfer, require_program, snakemake
+from cluster import PROGRAMS, Cluster, cpu_seconds_of, peak_mb_of
+from runs import REPOSITORY, command, copy_of, finished_study, require_program
 
 OVERLAYS = [REPOSITORY / "config/demo.yaml", REPOSITORY / "tests/slurm/study.yaml"]
+COHORT = ("--cohorts", "memory", "--participants", "0.6")
 # the profile as it is, but for polling: the tests would wait for its patience
 QUICK = ("--profile", "slurm", "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "20")
+QUICK += ("--max-jobs-per-timespan", "100/1s")  # Snakemake's end waits for the timespan to pass
 
 
 def pytest_collection_modifyitems(items):
@@ -44,20 +45,7 @@ def undisturbed(tmp_path_factory, worker_id: str) -> Path:
     """
     if prepared := os.environ.get("NEUROTRANSFER_UNDISTURBED"):
         return Path(prepared)
-    shared = tmp_path_factory.getbasetemp()
-    shared = shared if worker_id == "master" else shared.parent
-    folder = shared / "undisturbed"
-    with FileLock(shared / "undisturbed.lock"):
-        if not (folder / "finished").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            made = neurotransfer("simulate", folder, "--cohorts", "memory", "--processes", os.cpu_count() or 1)
-            assert made.returncode == 0, made.stderr
-            compiled = neurotransfer("manifest", "--directory", folder, "--configfile", *OVERLAYS)
-            assert compiled.returncode == 0, compiled.stderr
-            run = snakemake(folder, "--cores", os.cpu_count() or 1, "--quiet", "rules", overlays=OVERLAYS)
-            assert run.returncode == 0, run.stdout
-            (folder / "finished").touch()
-    return folder
+    return finished_study(tmp_path_factory, worker_id, "undisturbed", *COHORT, overlays=OVERLAYS)
 
 
 @pytest.fixture
@@ -69,7 +57,8 @@ def study(undisturbed: Path, tmp_path: Path) -> Path:
 class Run:
     """Snakemake on the cluster, started as a person would, beside the test.
 
-    `text` is what it said so far.  Waiting is for events, with bounds that a crowded machine keeps.
+    `text` is what it said so far; `memory` (MB, its peak) and `cpu` (seconds) are its own, without its jobs'.
+    Waiting is for events, with bounds that a crowded machine keeps.
     """
 
     def __init__(
@@ -81,7 +70,7 @@ class Run:
         line = command(folder, *targets, *QUICK, *options, overlays=overlays)
         if repository:
             line[line.index("--snakefile") + 1] = str(repository / "Snakefile")
-        self.memory = 0
+        self.memory = self.cpu = 0.0
         with self.output.open("w") as file:
             self.process = subprocess.Popen(
                 line, cwd=REPOSITORY, env=cluster.environment, stdout=file, stderr=file, start_new_session=True
@@ -107,6 +96,7 @@ class Run:
         end = time.monotonic() + seconds
         while self.process.poll() is None:
             self.memory = max(self.memory, peak_mb_of(self.process.pid))
+            self.cpu = max(self.cpu, cpu_seconds_of(self.process.pid))
             if time.monotonic() > end:
                 self.kill()
                 raise AssertionError(f"Snakemake runs for more than {seconds:.0f} s\n{self.text[-3000:]}")
@@ -119,10 +109,11 @@ class Run:
         self.process.wait()
 
     def job_of(self, rule: str, *wildcards: str) -> str | None:
-        """Slurm's id of the newest job of a rule (or group) with these wildcards in its log's path."""
+        """Slurm's id of the newest job of a rule with these wildcards in its log's path, or of a group."""
         found = re.findall(r"with SLURM jobid (\d+) \(log: (.*?)\)\.", self.text)
+        of_it = re.compile(rf"/(rule_{rule}|group_{rule}\w*)/")
         names = [
-            job for job, log in found if f"_{rule}/" in log and all(part in re.split("[/_]", log) for part in wildcards)
+            job for job, log in found if of_it.search(log) and all(part in re.split("[/_]", log) for part in wildcards)
         ]
         return names[-1] if names else None
 

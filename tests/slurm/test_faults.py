@@ -4,34 +4,55 @@ import os
 import signal
 import time
 
+from neurotransfer import forecast
 from results import FITS, bytes_of, forget, holder_of
 from runs import planned_jobs
 
 
+def test_the_study_has_at_most_20_jobs_of_the_real_rules(undisturbed):
+    """Each job leaves a log."""
+    logs = [
+        path.relative_to(undisturbed / "logs").with_suffix("").parts[0] for path in undisturbed.glob("logs/**/*.log")
+    ]
+    assert len(logs) <= 20
+    assert {"preprocess", "pretrain", "linear", "baseline", "transfer", "aggregate", "report"} <= set(logs)
+
+
+def test_as_many_files_are_made_as_the_plan_says(undisturbed):
+    """Of a shard, and of a replicate; Slurm's own two logs are not there, since the study ran without it."""
+    results = undisturbed / "results"
+    assert len(list((results / "cache").iterdir())) == forecast.CACHE_FILES
+    made = {"resample": "results/resamples", "fits": "results/fits", "logs": "logs", "benchmarks": "results/benchmarks"}
+    counted = {name: len(list(undisturbed.glob(f"{place}/**/n18/**/001*"))) for name, place in made.items()}
+    counted["fits"] = len(list((results / "fits").rglob("*.json")))
+    counted["logs"] += 2
+    assert counted == forecast.REPLICATE_FILES
+
+
 def test_scancel_of_a_running_fit_and_of_a_group(cluster, start, undisturbed, study):
     """The fit runs again by itself; of the group, what is missing runs when the same command is given again."""
-    fit = f"{FITS}/001/baseline.json"
-    group = [f"{FITS}/{replicate}/linear.json" for replicate in ("001", "002")]
+    fit, resample = f"{FITS}/001/baseline.json", "results/resamples/ad_hc/n18/001.tsv"
+    group = [resample, f"{FITS}/001/linear.json", f"{FITS}/001/covariates.json"]
     forget(study, fit, *group)
-    untouched = (study / f"{FITS}/002/baseline.json").stat().st_mtime_ns
+    untouched = (study / f"{FITS}/001/transfer.json").stat().st_mtime_ns
 
     run = start(study, fit, *group)
-    first = run.wait_for(lambda: run.job_of("baseline", "001"), "submission of the fit")
     linear = run.wait_for(lambda: run.job_of("linear"), "submission of the group")
     run.wait_for(lambda: cluster.state(linear) == "RUNNING", "start of the group")
     cluster.ask("scancel", linear)
-    run.wait_for(lambda: (study / f"{fit}.lease").exists(), "start of the fit")
-    cluster.ask("scancel", first)
-
     assert run.wait() == 1
-    assert (study / fit).read_bytes() == (undisturbed / fit).read_bytes()
-    assert run.job_of("baseline", "001") != first
-    made = {path: (study / path).stat().st_mtime_ns for path in [fit, *group] if (study / path).exists()}
+    assert run.job_of("baseline", "001") is None  # it needs the resample
+
+    made = {path: (study / path).stat().st_mtime_ns for path in group if (study / path).exists()}
     again = start(study, fit, *group)
+    again.wait_for(lambda: (study / f"{fit}.lease").exists(), "start of the fit")
+    first = again.job_of("baseline", "001")
+    cluster.ask("scancel", first)
     assert again.wait() == 0, again.text
+    assert again.job_of("baseline", "001") != first
     assert bytes_of(study, fit, *group) == bytes_of(undisturbed, fit, *group)
     assert all((study / path).stat().st_mtime_ns == stamp for path, stamp in made.items())
-    assert (study / f"{FITS}/002/baseline.json").stat().st_mtime_ns == untouched
+    assert (study / f"{FITS}/001/transfer.json").stat().st_mtime_ns == untouched
 
 
 def test_a_node_that_dies_with_a_job_on_it(cluster, start, undisturbed, study):

@@ -6,11 +6,11 @@ import subprocess
 import time
 
 import pytest
-from results import FITS, bytes_of, forget
+from results import FITS, bytes_of, forget, holder_of
 from runs import neurotransfer, planned_jobs
 
 pytestmark = pytest.mark.long
-FIT, OTHER = f"{FITS}/001/baseline.json", f"{FITS}/002/baseline.json"
+FIT, OTHER = f"{FITS}/001/baseline.json", f"{FITS}/001/transfer.json"
 
 
 def test_a_controller_that_is_away_for_a_minute(cluster, start, undisturbed, study):
@@ -51,6 +51,31 @@ def test_a_job_that_needs_more_memory_than_it_asked_for(cluster, start, undistur
     assert neurotransfer("failures", "--directory", study).stdout.strip() == "nothing has failed"
 
 
+def test_a_partition_whose_limit_is_a_minute(cluster, start, undisturbed, study):
+    """Slurm ends pretraining when its time is over, however little is done; the next attempt goes on from there."""
+    weights = "results/pretrain/multitask/weights.safetensors"
+    forget(study, weights)
+    checkpoints, log = study / "results/checkpoints/pretrain/multitask", study / "logs/pretrain/multitask.log"
+    run = start(study, weights, options=["--set-resources", "pretrain:slurm_partition=short", "pretrain:runtime=1"])
+    run.wait_for(lambda: checkpoints.exists() and any(checkpoints.glob("*.pt")), "a checkpoint")
+    os.kill(holder_of(study / weights), signal.SIGSTOP)  # a slow one; Slurm wakes it to tell it
+    assert run.wait() == 0, run.text
+    assert "TIMEOUT" in run.text
+    assert "an earlier attempt failed: stopped by SIGTERM" in log.read_text() and "resumed from" in log.read_text()
+    assert bytes_of(study, weights) == bytes_of(undisturbed, weights)
+
+
+def test_a_fit_that_asks_for_its_gpu_by_gres(cluster, start, undisturbed, study):
+    """As the profile says for clusters that know no --gpus."""
+    forget(study, FIT)
+    asked = ["baseline:slurm_partition=gpu", "baseline:gres=gpu:1", "baseline:gpu=0"]
+    run = start(study, FIT, options=["--set-resources", *asked])
+    job = run.wait_for(lambda: run.job_of("baseline", "001"), "submission of the fit")
+    assert "gres:gpu:1" in cluster.ask("scontrol", "show", "job", job)
+    assert run.wait() == 0, run.text
+    assert bytes_of(study, FIT) == bytes_of(undisturbed, FIT)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_snakemake_is_asked_to_stop(cluster, start, undisturbed, study, number):
     """No lock stays that hinders the same command, and nothing runs twice at once."""
@@ -70,13 +95,9 @@ def test_snakemake_is_asked_to_stop(cluster, start, undisturbed, study, number):
 
 def test_a_replicate_that_fails_each_time(cluster, start, undisturbed, study):
     """It ends after its retries, all that does not need it is finished, and a preliminary page can be had."""
-    resample = study / "results/resamples/ad_hc/n18/001.tsv"
-    whole, times = resample.read_bytes(), resample.stat()
-    resample.write_bytes(whole[: len(whole) // 2])
-    os.utime(resample, ns=(times.st_atime_ns, times.st_mtime_ns))
     forget(study, FIT, OTHER)
     (study / "results/statistics/comparisons.tsv").unlink()
-    run = start(study)
+    run = start(study, options=["--set-resources", "baseline:mem_mb=60"])  # less than Snakemake's own start needs
     assert run.wait() == 1
     assert run.text.count("Trying to restart") == 2  # the profile's retries
     assert bytes_of(study, OTHER) == bytes_of(undisturbed, OTHER)
@@ -86,11 +107,11 @@ def test_a_replicate_that_fails_each_time(cluster, start, undisturbed, study):
     page = neurotransfer("preview", *options, "--output", study / "preview.html")
     assert page.returncode == 0, page.stderr
     text = (study / "preview.html").read_text()
-    assert "Preliminary" in text and "1 of 6 fits are missing" in text
-
-    resample.write_bytes(whole)
-    os.utime(resample, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert planned_jobs(study, FIT, overlays=run.overlays) == {"baseline task=ad_hc, n=18, replicate=001"}
+    assert "Preliminary" in text and "1 of 3 fits are missing" in text
+    again = start(study)
+    assert again.wait() == 0, again.text
+    assert again.text.count("rule baseline") == 1 and "rule transfer" not in again.text
+    assert bytes_of(study, FIT) == bytes_of(undisturbed, FIT)
 
 
 @pytest.fixture

@@ -119,6 +119,7 @@ def write(subject: Path, t1w: Path, fault: str) -> None:
     for path in (made / "mri").iterdir():
         shutil.copyfile(path, subject / "mri" / path.name)
     shutil.copyfile(subject / "mri/orig.mgz", subject / "mri/orig_nu.mgz")
+    shutil.copyfile(subject / "mri/aparc.DKTatlas+aseg.deep.mgz", subject / "mri/aseg.auto_noCCseg.mgz")
     plain = subject / "stats/aseg+DKT.stats"
     if fault in ("vinn", "absolute_link") or (not fault and VERSION >= "2.5"):
         shutil.copyfile(made / "aseg+DKT.stats", subject / "stats/aseg+DKT.VINN.stats")

@@ -34,7 +34,7 @@ ARMS = (*MODELS, "covariates")
 N, REPLICATES = (20, 40), ("001", "002", "003")
 PLAN = {"validation_share": 0.4, "test_share": 0.4, "min_per_class": 2, "max_redraws": 100}
 FITTING = {
-    "linear": {"seed": 1, "settings": [{"c": 0.01}, {"c": 1.0}], "max_iterations": 1000},
+    "linear": {"seed": 1, "settings": [{"c": 0.01}, {"c": 1.0}], "structures": None, "max_iterations": 1000},
     "covariates": {"seed": 1, "settings": [{"c": 1.0}], "max_iterations": 1000},
     "baseline": {"seed": 1, "settings": [{"learning_rate": 0.01}]},
     "transfer": {"seed": 1, "settings": [{"learning_rate": 0.01}]},
@@ -159,25 +159,17 @@ def finished(tmp_path_factory):
                     patch,
                     given=SimpleNamespace(
                         resample=resample,
-                        volumes=["results/index/a.volumes.npy"],
-                        names=["results/index/a.volumes.json"],
-                    ),
-                    output=Named(fit=f"results/fits/ad_hc/n{n}/{replicate}/linear.json"),
-                    wildcards=wildcards,
-                    fitting=FITTING["linear"],
-                )
-                run_script(
-                    "covariates",
-                    patch,
-                    given=SimpleNamespace(
-                        resample=resample,
                         indices=["results/index/a.tsv"],
                         volumes=["results/index/a.volumes.npy"],
                         names=["results/index/a.volumes.json"],
                     ),
-                    output=Named(fit=f"results/fits/ad_hc/n{n}/{replicate}/covariates.json"),
+                    output=Named(
+                        fit=f"results/fits/ad_hc/n{n}/{replicate}/linear.json",
+                        covariates=f"results/fits/ad_hc/n{n}/{replicate}/covariates.json",
+                    ),
                     wildcards=wildcards,
-                    fitting=FITTING["covariates"],
+                    fitting=FITTING["linear"],
+                    covariates=FITTING["covariates"],
                 )
                 for model in ("baseline", "transfer"):
                     write_cnn_fit(model, n, replicate, resample, weights, generator)

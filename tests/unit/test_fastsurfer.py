@@ -69,7 +69,8 @@ def settings(runs_in: str = "apptainer", version: str = "2.5.0", **changes) -> d
     own |= {key: changes.pop(key) for key in ("image", "script", "license") if key in changes}
     values = {
         "engine": "fastsurfer", "voxel_size": 1.0, "grid": [256, 256, 256], "threads": 3, "gpus": 1,
-        "images_at_once": None, "time_limit": None, "max_runtime": 1440, "max_mem_mb": 64000, "fastsurfer": own,
+        "images_at_once": None, "time_limit": None, "max_runtime": 1440, "max_mem_mb": 64000, "keep": "all",
+        "fastsurfer": own,
     }  # fmt: skip
     return values | changes
 
@@ -100,6 +101,26 @@ def wait_for(condition, seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_only_what_later_stages_read_may_be_kept_and_a_failed_image_keeps_its_logs(head, tmp_path, trace, monkeypatch):
+    few, all_of_it = tmp_path / "few", tmp_path / "all"
+    images = table({"x_1": "", "x_2": "exit_1"}, head, tmp_path)
+    for folder, keep in ((few, "needed"), (all_of_it, "all")):
+        ledger = preprocessing.preprocess_images(images, settings(keep=keep), folder)
+        assert list(ledger["status"]) == ["ok", "failed"]
+    kept = {str(path.relative_to(few)) for path in few.rglob("*") if path.is_file()}
+    needed = ["mri/orig.mgz", "mri/mask.mgz", "mri/aparc.DKTatlas+aseg.deep.mgz", "stats/aseg+DKT.stats"]
+    assert {path for path in kept if "x_1" in path} == {f"x-0001/x_1/{name}" for name in [*needed, "status.json"]}
+    assert "x-0001/x_2/scripts/engine.log" in kept
+    whole = all_of_it / "x-0001/x_1"
+    for name in needed:
+        assert (few / "x-0001/x_1" / name).read_bytes() == (whole / name).read_bytes()
+
+    # what it keeps changes no result: nothing is done again for it
+    again = trace("start")
+    preprocessing.preprocess_images(images, settings(keep="all"), few)
+    assert trace("start") == again
 
 
 # --- What FastSurfer is told ---------------------------------------------------------------------
@@ -141,6 +162,7 @@ def test_every_way_of_running_gives_whole_results(way, gpus, head, tmp_path, tra
     made = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {"mri/orig.mgz", "mri/mask.mgz", "mri/aparc.DKTatlas+aseg.deep.mgz", "stats/aseg+DKT.stats"} <= made
     assert {"scripts/engine.log", "scripts/deep-seg.log", "status.json"} <= made
+    assert len(list(folder.rglob("*"))) < 40  # files and folders: inodes, of which clusters have few
     assert not (folder / "stats/aseg+DKT.stats").is_symlink()
     assert read_stats(folder / "stats/aseg+DKT.stats").mask_volume > 4e5
     told = trace("start")[0]

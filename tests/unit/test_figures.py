@@ -55,10 +55,10 @@ def assert_no_text_lies_on_another(figure: Figure) -> None:
         assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= edge.x1 + 1 and box.y1 <= edge.y1 + 1, f"{name!r} is cut off"
 
 
-@pytest.mark.parametrize(
-    "sizes", [(20,), (20, 40), (100, 200, 300, 400, 500), (50, 100, 200, 300, 400, 500, 1000, 5000)]
-)
-@pytest.mark.parametrize("count", [1, 4])
+FIVE, EIGHT = (100, 200, 300, 400, 500), (50, 100, 200, 300, 400, 500, 1000, 5000)
+
+
+@pytest.mark.parametrize(("sizes", "count"), [((20,), 1), (EIGHT, 1), ((20, 40), 4), (FIVE, 4), (EIGHT, 4)])
 def test_no_text_of_figure_2_lies_on_another(sizes, count):
     results = make_results(("ad_hc", "scz_bd", "control", "another")[:count], sizes, replicates=4, people=4)
     assert_no_text_lies_on_another(drawn2(results, bounds={"ad_hc": 0.97}))
@@ -81,6 +81,27 @@ def test_figure_1_stands_without_history_or_holdout(given, holdout):
     assert ("Pretraining" in titles) == (not given)
     assert ("Age, unseen cohorts" in titles) == holdout
     assert ("Age, validation" in titles) == (not given)
+
+
+def test_a_cell_is_as_dark_as_its_cohorts_target_is_known():
+    found = make_results(("ad_hc",), (20,), 2, people=8)
+    found.images.loc[found.images["cohort"] == "south", "neuroticism"] = np.nan
+    found.images.loc[(found.images["cohort"] == "mood") & (np.arange(len(found.images)) % 2 == 0), "age"] = np.nan
+    (panel,) = [axes for axes in drawn1(found).axes if axes.get_title("left") == "Known targets"]
+    cells = [patch for patch in panel.patches if patch.get_alpha() is not None]
+    sizes = found.images["cohort"].value_counts()
+    assert len(cells) == 6 * len(sizes) and sizes.nunique() == 1  # so that cohorts stand in the order of their names
+    targets = [label.get_text() for label in panel.get_xticklabels()]
+    assert targets == ["age", "sex", "handedness", "BMI", "fluid int.", "neuroticism"]
+    shares = np.array([cell.get_alpha() for cell in cells]).reshape(-1, 6) / cells[1].get_alpha()
+    for cohort, row in zip(sorted(sizes.index), shares, strict=True):
+        mine = found.images[found.images["cohort"] == cohort]
+        assert row[[0, 3, 5]] == pytest.approx(
+            [mine[name].count() / len(mine) for name in ("age", "bmi", "neuroticism")]
+        )
+    data = figure1_data(found.images, found.history, found.metrics, found.predictions)
+    told = data[(data["panel"] == "targets") & (data["item"] == "north")].set_index("group")["value"]
+    assert told["bmi"] == 0 and told["sex"] == 1
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +132,7 @@ def test_figure_3_shows_every_curve_and_an_arrow_for_each_n_that_needs_more_scan
     assert len(data) == len(results.curves) + len(results.worth)
 
 
-@pytest.mark.parametrize("sizes", [(20,), (20, 40), (50, 100, 200, 300, 400, 500, 1000, 5000)])
+@pytest.mark.parametrize("sizes", [(20,), (20, 40), EIGHT])
 def test_no_text_of_figure_3_lies_on_another(sizes):
     found = make_results(n=sizes, replicates=4)
     assert_no_text_lies_on_another(figure3(found.curves, found.worth, found.config["tasks"]))
@@ -159,7 +180,8 @@ def test_the_bound_is_the_latent_scores_auc_in_the_pool_alone():
     assert latent_bounds(truth.assign(label=1.0), images) == {}
 
 
-def test_the_same_tables_give_the_same_bytes(results, tmp_path):
+def test_the_same_tables_give_the_same_bytes(tmp_path):
+    results = make_results(("ad_hc",), (20, 40), 3, people=8)
     for folder in ("one", "two"):
         data = figure1_data(results.images, results.history, results.metrics, results.predictions)
         save_figure(drawn1(results), data, tmp_path / folder / "figure1")

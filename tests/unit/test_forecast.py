@@ -1,12 +1,16 @@
 """The plan: hours, pools and power, each against something computed another way."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from fan_out import fan_out
 from neurotransfer import costs, forecast
-from neurotransfer.configuration import load_config
+from neurotransfer.configuration import load_config, merge
+from neurotransfer.files import write_table
 from neurotransfer.statistics import sign_flip_test
-from neurotransfer.study import Shard, Study
+from neurotransfer.study import Shard, Study, read_study
 from runs import REPOSITORY
 
 
@@ -75,6 +79,42 @@ def test_jobs_of_a_shard_and_of_a_replicate_are_counted(plan):
     assert jobs["preprocess"] == 2 + 1
     assert jobs["cache"] == 2
     assert jobs["linear"] == jobs["baseline"] == jobs["transfer"] == jobs["resample"] == 4
+
+
+def test_the_plan_says_what_there_is_to_know_before_a_gpu_is_touched(config, tmp_path, monkeypatch):
+    """Jobs, hours with their basis, disk, the longest path, pools, power, and what will not work."""
+    study_folder = fan_out(tmp_path / "study", 45)
+    monkeypatch.chdir(study_folder)
+    people = {"ADNI": (900, ("AD", "HC")), "TOP": (60, ("SCZ", "BD")), "C01": (200, ("HC",))}
+    rows = [
+        {"image_id": f"{cohort}_{at}", "participant_id": f"{cohort}_{at}", "cohort": cohort, "age": 20.0 + at % 60,
+         "sex": at % 2, "diagnosis": diagnoses[at % len(diagnoses)]}
+        for cohort, (count, diagnoses) in people.items() for at in range(count)
+    ]  # fmt: skip
+    write_table(pd.DataFrame(rows), "results/manifest/images.tsv")
+    merge(config, {"cohorts": "config/cohorts.tsv", "resampling": {"n": [100]}})
+    study = read_study(config)
+    text = forecast.forecast(config, study, gpus=8, cores=64)
+    lines = [line.split() for line in text.splitlines()]
+
+    def row(name: str) -> list[str]:
+        return next(line for line in lines if line and line[0] == name)
+
+    passes = 9 * 30 * (100 + (100 + 20) / 3)  # settings, epochs; forward alone is a third
+    assert float(row("baseline")[2]) == pytest.approx(200 * passes * 0.01 / 3600, abs=0.1)
+    assert row("baseline")[1] == "200" and row("baseline")[4] == "assumed:"
+    together = int(row("together")[1].replace(",", ""))
+    assert together == sum(forecast.jobs_of(study).values())
+    assert row("cache")[1] == "45"
+    assert f"cache {len(rows) * 224 * 192 * 224 / 1e9:9.0f} GB".split() in [line[:3] for line in lines]
+    assert any(line[:5] == ["Longest", "path", "with", "8", "GPUs"] for line in lines)
+    pool = next(line for line in lines if line[:1] == ["ad_hc:"])
+    assert int(pool[1]) + int(pool[4]) < 900  # some of its healthy people pretrain
+    distinct, participants = (int(word) for word in next(line for line in lines if line[:1] == ["100"])[1:3])
+    assert 80 < distinct == participants < 100  # of one image each
+    assert "Smallest AUC difference that 100 replicates show" in text
+    assert "task scz_bd cannot give n = 100" in text  # 60 people
+    assert not Path("results/split").exists()  # nothing is written
 
 
 def test_finished_jobs_of_the_study_are_the_basis_of_its_costs(plan, config, tmp_path, monkeypatch):

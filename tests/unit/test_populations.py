@@ -73,13 +73,10 @@ def test_with_one_replicate_of_people_with_one_image_it_is_delongs_test():
     found = draw_participants(scores, labels, np.arange(300), np.zeros(300, int), people=300, draws=4000, seed=1)
     test = bootstrap_test(found, 0, 1)
     error = np.sqrt(delong(labels, *scores))
-    averages = found.averages()
-    assert (averages[0] - averages[1]).std() == pytest.approx(error, rel=0.05)
-    assert test.difference == pytest.approx(roc_auc_score(labels, scores[0]) - roc_auc_score(labels, scores[1]))
-    assert test.two_sided == pytest.approx(2 * stats.norm.sf(abs(test.difference) / error), abs=0.03)
-    assert (test.low, test.high) == pytest.approx(
-        (test.difference - 1.96 * error, test.difference + 1.96 * error), abs=0.006
-    )
+    assert test.error == pytest.approx(error, rel=0.05)
+    assert test.value == pytest.approx(roc_auc_score(labels, scores[0]) - roc_auc_score(labels, scores[1]))
+    assert test.two_sided == pytest.approx(2 * stats.norm.sf(abs(test.value) / error), abs=0.03)
+    assert (test.low, test.high) == pytest.approx((test.value - 1.96 * error, test.value + 1.96 * error), abs=0.006)
 
 
 @settings(max_examples=20, deadline=None)
@@ -89,7 +86,7 @@ def test_invariances(seed, constant, factor):
     options = {"people": 30, "draws": 50, "seed": 1}
     found = bootstrap_test(draw_participants(scores, labels, participants, replicates, **options), 0, 1)
     swapped = bootstrap_test(draw_participants(scores[::-1], labels, participants, replicates, **options), 0, 1)
-    assert swapped.difference == pytest.approx(-found.difference, abs=1e-6)
+    assert swapped.value == pytest.approx(-found.value, abs=1e-6)
     assert (swapped.greater, swapped.less, swapped.two_sided) == (found.less, found.greater, found.two_sided)
     monotone = np.array([scores[0] + constant, np.exp(factor * scores[1])])
     assert bootstrap_test(draw_participants(monotone, labels, participants, replicates, **options), 0, 1) == found
@@ -105,7 +102,7 @@ def test_equal_models_are_not_told_apart_and_a_p_is_never_zero():
     assert bootstrap_test(same, 0, 1).two_sided == 1.0
     perfect = np.array([labels, -labels], dtype=float)
     found = bootstrap_test(draw_participants(perfect, labels, participants, replicates, **options), 0, 1)
-    assert (found.difference, found.greater, found.less) == (1.0, 1 / 100, 1.0)
+    assert (found.value, found.greater, found.less) == (1.0, 1 / 100, 1.0)
 
 
 def test_draws_follow_from_their_seed_whatever_fits_in_memory(monkeypatch):

@@ -1,7 +1,9 @@
 """Every image is in exactly one state, the states sum to the manifest, and asking changes nothing."""
 
 import json
+import os
 import random
+import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -69,6 +71,17 @@ def plant(folder: Path) -> tuple[Study, dict[str, tuple[str, str | None]]]:
     return study_of(shards), truth
 
 
+def plant_failure(folder: Path, rule: str, key: str, cause: str) -> None:
+    facts = {"rule": rule, "key": key, "cause": cause, "time": 0.0, "wildcards": key.split("-")}
+    write(folder / f"failures/{rule}/{key}.json", json.dumps(facts))
+
+
+def plant_lease(folder: Path, result: str, host: str = "elsewhere", pid: int = 1, age: float = 0) -> None:
+    lease = folder / f"{result}.lease"
+    write(lease, json.dumps({"host": host, "pid": pid, "started": None}))
+    os.utime(lease, (time.time() - age,) * 2)
+
+
 def test_every_image_is_in_the_state_that_was_planted(tmp_path):
     _, truth = plant(tmp_path)
     assert {image: (found.state, found.reason) for image, found in states_of_images(tmp_path)} == truth
@@ -85,7 +98,7 @@ def test_the_states_sum_to_the_manifest_and_withdrawn_ones_are_apart(tmp_path):
 
 def test_the_text_says_cohort_and_reason(tmp_path):
     study, _ = plant(tmp_path)
-    write(tmp_path / "failures/cache/A-0002.json", "{}")
+    plant_failure(tmp_path, "cache", "A-0002", "no space left on the disk")
     lines = status_of(study, tmp_path).text(REASONS).splitlines()
     assert lines[0].split() == ["cohort", "images", "ok", "failed", "excluded", "waiting", "(withdrawn)"]
     assert lines[1].split() == ["A", "9", "2", "3", "1", "3", "1"]
@@ -93,7 +106,7 @@ def test_the_text_says_cohort_and_reason(tmp_path):
     said = next(line for line in lines if "truncated" in line)
     assert said.split() == ["failed", "truncated", "1", "A", "1", *REASONS["truncated"].split()]
     assert any(line.split()[:3] == ["excluded", "mask_volume", "1"] for line in lines)
-    assert "cache 1" in lines[-1]
+    assert lines[-1] == "  1 x cache: no space left on the disk"
 
 
 def test_later_steps_say_how_many_of_how_many(tmp_path):
@@ -113,6 +126,52 @@ def test_later_steps_say_how_many_of_how_many(tmp_path):
     unfinished = dict.fromkeys(("baseline", "transfer", "covariates"), 0)
     assert found.replicates[0].done == {"resamples": 1, "linear": 1, **unfinished}
     assert found.replicates[0].of == 2
+
+
+def test_jobs_are_done_running_failed_or_waiting(tmp_path):
+    """Per step, and per task, n and model; from the files alone, wherever Snakemake and its jobs run."""
+    study = study_of([Shard("A-0001", "A", 5, 1), Shard("A-0002", "A", 5, 5)], replicates=8)
+    write(tmp_path / "manifest/images.tsv", "image_id\tcohort\tshard\n")
+    fits = "fits/ad_hc/n18"
+    for replicate in ("001", "002", "003"):
+        write(tmp_path / f"{fits}/{replicate}/transfer.json", "{}")
+    plant_failure(tmp_path, "transfer", "ad_hc-18-003", "was there before it was done")
+    plant_failure(tmp_path, "transfer", "ad_hc-18-004", "CUDA error 1")
+    plant_failure(tmp_path, "transfer", "ad_hc-18-005", "CUDA error 2")
+    plant_lease(tmp_path, f"{fits}/005/transfer.json")  # is tried again
+    plant_lease(tmp_path, f"{fits}/006/transfer.json", age=10 * status.SILENCE)  # of a job that died
+    here = socket.gethostname()
+    plant_lease(tmp_path, f"{fits}/007/transfer.json", here, os.getpid())
+    plant_lease(tmp_path, f"{fits}/008/transfer.json", here, 2**22 + 1)  # no such process
+    plant_lease(tmp_path, "preprocessed/A-0001/0002.tsv")
+    plant_failure(tmp_path, "preprocess", "A-0001-0003", "no GPU")
+    plant_lease(tmp_path, "cache/A-0002.npy")
+    plant_lease(tmp_path, "pretrain/multitask/weights.safetensors")
+
+    found = status_of(study, tmp_path)
+    steps = {step.name: step for step in (*found.before, *found.fits, *found.after)}
+    counts = {name: (step.done, step.running, step.failed, step.waiting) for name, step in steps.items()}
+    assert counts["preprocessing jobs"] == (0, 1, 1, 4)
+    assert counts["cached shards"] == (0, 1, 0, 1)
+    assert counts["pretraining"] == (0, 1, 0, 0)
+    assert counts["transfer fits"] == (3, 2, 1, 2)
+    assert counts["baseline fits"] == (0, 0, 0, 8)
+    lines = found.text({}).splitlines()
+    assert "3 of 8, 2 running, 1 failed" in next(line for line in lines if line.startswith("ad_hc"))
+    assert "  2 x transfer: CUDA error 1" in found.text({})  # of one kind, whatever their numbers
+
+
+def test_the_time_left_follows_from_the_newest_results(tmp_path):
+    study = study_of([Shard("A-0001", "A", 5, 5)], n=(18, 36), replicates=100)
+    write(tmp_path / "manifest/images.tsv", "image_id\tcohort\tshard\n")
+    now = time.time()
+    for replicate in range(1, 81):  # one in 1,000 s, and one in 60 s of late
+        path = tmp_path / f"fits/ad_hc/n18/{replicate:03d}/baseline.json"
+        write(path, "{}")
+        os.utime(path, (now - 60 * (80 - replicate) - 940 * max(0, 25 - replicate),) * 2)
+    baseline = next(step for step in status_of(study, tmp_path).fits if step.name == "baseline fits")
+    assert baseline.seconds == pytest.approx(60 * 120)
+    assert "2.0 h left" in status_of(study, tmp_path).text({})
 
 
 def test_a_pretraining_that_runs_says_how_far_it_is(tmp_path):

@@ -125,6 +125,27 @@ def test_a_diverging_run_stops_with_the_step_the_rate_and_what_to_try(study, tmp
         planted.pretrained(*study, tmp_path, CPU, learning_rate=1e30)
 
 
+def test_a_compressed_cache_gives_the_same_weights(study, undisturbed, tmp_path):
+    table = planted.plant(tmp_path / "cache", "zstd")
+    compressed = planted.pretrained(tmp_path / "cache", table, tmp_path / "checkpoints", CPU)
+    assert same(compressed.state, undisturbed.state)
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_a_damaged_shard_stops_training_with_its_name_before_the_network_sees_it(tmp_path, monkeypatch, compression):
+    table = planted.plant(tmp_path, compression)
+    raw = bytearray((tmp_path / "x-0001.npy").read_bytes())
+    raw[-9] ^= 1
+    (tmp_path / "x-0001.npy").write_bytes(raw)
+    seen = []
+    monkeypatch.setattr(training, "as_input", lambda images: seen.extend(images.numpy()) or as_input(images))
+    with pytest.raises(InputError, match=r"x-0001\.npy: row 23"):
+        still = {"shift": 0, "mirror": False}
+        planted.pretrained(tmp_path, table, tmp_path / "checkpoints", CPU, augmentation=still, epochs=1)
+    sound = {image.tobytes() for image in planted.drawn()[1]}
+    assert all(image.tobytes() in sound for image in seen)
+
+
 def test_a_target_that_nobody_has_leaves_the_others_alone(study, tmp_path):
     folder, table = study
     result = planted.pretrained(folder, table.assign(sex=np.nan), tmp_path, CPU, epochs=2)

@@ -16,7 +16,7 @@ def test_a_pools_replicates_share_nobody_between_training_and_test():
 
 
 def test_planted_leaks_are_caught_and_honest_studies_are_not_accused():
-    found = validity.leaks(3)
+    found = validity.leaks(2)
     assert len(found) == 4 and len({leak.what for leak in found}) == 4
     for leak in found:
         assert leak.caught and not leak.false_alarm
@@ -24,7 +24,7 @@ def test_planted_leaks_are_caught_and_honest_studies_are_not_accused():
 
 def test_a_scaler_that_has_seen_the_test_set_moves_the_test_auc():
     with threadpool_limits(1):
-        alike, scanner = (validity._scaled_on_all(20, 1, scanner=scanner) for scanner in (False, True))
+        alike, scanner = (validity._scaled_on_all(12, 1, scanner=scanner) for scanner in (False, True))
     assert abs(alike.moved) < 3 * alike.error and abs(alike.moved) > 0
     assert scanner.moved > 2 * scanner.error and scanner.moved > 0.02
 

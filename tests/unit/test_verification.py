@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from neurotransfer import cache, cli, verification
+from neurotransfer import cache, cli, shards, verification
 from neurotransfer.files import read_table, write_table
 from neurotransfer.preprocessing import LEDGER
 from neurotransfer.quality import accepted, cached_images, judge
@@ -34,10 +34,10 @@ def write_subject(folder, seed):
     (folder / "stats/aseg+DKT.stats").write_text(text)
 
 
-def write_cohort(name, shards):
+def write_cohort(name, names, compression=None):
     """Manifest, ledgers (three images a job), cache and index of a cohort, in the order in which jobs write them."""
     manifests, tables = [], []
-    for at, shard in enumerate(shards):
+    for at, shard in enumerate(names):
         ids = [f"{name}_{at}{row}" for row in range(len(STATES))]
         images = pd.DataFrame({"image_id": ids, "cohort": name, "shard": shard, "age": 30.0})
         images["withdrawn"] = [int(state == "withdrawn") for state in STATES]
@@ -53,9 +53,10 @@ def write_cohort(name, shards):
                 write_subject(folder, 10 * at + row)
         path = verification.CACHE / f"{shard}.npy"
         beside = [path.with_suffix(f".{name}") for name in ("volumes.tsv", "slices.npy", "small.npy")]
-        table, statistics = cache.write_shard(path, folders, ledger, CROP, 1.0)
+        table, statistics = cache.write_shard(path, folders, ledger, CROP, 1.0, compression)
         write_volumes(statistics, beside[0])
-        cache.write_cache_table(table, path.with_suffix(".tsv"), CROP, beside)
+        digested = beside + [path] * bool(compression)
+        cache.write_cache_table(table, path.with_suffix(".tsv"), CROP, digested)
         manifests.append(images)
         tables.append(read_table(path.with_suffix(".tsv")))
     images = pd.concat(manifests)
@@ -66,13 +67,13 @@ def write_cohort(name, shards):
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
-    """Two cohorts in three shards, cached and indexed, in the current folder."""
+def study(tmp_path, monkeypatch, request):
+    """Two cohorts in three shards, cached and indexed, in the current folder; one compressed where a test asks."""
     monkeypatch.chdir(tmp_path)
-    write_cohort("x", SHARDS[:2])
+    write_cohort("x", SHARDS[:2], getattr(request, "param", None))
     write_cohort("y", SHARDS[2:])
-    shards = {name: Shard(name, name[0], len(STATES), 3) for name in SHARDS}
-    return Study(shards, dict.fromkeys("xy", frozenset()), {}, {}, (), (), "given")
+    manifest = {name: Shard(name, name[0], len(STATES), 3) for name in SHARDS}
+    return Study(manifest, dict.fromkeys("xy", frozenset()), {}, {}, (), (), "given")
 
 
 def wrong(study) -> list[str]:
@@ -83,6 +84,7 @@ def size_of_cache():
     return sum(path.stat().st_size for path in verification.CACHE.iterdir())
 
 
+@pytest.mark.parametrize("study", [None, "zstd"], indirect=True)
 def test_a_cache_as_it_was_written_is_well(study):
     told = []
     found = verification.verify_cache(study, threads=2, progress=lambda *numbers: told.append(numbers))
@@ -99,7 +101,11 @@ def plant(path, change):
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-@pytest.mark.parametrize("ending", ["npy", "tsv", "slices.npy", "volumes.tsv"])
+@pytest.mark.parametrize(
+    ("study", "ending"),
+    [(None, "npy"), ("zstd", "npy"), ("zstd", "tsv"), (None, "slices.npy"), (None, "volumes.tsv")],
+    indirect=["study"],
+)
 def test_every_flipped_byte_is_found_with_its_shard(study, ending):
     """A bit of a byte at the file's ends, where headers are, and at places between them."""
     path = verification.CACHE / f"x-0002.{ending}"
@@ -124,12 +130,17 @@ def test_a_flipped_voxel_is_told_with_its_row_and_the_fix(study):
     assert line.endswith("delete results/cache/x-0002.*, then run snakemake again")
 
 
-@pytest.mark.parametrize("row", [2, 4])
+@pytest.mark.parametrize(("study", "row"), [(None, 2), (None, 4), ("zstd", 4)], indirect=["study"])
 def test_a_byte_in_the_row_of_a_failed_or_withdrawn_image_is_found(study, row):
-    each = int(np.prod(CROP))
     path = verification.CACHE / "x-0001.npy"
-    place = path.stat().st_size - (len(STATES) - row) * each + 17
-    plant(path, lambda raw: raw[:place] + b"\x01" + raw[place + 1 :])
+    shard, other = shards.Shard(path), path.with_name("other")
+    with shards.shard_written(other, len(STATES), tuple(CROP), "zstd" if shard.compressed else None) as write:
+        for at in range(len(STATES)):
+            image = shard.image(at)
+            image[0, 0, 7] |= at == row
+            write(image)
+    plant(path, lambda raw: other.read_bytes())
+    other.unlink()
     (line,) = wrong(study)
     assert f"x-0001.npy: row {row}: the image is {STATES[row]} and its row is not empty" in line
 

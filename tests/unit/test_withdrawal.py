@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from neurotransfer.files import read_table
 from neurotransfer.manifest import compile_manifest
 from neurotransfer.study import read_study
 from neurotransfer.withdrawal import DEFAULT, Row, Withdrawn, behind_weights, erase, participant_of, read_withdrawn
-from synthetic_results import make_results, page_of
+from synthetic_results import draw_figures, make_results, page_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARDS = Path("results/manifest/shards")
@@ -249,6 +250,13 @@ def test_weights_know_whether_people_who_left_are_behind_them():
     assert behind_weights(set(), None, None) == 0
 
 
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """Results that a page can be made of, and the folder of their figures."""
+    results = make_results(("ad_hc",), (20,), 2, people=8)
+    return results, draw_figures(results, tmp_path_factory.mktemp("drawings"))
+
+
 @pytest.mark.parametrize(
     ("run", "behind", "expected", "never"),
     [
@@ -268,15 +276,15 @@ def test_weights_know_whether_people_who_left_are_behind_them():
         ("multitask", 0, "3 images were withdrawn after preprocessing", "who have withdrawn"),
     ],
 )
-def test_the_report_flags_weights_by_name_and_counts_the_withdrawn_nowhere(run, behind, expected, never, tmp_path):
-    results = make_results()
+def test_the_report_flags_weights_by_name_and_counts_the_withdrawn_nowhere(run, behind, expected, never, reported):
+    results, drawings = SimpleNamespace(**vars(reported[0])), reported[1]
     results.run = run
     results.config["pretrain"]["weights"] = "/kept/weights.safetensors" if run == "given" else None
     gone = results.ledger.iloc[:3].assign(image_id=["A_01", "A_02", "A_03"], status="withdrawn")
     pages = []
     for ledger in (results.ledger, pd.concat([results.ledger, gone])):
         results.ledger = ledger
-        pages.append(" ".join(page_of(results, tmp_path, seen=set(), withdrawn=behind).split()))
+        pages.append(" ".join(page_of(results, drawings, seen=set(), withdrawn=behind).split()))
     assert expected in pages[1] and never not in pages[1]
     table = pages[0][pages[0].index("Every image is accounted for") :]
     assert table[: table.index("</table>")] in pages[1], "the accounting is that of a study without them"

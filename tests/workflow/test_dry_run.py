@@ -37,7 +37,7 @@ def test_every_image_has_a_job_and_every_replicate_its_fits(tables):
     folder, overlay, images = tables
     compiled = dry_run.manifest(folder, overlay)
     jobs = dry_run.jobs_by_rule(dry_run.snakemake(folder, overlay, "--dry-run", "--quiet", "rules").text)
-    shards = sum(-(-count // 64) for count in images.values())
+    shards = sum(-(-count // 256) for count in images.values())
     assert jobs["preprocess"] == sum(images.values())
     assert jobs["cache"] == shards and jobs["index"] == jobs["split"] == 45
     resamples = 2 * 5 * REPLICATES

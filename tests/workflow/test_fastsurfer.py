@@ -32,7 +32,14 @@ def scanned(tmp_path_factory):
         "tasks": {"ad_hc": None, "scz_bd": None},
         "manifest": {"images_per_shard": 8, "images_per_job": None},
         "resampling": {"n": [4], "validation_share": 0.5, "test_share": 0.5, "min_per_class": 1},
-        "preprocessing": {"engine": "fastsurfer", "voxel_size": 1.0, "gpus": 0, "images_at_once": 2, "fastsurfer": own},
+        "preprocessing": {
+            "engine": "fastsurfer",
+            "voxel_size": 1.0,
+            "gpus": 0,
+            "images_at_once": 2,
+            "keep": "needed",
+            "fastsurfer": own,
+        },
     }
     overlay = folder / "fastsurfer.yaml"
     overlay.write_text(yaml.safe_dump(changes))
@@ -93,6 +100,10 @@ def test_scans_go_through_containers_into_the_cache_and_a_bad_one_is_accounted_f
     assert indexed == set(images["image_id"]) - {bad}
     volumes = np.load(folder / "results/index/coin.volumes.npy")
     assert np.isfinite(volumes).all() and (volumes[:, 0] > 4e5).all()
+    subjects = folder / "results/preprocessed/subjects"
+    assert {len([path for path in place.rglob("*") if path.is_file()]) for place in subjects.glob("*/coin_*")} == {5}
+    verified = neurotransfer("verify", "--directory", folder, "--configfile", *overlays)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
     assert planned_jobs(folder, "cached", overlays=overlays) == set()
 
     # what `neurotransfer retry` leaves: the status and its ledger are gone, and what depends on them follows

@@ -1,8 +1,11 @@
 """The cluster profile, as typed from the repository: it parses, and its resources reach the jobs."""
 
+import os
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -58,14 +61,16 @@ def test_every_job_says_how_long_it_runs_and_how_much_memory_it_needs(jobs):
         assert int(found["mem_mb"]) > 0 and int(found["runtime"]) > 0, rule
 
 
-def test_only_linear_fits_and_their_resamples_are_grouped(repository_rules):
-    grouped = [rule for rule, text in repository_rules.items() if re.search(r"^    group:", text, re.M)]
-    assert sorted(grouped) == ["covariates", "linear", "resample"]
+def test_only_linear_fits_and_their_resamples_are_grouped(repository_rules, settings, jobs):
+    assert settings["groups"] == ["resample=linear", "linear=linear"]
+    assert not [rule for rule, text in repository_rules.items() if re.search(r"^    group:", text, re.M)]
+    grouped = re.findall(r"Group job linear \(jobs in lexicogr\. order\):\n((?:\n|    .*\n)*)", jobs)
+    assert grouped and set(re.findall(r"rule (\w+):", "".join(grouped))) == {"resample", "linear"}
 
 
 def test_what_is_grouped_is_not_tried_again_since_a_group_is_repeated_whole(repository_rules, settings):
     for rule, text in repository_rules.items():
-        assert ("retries: 0" in text) == (rule in ("linear", "covariates", "resample")), rule
+        assert ("retries: 0" in text) == (rule in ("linear", "resample")), rule
     assert settings["keep-incomplete"] is True
     assert settings["retries"] >= 1
 
@@ -110,6 +115,135 @@ def test_the_plan_counts_the_jobs_that_snakemake_counts(jobs, tmp_path, monkeypa
     counted = jobs_of(read_study(config, study / "results/manifest/shards.tsv"))
     stats = dict(re.findall(r"^(\w+) +(\d+)$", jobs.partition("Job stats:")[2], re.M))
     assert {rule: int(count) for rule, count in stats.items() if rule not in ("all", "total")} == counted
+
+
+@pytest.fixture(scope="module")
+def one_fit(tmp_path_factory) -> tuple[Path, Path]:
+    """A study of which only one network's fit is missing, and its overlay."""
+    folder = tmp_path_factory.mktemp("one-fit")
+    overlay = folder / "one.yaml"
+    overlay.write_text("study: one\n")
+    study = fan_out(folder / "study", 45)
+    for name in ("results/resamples/ad_hc/n100/001.tsv", "results/split/certificate.json"):
+        (study / name).parent.mkdir(parents=True)
+        (study / name).touch()
+    return study, overlay
+
+
+@pytest.fixture
+def submit(one_fit, tmp_path, monkeypatch):
+    """Send the fit by an edited profile to a cluster of stand-ins; what sbatch was told, and what Snakemake said.
+
+    `edits` are lines of profiles/slurm/config.yaml and what a person writes in their place; `programs` are the
+    cluster's, as shell.
+    """
+    study, overlay = one_fit
+
+    def begin(edits: dict[str, str], status: int = 1, **programs: str) -> tuple[list[str], str]:
+        text = PROFILE.read_text()
+        for line, ours in edits.items():
+            assert text.count(line) == 1, line
+            text = text.replace(line, ours)
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine/config.yaml").write_text(text)
+        (tmp_path / "bin").mkdir()
+        programs = {"sbatch": f'printf "%s\\n" "$@" >{tmp_path}/told; echo 7; exit {status}'} | programs
+        for name, lines in programs.items():
+            (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{lines}\n")
+            (tmp_path / "bin" / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+        options = ("--profile", tmp_path / "mine", "--retries", 0, "--allowed-rules", "baseline", "--latency-wait", 1)
+        quick = ("--slurm-init-seconds-before-status-checks", 1, "--max-jobs-per-timespan", "100/1s")
+        done = snakemake(study, "results/fits/ad_hc/n100/001/baseline.json", *options, *quick, overlays=[overlay])
+        return (tmp_path / "told").read_text().splitlines(), done.stdout
+
+    return begin
+
+
+GPU_LINE = "  - baseline:slurm_partition=gpu\n"
+
+
+@pytest.mark.parametrize(
+    ("edits", "asked"),
+    [
+        ({}, ["--gpus=1"]),
+        ({GPU_LINE: GPU_LINE + "  - baseline:gpu_model=a100\n"}, ["--gpus=a100:1"]),
+        ({GPU_LINE: GPU_LINE + "  - baseline:gres=gpu:1\n  - baseline:gpu=0\n"}, ["--gres=gpu:1"]),
+        ({GPU_LINE: GPU_LINE + "  - baseline:gres=gpu:a100:1\n  - baseline:gpu=0\n"}, ["--gres=gpu:a100:1"]),
+    ],
+    ids=["gpus", "gpus of a type", "gres", "gres of a type"],
+)
+def test_a_gpu_is_asked_for_in_the_clusters_way(submit, edits, asked):
+    told, _ = submit(edits)
+    assert [word for word in told if word.startswith(("--gpus", "--gres"))] == asked
+    assert told[told.index("-p") + 1] == "gpu"
+    assert told[told.index("--mem") + 1] == "9000" and told[told.index("-t") + 1] == "35"
+
+
+def test_account_constraint_qos_and_reservation_are_a_line_each(submit):
+    """With accounting, where the account is looked up before anything is sent."""
+    edits = {
+        "  # - slurm_account=ACCOUNT ": "  - slurm_account=lab ",
+        "  # - constraint=FEATURE ": "  - constraint=icelake ",
+        "# slurm-qos: QOS ": "slurm-qos: long ",
+        "# slurm-reservation: NAME ": "slurm-reservation: mri ",
+    }
+    told, _ = submit(edits, sacctmgr="echo lab")
+    assert told[told.index("-A") + 1] == "lab"
+    assert told[told.index("-C") + 1] == "icelake"
+    assert {"--qos=long", "--reservation=mri"} <= set(told)
+
+
+def test_with_accounting_a_failed_job_comes_with_slurms_reason(submit):
+    accounting = """case "$*" in
+      *--format=Reason*) case "$*" in *7.0*) echo OutOfMemory ;; esac ;;
+      *--name*) echo '7|FAILED' ;;
+      *--version*|*--noheader*) echo 'slurm 23.11' ;;
+    esac"""
+    edits = {"slurm-status-command: squeue\n": "slurm-status-command: sacct\n"}
+    _, said = submit(edits, status=0, sacct=accounting, sacctmgr="echo lab")
+    assert "SLURM status is: 'FAILED'" in said, said[-2000:]
+    assert "OutOfMemory" in said
+
+
+def test_jobs_run_in_the_container_where_the_profile_says_so_except_what_starts_one_itself(
+    study, repository_rules, tmp_path, monkeypatch
+):
+    """A stand-in for Apptainer notes what it is asked for and runs it as it stands."""
+    image = REPOSITORY / "envs/neurotransfer.sif"
+    if image.exists():
+        pytest.skip("a real image is there")
+    told = tmp_path / "told"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/apptainer").write_text(
+        f"""#!/bin/sh
+[ "$1" = --version ] && echo 'apptainer version 1.3.4' && exit
+echo "$@" >>{told}
+while [ "$1" != {image} ]; do shift; done
+shift
+exec "$@"
+"""
+    )
+    (tmp_path / "bin/apptainer").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    lines = dict(re.findall(r"^# ((?:software|apptainer)-[\w-]+): (.*?)(?: +#.*)?$", PROFILE.read_text(), re.M))
+    options = [word for key, value in lines.items() for word in (f"--{key}", value.replace("/DATA", str(study)))]
+    target = "results/split/cohorts/memory.tsv"
+    (study / target).unlink()
+    line = (target, "--cores", 1, "--rerun-triggers", "mtime", *options)
+    refused = snakemake(study, *line)
+    assert refused.returncode == 1
+    assert f"apptainer build {image} {image.with_suffix('.def')}" in refused.stdout
+    try:
+        image.touch()
+        done = snakemake(study, *line)
+    finally:
+        image.unlink()
+    assert done.returncode == 0, done.stdout
+    call = shlex.split(told.read_text().splitlines()[0])
+    assert call[:2] == ["exec", "--home"] and "--nv" in call and "--bind" in call and str(image) in call
+    assert (study / target).exists()
+    assert [rule for rule, text in repository_rules.items() if "    container:" in text] == ["preprocess"]
 
 
 def test_slurms_commands_bear_with_a_controller_that_is_away(tmp_path):

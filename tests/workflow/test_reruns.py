@@ -4,9 +4,11 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
-from neurotransfer.study import ARMS
+from neurotransfer.shards import Shard
+from neurotransfer.study import MODELS
 from runs import OVERLAYS, neurotransfer, planned_jobs, snakemake
 
 TASKS = ("ad_hc", "scz_bd", "control")
@@ -42,13 +44,13 @@ def test_a_deleted_fit_reruns_that_fit_and_what_summarises_it(study):
 
 def test_a_deleted_resample_reruns_its_fits(study):
     (study / "results/resamples/control/n18/006.tsv").unlink()
-    rules = ("resample", *ARMS)
+    rules = ("resample", *MODELS)
     assert planned_jobs(study) == {f"{rule} task=control, n=18, replicate=006" for rule in rules} | SUMMARY
 
 
 def test_a_changed_seed_of_one_task_reruns_that_task_only(small_study, overlay):
     changed = overlay({"tasks": {"scz_bd": {"seed": 1}}})
-    jobs = set().union(*(replicate_jobs(rule, "scz_bd") for rule in ("resample", *ARMS)))
+    jobs = set().union(*(replicate_jobs(rule, "scz_bd") for rule in ("resample", *MODELS)))
     assert planned_jobs(small_study, overlays=changed) == jobs | SUMMARY
 
 
@@ -63,6 +65,20 @@ def test_a_changed_figure_setting_touches_no_fit(small_study, overlay):
     assert planned_jobs(small_study, overlays=overlay({"statistics": {"permutations": 5000}})) == SUMMARY - {
         "aggregate"
     }
+
+
+def test_compression_repeats_nothing_and_holds_for_what_is_made_anew(study, overlay):
+    changed, target = overlay({"cache": {"compression": "zstd"}}), "results/cache/mood-0001.npy"
+    assert planned_jobs(study, overlays=changed) == set()
+    before = np.load(study / target)
+    (study / target).unlink()
+    done = snakemake(study, target, "--cores", 1, overlays=changed)
+    assert done.returncode == 0, done.stdout
+    shard = Shard(study / target)
+    assert shard.compressed
+    assert np.array_equal(np.stack([shard.image(row) for row in range(len(before))]), before)
+    verified = neurotransfer("verify", "--directory", study, "--configfile", *changed)
+    assert verified.returncode == 0 and verified.stdout.endswith("all as written\n"), verified.stdout
 
 
 def test_a_new_cohort_touches_no_old_shard_no_pretraining_and_no_fit(study):

@@ -31,20 +31,20 @@ def volumes_of_task(ending):
 
 
 rule linear:
-    """Logistic regression on regional volumes."""
+    """Logistic regression on regional volumes; and on age, sex and mask volume, as a job's start costs more than it."""
     input:
         resample="results/resamples/{task}/n{n}/{replicate}.tsv",
+        indices=lambda wc: of_cohorts("index", wc.task),
         volumes=volumes_of_task("npy"),
         names=volumes_of_task("json"),
     output:
         fit="results/fits/{task}/n{n}/{replicate}/linear.json",
+        covariates="results/fits/{task}/n{n}/{replicate}/covariates.json",
     log:
         "logs/linear/{task}/n{n}/{replicate}.log",
     benchmark:
         "results/benchmarks/linear/{task}/n{n}/{replicate}.tsv"
-    retries: 0  # a group is repeated whole, finished members included
-    group:
-        "linear"
+    retries: 0  # the profile groups it, and a group is repeated whole, finished members included
     threads: config["models"]["linear"]["threads"]
     resources:
         mem_mb=2000,
@@ -52,33 +52,9 @@ rule linear:
         in_group=1,  # the profile limits how many of a group run at once, and so what the group asks for
     params:
         fitting=FITTING["linear"],
+        covariates=FITTING["covariates"],
     script:
         "../scripts/linear.py"
-
-
-rule covariates:
-    """Logistic regression on age, sex and mask volume: what confounding alone predicts."""
-    input:
-        resample="results/resamples/{task}/n{n}/{replicate}.tsv",
-        indices=lambda wc: of_cohorts("index", wc.task),
-        volumes=volumes_of_task("npy"),
-        names=volumes_of_task("json"),
-    output:
-        fit="results/fits/{task}/n{n}/{replicate}/covariates.json",
-    log:
-        "logs/covariates/{task}/n{n}/{replicate}.log",
-    retries: 0
-    group:
-        "linear"
-    threads: config["models"]["covariates"]["threads"]
-    resources:
-        mem_mb=1000,
-        runtime=5,
-        in_group=1,
-    params:
-        fitting=FITTING["covariates"],
-    script:
-        "../scripts/covariates.py"
 
 
 rule baseline:

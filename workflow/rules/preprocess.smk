@@ -46,6 +46,8 @@ rule preprocess:
         "logs/preprocess/{shard}/{job}.log",
     benchmark:
         "results/benchmarks/preprocess/{shard}/{job}.tsv"
+    container:
+        None  # it starts FastSurfer's own, which cannot be done from inside of one
     threads: config["preprocessing"]["threads"]
     resources:
         mem_mb=lambda wc, attempt: demands.mem_mb(engine_of(wc), attempt),

@@ -23,8 +23,6 @@ rule resample:
     log:
         "logs/resample/{task}/n{n}/{replicate}.log",
     retries: 0
-    group:
-        "linear"
     threads: 1
     resources:
         mem_mb=1000,

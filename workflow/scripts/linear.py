@@ -1,13 +1,20 @@
-"""Fit the linear model's settings on one resample."""
+"""Fit the linear model's settings on one resample, and those of the covariates alone."""
 
 from neurotransfer import jobs
 
 with jobs.job(snakemake):
-    from neurotransfer.files import write_json
+    from pathlib import Path
+
+    from neurotransfer.covariates import read_covariates
+    from neurotransfer.files import read_table, write_json
     from neurotransfer.linear import fit, read_volumes, shares_of_mask
     from neurotransfer.resampling import read_resample
 
-    source, fitting = snakemake.input, snakemake.params.fitting
-    resample, facts = read_resample(source.resample)
-    features = shares_of_mask(read_volumes(resample, source.volumes, source.names, fitting["structures"]))
-    write_json(snakemake.output.fit, fit("linear", features, resample, facts, source.resample, fitting))
+    source, settings, path = snakemake.input, snakemake.params, snakemake.input.resample
+    resample, facts = read_resample(path)
+    volumes = read_volumes(resample, source.volumes, source.names, settings.fitting["structures"])
+    linear = fit("linear", shares_of_mask(volumes), resample, facts, path, settings.fitting)
+    indices = {Path(index).stem: read_table(index) for index in source.indices}
+    features = read_covariates(resample, indices, volumes[:, 0])
+    write_json(snakemake.output.covariates, fit("covariates", features, resample, facts, path, settings.covariates))
+    write_json(snakemake.output.fit, linear)

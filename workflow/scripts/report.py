@@ -9,8 +9,8 @@ with jobs.job(snakemake):
     from neurotransfer.certificate import check_certified
     from neurotransfer.configuration import read_document
     from neurotransfer.files import read_table, write_text
-    from neurotransfer.methods import BIBLIOGRAPHY
     from neurotransfer.preprocessing import REASONS
+    from neurotransfer.references import bibliography
     from neurotransfer.study import read_study
     from neurotransfer.withdrawal import behind_weights, read_withdrawn
 
@@ -33,10 +33,10 @@ with jobs.job(snakemake):
         withdrawn=behind_weights(left, trained, weights.seen_by(metadata, left, key)),
         figures={Path(path).stem: report.embed(path) for path in source.figures if path.endswith(".svg")},
         stages=costs.by_stage(finished, params.config),
+        rules=list(costs.summary(finished)),
         defaults=read_document(params.defaults),
         reasons=REASONS,
         **{name: params[name] for name in ("config", "tasks", "run")},
     )
-    page["costs"] = list(costs.summary(finished))
-    write_text(snakemake.output.bibliography, BIBLIOGRAPHY)
+    write_text(snakemake.output.bibliography, bibliography(page["cited"]))
     write_text(snakemake.output.page, report.render(page))

@@ -7,9 +7,8 @@ together what one would.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .cache import AGAIN, open_shard, verify_row
-from .errors import InputError
 from .model import SFCN
 from .seeds import seed_from
+from .shards import Shard, verify_row
 
-OPEN_SHARDS = 256  # memory maps kept; each holds a file descriptor, of which a process often has 1,024
-READERS = 2  # threads, each of which reads a batch ahead while the device works on one
+READERS = 4  # threads that read, check and decompress
+BUFFERS = 3  # batches in memory: one in use, and two being read
 
 
 class Images:
@@ -43,13 +41,12 @@ class Images:
         self.checksums = table["checksum"].tolist()
         self.folder = Path(folder)
         self.checked = np.zeros(len(table), bool)
-        self.maps: dict[str, np.ndarray] = {}
-        self.opening = threading.Lock()
+        self.known: dict[str, Shard] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, positions: Sequence[int] | np.ndarray, pinned: bool = False) -> Tensor:
+    def read(self, positions: Sequence[int] | np.ndarray) -> Tensor:
         """The images at these rows of the table: uint8 [len(positions), D, H, W].
 
         Raises
@@ -57,40 +54,56 @@ class Images:
         InputError
             naming the shard, where an image is not the one that was cached
         """
-        shape = self._map(self.shards[positions[0]]).shape[1:]
-        batch = torch.empty((len(positions), *shape), dtype=torch.uint8, pin_memory=pinned)
-        for image, position in zip(batch.numpy(), positions, strict=True):
-            shard, row = self._map(self.shards[position]), self.rows[position]
-            path = self.folder / f"{self.shards[position]}.npy"
-            if row >= len(shard) or shard.shape[1:] != shape:
-                what = (
-                    f"it holds {len(shard)} images of {shard.shape[1:]} voxels, and row {row} of {shape} is asked for"
-                )
-                raise InputError(path, "", what, AGAIN)
-            image[...] = shard[row]
-            if not self.checked[position]:
-                verify_row(image, self.checksums[position], path, row)
-                self.checked[position] = True
-        return batch
-
-    def _map(self, shard: str) -> np.ndarray:
-        with self.opening:
-            if shard not in self.maps:
-                if len(self.maps) >= OPEN_SHARDS:
-                    self.maps.pop(next(iter(self.maps)))
-                self.maps[shard] = open_shard(self.folder / f"{shard}.npy")
-            return self.maps[shard]
+        images = self._empty(len(positions))
+        with ThreadPoolExecutor(READERS) as readers:
+            list(readers.map(self._read_into, images.numpy(), positions))
+        return images
 
     def batches(self, order: Sequence[np.ndarray], device: torch.device) -> Iterator[Tensor]:
-        """The batches of `order` on the device, the next ones read by threads while one is used."""
+        """The batches of `order` on the device, the next ones read by threads while one is used.
+
+        Memory is taken once and filled again and again: a batch holds its images until the next one is asked for.
+        """
         pinned = device.type == "cuda"
+        buffers = [self._empty(max(map(len, order), default=0), pinned) for _ in order[:BUFFERS]]
+        copied: dict[int, torch.cuda.Event] = {}
         with ThreadPoolExecutor(READERS) as readers:
-            pending = [readers.submit(self.read, positions, pinned) for positions in order[:READERS]]
+
+            def begin(step: int) -> tuple[Tensor, list[Future]]:
+                if event := copied.pop(step - BUFFERS, None):
+                    event.synchronize()  # the device has what the buffer held before
+                buffer = buffers[step % BUFFERS][: len(order[step])]
+                places = zip(buffer.numpy(), order[step], strict=True)
+                return buffer, [readers.submit(self._read_into, *place) for place in places]
+
+            begun = [begin(step) for step in range(len(buffers))]
             for step in range(len(order)):
-                batch = pending.pop(0).result()
-                if step + READERS < len(order):
-                    pending.append(readers.submit(self.read, order[step + READERS], pinned))
-                yield batch.to(device, non_blocking=pinned)
+                buffer, reads = begun.pop(0)
+                for read in reads:
+                    read.result()
+                batch = buffer.to(device, non_blocking=pinned)
+                if pinned:
+                    copied[step] = torch.cuda.Event()
+                    copied[step].record()
+                yield batch
+                if step + BUFFERS < len(order):
+                    begun.append(begin(step + BUFFERS))
+
+    def _empty(self, count: int, pinned: bool = False) -> Tensor:
+        shape = self._shard(self.shards[0]).shape[1:]
+        return torch.empty((count, *shape), dtype=torch.uint8, pin_memory=pinned)
+
+    def _read_into(self, image: np.ndarray, position: int) -> None:
+        shard, row = self._shard(self.shards[position]), self.rows[position]
+        shard.read(row, image)
+        if not self.checked[position]:
+            verify_row(image, self.checksums[position], shard.path, row)
+            self.checked[position] = True
+
+    def _shard(self, name: str) -> Shard:
+        if name not in self.known:
+            self.known[name] = Shard(self.folder / f"{name}.npy")
+        return self.known[name]
 
 
 class Held(Images):

@@ -10,7 +10,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -110,15 +110,9 @@ def read_participants(
     table = _keyed(path, "participant_id", "sub-", wanted, mistakes)
     if table is None:
         return None
-    for (at, cells), label in zip(table.lines, table.column("participant_id"), strict=True):
-        key = (key_of(label, "sub-"), "")
-        if key in table.rows:
-            what = f"the participant has a row already, in line {table.rows[key][0]}"
-            fix = "keep one row; what differs between sessions belongs into sub-*/sub-*_sessions.tsv"
-            mistakes.add(InputError(path, f"line {at} (sub-{key[0]})", what, fix), str(path), "participant_id")
-        else:
-            table.rows[key] = (at, cells)
-    return Table(path, table.header, table.columns, table.lines, table.rows, "participants")
+    fix = "keep one row; what differs between sessions belongs into sub-*/sub-*_sessions.tsv"
+    _find_by_participant(table, [""] * len(table.lines), fix, mistakes)
+    return replace(table, family="participants")
 
 
 def read_sessions(
@@ -149,7 +143,7 @@ def read_sessions(
             )
             fix = "keep one of them; who changes over time has another session for it"
         mistakes.add(InputError(path, f"line {at} (ses-{key[1]})", what, fix))
-    return Table(path, table.header, table.columns, table.lines, table.rows, "sessions")
+    return replace(table, family="sessions")
 
 
 def read_phenotype(
@@ -160,17 +154,22 @@ def read_phenotype(
     table = _keyed(path, "participant_id", "sub-", wanted, mistakes)
     if table is None:
         return None
-    labels = table.column("participant_id")
-    sessions = table.column("session_id") if "session_id" in table.columns else [""] * len(labels)
-    for (at, cells), label, session in zip(table.lines, labels, sessions, strict=True):
+    sessions = table.column("session_id") if "session_id" in table.columns else [""] * len(table.lines)
+    fix = "keep one row; several need a column session_id that tells them apart"
+    _find_by_participant(table, sessions, fix, mistakes)
+    return replace(table, family=name)
+
+
+def _find_by_participant(table: Table, sessions: Sequence[str], fix: str, mistakes: Mistakes) -> None:
+    """Fill the table's `rows`; a participant (and session, where there is one) twice is a mistake with this fix."""
+    for (at, cells), label, session in zip(table.lines, table.column("participant_id"), sessions, strict=True):
         key = (key_of(label, "sub-"), "" if session in MISSING else key_of(session, "ses-"))
         if key in table.rows:
-            what = f"this participant{' and session' if key[1] else ''} has a row already, in line {table.rows[key][0]}"
-            fix = "keep one row; several need a column session_id that tells them apart"
-            mistakes.add(InputError(path, f"line {at} (sub-{key[0]})", what, fix), str(path), "participant_id")
+            who = f"the participant{' and session' if key[1] else ''}"
+            what, where = f"{who} has a row already, in line {table.rows[key][0]}", f"line {at} (sub-{key[0]})"
+            mistakes.add(InputError(table.path, where, what, fix), str(table.path), "participant_id")
         else:
             table.rows[key] = (at, cells)
-    return Table(path, table.header, table.columns, table.lines, table.rows, name)
 
 
 def read_header(path: Path) -> tuple[str, ...]:

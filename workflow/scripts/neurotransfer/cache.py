@@ -1,8 +1,8 @@
 """Preprocessed images into shards: brain only, cropped around the mask, uint8, a checksum for each.
 
-A shard is one ``.npy`` of [images, D, H, W], read by memory map; its rows follow the shard's manifest, and
-an image that failed or was withdrawn keeps a row of zeros.  Beside it lie its table (rows, figures, checksums),
-the regional volumes of its images, and three slices of each for a person to look at.
+A shard is one file of images (shards.py); its rows follow the shard's manifest, and an image that failed or was
+withdrawn keeps a row of zeros.  Beside it lie its table (rows, figures, checksums), the regional volumes of its
+images, and three slices of each for a person to look at.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from nibabel.freesurfer.mghformat import MGHError, MGHHeader
 
 from .duplicates import small_volume
 from .errors import InputError
-from .files import digest_of_file, table_text, write_table, written_whole
+from .files import digest_of_file, table_text, write_table
 from .quality import FIGURES, Box, bounding_box, quality_figures
+from .shards import checksum, shard_written
 from .volumes import Statistics, read_stats, stats_file
 
 FROM_LEDGER = ("image_id", "status", "reason", "engine", "engine_version")
 COLUMNS = ["image_id", "row", *FROM_LEDGER[1:], *FIGURES, "checksum"]
-AGAIN = "delete it, then run the same command again"
 UNREADABLE = "delete this folder and the shard's ledgers, then run the same command again"
 GZIP = 31  # zlib's number for "with a gzip header", whose checksum and length it then checks
 PLANES = 3  # slices of each image
@@ -135,11 +135,6 @@ def middle_slices(orig: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np
     return result
 
 
-def checksum(image: np.ndarray) -> str:
-    """BLAKE2b of an image's bytes in C order, 16 bytes in hexadecimal."""
-    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).hexdigest()
-
-
 def images_of_shard(images: pd.DataFrame, ledger: pd.DataFrame, name: str) -> pd.DataFrame:
     """What the ledgers say of each image of a shard, in the shard's order.
 
@@ -163,7 +158,12 @@ def images_of_shard(images: pd.DataFrame, ledger: pd.DataFrame, name: str) -> pd
 
 
 def write_shard(
-    path: str | Path, subjects: Iterable[Path], images: pd.DataFrame, crop: Sequence[int], voxel_size: float
+    path: str | Path,
+    subjects: Iterable[Path],
+    images: pd.DataFrame,
+    crop: Sequence[int],
+    voxel_size: float,
+    compression: str | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Statistics]]:
     """Write one shard with its slices and small volumes beside it, an image at a time.
 
@@ -174,6 +174,7 @@ def write_shard(
     subjects : each image's folder of preprocessed files
     images : `image_id`, `status`, `reason`, `engine` and `engine_version` of the same images, from the ledger
     voxel_size : of the images in mm, which says how small the small volumes are
+    compression : of the shard itself, as shards.shard_written has it
 
     Returns
     -------
@@ -182,15 +183,13 @@ def write_shard(
     """
     rows, statistics = [], {}
     size, cropped = slices_size(crop), np.zeros(tuple(crop), np.uint8)
-    shapes = {
-        path: cropped.shape,
-        Path(path).with_suffix(".slices.npy"): (PLANES, size, size),
-        Path(path).with_suffix(".small.npy"): small_volume(cropped, voxel_size).shape,
-    }
+    files = [
+        shard_written(path, len(images), cropped.shape, compression),
+        shard_written(Path(path).with_suffix(".slices.npy"), len(images), (PLANES, size, size)),
+        shard_written(Path(path).with_suffix(".small.npy"), len(images), small_volume(cropped, voxel_size).shape),
+    ]
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(written_whole(name, "wb")) for name in shapes]
-        for file, shape in zip(files, shapes.values(), strict=True):
-            file.write(header_of((len(images), *shape)))
+        writers = [stack.enter_context(file) for file in files]
         for row, (image, folder) in enumerate(zip(images.itertuples(), subjects, strict=True)):
             cropped[...] = 0
             shown = np.zeros((PLANES, size, size), np.uint8)
@@ -204,17 +203,10 @@ def write_shard(
                 statistics[image.image_id] = read_stats(stats_file(folder))
                 facts |= quality_figures(brain, mask[box], inside, voxel_volume, statistics[image.image_id])
                 facts["checksum"] = checksum(cropped)
-            for file, values in zip(files, (cropped, shown, small_volume(cropped, voxel_size)), strict=True):
-                file.write(np.ascontiguousarray(values))
+            for write, values in zip(writers, (cropped, shown, small_volume(cropped, voxel_size)), strict=True):
+                write(values)
             rows.append(facts | {"row": row})
     return pd.DataFrame(rows, columns=COLUMNS), statistics
-
-
-def header_of(shape: tuple[int, ...]) -> bytes:
-    """The header of a ``.npy`` file of uint8 in C order."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return header.getvalue()
 
 
 def _brain(orig: np.ndarray, mask: np.ndarray, box: Box, crop: Sequence[int]) -> tuple[np.ndarray, Box, Box]:
@@ -246,35 +238,6 @@ def write_cache_table(table: pd.DataFrame, path: str | Path, crop: Sequence[int]
 def digest_of_rows(text: str) -> str:
     """SHA-256 of a table's text without its line of facts."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def open_shard(path: str | Path) -> np.ndarray:
-    """A shard as a memory map, uint8 [images, D, H, W].
-
-    Raises
-    ------
-    InputError
-        where it is missing or not whole
-    """
-    try:
-        shard = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(path, "", f"the shard can't be read ({error})", AGAIN) from None
-    if shard.dtype != np.uint8 or shard.ndim != 4:
-        raise InputError(path, "", f"a shard is uint8 with 4 axes, this is {shard.dtype} with {shard.ndim}", AGAIN)
-    return shard
-
-
-def verify_row(image: np.ndarray, expected: str, path: str | Path, row: int) -> None:
-    """Refuse an image that is not the one that was cached.
-
-    Raises
-    ------
-    InputError
-        naming the shard and the row
-    """
-    if checksum(image) != expected:
-        raise InputError(path, f"row {row}", "the image's bytes do not match its checksum", AGAIN)
 
 
 def made_by(images: pd.DataFrame) -> list[list[str]]:

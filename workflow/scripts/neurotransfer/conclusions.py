@@ -121,8 +121,8 @@ def answer(
         many = f"{replicates} replicate{'s' if replicates != 1 else ''}"
         few = f"With {many} and {pairs} no adjusted p below {least:.2g} is possible, so nothing could be called better"
         return [*sentences, f"{few} or worse at {alpha:g}; more replicates would be needed, and even then {scope}."]
-    told = f"'Better' and 'worse' mean a Holm-adjusted p below {alpha:g} over all {len(comparisons)} comparisons"
-    return [*sentences, f"{told}; 'not distinguishable' does not mean equal, and {scope}."]
+    told = f"“Better” and “worse” mean a Holm-adjusted p below {alpha:g} over all {len(comparisons)} comparisons"
+    return [*sentences, f"{told}; “not distinguishable” does not mean equal, and {scope}."]
 
 
 def _scope(found: Sequence[Verdict]) -> str:
@@ -132,9 +132,10 @@ def _scope(found: Sequence[Verdict]) -> str:
     if not sure:
         return pools
     survived = [sum(test in verdict.survives for verdict in sure) for test in ("population", "corrected_t")]
+    told = {0: "none holds", 1: "1 also holds"}.get(survived[0], f"{survived[0]} also hold")
     return (
-        f"{pools}: of the {_verdicts(len(sure))} about transfer, {survived[0]} also hold there by the test that "
-        f"reckons with shared participants and {survived[1]} by the corrected t-test, which is stricter"
+        f"{pools}: of the {_verdicts(len(sure))} about transfer, {told} there by the test that reckons with shared "
+        f"participants and {survived[1] or 'none'} by the corrected t-test, which is stricter"
     )
 
 

@@ -36,7 +36,7 @@ STAGES = {  # the rules whose cost is counted, by stage, in the order of a run
     "cache": ("cache",),
     "pretraining": ("pretrain", "evaluate"),
     "resampling": ("resample",),
-    "linear fits": ("linear", "covariates"),
+    "linear fits": ("linear",),
     "baseline fits": ("baseline",),
     "transfer fits": ("transfer",),
 }
@@ -81,7 +81,7 @@ def units_of(rule: str, parts: list[str], study: Study, config: Mapping[str, Any
             return steps_of_fit(rule, int(parts[1].removeprefix("n")), config)
     except (KeyError, ValueError, IndexError):
         return None
-    return 1.0 if rule in ("linear", "covariates", "resample", "pretrain", "evaluate") else None
+    return 1.0 if rule in ("linear", "resample", "pretrain", "evaluate") else None
 
 
 def steps_of_fit(model: str, n: int, config: Mapping[str, Any]) -> float:
@@ -95,10 +95,9 @@ def steps_of_fit(model: str, n: int, config: Mapping[str, Any]) -> float:
 def cost_of(rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any]) -> Cost:
     """Seconds per unit of a rule: from this study's finished jobs, else from a table.
 
-    A fit that never ran borrows from the other model of its kind: both CNNs take the same steps, both regressions
-    mostly start Python.
+    A CNN's fit that never ran borrows from the other model's: both take the same steps.
     """
-    kin = next((pair for pair in (("baseline", "transfer"), ("linear", "covariates")) if rule in pair), (rule,))
+    kin = ("baseline", "transfer") if rule in ("baseline", "transfer") else (rule,)
     for names in ((rule,), kin):
         mine = [row for row in rows if row["rule"] in names]
         if mine:
@@ -117,7 +116,7 @@ def cost_of(rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any]) ->
         seconds, basis = ASSUMED["network", "gpu" if gpu else "cpu"]
         crop = config["cache"]["crop"]
         return Cost(seconds * crop[0] * crop[1] * crop[2] / PAPER_VOXELS, basis, gpu)
-    return Cost(*ASSUMED[kin[0], "cpu"], False)
+    return Cost(*ASSUMED[rule, "cpu"], False)
 
 
 def uses_gpu(rule: str, config: Mapping[str, Any]) -> bool:
@@ -170,7 +169,7 @@ def cores_of(rule: str, config: Mapping[str, Any]) -> int:
         return config["pretrain"]["threads"]
     if rule in ("baseline", "transfer"):
         return config["models"]["cnn"]["threads"]
-    return config["models"][rule]["threads"] if rule in ("linear", "covariates") else 1
+    return config["models"]["linear"]["threads"] if rule == "linear" else 1
 
 
 def _log(rule: str, parts: list[str]) -> str:

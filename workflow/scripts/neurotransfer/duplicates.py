@@ -25,6 +25,8 @@ import pandas as pd
 from scipy import ndimage, stats
 from scipy.spatial.transform import Rotation
 
+from .shards import Shard
+
 SCAN, HEAD = "scan", "head"
 COLUMNS = ["image_1", "participant_1", "cohort_1", "image_2", "participant_2", "cohort_2"]
 COLUMNS += ["similarity", "correlation", "rotation", "kind"]
@@ -85,8 +87,8 @@ class Volumes(Sequence):
     def __getitem__(self, image: int) -> np.ndarray:
         shard, row = self._places[image]
         if shard not in self._open:
-            self._open = {shard: np.load(self._files[shard], mmap_mode="r", allow_pickle=False)}
-        return np.array(self._open[shard][row])
+            self._open = {shard: Shard(self._files[shard])}
+        return self._open[shard].image(row)
 
 
 def volumes_of(images: pd.DataFrame, files: Iterable[str | Path]) -> Volumes:

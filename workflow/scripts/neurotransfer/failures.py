@@ -47,11 +47,16 @@ class Failure:
     time: float
 
 
-def failures_of(folder: str | Path = ".") -> list[Failure]:
-    """Every job that failed when it was last tried, the newest first."""
+def failures_of(folder: str | Path = ".", results: str | Path | None = None) -> list[Failure]:
+    """Every job that failed when it was last tried, the newest first.
+
+    Parameters
+    ----------
+    results : the folder of the study's results, where that is not ``results`` in `folder`
+    """
     folder = Path(folder)
     found = {failure.target: failure for failure in _killed(folder)}
-    found |= {failure.target: failure for failure in _told(folder)}
+    found |= {failure.target: failure for failure in _told(folder, Path(results or folder / "results"))}
     return sorted(found.values(), key=lambda failure: -failure.time)
 
 
@@ -64,10 +69,7 @@ def report(failures: Sequence[Failure], count: int, options: Sequence[str] = ())
     """
     if not failures:
         return "nothing has failed"
-    groups: dict[str, list[Failure]] = {}
-    for failure in failures:
-        groups.setdefault(kind_of(failure), []).append(failure)
-    ordered = sorted(groups.values(), key=len, reverse=True)
+    ordered = by_kind(failures)
     share = max(1, count // len(ordered))
     parts = [f"{len(failures)} jobs failed when last tried, of {len(ordered)} kinds"]
     for group in ordered:
@@ -108,8 +110,16 @@ def target_of(rule: str, parts: Sequence[str]) -> str:
     return rule
 
 
-def _told(folder: Path) -> Iterator[Failure]:
-    for path in folder.glob("results/failures/*/*.json"):
+def by_kind(failures: Sequence[Failure]) -> list[list[Failure]]:
+    """Failures that are alike together, the most frequent first."""
+    groups: dict[str, list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault(kind_of(failure), []).append(failure)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def _told(folder: Path, results: Path) -> Iterator[Failure]:
+    for path in results.glob("failures/*/*.json"):
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
             rule, key, cause, when = (facts[name] for name in ("rule", "key", "cause", "time"))

@@ -92,8 +92,7 @@ def figure2(
     shown = [task for task in tasks if task in set(medians["task"])]
     most = medians.groupby("task")["n"].nunique().max()
     width = max(3.3, 0.58 * most + 0.5)  # inches of a panel
-    columns = int(np.clip(WIDTH // width, 1, len(shown)))
-    rows = -(-len(shown) // columns)
+    rows, columns = rows_and_columns(len(shown), width)
     found = verdicts(comparisons, alpha=alpha, statistic=statistic)
     with drawing():
         figure = Figure(figsize=(max(5.6, width * columns + 1.1), 4.0 * rows + 0.9), layout="constrained")
@@ -128,6 +127,12 @@ def figure2(
                 axes.tick_params(labelleft=False)
         _legend_of_figure2(figure, medians, comparisons, alpha, bool(bounds))
     return figure
+
+
+def rows_and_columns(panels: int, width: float) -> tuple[int, int]:
+    """How many rows and columns of panels of that width (inches) fit, the rows as evenly filled as can be."""
+    rows = -(-panels // max(1, int(WIDTH // width)))
+    return rows, -(-panels // rows)
 
 
 def wrapped(text: str, width: int) -> str:
@@ -168,7 +173,8 @@ def _draw_aucs(axes: Axes, task: str, sizes: Sequence[int], aucs: pd.DataFrame, 
     if len(alone):
         colour, dashes = COVARIATES
         height = alone.reindex(sizes)["median"]
-        axes.plot(range(len(sizes)), height, color=colour, linestyle=dashes, linewidth=1.2, zorder=2)
+        single = {"marker": "_", "markersize": 12} if len(sizes) == 1 else {}
+        axes.plot(range(len(sizes)), height, color=colour, linestyle=dashes, linewidth=1.2, zorder=2, **single)
 
 
 def _draw_published(axes: Axes, sizes: Sequence[int], published: pd.DataFrame) -> None:

@@ -22,12 +22,17 @@ from .planning import OF_ALL_COHORTS, OF_COHORT
 from .resampling import INFEASIBLE, draw_rows, labelled, sizes
 from .seeds import seed_from
 from .split import split_cohort
-from .study import ARMS, Study
+from .study import ARMS, MODELS, Study
 
 DRAWS = 200  # simulated resamples per task and n
 POWER_DRAWS = 400  # simulated test sets
-DERIVATIVES_MB = 26.0  # of one image's folder at 1 mm [assumed: orig, mask, segmentation and statistics of FastSurfer]
-DERIVATIVES_FILES = 40  # [assumed] files in it, at most
+# Of one image's folder, by preprocessing.keep: MB at 1 mm [assumed: with the scan, copied, and the corrected image; or
+# conformed image, mask, segmentation and statistics], and files in it at most
+DERIVATIVES = {"all": (26.0, 40), "needed": (8.0, 5)}
+CACHE_FILES = 5  # per shard: the images, their table, volumes, small images and slices
+# per replicate; Slurm writes two logs more
+REPLICATE_FILES = {"resample": 1, "fits": len(ARMS), "logs": 1 + len(MODELS) + 2, "benchmarks": len(MODELS)}
+COMPRESSED = 0.16  # of a cached image's bytes, by zstd; measured on four brains (benchmarks/README.md)
 FIT_KB = {"linear": 12.0, "baseline": 20.0, "transfer": 20.0}  # [assumed] of one fit's record
 AUC = 0.75  # [assumed] around which a difference is to be shown
 CORRELATION = 0.5  # [assumed] of two models' scores of one image, given its label
@@ -96,7 +101,7 @@ def work_of(study: Study, config: Mapping[str, Any], role: pd.Series) -> dict[st
     work["evaluate"] = [EVALUATION * (validation + test)]
     keys = [n for _ in study.tasks for n in study.n for _ in study.replicates]
     work["resample"] = [1.0] * len(keys)
-    for model in ARMS:
+    for model in MODELS:
         network = model in ("baseline", "transfer")
         work[model] = [steps_of_fit(model, n, config) for n in keys] if network else [1.0] * len(keys)
     return work
@@ -108,7 +113,7 @@ def jobs_of(study: Study) -> dict[str, int]:
     count = {"preprocess": sum(len(shard.jobs) for shard in study.shards.values()), "cache": len(study.shards)}
     count |= dict.fromkeys(OF_COHORT, len(study.cohorts)) | dict.fromkeys(OF_ALL_COHORTS, 1)
     count |= {"pretrain" if study.run == "multitask" else "adopt": 1, "evaluate": 1, "resample": replicates}
-    return count | dict.fromkeys(ARMS, replicates) | dict.fromkeys(("aggregate", "compare", "figures", "report"), 1)
+    return count | dict.fromkeys(MODELS, replicates) | dict.fromkeys(("aggregate", "compare", "figures", "report"), 1)
 
 
 def hours(rule: str, work: Sequence[float], cost: Cost) -> float:
@@ -192,7 +197,7 @@ def threads_of(rule: str, config: Mapping[str, Any]) -> int:
         return config["pretrain"]["threads"]
     if rule in ("baseline", "transfer"):
         return config["models"]["cnn"]["threads"]
-    return config["models"][rule]["threads"] if rule in ("linear", "covariates") else 1
+    return config["models"]["linear"]["threads"] if rule == "linear" else 1
 
 
 def _path(work, costs, gpus, cores, warnings) -> str:
@@ -226,9 +231,10 @@ def _disk(config, study, images, warnings) -> str:
     voxels = math.prod(config["cache"]["crop"])
     scale = math.prod(config["preprocessing"]["grid"]) / 256**3
     replicates = len(study.tasks) * len(study.n) * len(study.replicates)
-    files = images * DERIVATIVES_FILES
-    derivatives = images * max(DERIVATIVES_MB * scale, 0.05) * 1e6
-    cache = images * voxels
+    mb, each = DERIVATIVES[config["preprocessing"]["keep"]]
+    files = images * each
+    derivatives = images * max(mb * scale, 0.05) * 1e6
+    cache = images * voxels * (COMPRESSED if config["cache"]["compression"] else 1)
     fits = replicates * (sum(FIT_KB.values()) + 25) * 1e3
     needed = derivatives + cache + fits
     free = shutil.disk_usage(Path.cwd()).free
@@ -238,9 +244,10 @@ def _disk(config, study, images, warnings) -> str:
     return "\n".join(
         [
             "Disk:",
-            f"  derivatives  {_size(derivatives):>9} in at most {files:,} files [assumed: {DERIVATIVES_FILES} each]",
-            f"  cache        {_size(cache):>9} in {2 * len(study.shards):,} files",
-            f"  fits         {_size(fits):>9} in {9 * replicates:,} files (resamples, fits, logs, benchmarks)",
+            f"  derivatives  {_size(derivatives):>9} in at most {files:,} files [assumed: {each} each]",
+            f"  cache        {_size(cache):>9} in {CACHE_FILES * len(study.shards):,} files",
+            f"  fits         {_size(fits):>9} in {sum(REPLICATE_FILES.values()) * replicates:,} files"
+            f" ({', '.join(REPLICATE_FILES)})",
             f"  free here    {_size(free):>9}",
         ]
     )

@@ -1,122 +1,37 @@
-"""A methods text for a paper, generated from the configuration, and its references."""
+"""A methods text for a paper, generated from the configuration and the ledger, and its references."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
 
 from . import __version__
 from .conclusions import listed
+from .references import Reference, number_citations
 from .selection import all_settings
 
-
-@dataclass(frozen=True)
-class Reference:
-    """A paper; `pages` are its pages or its article number, a name is "Surname Initials"."""
-
-    key: str
-    authors: tuple[str, ...]
-    title: str
-    year: int
-    journal: str = ""
-    volume: str = ""
-    pages: str = ""
-    doi: str = ""
-
-    @property
-    def text(self) -> str:
-        """As a list of references writes it."""
-        place = f"{self.year}; {self.volume}: {self.pages}" if self.volume else f"{self.year}"
-        link = f" doi:{self.doi}" if self.doi else ""
-        journal = f"{self.journal} " if self.journal else ""
-        return f"{', '.join(self.authors)}. {self.title}. {journal}{place}.{link}"
-
-    @property
-    def bibtex(self) -> str:
-        """As an entry of a .bib file."""
-        authors = " and ".join(
-            f"{name.rpartition(' ')[0]}, {'. '.join(name.rpartition(' ')[2])}." for name in self.authors
-        )
-        fields = {"author": authors, "title": f"{{{self.title}}}", "journal": self.journal, "year": str(self.year)}
-        fields |= {"volume": self.volume, "pages": self.pages.replace("-", "--"), "doi": self.doi}
-        lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
-        return "\n".join([f"@{'article' if self.journal else 'misc'}{{{self.key},", *lines, "}"])
-
-
-LIBRARY = (
-    Reference(
-        "leonardsen2025",
-        ("Leonardsen EH", "Wolfers T", "Wang Y", "Westlye LT"),
-        "On the Utility of Large-Scale Pretrained Convolutional Neural Networks in Clinical Neuroimaging",
-        2025,
-    ),
-    Reference(
-        "peng2021",
-        ("Peng H", "Gong W", "Beckmann CF", "Vedaldi A", "Smith SM"),
-        "Accurate brain age prediction with lightweight deep neural networks",
-        2021,
-        "Medical Image Analysis",
-        "68",
-        "101871",
-        "10.1016/j.media.2020.101871",
-    ),
-    Reference(
-        "henschel2020",
-        ("Henschel L", "Conjeti S", "Estrada S", "Diers K", "Fischl B", "Reuter M"),
-        "FastSurfer - A fast and accurate deep learning based neuroimaging pipeline",
-        2020,
-        "NeuroImage",
-        "219",
-        "117012",
-        "10.1016/j.neuroimage.2020.117012",
-    ),
-    Reference(
-        "phipson2010",
-        ("Phipson B", "Smyth GK"),
-        "Permutation P-values should never be zero: calculating exact P-values when permutations are randomly drawn",
-        2010,
-        "Statistical Applications in Genetics and Molecular Biology",
-        "9",
-        "39",
-        "10.2202/1544-6115.1585",
-    ),
-    Reference(
-        "holm1979",
-        ("Holm S",),
-        "A simple sequentially rejective multiple test procedure",
-        1979,
-        "Scandinavian Journal of Statistics",
-        "6",
-        "65-70",
-    ),
-    Reference(
-        "nadeau2003",
-        ("Nadeau C", "Bengio Y"),
-        "Inference for the generalization error",
-        2003,
-        "Machine Learning",
-        "52",
-        "239-281",
-        "10.1023/A:1024068626366",
-    ),
-)
-REFERENCES = tuple(reference.text for reference in LIBRARY)
-BIBLIOGRAPHY = "\n\n".join(reference.bibtex for reference in LIBRARY) + "\n"
 TARGETS = {"bmi": "body mass index", "fluid_intelligence": "fluid intelligence"}
-ENGINES = {
-    "builtin": "conformed, skull-stripped by an affine registration to the MNI152 template and segmented into tissues "
-    "and template regions by the builtin engine of neurotransfer {version}, in the layout of FastSurfer [3]",
-    "fastsurfer": "conformed, skull-stripped and segmented by FastSurfer {fastsurfer} [3], run by neurotransfer "
-    "{version}",
-    "derivatives": "taken from existing FastSurfer [3] derivatives by neurotransfer {version}",
+HEADS = "conformed, skull-stripped"  # what every engine does
+ENGINES = {  # by the ledger's name, what has been done by whom
+    "builtin": f"{HEADS} by an affine registration to the MNI152 template and segmented into tissues and template "
+    f"regions by the builtin engine, version {{version}}, of neurotransfer {__version__}, in the layout of FastSurfer "
+    "[@henschel2020]",
+    "fastsurfer": f"{HEADS} and segmented by FastSurfer {{version}} [@henschel2020]",
+    "freesurfer": f"{HEADS} and segmented by FreeSurfer {{version}} [@fischl2012]",
+    "unknown": f"{HEADS} and segmented by software that its outputs do not name",
 }
 
 
 def methods(
-    config: Mapping[str, Any], run: str, weights: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
-    """Paragraphs of plain text; numbers in brackets are places in REFERENCES.
+    config: Mapping[str, Any],
+    run: str,
+    weights: Mapping[str, Any],
+    tasks: Mapping[str, Mapping[str, Any]],
+    ledger: pd.DataFrame,
+) -> tuple[list[str], list[Reference]]:
+    """Paragraphs of plain text, and the references that their numbers in brackets stand for.
 
     Parameters
     ----------
@@ -124,26 +39,47 @@ def methods(
     run : "multitask", or "given" where weights took the place of pretraining
     weights : metadata of the weights
     tasks : the configuration's tasks that are on
+    ledger : of preprocessing: `status`, `engine` and `engine_version` of every image
     """
-    paragraphs = [_images(config), _pretraining(config, run, weights), _comparison(config, tasks), _testing(config)]
-    return [" ".join(paragraph.split()) for paragraph in paragraphs]
+    paragraphs = [
+        _images(config, ledger),
+        _pretraining(config, run, weights),
+        _comparison(config, tasks),
+        _testing(config),
+    ]
+    return number_citations(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
-def _images(config: Mapping[str, Any]) -> str:
-    engine, voxel = config["preprocessing"]["engine"], config["preprocessing"]["voxel_size"]
-    how = ENGINES.get(engine, f"processed by the engine {engine} of neurotransfer {{version}}")
-    how = how.replace("{fastsurfer}", config["preprocessing"]["fastsurfer"]["version"])
+def _images(config: Mapping[str, Any], ledger: pd.DataFrame) -> str:
     crop = " × ".join(str(edge) for edge in config["cache"]["crop"])
+    existing = ""
+    if config["preprocessing"]["engine"] == "derivatives":
+        existing = " These outputs existed before the study and were taken as they were."
     return f"""
-        The study follows Leonardsen et al. [1]. T1-weighted images were {how.replace("{version}", __version__)},
-        masked, and cropped or padded to {crop} voxels of {voxel:g} mm around the brain."""
+        The study follows Leonardsen et al. [@leonardsen2025]. T1-weighted images were {made_by_in_words(ledger)},
+        masked, and cropped or padded to {crop} voxels of {config["preprocessing"]["voxel_size"]:g} mm around the
+        brain.{existing}"""
+
+
+def made_by_in_words(ledger: pd.DataFrame) -> str:
+    """What was done to the usable images and by which software, as the ledger has it; with counts where it differs."""
+    usable = ledger[ledger["status"] == "ok"].fillna({"engine": "unknown", "engine_version": "unknown"})
+    clauses = []
+    for engine, mine in sorted(usable.groupby("engine"), key=lambda group: -len(group[1])):
+        versions = mine["engine_version"].value_counts()
+        told = listed("of unknown version" if version == "unknown" else version for version in versions.index)
+        what = ENGINES.get(engine, f"processed by {engine} {{version}}").replace("{version}", told)
+        clauses.append((what, len(mine)))
+    if len(clauses) == 1:
+        return clauses[0][0]
+    return " or ".join(f"{what} ({_count(images, 'image')})" for what, images in clauses)
 
 
 def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]) -> str:
     network, settings = config["network"], config["pretrain"]
     channels = ", ".join(str(count) for count in network["channels"])
-    shape = f"""a Simple Fully Convolutional Network [2] ({channels} channels, a bottleneck of {network["bottleneck"]},
-        global {network["pooling"]} pooling)"""
+    shape = f"""a Simple Fully Convolutional Network [@peng2021] ({channels} channels, a bottleneck of
+        {network["bottleneck"]}, global {network["pooling"]} pooling)"""
     if run == "given":
         return f"The pretrained network, {shape}, was not trained here: its weights were given."
     targets = listed(TARGETS.get(name, name) for name in config["targets"])
@@ -198,16 +134,16 @@ def _testing(config: Mapping[str, Any]) -> str:
     return f"""
         Models were compared by paired sign-flip permutation tests of the {statistics["statistic"]} difference in
         test AUC over resamples, two-sided, with all sign patterns where there are at most
-        {statistics["permutations"]:,} and as many random ones otherwise [4], and with Holm's adjustment over all
-        comparisons [5], at {statistics["alpha"]:g}. Intervals are 95 % percentile bootstrap intervals
+        {statistics["permutations"]:,} and as many random ones otherwise [@phipson2010], and with Holm's adjustment over
+        all comparisons [@holm1979], at {statistics["alpha"]:g}. Intervals are 95 % percentile bootstrap intervals
         ({statistics["bootstrap"]:,} resamples). This test speaks about the pool of images at hand; about the
         population that the pool comes from it would be too generous, since resamples share the pool. The mean
-        difference in the population was tested by the corrected resampled t-test [6], by a bootstrap over the pool's
-        participants ({statistics["bootstrap"]:,} draws) that weighed each resample's test images and averaged the
-        AUCs within resamples, without repeating fits, and by the same with an estimate of how fits vary with the
-        pool, from the overlap of training sets; each was adjusted by Holm. Learning curves of the mean AUC were made
-        monotone by isotonic regression and read on a line over the logarithm of n. A logistic regression on age, sex
-        and mask volume, outside the comparisons, shows what these predict alone."""
+        difference in the population was tested by the corrected resampled t-test [@nadeau2003], by a bootstrap over
+        the pool's participants ({statistics["bootstrap"]:,} draws) that weighed each resample's test images and
+        averaged the AUCs within resamples, without repeating fits, and by the same with an estimate of how fits vary
+        with the pool, from the overlap of training sets; each was adjusted by Holm. Learning curves of the mean AUC
+        were made monotone by isotonic regression and read on a line over the logarithm of n. A logistic regression on
+        age, sex and mask volume, outside the comparisons, shows what these predict alone."""
 
 
 def _count(count: int, noun: str) -> str:

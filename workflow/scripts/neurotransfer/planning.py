@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from .study import ARMS, Study
+from .study import MODELS, Study
 
 # Rules between the cache and pretraining, in order: with a job per cohort, and with one job over all cohorts
 OF_COHORT = ("quality", "index", "split", "heads")
@@ -48,7 +48,7 @@ def _jobs_after(study: Study, preprocessing: Mapping[str, Collection[str]]) -> I
         yield f"evaluate run={study.run}"
     tasks = [task for task in study.tasks if task in roles]
     yield from _replicates(study, "resample", tasks)
-    for model in ARMS:
+    for model in MODELS:
         yield from _replicates(study, model, study.tasks if model == "transfer" and pretrains else tasks)
     if tasks or pretrains:
         yield from ("aggregate", "compare")

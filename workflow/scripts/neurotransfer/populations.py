@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+
+from .statistics import Estimate, student, unjudged
 
 WEIGHTS_AT_ONCE = 8_000_000  # numbers held together by a draw of participants (32 MB)
 
@@ -33,34 +34,6 @@ class Draws:
     def averages(self) -> np.ndarray:
         """The mean AUC over replicates in each draw, [models, draws]."""
         return _mean_of_defined(self.drawn, axis=-1)
-
-
-@dataclass(frozen=True)
-class BootstrapTest:
-    """A difference of mean AUCs under draws of participants: its percentile interval and p-values."""
-
-    difference: float
-    low: float
-    high: float
-    two_sided: float
-    greater: float
-    less: float
-
-
-@dataclass(frozen=True)
-class Expected:
-    """An estimate of what holds in the population: value, standard error, interval, and p-values against 0.
-
-    The p-values are meant for differences of AUCs; they are 1 where there is no standard error.
-    """
-
-    value: float
-    error: float
-    low: float
-    high: float
-    two_sided: float
-    greater: float
-    less: float
 
 
 def draw_participants(
@@ -139,11 +112,12 @@ def _mean_of_defined(values: np.ndarray, axis: int) -> np.ndarray:
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def bootstrap_test(draws: Draws, first: int, second: int, *, level: float = 0.95) -> BootstrapTest:
+def bootstrap_test(draws: Draws, first: int, second: int, *, level: float = 0.95) -> Estimate:
     """Whether two models' mean AUCs differ when the pool's participants are drawn anew.
 
     p = (b + 1) / (m + 1) from the m draws, of which b are not on the side of the alternative; two-sided is
-    twice the smaller, at most 1 (Efron & Tibshirani, 1993, chapter 15).  Fits are not repeated.
+    twice the smaller, at most 1 (Efron & Tibshirani, 1993, chapter 15).  The interval is of percentiles, the
+    standard error the draws' standard deviation.  Fits are not repeated.
 
     Parameters
     ----------
@@ -154,12 +128,11 @@ def bootstrap_test(draws: Draws, first: int, second: int, *, level: float = 0.95
     differences = differences[np.isfinite(differences)]
     observed = float(draws.aucs[first].mean() - draws.aucs[second].mean())
     if not len(differences):
-        return BootstrapTest(observed, np.nan, np.nan, 1.0, 1.0, 1.0)
+        return unjudged(observed)
     greater, less = ((np.sum(sign * differences <= 1e-9) + 1) / (len(differences) + 1) for sign in (1, -1))
     low, high = np.quantile(differences, ((1 - level) / 2, (1 + level) / 2))
-    return BootstrapTest(
-        observed, float(low), float(high), float(min(1.0, 2 * min(greater, less))), float(greater), float(less)
-    )
+    both = min(1.0, 2 * min(greater, less))
+    return Estimate(observed, float(differences.std()), *map(float, (low, high, both, greater, less)))
 
 
 def overlap(counts: np.ndarray) -> float:
@@ -181,7 +154,7 @@ def overlap(counts: np.ndarray) -> float:
     return float(np.clip(shared / (replicates - 1) / squares, 0.0, 1.0))
 
 
-def expected_value(aucs: np.ndarray, drawn: np.ndarray, shared: float, *, level: float = 0.95) -> Expected:
+def expected_value(aucs: np.ndarray, drawn: np.ndarray, shared: float, *, level: float = 0.95) -> Estimate:
     """An AUC, or a difference of two, expected at n in the population: over pools, fits and test sets.
 
     Three parts add up to its variance:
@@ -200,20 +173,17 @@ def expected_value(aucs: np.ndarray, drawn: np.ndarray, shared: float, *, level:
 
     Returns
     -------
-    Expected : from Student's t with as many degrees of freedom as replicates have; an interval of NaN where
+    Estimate : from Student's t with as many degrees of freedom as replicates have; nothing to judge by where
         there are fewer than two replicates or nothing varies
     """
     count, value = len(aucs), float(np.mean(aucs))
     if count < 2 or shared >= 1:
-        return Expected(value, np.nan, np.nan, np.nan, 1.0, 1.0, 1.0)
+        return unjudged(value)
     averages = _mean_of_defined(drawn, axis=-1)
     within = np.nanvar(drawn, axis=0, dtype=np.float64)  # of each replicate's test set
     seen = max(0.0, float(np.var(aucs, ddof=1) - np.nanmean(within)))
     fits = seen / (1 - shared)
     error = float(np.sqrt(np.nanvar(averages) + fits * shared + seen / count))
     if not error > 1e-9:
-        return Expected(value, 0.0, np.nan, np.nan, 1.0, 1.0, 1.0)
-    distribution = stats.t(count - 1)
-    half = float(distribution.ppf((1 + level) / 2)) * error
-    greater, less = (float(distribution.sf(sign * value / error)) for sign in (1, -1))
-    return Expected(value, error, value - half, value + half, min(1.0, 2 * min(greater, less)), greater, less)
+        return unjudged(value, 0.0)
+    return student(value, error, count - 1, level)

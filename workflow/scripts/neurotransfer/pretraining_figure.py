@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
-from .figures import FAINT, PAPER, RASTER, SOFT, drawing
+from .cohorts import TARGETS
+from .figures import FAINT, INK, PAPER, RASTER, SOFT, drawing
 
 # Okabe & Ito's colours (2008) that no model of Figure 2 has
 ROLES = {"train": "#56B4E9", "validation": "#CC79A7", "test": "#D55E00", "unused": "#B0B7C0"}
 SPLITS = {"validation": ROLES["validation"], "holdout": ROLES["test"]}
 UNITS = {"age": "years", "bmi": "kg/m²"}
 NAMES = {"validation": "validation", "holdout": "unseen cohorts"}
+SHORT = {"bmi": "BMI", "fluid_intelligence": "fluid int."}  # names of targets that would be long or odd in a cell
+DARKEST = 0.85  # opacity of a cell whose target is known of all images
 COHORTS = 60  # cohorts with a line of their own
 MANY = 22  # cohorts from which on the figure is tall
 
@@ -22,7 +28,7 @@ MANY = 22  # cohorts from which on the figure is tall
 def figure1(
     images: pd.DataFrame, history: pd.DataFrame | None, metrics: pd.DataFrame, predictions: pd.DataFrame
 ) -> Figure:
-    """Ages by role, cohorts, pretraining curves, predicted against true age, and every target's skill.
+    """Ages by role, cohorts, their known targets, pretraining, predicted against true age, and every target's skill.
 
     Parameters
     ----------
@@ -37,18 +43,22 @@ def figure1(
     rows = skill_rows(metrics)
     with drawing():
         if not upper and rows.empty:  # given weights and nothing to try them on
-            figure = Figure(figsize=(9.5, max(3.8, 1 + 0.17 * count)), layout="constrained")
-            left, right = figure, None
-            axes_of_ages, axes_of_cohorts = figure.subplots(1, 2)
+            figure = Figure(figsize=(10.5, max(3.8, 1.4 + 0.17 * count)), layout="constrained")
+            right = None
+            axes_of_ages, axes_of_cohorts, axes_of_targets = figure.subplots(1, 3, width_ratios=(1, 1, 0.45))
         else:
             tall = count > MANY
-            figure = Figure(figsize=(11.2, max(7.0, 3.9 + 0.17 * count)), layout="constrained")
-            left, right = figure.subfigures(1, 2, width_ratios=(1, 1.9))
-            ratios = (1.0, max(1.0, (0.5 + 0.17 * count) / 2.7))
-            axes_of_ages, axes_of_cohorts = left.subplots(2, 1, height_ratios=ratios)
+            figure = Figure(figsize=(12.4, max(7.4, 4.3 + 0.17 * count)), layout="constrained")
+            left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1.9))
+            ratios = (1.0, max(1.1, (0.9 + 0.17 * count) / 2.7))
+            grid = left.add_gridspec(2, 2, height_ratios=ratios, width_ratios=(1, 0.5))
+            axes_of_ages = left.add_subplot(grid[0, :])
+            axes_of_cohorts, axes_of_targets = (left.add_subplot(grid[1, place]) for place in (0, 1))
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
         _draw_ages(axes_of_ages, images)
-        _draw_cohorts(axes_of_cohorts, images)
+        order = largest_cohorts(images)
+        _draw_cohorts(axes_of_cohorts, images, order)
+        _draw_targets(axes_of_targets, known_shares(images), order)
         if right is not None:
             # of many cohorts the left side is long, so the right one takes a row more
             lines = [upper[:1], upper[1:]] if tall and len(upper) == 3 else [upper]
@@ -77,9 +87,13 @@ def _draw_ages(axes: Axes, images: pd.DataFrame) -> None:
     axes.legend(loc="upper left", handlelength=1, handleheight=0.9, labelspacing=0.25)
 
 
-def _draw_cohorts(axes: Axes, images: pd.DataFrame) -> None:
-    sizes = images.groupby("cohort").size().sort_values(kind="stable")
-    order = sizes.index[-COHORTS:]
+def largest_cohorts(images: pd.DataFrame) -> list[str]:
+    """The cohorts with a line of their own, the smallest first."""
+    return list(images.groupby("cohort").size().sort_values(kind="stable").index[-COHORTS:])
+
+
+def _draw_cohorts(axes: Axes, images: pd.DataFrame, order: Sequence[str]) -> None:
+    sizes = images.groupby("cohort").size()
     sides = {"train": ["train", "validation"], "test": ["test"]}
     for place, cohort in enumerate(order):
         rows = images[(images["cohort"] == cohort)].dropna(subset=["age"])
@@ -98,6 +112,38 @@ def _draw_cohorts(axes: Axes, images: pd.DataFrame) -> None:
     axes.set_axisbelow(True)
     more = f", the largest {COHORTS} of {len(sizes)}" if len(sizes) > COHORTS else ""
     axes.set(title=f"Cohorts (images){more}", xlabel="age at scan (years)")
+
+
+def known_shares(images: pd.DataFrame) -> pd.DataFrame:
+    """The share of each cohort's images for which a target is known: a row per cohort, a column per target."""
+    return images[[target for target in TARGETS if target in images]].notna().groupby(images["cohort"]).mean()
+
+
+def _draw_targets(axes: Axes, shares: pd.DataFrame, order: Sequence[str]) -> None:
+    """A cell per cohort and target, the darker the more images have it; beside the cohorts, in their order."""
+    ink = {"facecolor": INK, "edgecolor": "none"}
+    frame = {"facecolor": "none", "edgecolor": FAINT, "linewidth": 0.5}
+    for height, cohort in enumerate(order):
+        for place, target in enumerate(shares):
+            corner = (place - 0.42, height - 0.38)
+            axes.add_patch(Rectangle(corner, 0.84, 0.76, alpha=DARKEST * shares.loc[cohort, target], **ink))
+            axes.add_patch(Rectangle(corner, 0.84, 0.76, **frame))
+    axes.set(title="Known targets", xlim=(-0.6, len(shares.columns) - 0.4), ylim=(-0.7, len(order) - 0.3))
+    axes.set_yticks([])
+    axes.set_xticks(range(len(shares.columns)), [SHORT.get(name, name) for name in shares], rotation=90, fontsize=8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    key = [Rectangle((0, 0), 1, 1, alpha=DARKEST * share, **ink) for share in (0.1, 0.5, 1.0)]
+    axes.get_figure(root=False).legend(
+        handles=key,
+        labels=["10 %", "50 %", "100 % of a cohort's images"],
+        loc="outside lower right",
+        ncols=3,
+        handlelength=1,
+        handleheight=0.9,
+        columnspacing=1,
+        handletextpad=0.4,
+    )
 
 
 def _short(name: str) -> str:
@@ -158,7 +204,8 @@ def _draw_skill(axes: Axes, rows: pd.DataFrame) -> None:
     lowest = np.fmin.reduce([*rows["low_skill"], *rows["skill"], 0.0])
     axes.set_xlim(max(-1.0, lowest - 0.05), 1.03)
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_yticks(range(len(names)), [_short(name.replace("_", " ")) for name in names])
+    told = ["BMI" if name == "bmi" else _short(name.replace("_", " ")) for name in names]
+    axes.set_yticks(range(len(names)), told)
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
     axes.set_axisbelow(True)
     style = {"marker": "o", "linestyle": "none"}
@@ -196,6 +243,8 @@ def figure1_data(
     parts.append(spread.rename(columns={"cohort": "item"}).assign(panel="cohorts", quantity="age (years)"))
     sizes = cohorts.size().rename("value").reset_index()
     parts.append(sizes.rename(columns={"cohort": "item"}).assign(panel="cohorts", quantity="images"))
+    shares = known_shares(images).rename_axis("item").reset_index().melt("item", var_name="group")
+    parts.append(shares.assign(panel="targets", quantity="share of images with the target"))
     if history is not None:
         for name in ("train_loss", "validation_loss"):
             curve = pd.DataFrame({"x": history["epoch"] + 1, "value": history[name]})

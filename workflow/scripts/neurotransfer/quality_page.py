@@ -21,9 +21,9 @@ from PIL import Image
 from scipy import ndimage
 
 from . import __version__
-from .cache import open_shard
 from .files import read_table
 from .quality import FIGURES
+from .shards import Shard
 
 ODD = 3.5  # robust z-score from which a figure counts as a reason (Iglewicz and Hoaglin, 1993)
 PER_RULE = 10  # images shown of those that a rule excludes
@@ -60,7 +60,7 @@ def page(
     rows = ledger_rows(shown, ledgers)
     cards = []
     for image in shown.to_dict("records"):
-        picture, outline = thumbnails(open_shard(pictures[image["shard"]])[int(image["row"])])
+        picture, outline = thumbnails(Shard(pictures[image["shard"]]).image(int(image["row"])))
         group = groups[image["cohort"]].loc[image["group"]]
         cards.append(
             card(image, group) | {"picture": picture, "outline": outline, "ledger": rows.get(image["image_id"])}

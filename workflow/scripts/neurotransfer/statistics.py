@@ -36,10 +36,13 @@ class PairedTest:
 
 
 @dataclass(frozen=True)
-class CorrectedTest:
-    """Result of a corrected resampled t-test: the mean difference, its standard error, interval and p-values."""
+class Estimate:
+    """What holds in the population that pools come from: value, standard error, interval and p-values against 0.
 
-    mean: float
+    The p-values are meant for differences of AUCs.  Where there is nothing to judge by they are 1 and the interval NaN.
+    """
+
+    value: float
     error: float
     low: float
     high: float
@@ -121,7 +124,7 @@ def _chunks(rows: int, columns: int) -> Iterator[int]:
 
 def corrected_t_test(
     first: Sequence[float], second: Sequence[float], *, train: float, test: float, level: float = 0.95
-) -> CorrectedTest:
+) -> Estimate:
     """Nadeau and Bengio's corrected resampled t-test of paired values of replicates that share a pool.
 
     The variance of the mean difference is taken as (1 / replicates + test / train) times that of the
@@ -135,7 +138,7 @@ def corrected_t_test(
 
     Returns
     -------
-    CorrectedTest : its p-values are 1 and its interval NaN where the differences have no spread to judge by
+    Estimate : of the mean difference; nothing to judge by where the differences have no spread
 
     Raises
     ------
@@ -148,12 +151,21 @@ def corrected_t_test(
     count, mean = len(differences), float(differences.mean())
     spread = float(differences.std(ddof=1)) if count > 1 else 0.0
     if spread <= 1e-12 * max(1.0, abs(mean)):
-        return CorrectedTest(mean, 0.0, np.nan, np.nan, 1.0, 1.0, 1.0)
-    error = spread * np.sqrt(1 / count + test / train)
-    distribution = stats.t(count - 1)
-    half = distribution.ppf((1 + level) / 2) * error
-    greater, less = (float(distribution.sf(sign * mean / error)) for sign in (1, -1))
-    return CorrectedTest(mean, float(error), mean - half, mean + half, min(1.0, 2 * min(greater, less)), greater, less)
+        return unjudged(mean, 0.0)
+    return student(mean, float(spread * np.sqrt(1 / count + test / train)), count - 1, level)
+
+
+def student(value: float, error: float, degrees: int, level: float = 0.95) -> Estimate:
+    """A value with a standard error above 0, judged by Student's t with so many degrees of freedom."""
+    distribution = stats.t(degrees)
+    half = float(distribution.ppf((1 + level) / 2)) * error
+    greater, less = (float(distribution.sf(sign * value / error)) for sign in (1, -1))
+    return Estimate(value, error, value - half, value + half, min(1.0, 2 * min(greater, less)), greater, less)
+
+
+def unjudged(value: float, error: float = np.nan) -> Estimate:
+    """A value about which nothing can be said."""
+    return Estimate(value, error, np.nan, np.nan, 1.0, 1.0, 1.0)
 
 
 def superiority(first: Sequence[float], second: Sequence[float], *, level: float = 0.95) -> tuple[float, float, float]:

@@ -1,8 +1,9 @@
 """Where a study stands: every image of the manifest in exactly one state, and how many replicates are done.
 
 Goes in: the manifest, the ledgers, ``status.json`` of the images whose job has no ledger yet, the tables of
-quality control, and the names of finished results.  Comes out: counts and a text.  It only reads and holds no
-lock, so it may be asked at any time, also while jobs run.  Standard library only: 114,257 images in seconds.
+quality control, names and times of finished results, leases and failures.  Comes out: counts and a text.  It only
+reads and holds no lock, so it may be asked at any time, also while jobs run.  Standard library only: 114,257 images
+in seconds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import socket
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +20,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import InputError
+from .failures import Failure, by_kind, failures_of
+from .jobs import SILENCE, process_runs
 from .study import ARMS, Study
 
 STATES = ("ok", "failed", "excluded", "waiting")
 IMAGES = "manifest/images.tsv"
 FAILED, EXCLUDED, OK, WAITING = "failed", "excluded", "ok", "waiting"
 UNKNOWN = "no reason was recorded"
+RECENT = 50  # the newest results of a step, whose times say how fast it goes
+KINDS = 5  # of failures that are listed with their cause
 
 
 class State(NamedTuple):
@@ -36,22 +43,45 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the workflow: how many of how many results are there, and a remark."""
+    """A step of the workflow: how many of how many results are there, running, or failed when last tried.
+
+    `seconds` is the time that the rest takes at the rate of the newest results; None where that is not known.
+    """
 
     name: str
     done: int
     of: int
     remark: str = ""
+    running: int = 0
+    failed: int = 0
+    seconds: float | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Results that are neither there nor running, and have not failed."""
+        return self.of - self.done - self.running - self.failed
 
 
 @dataclass(frozen=True)
 class Replicates:
-    """A task's resamples of one n, and the fits of each model: how many are done (by name) of how many."""
+    """A task's resamples of one n, and fits of each model: by name, how many are done, running and failed."""
 
     task: str
     n: int
     done: Mapping[str, int]
     of: int
+    running: Mapping[str, int]
+    failed: Mapping[str, int]
+
+    def cell(self, name: str) -> str:
+        """For a person: "62 of 100, 4 running, 1 failed"; the others wait."""
+        parts = [f"{self.done[name]:,} of {self.of:,}"]
+        parts += [
+            f"{counts[name]:,} {word}"
+            for word, counts in (("running", self.running), ("failed", self.failed))
+            if counts[name]
+        ]
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -60,7 +90,8 @@ class Status:
 
     `cohorts` are all of the study's, in order; `counts` maps (cohort, state, reason) to images; `withdrawn` maps
     a cohort to its withdrawn images, which are no part of the manifest; `before` and `after` are the steps before
-    and after the replicates; `failures` maps a rule to its jobs that failed when they were last tried.
+    and after the replicates, `fits` the steps that these are together; `failures` are jobs that failed when they
+    were last tried.
     """
 
     cohorts: tuple[str, ...]
@@ -68,8 +99,9 @@ class Status:
     withdrawn: Mapping[str, int]
     before: tuple[Step, ...]
     replicates: tuple[Replicates, ...]
+    fits: tuple[Step, ...]
     after: tuple[Step, ...]
-    failures: Mapping[str, int]
+    failures: Sequence[Failure]
 
     @property
     def images(self) -> int:
@@ -93,16 +125,19 @@ class Status:
         rows = self._reason_rows(reasons)
         if rows:
             parts.append(_table([["not usable", "reason", "images", "cohorts", "meaning"], *rows], "llrll"))
-        parts.append(_table(_step_rows(self.before), "lrrl"))
+        steps = [*self.before, *self.fits, *self.after]
+        parts.append(
+            _table([["", "done", "of", "running", "failed", "waiting", ""], *map(_step_row, steps)], "lrrrrrl")
+        )
         models = ("resamples", *ARMS)
-        done = [
-            [row.task, str(row.n), *(f"{row.done[name]:,} of {row.of:,}" for name in models)] for row in self.replicates
-        ]
+        done = [[row.task, str(row.n), *map(row.cell, models)] for row in self.replicates]
         parts.append(_table([["task", "n", *models], *done], "l"))
-        parts.append(_table(_step_rows(self.after), "lrrl"))
         if self.failures:
-            listed = ", ".join(f"{rule} {count:,}" for rule, count in sorted(self.failures.items()))
-            parts.append(f"jobs that failed when last tried: {listed}; their causes are in results/failures/")
+            kinds = by_kind(self.failures)
+            lines = [f"{len(self.failures):,} jobs failed when last tried (neurotransfer failures shows their logs):"]
+            lines += [f"  {len(kind):,} x {kind[0].rule}: {kind[0].cause}" for kind in kinds[:KINDS]]
+            lines += [f"  and {len(kinds) - KINDS} more kinds"] if len(kinds) > KINDS else []
+            parts.append("\n".join(lines))
         return "\n\n".join(parts)
 
     def _cohort_rows(self) -> list[list[str]]:
@@ -130,8 +165,17 @@ class Status:
         return rows
 
 
-def _step_rows(steps: Sequence[Step]) -> list[list[str]]:
-    return [[step.name, f"{step.done:,}", f"of {step.of:,}", step.remark] for step in steps]
+def _step_row(step: Step) -> list[str]:
+    numbers = (step.done, step.of, step.running, step.failed, step.waiting)
+    left = "" if step.seconds is None else f"{_duration(step.seconds)} left at the rate of the newest results"
+    return [step.name, *(f"{number:,}" for number in numbers), step.remark or left]
+
+
+def _duration(seconds: float) -> str:
+    for size, word in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {word}"
+    return f"{seconds:.0f} s"
 
 
 def _table(rows: Sequence[Sequence[str]], sides: str) -> str:
@@ -159,6 +203,11 @@ def status_of(study: Study, results: str | Path = "results") -> Status:
         where the manifest has not been compiled
     """
     results = Path(results)
+    failures = failures_of(results.parent, results)
+    failed: dict[str, set[str]] = {}
+    for failure in failures:
+        failed.setdefault(failure.rule, set()).add(failure.key)
+    replicates, fits = _replicates(study, results, failed)
     counts: Counter = Counter()
     for _, found in states_of_images(results):
         counts[(found.cohort, found.state, found.reason)] += 1
@@ -169,15 +218,14 @@ def status_of(study: Study, results: str | Path = "results") -> Status:
         cohorts=tuple(study.cohorts),
         counts=counts,
         withdrawn=+withdrawn,
-        before=tuple(_before(study, results)),
-        replicates=tuple(_replicates(study, results)),
+        before=tuple(_before(study, results, failed)),
+        replicates=replicates,
+        fits=fits,
         after=(
-            _one("statistics", results / "statistics/comparisons.tsv"),
-            _one("report", results / "report/report.html"),
+            _one("statistics", results / "statistics/comparisons.tsv", failed.keys() & {"aggregate", "compare"}),
+            _one("report", results / "report/report.html", failed.keys() & {"figures", "report"}),
         ),
-        failures={
-            folder.name: count for folder in _folders(results / "failures") if (count := len(_names(folder, ".json")))
-        },
+        failures=failures,
     )
 
 
@@ -287,39 +335,106 @@ def _excluded(table: Path) -> dict[str, str]:
     return {row["image_id"]: row["reason"] or UNKNOWN for row in rows if row["status"] == EXCLUDED}
 
 
-def _before(study: Study, results: Path) -> Iterator[Step]:
-    done = sum(
-        len({f"{job}.tsv" for job in shard.jobs} & set(_names(results / "preprocessed" / shard.name)))
-        for shard in study.shards.values()
-    )
-    yield Step("preprocessing jobs", done, sum(len(shard.jobs) for shard in study.shards.values()))
-    for name, place, wanted in (
-        ("cached shards", "cache", list(study.shards)),
-        ("cohorts with an index", "index", study.cohorts),
-        ("cohorts with a split", "split/cohorts", study.cohorts),
+def _before(study: Study, results: Path, failed: Mapping[str, set[str]]) -> Iterator[Step]:
+    wanted, done, live, times = set(), set(), set(), []
+    for shard in study.shards.values():
+        folder = results / "preprocessed" / shard.name
+        names = set(_names(folder))
+        wanted |= {f"{shard.name}-{job}" for job in shard.jobs}
+        mine = [f"{shard.name}-{job}" for job in shard.jobs if f"{job}.tsv" in names]
+        done.update(mine)
+        leases = [name for name in names if name.endswith(".tsv.lease")]
+        live |= {f"{shard.name}-{name.partition('.')[0]}" for name in leases if _is_live(folder / name)}
+        if mine:  # a look at each ledger would take long where a job has one image
+            times += [folder.stat().st_mtime] * len(mine)
+    yield _step("preprocessing jobs", wanted, done, live, failed.get("preprocess", set()), times)
+    for name, rule, place, keys in (
+        ("cached shards", "cache", "cache", study.shards),
+        ("cohorts with an index", "index", "index", study.cohorts),
+        ("cohorts with a split", "split", "split/cohorts", study.cohorts),
     ):
-        there = set(_names(results / place, ".tsv"))
-        yield Step(name, sum(f"{item}.tsv" in there for item in wanted), len(wanted))
-    yield _one("certificate", results / "split/certificate.json")
+        there = _times(results / place)
+        made = {key: there[f"{key}.tsv"] for key in keys if f"{key}.tsv" in there}
+        leases = [name for name in there if name.endswith(".lease")]
+        live = {name.partition(".")[0] for name in leases if _is_live(results / place / name)}
+        yield _step(name, set(keys), set(made), live, failed.get(rule, set()), list(made.values()))
+    yield _one("certificate", results / "split/certificate.json", failed.keys() & {"certificate"})
     pretrained, name = results / "pretrain" / study.run, "given weights" if study.run == "given" else "pretraining"
-    yield _one(name, pretrained / "weights.safetensors", _progress(study, results))
-    yield _one("evaluation", pretrained / "metrics.tsv")
+    ended = failed.keys() & {"pretrain", "adopt"}
+    yield _one(name, pretrained / "weights.safetensors", ended, _progress(study, results))
+    yield _one("evaluation", pretrained / "metrics.tsv", failed.keys() & {"evaluate"})
 
 
-def _replicates(study: Study, results: Path) -> Iterator[Replicates]:
+def _replicates(
+    study: Study, results: Path, failed: Mapping[str, set[str]]
+) -> tuple[tuple[Replicates, ...], tuple[Step, ...]]:
+    """Resamples and fits by task and n; and all resamples, and all fits of each model, as steps."""
+    names = ("resamples", *ARMS)
+    rows: list[Replicates] = []
+    times: dict[str, list[float]] = {name: [] for name in names}
     for task in study.tasks:
         for n in study.n:
-            drawn = set(_names(results / f"resamples/{task}/n{n}", ".tsv"))
             folder = results / f"fits/{task}/n{n}"
-            fitted = [set(_names(folder / replicate, ".json")) for replicate in study.replicates]
-            done = {"resamples": sum(f"{replicate}.tsv" in drawn for replicate in study.replicates)}
-            done |= {model: sum(f"{model}.json" in names for names in fitted) for model in ARMS}
-            yield Replicates(task, n, done, len(study.replicates))
+            drawn = _times(results / f"resamples/{task}/n{n}")
+            fitted = {replicate: _times(folder / replicate) for replicate in study.replicates}
+            steps = []
+            for name in names:
+                if name == "resamples":
+                    made = {key: drawn[f"{key}.tsv"] for key in study.replicates if f"{key}.tsv" in drawn}
+                    live, rule = set(), "resample"
+                else:
+                    made = {key: there[f"{name}.json"] for key, there in fitted.items() if f"{name}.json" in there}
+                    lease, rule = f"{name}.json.lease", name
+                    live = {key for key, there in fitted.items() if lease in there and _is_live(folder / key / lease)}
+                ended = {key for key in study.replicates if f"{task}-{n}-{key}" in failed.get(rule, ())}
+                steps.append(_step(name, set(study.replicates), set(made), live, ended, []))
+                times[name] += made.values()
+            counts = ({step.name: getattr(step, word) for step in steps} for word in ("done", "running", "failed"))
+            done, running, ended = counts
+            rows.append(Replicates(task, n, done, len(study.replicates), running, ended))
+    fits = []
+    for name in names:
+        done, running, ended = (sum(getattr(row, word)[name] for row in rows) for word in ("done", "running", "failed"))
+        of = sum(row.of for row in rows)
+        title = name if name == "resamples" else f"{name} fits"
+        fits.append(Step(title, done, of, "", running, ended, _seconds_left(times[name], of - done)))
+    return tuple(rows), tuple(fits)
 
 
-def _one(name: str, path: Path, remark: str = "") -> Step:
-    done = path.is_file()
-    return Step(name, int(done), 1, "" if done else remark)
+def _step(
+    name: str, wanted: set[str], done: set[str], live: set[str], failed: set[str], times: Sequence[float]
+) -> Step:
+    """A step from the names of its results; one that is there counts as done, whatever else is there."""
+    running, ended = (live - done) & wanted, (failed - done - live) & wanted
+    return Step(name, len(done), len(wanted), "", len(running), len(ended), _seconds_left(times, len(wanted - done)))
+
+
+def _seconds_left(times: Sequence[float], left: int) -> float | None:
+    """How long `left` more results take at the rate of the newest ones; None where there are too few to tell."""
+    moments = sorted(set(times))[-RECENT:]
+    if len(moments) < 3 or not left:
+        return None
+    return left * (moments[-1] - moments[0]) / sum(when > moments[0] for when in times)
+
+
+def _one(name: str, path: Path, failed: object = None, remark: str = "") -> Step:
+    done, lease = path.is_file(), path.with_name(f"{path.name}.lease")
+    running = not done and _is_live(lease)
+    return Step(
+        name, int(done), 1, "" if done else remark, int(running), int(bool(failed) and not done and not running)
+    )
+
+
+def _is_live(lease: Path) -> bool:
+    """Whether a lease's holder works, as far as can be told without asking anybody or writing anything."""
+    try:
+        holder = json.loads(lease.read_bytes())
+        fresh = time.time() - lease.stat().st_mtime < SILENCE
+    except (OSError, ValueError):
+        return False
+    if fresh and holder.get("host") == socket.gethostname():
+        return process_runs(holder["pid"], holder.get("started"))
+    return fresh
 
 
 def _progress(study: Study, results: Path) -> str:
@@ -334,6 +449,15 @@ def _progress(study: Study, results: Path) -> str:
     return f"begun: {told[told.index(' epoch ') + 1 :]}" if told else "begun"
 
 
+def _times(folder: str | Path) -> dict[str, float]:
+    """Names in a folder, without hidden ones, with the times of their last change; none where there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {e.name: e.stat().st_mtime for e in entries if not e.name.startswith(".")}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+
+
 def _names(folder: str | Path, ending: str = "") -> list[str]:
     """Names in a folder, without hidden ones; none where there is no folder."""
     try:
@@ -341,7 +465,3 @@ def _names(folder: str | Path, ending: str = "") -> list[str]:
             return [e.name for e in entries if e.name.endswith(ending) and not e.name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _folders(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("*")) if path.is_dir()]

@@ -66,11 +66,17 @@ def page(table: pd.DataFrame) -> str:
     lines = [
         "# How often each test is wrong",
         "",
-        f"Made by `benchmarks/type_one.py` from {studies:,} simulated studies for each row below; `make type-one` makes"
-        " it anew for both of the paper's pools and all of its n. Numbers are the share of"
-        " studies with p ≤ 0.05: where there is no difference it should be 0.05 or less, where there is one it is the"
-        " power. The simulated studies and the tests are described in [statistics.md](statistics.md); all numbers are"
-        " in [type-one.tsv](type-one.tsv).",
+        f"Made by `make type-one` from {studies:,} simulated studies for each row below: pools of the size of the"
+        " paper's, its n, 100 replicates. Numbers are the share of studies with p ≤ 0.05: where there is no difference"
+        " it should be 0.05 or less, where there is one it is the power. The simulated studies and the tests are"
+        " described in [statistics.md](statistics.md); all numbers are in [type-one.tsv](type-one.tsv).",
+        "",
+        "## In short",
+        "",
+        _in_short(table),
+        "",
+        "Smallest to largest share over pools and n. A test is to be judged by the null that it speaks to; what it"
+        " does under the other one says what happens to those who ask it the wrong question.",
         "",
         "![Share of simulated studies that each test rejects, by n](type-one.svg)",
         "",
@@ -87,6 +93,19 @@ def page(table: pd.DataFrame) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _in_short(table: pd.DataFrame) -> str:
+    """A row per test: the smallest and largest share that it rejects in each scenario, its own null in bold."""
+    rows = [["test", "speaks to", *(TITLES[scenario] for scenario in SCENARIOS)], ["---", "---", *["---:"] * 3]]
+    for test, (name, null) in TESTS.items():
+        shares = table[table["test"] == test].groupby("scenario")["rejected"].agg(["min", "max"])
+        cells = []
+        for scenario in SCENARIOS:
+            text = f"{shares.loc[scenario, 'min']:.3f} to {shares.loc[scenario, 'max']:.3f}"
+            cells.append(f"**{text}**" if scenario == null else text)
+        rows.append([name, null, *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _table(part: pd.DataFrame) -> str:

@@ -39,6 +39,7 @@ LEAST_COVERAGE = 0.93
 CLAIMS = (("sign_flip", "this pool"), ("corrected_t", "the population"), ("population", "the population"))
 GRID = [{"c": 10.0**power} for power in range(-4, 5)]
 PLAN = {"validation_share": 0.2, "test_share": 0.2, "min_per_class": 2, "max_redraws": 100}
+PARTS = 20  # of the pools behind a true AUC, each with a seed: the same truth however many processes there are
 SCANNER = 20.0  # standard deviations that a volume is off by on a scanner where its segmentation fails
 SHIFT = 1000.0  # what test rows are multiplied by to see whether a fit has looked at them
 
@@ -72,9 +73,8 @@ def coverage(
 
 def expected_auc(population: Population, n: int, pools: int, processes: int, seed: int) -> tuple[float, float]:
     """The mean test AUC at n over independent pools, one replicate in each, and its standard error."""
-    parts = 4 * processes
-    counts = [pools // parts + (part < pools % parts) for part in range(parts)]
-    seeds = [seed_from("truth", seed, n, part) for part in range(parts)]
+    counts = [pools // PARTS + (part < pools % PARTS) for part in range(PARTS)]
+    seeds = [seed_from("truth", seed, n, part) for part in range(PARTS)]
     if processes == 1:
         found = [_part(population, n, *each) for each in zip(counts, seeds, strict=True)]
     else:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .cache import FROM_LEDGER, checksum, digest_of_rows, header_of
+from .cache import FROM_LEDGER, digest_of_rows
 from .errors import InputError
 from .files import digest_of_file, read_table
+from .shards import Shard, checksum
 from .study import Study
 
 CACHE = Path("results/cache")
@@ -116,15 +117,16 @@ def verify_shard(name: str, study: Study) -> tuple[list[InputError], int, int]:
     size = table_path.stat().st_size
     mistakes += _against_manifest(name, table, table_path)
     mistakes += _against_ledgers(name, study, table, table_path)
-    mistakes += _bytes(images, table, facts["crop"], name)
+    damaged = list(_bytes(images, table, facts["crop"], name))
+    mistakes += damaged
     size += images.stat().st_size
     for file, digest in facts["files"].items():
         path = CACHE / file
         if not path.is_file():
             mistakes.append(InputError(path, "", "it is missing", _again(name)))
             continue
-        size += path.stat().st_size
-        if digest_of_file(path) != digest:
+        size += path.stat().st_size if path != images else 0
+        if digest_of_file(path) != digest and not (path == images and damaged):
             mistakes.append(InputError(path, "", "its bytes are not the ones that were written", _again(name)))
     return mistakes, len(table), size
 
@@ -197,28 +199,29 @@ def _written(path: Path) -> int:
 
 
 def _bytes(path: Path, table: pd.DataFrame, crop: list[int], name: str) -> Iterator[InputError]:
-    """Every byte of a shard: its header, its length, each row against its checksum, the others against zeros."""
-    header = header_of((len(table), *crop))
-    with path.open("rb") as file:
-        if file.read(len(header)) != header:
-            what = f"its header is not that of {len(table)} images of {' x '.join(map(str, crop))} voxels"
-            yield InputError(path, "", what, _again(name))
-            return
-        each, size, whole = int(np.prod(crop)), path.stat().st_size, len(header) + int(np.prod(crop)) * len(table)
-        if size != whole:
-            what = f"it holds {size:,} bytes instead of {whole:,}"
-            yield InputError(path, f"row {max(0, size - len(header)) // each}", what, _again(name))
-        # into the same memory again and again; a memory map would fault page by page
-        image = np.empty(each, np.uint8)
-        for row, (expected, status) in enumerate(zip(table["checksum"], table["status"], strict=True)):
-            if file.readinto(image) < each:
-                return
-            if pd.isna(expected):
-                if image.any():
-                    what = f"the image is {status} and its row is not empty"
-                    yield InputError(path, f"row {row}", what, _again(name))
-            elif checksum(image) != expected:
-                yield InputError(path, f"row {row}", "the image's bytes do not match its checksum", _again(name))
+    """A shard's header and length, and each row against its checksum, the others against zeros."""
+    try:
+        shard = Shard(path)
+    except InputError as error:
+        yield InputError(path, "", error.what, _again(name))
+        return
+    if shard.shape != (len(table), *crop):
+        what = f"it is not one of {len(table)} images of {' x '.join(map(str, crop))} voxels"
+        yield InputError(path, "", what, _again(name))
+        return
+    image = np.empty(crop, np.uint8)
+    for row, (expected, status) in enumerate(zip(table["checksum"], table["status"], strict=True)):
+        try:
+            shard.read(row, image)
+        except InputError as error:
+            yield InputError(path, error.where, error.what, _again(name))
+            continue
+        if pd.isna(expected):
+            if image.any():
+                what = f"the image is {status} and its row is not empty"
+                yield InputError(path, f"row {row}", what, _again(name))
+        elif checksum(image) != expected:
+            yield InputError(path, f"row {row}", "the image's bytes do not match its checksum", _again(name))
 
 
 def _strangers(shards: set[str]) -> Iterator[InputError]:

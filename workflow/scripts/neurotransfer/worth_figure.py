@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from .figures import FAINT, INK, MODELS, PAPER, SOFT, WIDTH, drawing, wrapped
+from .figures import FAINT, INK, MODELS, PAPER, SOFT, drawing, rows_and_columns, wrapped
 
 BEYOND = 1.18  # times the largest n: where an arrow ends that leads beyond it
 
@@ -26,8 +26,7 @@ def figure3(curves: pd.DataFrame, worth: pd.DataFrame, tasks: Mapping[str, Mappi
     tasks : the configuration's tasks, in the order of panels; `title` is shown
     """
     shown = [task for task in tasks if task in set(curves["task"])]
-    columns = int(np.clip(WIDTH // 3.6, 1, len(shown)))
-    rows = -(-len(shown) // columns)
+    rows, columns = rows_and_columns(len(shown), 3.6)
     with drawing():
         figure = Figure(figsize=(max(5.6, 3.6 * columns + 1.1), 3.4 * rows + 0.8), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)

@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import ImageError, InstallationError, TryAlone
 from . import Scan, containers, demands
 from .inputs import read_image
-from .outputs import STATISTICS, Outputs, check_outputs
+from .outputs import NEEDED, STATISTICS, Outputs, check_outputs
 from .processes import Commands, TimedOut
 
 # What run_fastsurfer.sh is told besides --t1, --sid and --sd.  Bias-field correction stays on: the volumes need it.
@@ -166,7 +166,13 @@ class FastSurfer:
                     _copy(produced / "scripts", scripts)
             # the console comes last: what ends Python with an exception is only there
             self._judge(code, _read(produced / "scripts/deep-seg.log") + _read(log), produced, alone)
-            _copy(produced, folder)
+            if self._settings["keep"] == "all":
+                _copy(produced, folder)
+                return
+            for name in NEEDED:
+                (folder / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(produced / name, folder / name)
+            shutil.rmtree(scripts)
 
     def options(self, viewagg_device: str) -> list[str]:
         """The options for the configured version, besides those that name files."""

@@ -17,6 +17,7 @@ from ..volumes import read_stats
 
 ORIG, MASK, SEGMENTATION = "mri/orig.mgz", "mri/mask.mgz", "mri/aparc.DKTatlas+aseg.deep.mgz"
 STATISTICS = "stats/aseg+DKT.stats"
+NEEDED = (ORIG, MASK, SEGMENTATION, STATISTICS)  # what later stages read; preprocessing.keep may keep nothing else
 # [assumed] litres of a brain mask that is one: from an infant's to a large head's with its CSF.  FastSurfer's own
 # check (quick_qc.py) warns below 0.7 of segmented tissue, which severe atrophy comes near.
 SMALLEST, LARGEST = 0.4, 2.8

@@ -57,7 +57,7 @@ document.querySelectorAll(".scroll > table:not(.inorder)").forEach(table => {
   });
 
   const count = bodies(table).reduce((sum, body) => sum + movable(body).length, 0);
-  if (count < 8) return;
+  if (count < 8 || table.closest(".pair")) return;
   const region = table.parentElement, tool = document.createElement("p"), input = document.createElement("input");
   const told = document.createElement("span");
   tool.className = "filter";
