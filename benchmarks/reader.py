@@ -318,10 +318,10 @@ def main() -> None:
             tables[form] = pd.DataFrame({"shard": form, "row": range(asked.images), "checksum": checksums})
         sizes = [(folder / f"{form}.npy").stat().st_size for form in FORMS]
         size = "×".join(map(str, asked.crop))
-        rows = [f"| {len(wholes)} brains of {size}: space, zstd / plain | {sizes[1] / sizes[0]:.3f} |"]
+        print(machine(), "\n\n| what | measured |\n|---|---|")
+        print(f"| {len(wholes)} brains of {size}: space, zstd / plain | {sizes[1] / sizes[0]:.3f} |", flush=True)
         for part in (warm, cold, memory, training):
-            rows += part(folder, tables, asked)
-    print(machine(), "\n\n| what | measured |\n|---|---|", *rows, sep="\n")
+            print(*part(folder, tables, asked), sep="\n", flush=True)
 
 
 if __name__ == "__main__":
