@@ -1,5 +1,6 @@
 """Two processes that torchrun starts train as one does; SIGTERM and mistakes reach whoever started them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -102,11 +103,10 @@ def test_ended_by_signals_and_started_again_the_bytes_are_the_same(study):
 
 def children_of(pid):
     """Processes below one, at any depth."""
-    direct = [
-        int(child)
-        for thread in Path(f"/proc/{pid}/task").iterdir()
-        for child in (thread / "children").read_text().split()
-    ]
+    direct = []
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            direct += [int(child) for child in (thread / "children").read_text().split()]
     return direct + [below for child in direct for below in children_of(child)]
 
 
