@@ -2,7 +2,7 @@
 
 
 def ledgers(wildcards):
-    return [f"results/preprocessed/{wildcards.shard}/{job}.tsv" for job in study.shards[wildcards.shard].jobs]
+    return study.ledgers_of([wildcards.shard])
 
 
 def shards_of_cohort(folder, ending="tsv"):

@@ -18,22 +18,23 @@ def engine_of(wildcards):
 
 def is_engine_needed():
     """Whether an image waits for the configured engine."""
-    shards = (shard for shard in study.shards.values() if shard.cohort not in study.derivatives)
-    ledgers = (f"results/preprocessed/{shard.name}/{job}.tsv" for shard in shards for job in shard.jobs)
-    return not all(Path(ledger).exists() for ledger in ledgers)
+    shards = (name for name, shard in study.shards.items() if shard.cohort not in study.derivatives)
+    return not all(Path(ledger).exists() for ledger in study.ledgers_of(shards))
 
 
 def all_ledgers(wildcards):
-    return [f"results/preprocessed/{shard.name}/{job}.tsv" for shard in study.shards.values() for job in shard.jobs]
+    return study.ledgers_of(study.shards)
 
 
 def ledgers_of(*roles):
-    return lambda wildcards: [
-        f"results/preprocessed/{name}/{job}.tsv"
-        for cohort in study.cohorts_of(*roles)
-        for name in study.shards_of(cohort)
-        for job in study.shards[name].jobs
-    ]
+    return lambda wildcards: study.ledgers_of(
+        shard for cohort in study.cohorts_of(*roles) for shard in study.shards_of(cohort)
+    )
+
+
+# Snakemake calls a function for every job, of which there may be one per image: a constant where all jobs are alike.
+HAS_GPU = int(demands.has_gpu(config["preprocessing"]))
+SIZES = {shard.images_per_job for shard in study.shards.values()}
 
 
 rule preprocess:
@@ -54,10 +55,10 @@ rule preprocess:
         runtime=lambda wc, attempt: demands.runtime(
             engine_of(wc), study.shards[wc.shard].images_of_job(wc.job), attempt
         ),
-        gpu=lambda wc: int(demands.has_gpu(engine_of(wc))),
+        gpu=HAS_GPU if not study.derivatives else lambda wc: int(demands.has_gpu(engine_of(wc))),
     params:
-        images_per_job=lambda wc: study.shards[wc.shard].images_per_job,
-        preprocessing=lambda wc: IDENTITIES[is_existing(wc)],
+        images_per_job=min(SIZES) if len(SIZES) == 1 else lambda wc: study.shards[wc.shard].images_per_job,
+        preprocessing=PREPROCESSING if not study.derivatives else lambda wc: IDENTITIES[is_existing(wc)],
         subjects="results/preprocessed/subjects",
     script:
         "../scripts/preprocess.py"

@@ -23,11 +23,13 @@ rule quality:
 
 
 rule quality_page:
-    """The most unusual images first, with the outline of their mask; private, since it shows people's heads."""
+    """The most unusual images first, with the outline of their mask; private, since it shows people's heads.
+
+    It reads the ledgers too, as the report does; they come before quality, and need no second mention.
+    """
     input:
         quality=expand("results/quality/{cohort}.tsv", cohort=study.cohorts),
         slices=lambda wc: [f"results/cache/{shard}.slices.npy" for shard in study.shards],
-        ledgers=all_ledgers,
     output:
         "results/quality/quality.html",
     log:

@@ -52,7 +52,6 @@ rule report:
         certificate="results/split/certificate.json",
         page="results/split/certificate.html",  # is missing after a certificate that failed, whose old one stays
         excluded="results/manifest/excluded.tsv",
-        ledgers=all_ledgers,
         quality=expand("results/quality/{cohort}.tsv", cohort=study.cohorts),
         metrics=f"results/pretrain/{study.run}/metrics.tsv",
         groups=f"results/pretrain/{study.run}/groups.tsv",

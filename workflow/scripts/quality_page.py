@@ -5,8 +5,10 @@ from neurotransfer import jobs
 with jobs.job(snakemake):
     from neurotransfer.files import read_table, write_text
     from neurotransfer.quality_page import page, render
+    from neurotransfer.study import read_study
 
-    source, params = snakemake.input, snakemake.params
+    source, params, study = snakemake.input, snakemake.params, read_study(snakemake.config)
+    ledgers = study.ledgers_of(study.shards)
     tables = [read_table(path) for path in source.quality]
-    text = render(page(params.study, tables, source.slices, source.ledgers, params.page, params.exclude))
+    text = render(page(params.study, tables, source.slices, ledgers, params.page, params.exclude))
     write_text(snakemake.output[0], text)

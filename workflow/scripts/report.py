@@ -22,10 +22,11 @@ with jobs.job(snakemake):
     key = weights.read_study_key(snakemake.config["pretrain"]["participants_key"])
     left = read_withdrawn(source.withdrawn or None).people
     trained = read_table(source.participants)["participant_id"] if source.participants else None
-    finished = costs.gather(read_study(params.config), params.config)
+    study = read_study(params.config)
+    finished = costs.gather(study, params.config)
     page = report.content(
         tables,
-        ledger=report.read_ledgers(source.ledgers, source.quality),
+        ledger=report.read_ledgers(study.ledgers_of(study.shards), source.quality),
         certificate=check_certified(source.certificate, [source.images]),
         weights=metadata,
         seen=weights.seen_by(metadata, tables["images"]["participant_id"], key),

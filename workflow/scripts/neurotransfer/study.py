@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +69,10 @@ class Study:
         for shard in self.shards.values():
             by_cohort.setdefault(shard.cohort, []).append(shard.name)
         return by_cohort
+
+    def ledgers_of(self, shards: Iterable[str]) -> list[str]:
+        """Paths of the ledgers that the preprocessing jobs of some shards write, in order."""
+        return [f"results/preprocessed/{shard}/{job}.tsv" for shard in shards for job in self.shards[shard].jobs]
 
     def cohorts_of(self, *roles: str) -> list[str]:
         """Names of the cohorts that have any of these roles (`pretraining`, `holdout` or a task), in order."""
