@@ -25,7 +25,7 @@ demo: $(VENV)/.installed ## simulate a study and run the whole workflow on it, i
 test: $(VENV)/.installed ## every test that needs no Slurm
 	@python -m pytest -n $(CORES) --dist loadgroup -m "not slurm"
 
-test-slurm: $(VENV)/.installed ## four faults on a real Slurm cluster on this machine: 6 minutes at most
+test-slurm: $(VENV)/.installed ## four faults on a real Slurm cluster on this machine: 4 minutes at most
 	@python -m pytest -n $(CORES) -m "slurm and not long" tests/slurm
 
 test-slurm-all: $(VENV)/.installed ## every fault, and the paper's fan-out: up to an hour each
