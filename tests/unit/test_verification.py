@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -15,6 +16,7 @@ from neurotransfer.study import Shard, Study
 from neurotransfer.volumes import stats_text, write_volumes
 from synthetic_quality import SETTINGS
 
+LEDGERS = Path("results/preprocessed")
 CROP = (8, 10, 8)
 STATES = ["ok", "ok", "failed", "ok", "withdrawn"]
 LIA = np.array([[-1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
@@ -46,8 +48,8 @@ def write_cohort(name, names, compression=None):
         ledger.loc[2, "reason"] = "truncated"
         ledger["engine"], ledger["engine_version"] = "fastsurfer", "2.4.2"
         for job in range(2):
-            write_table(ledger[LEDGER][3 * job : 3 * job + 3], verification.LEDGERS / shard / f"{job:04d}.tsv")
-        folders = [verification.LEDGERS / "subjects" / shard / image for image in ids]
+            write_table(ledger[LEDGER][3 * job : 3 * job + 3], LEDGERS / shard / f"{job:04d}.tsv")
+        folders = [LEDGERS / "subjects" / shard / image for image in ids]
         for row, (folder, state) in enumerate(zip(folders, STATES, strict=True)):
             if state == "ok":
                 write_subject(folder, 10 * at + row)
@@ -192,7 +194,7 @@ def test_a_shard_that_vanished_is_told_from_one_that_waits(study):
 
 def test_a_shard_older_than_its_ledger_is_stale(study):
     later = time.time_ns() + 10**9
-    os.utime(verification.LEDGERS / "x-0001/0001.tsv", ns=(later, later))
+    os.utime(LEDGERS / "x-0001/0001.tsv", ns=(later, later))
     lines = wrong(study)
     assert any("x-0001.npy: it is older than results/preprocessed/x-0001/0001.tsv" in line for line in lines)
     assert all("x-0001" in line for line in lines)
@@ -202,7 +204,7 @@ def test_a_shard_older_than_its_ledger_is_stale(study):
     ("column", "value"), [("status", "failed"), ("engine_version", "2.5.0"), ("reason", "mask_failed")]
 )
 def test_a_ledger_that_says_something_else_by_now_is_found_whatever_its_time(study, column, value):
-    path = verification.LEDGERS / "y-0001/0000.tsv"
+    path = LEDGERS / "y-0001/0000.tsv"
     times = path.stat()
     ledger = read_table(path)
     ledger.loc[1, column] = value

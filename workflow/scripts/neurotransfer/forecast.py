@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .costs import EVALUATION, Cost, cost_of, gather, steps_of_fit
+from .costs import EVALUATION, Cost, cores_of, cost_of, gather, steps_of_fit
 from .files import read_table
 from .planning import OF_ALL_COHORTS, OF_COHORT
 from .resampling import INFEASIBLE, draw_rows, labelled, sizes
@@ -181,23 +181,12 @@ def _jobs(study, work, costs, config) -> str:
             lines.append(f"  {rule:<13}{count:>7,}")
             continue
         spent, cost = hours(rule, work[rule], costs[rule]), costs[rule]
-        gpu, core = spent if cost.gpu else 0.0, spent * threads_of(rule, config)
+        gpu, core = spent if cost.gpu else 0.0, spent * cores_of(rule, config)
         totals[1] += gpu
         totals[2] += core
         lines.append(f"  {rule:<13}{count:>7,}{gpu:>12,.1f}{core:>12,.1f}  {cost.basis}")
     lines.append(f"  {'together':<13}{totals[0]:>7,}{totals[1]:>12,.1f}{totals[2]:>12,.1f}")
     return "\n".join(lines)
-
-
-def threads_of(rule: str, config: Mapping[str, Any]) -> int:
-    """CPU threads of a rule's jobs, as the rules ask for them."""
-    if rule == "preprocess":
-        return config["preprocessing"]["threads"]
-    if rule in ("pretrain", "evaluate"):
-        return config["pretrain"]["threads"]
-    if rule in ("baseline", "transfer"):
-        return config["models"]["cnn"]["threads"]
-    return config["models"]["linear"]["threads"] if rule == "linear" else 1
 
 
 def _path(work, costs, gpus, cores, warnings) -> str:

@@ -384,7 +384,7 @@ def _replicates(
                     live, rule = set(), "resample"
                 else:
                     made = {key: there[f"{name}.json"] for key, there in fitted.items() if f"{name}.json" in there}
-                    lease, rule = f"{name}.json.lease", name
+                    lease, rule = f"{name}.json.lease", "linear" if name == "covariates" else name  # one job
                     live = {key for key, there in fitted.items() if lease in there and _is_live(folder / key / lease)}
                 ended = {key for key in study.replicates if f"{task}-{n}-{key}" in failed.get(rule, ())}
                 steps.append(_step(name, set(study.replicates), set(made), live, ended, []))

@@ -25,7 +25,6 @@ from .study import Study
 
 CACHE = Path("results/cache")
 SHARDS = Path("results/manifest/shards")
-LEDGERS = Path("results/preprocessed")
 INDEX = Path("results/index")
 WRITING = 60.0  # seconds since a temporary file last grew after which nobody is writing it any more
 ENDINGS = (".slices.npy", ".small.npy", ".volumes.tsv", ".npy", ".tsv")
@@ -171,7 +170,7 @@ def _against_manifest(name: str, table: pd.DataFrame, path: Path) -> Iterator[In
 def _against_ledgers(name: str, study: Study, table: pd.DataFrame, path: Path) -> Iterator[InputError]:
     """What the ledgers say of the images by now, and whether they were written after the shard."""
     shard = CACHE / f"{name}.npy"
-    ledgers = [LEDGERS / name / f"{job}.tsv" for job in study.shards[name].jobs]
+    ledgers = [Path(ledger) for ledger in study.ledgers_of([name])]
     for ledger in ledgers:
         if not ledger.is_file():
             yield InputError(
