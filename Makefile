@@ -39,7 +39,7 @@ slurm-down: ## end it
 
 lint: $(VENV)/.installed ## ruff, snakefmt, codespell
 	@ruff check . && ruff format --check .
-	@snakefmt --check Snakefile workflow/rules
+	@snakefmt --check Snakefile workflow/rules benchmarks/bare.smk
 	@codespell
 
 bench: $(VENV)/.installed ## a training step against plain torch layers and against the machine: benchmarks/README.md

@@ -3,7 +3,8 @@
     python benchmarks/dry_run.py [--images-per-job 1] [--share 0.02] [FOLDER]
 
 Prints the jobs by rule, and the seconds and the peak memory of each step: of `neurotransfer manifest`, of
-`snakemake -n`, and of parsing the Snakefile beside Snakemake's own start with an empty one.
+`snakemake -n`, also with jobs that have nothing to them (`bare.smk`), which is what so many cost Snakemake itself on
+this machine, and of parsing the Snakefile beside Snakemake's own start with an empty one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import NamedTuple
 from paper_study import write_study
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+BARE = REPOSITORY / "benchmarks/bare.smk"
+WITHOUT_RUNNING = ("--dry-run", "--quiet", "rules")
 # A process inherits the peak memory of the one that it is forked from, so a small one stands between.
 MEASURED = """
 import json, resource, subprocess, sys
@@ -61,8 +64,10 @@ def main() -> None:
     overlay = folder / "jobs.yaml"
     overlay.write_text(f"manifest: {{images_per_job: {chosen.images_per_job}}}\n")
     print_step("manifest", manifest(folder, overlay))
-    dry = snakemake(folder, overlay, "--dry-run", "--quiet", "rules")
+    dry = snakemake(folder, overlay, *WITHOUT_RUNNING)
     print_step("dry run", dry)
+    print_step("bare jobs", bare := snakemake(folder, overlay, *WITHOUT_RUNNING, snakefile=BARE))
+    print(f"dry run / bare     {dry.cpu / bare.cpu:7.2f}")
     print_step("the Snakefile", parsing := best(chosen.repeats, lambda: snakemake(folder, overlay, "--list-rules")))
     print_step("an empty Snakefile", empty := best(chosen.repeats, lambda: snakemake_alone(folder)))
     more = f"{parsing.seconds - empty.seconds:7.2f} s   {parsing.cpu - empty.cpu:7.2f} s of CPU"
@@ -76,9 +81,9 @@ def manifest(folder: Path, overlay: Path) -> Step:
     return timed(["-m", "neurotransfer.cli", "manifest", "--directory", folder, "--configfile", overlay], folder)
 
 
-def snakemake(folder: Path, overlay: Path, *arguments: str) -> Step:
+def snakemake(folder: Path, overlay: Path, *arguments: str, snakefile: Path = REPOSITORY / "Snakefile") -> Step:
     """Run Snakemake with the paper's configuration on a study."""
-    line = ["-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile", "--directory", folder]
+    line = ["-m", "snakemake", "--snakefile", snakefile, "--directory", folder]
     return timed([*line, "--configfile", overlay, *arguments], folder)
 
 

@@ -19,6 +19,7 @@ from .resampling import drawing_of
 from .seeds import seed_from
 from .selection import choose
 from .statistics import bootstrap_interval, holm, sign_flip_test, superiority
+from .study import CNNS
 
 PAIRS = (("transfer", "baseline"), ("transfer", "linear"), ("linear", "baseline"))
 AGAIN = "delete it, then run the same command again"
@@ -269,7 +270,7 @@ def headline(medians: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     lines = ["Median test AUC, and the paired permutation test of transfer against each:", "", head]
     for task, n in medians[["task", "n"]].drop_duplicates().itertuples(index=False):
         line = f"{task:<{width}}{n:>5}   " + f"{auc[task, n, 'linear']:>7.3f}"
-        line += "".join(f"{auc[task, n, model]:>10.3f}" for model in ("baseline", "transfer")) + "   "
+        line += "".join(f"{auc[task, n, model]:>10.3f}" for model in CNNS) + "   "
         for other in ("baseline", "linear"):
             row = p.loc[(task, n, "transfer", other)]
             line += f"{row['p_two_sided']:>13.4f} ({row['p_holm']:.3f})"

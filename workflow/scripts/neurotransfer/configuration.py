@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from .engines.containers import is_file_reference
 from .errors import InputError, raise_all
+from .study import CNNS
 
 COMMAND_LINE = "--config"  # where a value comes from that no file holds
 KINDS = {  # JSON Schema's names of types, for a person
@@ -262,7 +263,7 @@ def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
             f"{smallest} voxels are too few for {len(config['network']['channels'])} blocks, each of which halves them"
         )
         yield Mistake(("cache", "crop"), what, f"give at least {halvings} each, or fewer network.channels")
-    for model in ("baseline", "transfer"):
+    for model in CNNS:
         for at, setting in enumerate(config["models"][model]["settings"]):
             blocks, frozen = len(config["network"]["channels"]), setting.get("freeze", 0)
             counts = [count for count in (frozen if isinstance(frozen, list) else [frozen]) if count != "trunk"]

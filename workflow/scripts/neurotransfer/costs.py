@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .selection import all_settings
-from .study import Study
+from .study import CNNS, Study
 
 BENCHMARKS = Path("results/benchmarks")
 COLUMNS = ["rule", "key", "seconds", "memory_mb", "units", "device"]
@@ -77,7 +77,7 @@ def units_of(rule: str, parts: list[str], study: Study, config: Mapping[str, Any
             return study.shards[parts[0]].images_of_job(parts[1])
         if rule == "cache":
             return study.shards[parts[0]].images
-        if rule in ("baseline", "transfer"):
+        if rule in CNNS:
             return steps_of_fit(rule, int(parts[1].removeprefix("n")), config)
     except (KeyError, ValueError, IndexError):
         return None
@@ -97,7 +97,7 @@ def cost_of(rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any]) ->
 
     A CNN's fit that never ran borrows from the other model's: both take the same steps.
     """
-    kin = ("baseline", "transfer") if rule in ("baseline", "transfer") else (rule,)
+    kin = CNNS if rule in CNNS else (rule,)
     for names in ((rule,), kin):
         mine = [row for row in rows if row["rule"] in names]
         if mine:
@@ -112,7 +112,7 @@ def cost_of(rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any]) ->
             return Cost(0.5, "assumed: half a second to link and check an image's files", False)
         place = "builtin" if engine == "builtin" else "gpu" if gpu else "cpu"
         return Cost(*ASSUMED["preprocess", place], gpu)
-    if rule in ("pretrain", "evaluate", "baseline", "transfer"):
+    if rule in ("pretrain", "evaluate", *CNNS):
         seconds, basis = ASSUMED["network", "gpu" if gpu else "cpu"]
         crop = config["cache"]["crop"]
         return Cost(seconds * crop[0] * crop[1] * crop[2] / PAPER_VOXELS, basis, gpu)
@@ -125,7 +125,7 @@ def uses_gpu(rule: str, config: Mapping[str, Any]) -> bool:
         return config["preprocessing"]["engine"] == "fastsurfer" and bool(config["preprocessing"].get("gpus", 1))
     if rule in ("pretrain", "evaluate"):
         return bool(config["pretrain"]["gpus"])
-    return rule in ("baseline", "transfer") and bool(config["models"]["cnn"]["gpus"])
+    return rule in CNNS and bool(config["models"]["cnn"]["gpus"])
 
 
 def summary(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -167,7 +167,7 @@ def cores_of(rule: str, config: Mapping[str, Any]) -> int:
         return config["preprocessing"]["threads"]
     if rule in STAGES["pretraining"]:
         return config["pretrain"]["threads"]
-    if rule in ("baseline", "transfer"):
+    if rule in CNNS:
         return config["models"]["cnn"]["threads"]
     return config["models"]["linear"]["threads"] if rule == "linear" else 1
 

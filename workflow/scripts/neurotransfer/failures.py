@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .study import MODELS
+
 SUMMARY = "results/statistics/aucs.tsv"  # what needs every fit, and so makes all that a group did not
 LINES = 4  # of a log that are shown
 # what Slurm, the kernel or Python write in a log when a job ends without a word of its own
@@ -93,7 +95,7 @@ def kind_of(failure: Failure) -> str:
 def target_of(rule: str, parts: Sequence[str]) -> str:
     """What to ask Snakemake for to get a job's result made."""
     try:
-        if rule in ("linear", "baseline", "transfer"):
+        if rule in MODELS:
             return f"results/fits/{parts[0]}/n{parts[1]}/{parts[2]}/{rule}.json"
         if rule == "resample":
             return f"results/resamples/{parts[0]}/n{parts[1]}/{parts[2]}.tsv"

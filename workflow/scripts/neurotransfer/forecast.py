@@ -22,7 +22,7 @@ from .planning import OF_ALL_COHORTS, OF_COHORT
 from .resampling import INFEASIBLE, draw_rows, labelled, sizes
 from .seeds import seed_from
 from .split import split_cohort
-from .study import ARMS, MODELS, Study
+from .study import ARMS, CNNS, MODELS, Study
 
 DRAWS = 200  # simulated resamples per task and n
 POWER_DRAWS = 400  # simulated test sets
@@ -102,7 +102,7 @@ def work_of(study: Study, config: Mapping[str, Any], role: pd.Series) -> dict[st
     keys = [n for _ in study.tasks for n in study.n for _ in study.replicates]
     work["resample"] = [1.0] * len(keys)
     for model in MODELS:
-        network = model in ("baseline", "transfer")
+        network = model in CNNS
         work[model] = [steps_of_fit(model, n, config) for n in keys] if network else [1.0] * len(keys)
     return work
 
@@ -194,7 +194,7 @@ def _path(work, costs, gpus, cores, warnings) -> str:
     lengths = [units * costs["preprocess"].seconds / 3600 for units in work["preprocess"]]
     prepare = max(sum(lengths) / places, max(lengths, default=0.0))
     pretrain = hours("pretrain", work["pretrain"], costs["pretrain"]) if "pretrain" in work else 0.0
-    fits = {m: [units * costs[m].seconds / 3600 for units in work[m]] for m in ("baseline", "transfer")}
+    fits = {m: [units * costs[m].seconds / 3600 for units in work[m]] for m in CNNS}
     rest = makespan(fits, pretrain, gpus if costs["transfer"].gpu else cores)
     lines = [
         f"Longest path with {gpus} GPUs and {cores} cores at once: {_days(prepare + rest)}",

@@ -11,6 +11,7 @@ from . import __version__
 from .conclusions import listed
 from .references import Reference, number_citations
 from .selection import all_settings
+from .study import MODELS
 
 TARGETS = {"bmi": "body mass index", "fluid_intelligence": "fluid intelligence"}
 HEADS = "conformed, skull-stripped"  # what every engine does
@@ -107,7 +108,7 @@ def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]
 def _comparison(config: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> str:
     resampling, models = config["resampling"], config["models"]
     titles = listed(f"“{task.get('title', name)}”" for name, task in tasks.items())
-    counts = [len(all_settings(models[name]["settings"])) for name in ("linear", "baseline", "transfer")]
+    counts = [len(all_settings(models[name]["settings"])) for name in MODELS]
     settings = f"{listed(counts)} settings, in this order"
     if len(set(counts)) == 1:
         settings = f"{_count(counts[0], 'setting')} each"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError
+from .image_states import EXCLUDED, FAILED, OK, UNKNOWN, State, ledgers_of, read_rows, states_of_images
 from .jobs import is_held
 from .planning import counts_by_rule, jobs_after
-from .status import EXCLUDED, FAILED, OK, UNKNOWN, State, ledgers_of, read_rows, states_of_images
 from .study import Study
 
 SHOWN = 10  # images that are listed where not all are asked for

@@ -1,14 +1,11 @@
-"""Where a study stands: every image of the manifest in exactly one state, and how many replicates are done.
+"""Where a study stands: its images by state, and how many results of each step and replicate are done.
 
-Goes in: the manifest, the ledgers, ``status.json`` of the images whose job has no ledger yet, the tables of
-quality control, names and times of finished results, leases and failures.  Comes out: counts and a text.  It only
-reads and holds no lock, so it may be asked at any time, also while jobs run.  Standard library only: 114,257 images
-in seconds.
+Goes in: the states of images, names and times of finished results, leases and failures.  Comes out: counts and a
+text.  It only reads and holds no lock, so it may be asked at any time, also while jobs run.  Standard library only.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import socket
@@ -17,28 +14,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from .errors import InputError
 from .failures import Failure, by_kind, failures_of
+from .image_states import EXCLUDED, FAILED, STATES, UNKNOWN, names_in, states_of_images
 from .jobs import SILENCE, process_runs
 from .study import ARMS, Study
 
-STATES = ("ok", "failed", "excluded", "waiting")
-IMAGES = "manifest/images.tsv"
-FAILED, EXCLUDED, OK, WAITING = "failed", "excluded", "ok", "waiting"
-UNKNOWN = "no reason was recorded"
 RECENT = 50  # the newest results of a step, whose times say how fast it goes
 KINDS = 5  # of failures that are listed with their cause
-
-
-class State(NamedTuple):
-    """One image: its cohort and shard, one of STATES, and why (failed: the reason; excluded: the rule)."""
-
-    cohort: str
-    shard: str
-    state: str
-    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -229,117 +212,11 @@ def status_of(study: Study, results: str | Path = "results") -> Status:
     )
 
 
-def states_of_images(results: str | Path = "results") -> Iterator[tuple[str, State]]:
-    """Each image of the manifest, in its order, with its state.
-
-    An image's row in a ledger counts first, then its ``status.json``; one that has neither waits.  Of those that
-    are ok, the ones that quality control leaves out are excluded.
-
-    Raises
-    ------
-    InputError
-        where the manifest has not been compiled
-    """
-    results = Path(results)
-    path = results / IMAGES
-    if not path.is_file():
-        raise InputError(path, "", "the manifest has not been compiled", "run neurotransfer manifest")
-    excluded: dict[str, dict[str, str]] = {}
-    shard, rows, folders = None, {}, None
-    # images of a shard stand together in the manifest, so that one shard's ledgers are held at a time
-    for image in read_rows(path, "image_id", "cohort", "shard"):
-        image_id, cohort = image["image_id"], image["cohort"]
-        if image["shard"] != shard:
-            shard, folders = image["shard"], None
-            rows = ledger_rows(results, shard)
-        if cohort not in excluded:
-            excluded[cohort] = _excluded(results / "quality" / f"{cohort}.tsv")
-        found = rows.get(image_id)
-        if found is None:
-            place = results / "preprocessed/subjects" / shard
-            folders = set(_names(place)) if folders is None else folders
-            found = _status_json(place / image_id) if image_id in folders else None
-        state, reason = found or (WAITING, None)
-        if state == OK and image_id in excluded[cohort]:
-            state, reason = EXCLUDED, excluded[cohort][image_id]
-        yield image_id, State(cohort, shard, state, reason)
-
-
-def read_rows(path: str | Path, *columns: str) -> Iterator[dict[str, str]]:
-    """The rows of a table, only the columns asked for; a last row that is cut off is left out.
-
-    Raises
-    ------
-    InputError
-        where a column is missing
-    """
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file, delimiter="\t")
-        header = next(reader, [])
-        if header and header[0].startswith("#"):  # facts about the table
-            header = next(reader, [])
-        places = _places(path, header, columns)
-        last = max(places)
-        for cells in reader:
-            if len(cells) > last:
-                yield {name: cells[at] for name, at in zip(columns, places, strict=True)}
-
-
-def _places(path: str | Path, header: Sequence[str], columns: Sequence[str]) -> list[int]:
-    for name in columns:
-        if name not in header:
-            fix = "delete it, then run the command that makes it again"
-            raise InputError(path, "", f"it has no column {name}", fix)
-    return [header.index(name) for name in columns]
-
-
-def ledger_rows(results: str | Path, shard: str) -> dict[str, tuple[str, str | None]]:
-    """The state (ok or failed) and reason of each image that a shard's ledgers name."""
-    found: dict[str, tuple[str, str | None]] = {}
-    columns = ("image_id", "status", "reason")
-    for path in ledgers_of(results, shard):
-        try:
-            with open(path, "rb") as file:  # noqa: PTH123 (114,257 of them where a job has one image)
-                lines = file.read().decode().split("\n")
-        except FileNotFoundError:  # its job has just begun again
-            continue
-        # these three are codes, which are never quoted; what is quoted comes after them
-        image_at, status_at, reason_at = _places(path, lines[0].split("\t"), columns)
-        for line in lines[1:-1]:
-            cells = line.split("\t")
-            if len(cells) > reason_at and cells[status_at] in (OK, FAILED):  # a withdrawn one is not in the manifest
-                found[cells[image_at]] = (cells[status_at], cells[reason_at] or None)
-    return found
-
-
-def ledgers_of(results: str | Path, shard: str) -> list[str]:
-    """Paths of a shard's ledgers that are there, in order."""
-    folder = os.path.join(results, "preprocessed", shard)
-    return [f"{folder}/{name}" for name in sorted(_names(folder, ".tsv"))]
-
-
-def _status_json(folder: Path) -> tuple[str, str | None] | None:
-    try:
-        status = json.loads((folder / "status.json").read_bytes())
-        state = status["state"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return (state, status.get("reason") or None) if state in (OK, FAILED) else None
-
-
-def _excluded(table: Path) -> dict[str, str]:
-    """The images that quality control leaves out, with the rule."""
-    if not table.is_file():
-        return {}
-    rows = read_rows(table, "image_id", "status", "reason")
-    return {row["image_id"]: row["reason"] or UNKNOWN for row in rows if row["status"] == EXCLUDED}
-
-
 def _before(study: Study, results: Path, failed: Mapping[str, set[str]]) -> Iterator[Step]:
     wanted, done, live, times = set(), set(), set(), []
     for shard in study.shards.values():
         folder = results / "preprocessed" / shard.name
-        names = set(_names(folder))
+        names = set(names_in(folder))
         wanted |= {f"{shard.name}-{job}" for job in shard.jobs}
         mine = [f"{shard.name}-{job}" for job in shard.jobs if f"{job}.tsv" in names]
         done.update(mine)
@@ -439,7 +316,7 @@ def _is_live(lease: Path) -> bool:
 
 def _progress(study: Study, results: Path) -> str:
     """How far a pretraining that has begun says it is."""
-    if study.run == "given" or not _names(results / "checkpoints/pretrain/multitask", ".pt"):
+    if study.run == "given" or not names_in(results / "checkpoints/pretrain/multitask", ".pt"):
         return ""
     try:
         lines = Path(results.parent, "logs/pretrain/multitask.log").read_text(encoding="utf-8").splitlines()
@@ -456,12 +333,3 @@ def _times(folder: str | Path) -> dict[str, float]:
             return {e.name: e.stat().st_mtime for e in entries if not e.name.startswith(".")}
     except (FileNotFoundError, NotADirectoryError):
         return {}
-
-
-def _names(folder: str | Path, ending: str = "") -> list[str]:
-    """Names in a folder, without hidden ones; none where there is no folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return [e.name for e in entries if e.name.endswith(ending) and not e.name.startswith(".")]
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -17,7 +17,8 @@ from pathlib import Path
 from .errors import InputError
 
 SHARDS_TABLE = "results/manifest/shards.tsv"
-MODELS = ("linear", "baseline", "transfer")
+CNNS = ("baseline", "transfer")
+MODELS = ("linear", *CNNS)
 ARMS = (*MODELS, "covariates")  # what is fitted on each resample: the paper's models, and what confounding predicts
 
 
