@@ -4,7 +4,6 @@ The stages, in the order in which data passes them; each has a file of rules, a 
 a folder of results, all of the same name.
 """
 
-import gc
 import os
 import shutil
 import sys
@@ -29,9 +28,10 @@ configfile: str(REPOSITORY / "config/config.yaml")
 
 
 if workflow.is_main_process:
-    # A DAG is millions of objects that live to the end; looking for dead ones among them is a tenth of a dry run.
-    gc.set_threshold(200_000, 20, 50)
     from neurotransfer.configuration import check_config
+    from neurotransfer.snakemake_mends import mend
+
+    mend(dry_run=workflow.dryrun)
 
     try:
         check_config(config, REPOSITORY / "workflow/schemas", workflow.configfiles)
@@ -107,7 +107,7 @@ rule all:
         "results/quality/quality.html",
         all_fits,  # a deleted fit or resample is missed, though a report stands that has read it
         all_resamples,
-        all_ledgers,  # and so is a ledger that `neurotransfer retry` has deleted
+        lost_ledgers(),  # and so is a ledger that `neurotransfer retry` has deleted
 
 
 rule cached:
@@ -115,11 +115,11 @@ rule cached:
     input:
         expand("results/index/{cohort}.tsv", cohort=study.cohorts),
         "results/quality/quality.html",
-        all_ledgers,
+        lost_ledgers(),
 
 
 rule pretrained:
     """The pretrained weights and their metrics."""
     input:
         f"results/pretrain/{study.run}/metrics.tsv",
-        ledgers_of("pretraining", "holdout"),
+        lost_ledgers("pretraining", "holdout"),

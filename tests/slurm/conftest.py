@@ -16,7 +16,7 @@ OVERLAYS = [REPOSITORY / "config/demo.yaml", REPOSITORY / "tests/slurm/study.yam
 COHORT = ("--cohorts", "memory", "--participants", "0.6")
 # the profile as it is, but for polling: the tests would wait for its patience
 QUICK = ("--profile", "slurm", "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "20")
-QUICK += ("--max-jobs-per-timespan", "100/1s")  # Snakemake's end waits for the timespan to pass
+QUICK += ("--max-jobs-per-timespan", "100/1s")  # the profile's 10 in 10 s are for a controller of others
 
 
 def pytest_collection_modifyitems(items):

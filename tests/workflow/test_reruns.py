@@ -106,6 +106,20 @@ def test_a_new_cohort_touches_no_old_shard_no_pretraining_and_no_fit(study):
     over_all = {"quality_page", "evaluate run=multitask", "duplicates", "certificate", "figures", "report"}
     assert jobs - per_cohort == over_all
 
+    shutil.rmtree(study / ".snakemake/metadata")  # as after a `kill -9`: what inputs the results had is not known
+    assert per_cohort <= planned_jobs(study)
+
+
+@pytest.mark.parametrize("gone", [(), ("split/certificate.json", "quality/quality.html", "report/report.html")])
+def test_a_deleted_ledger_reruns_its_job_whatever_else_is_gone(study, gone):
+    ledger = next((study / "results/preprocessed").glob("mood-*/*.tsv"))
+    for path in (ledger, *(study / "results" / name for name in gone)):
+        path.unlink()
+    shard = ledger.parent.name
+    wanted = {f"preprocess shard={shard}, job={ledger.stem}", f"cache shard={shard}", "index cohort=mood", *SUMMARY}
+    assert wanted <= (jobs := planned_jobs(study))
+    assert sum(job.startswith(("preprocess ", "cache ", "index ")) for job in jobs) == 3
+
 
 def test_one_job_per_image_where_the_cohort_says_so(small_study):
     manifest = small_study / "results/manifest/shards"
