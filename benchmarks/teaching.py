@@ -2,7 +2,7 @@
 
     make teaching
 
-Simulates cohorts with three times the demo's people, lets the workflow preprocess and split them and draw resamples,
+Simulates cohorts with eight times the demo's people, lets the workflow preprocess and split them and draw resamples,
 and trains three networks with the same budget and seed: on all six targets, on age alone and on sex alone.  Then it
 fits baseline and transfer at growing n.  What is done already is not done again.
 """
@@ -37,8 +37,9 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 OVERLAYS = [ROOT / "config/demo.yaml", ROOT / "benchmarks/teaching.yaml"]
 COHORTS = ("alpha", "beta", "gamma", "delta", "memory")  # memory, as ADNI in the paper, is on both sides
-PEOPLE = 3.0  # times the demo's
+PEOPLE = 8  # times the demo's
 STEPS = 200  # of the comparison of data types
+CURVE_SHARE = 4  # one image in so many trains there, so that the steps are several epochs, which the curve's points are
 NETWORKS = {"all six": None, "age alone": ["age"], "sex alone": ["sex"]}
 UNITS = {"age": "years", "bmi": "kg/m²", "fluid_intelligence": "points", "neuroticism": "points"}
 
@@ -101,6 +102,7 @@ def curve(data_type: str, seed: int) -> list[float]:
     if not path.exists():
         config = load_config(ROOT, OVERLAYS)
         tables = sides()
+        tables = tables[0][::CURVE_SHARE].reset_index(drop=True), tables[1]
         steps = -(-len(tables[0]) // config["pretrain"]["batch_size"])
         settings = config["pretrain"] | {"data_type": data_type, "epochs": -(-STEPS // steps)}
         result = training.pretrain(
@@ -205,7 +207,7 @@ def markdown(table: pd.DataFrame, digits: int) -> str:
 
 PAGE = """# What pretraining teaches, where the truth is known
 
-Made by `make teaching` ({minutes} minutes of CPU): the demo's cohorts with three times their people
+Made by `make teaching` ({minutes} minutes of CPU): the demo's cohorts with {people} times their people
 (`benchmarks/teaching.yaml`), rendered, preprocessed and split by the workflow: {train} images train, {validation}
 validate. Each network has the demo's size (crop {crop}, channels {channels}) and the same {epochs} epochs; the epoch
 with the lowest validation loss is kept.
@@ -222,6 +224,11 @@ the size of the head; BMI, intelligence and neuroticism follow one trait each, p
 
 {verdict}
 
+Rare targets ask for batches in which enough images have them. In batches of 24 without shifts, as above, BMI is found
+within ten epochs. With the demo's batches of 8, shifts of a voxel and a learning rate of 0.01, age and sex were learnt
+as well, and BMI was not within 30 epochs (the tries are in `benchmarks/README.md`). The settings were chosen on these
+validation images, with the seed of the first network.
+
 ## Transfer's gain by the number of training images
 
 Alzheimer's disease against healthy people of a cohort whose other people the network was pretrained with, as in the
@@ -234,7 +241,8 @@ resamples.
 
 ## The same in bfloat16
 
-Training loss by epoch, over the first 200 steps or more of the network with all six targets:
+Training loss by epoch, over {steps} steps or more of the network with all six targets, on one of {share} training
+images:
 
 {losses}
 
@@ -320,7 +328,8 @@ def main() -> None:
         fits = pd.DataFrame([done.result() for done in [pool.submit(fit, *job) for job in jobs]])
         runs = [("float32", seed) for seed in (1, 2, 3)] + [("bfloat16", 1)]
         curves = [done.result() for done in [pool.submit(curve, *run) for run in runs]]
-    spent = sum(os.times()[:4]) - sum(started[:4])
+    spent = sum(os.times()[:4]) - sum(started[:4]) + (read_json("spent.json") if Path("spent.json").exists() else 0)
+    write_json("spent.json", spent)
     tables = sides()
     found = {name: read_table(f"networks/{name} 1/predictions.tsv") for name in NETWORKS}
     targets, gains = table_of_targets(asked.seeds, tables), table_of_gains(fits)
@@ -330,7 +339,8 @@ def main() -> None:
     losses.insert(0, "epoch", np.arange(1, len(losses) + 1))
     moved, spread = np.abs(losses.iloc[:, 4] - losses.iloc[:, 1]), np.ptp(losses.iloc[:, 1:4].to_numpy(), axis=1)
     text = PAGE.format(
-        minutes=round(spent / 60), train=len(tables[0]), validation=len(tables[1]), crop=config["cache"]["crop"],
+        people=PEOPLE, steps=STEPS, share=CURVE_SHARE, minutes=round(spent / 60), train=len(tables[0]),
+        validation=len(tables[1]), crop=config["cache"]["crop"],
         channels=config["network"]["channels"], epochs=config["pretrain"]["epochs"], targets=markdown(targets, 2),
         units=", ".join(f"{name.replace('_', ' ')}: {unit}" for name, unit in UNITS.items()),
         seeds="one network" if asked.seeds == 1 else f"{asked.seeds} networks of different seeds, averaged",

@@ -67,6 +67,26 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bytes(study, undisturbed, 
     pd.testing.assert_frame_equal(undisturbed.history, resumed.history)
 
 
+def test_a_sigterm_between_two_passes_of_a_step_does_not_wait_for_the_others(study, tmp_path, monkeypatch):
+    undisturbed = planted.pretrained(*study, tmp_path / "undisturbed", CPU, accumulate=2)
+    real, passes = training.augment, []
+
+    def stopping(*arguments):
+        passes.append(1)
+        if len(passes) == 5:  # the first of the third step
+            signal.raise_signal(signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "augment", stopping)
+    with pytest.raises(SystemExit) as stopped:
+        planted.pretrained(*study, tmp_path / "stopped", CPU, accumulate=2)
+    assert (stopped.value.code, len(passes)) == (143, 5)
+    resumed = planted.pretrained(*study, tmp_path / "stopped", CPU, accumulate=2)
+    assert len(passes) == 2 * 20 + 1  # the step's first pass was done twice
+    assert same(undisturbed.state, resumed.state)
+    pd.testing.assert_frame_equal(undisturbed.history, resumed.history)
+
+
 def test_a_sigterm_during_validation_loses_no_step(study, undisturbed, tmp_path, monkeypatch):
     real, calls = training.calibrate, []
 

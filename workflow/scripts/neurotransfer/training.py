@@ -24,6 +24,7 @@ from .errors import InputError
 from .evaluation import PREDICTIONS, long_form, point_metrics
 from .files import write_table
 from .model import SFCN, calibrate
+from .normalisation import ranks
 from .ranks import add_gradients, any_rank, check_all_have, gather, passes_of, rank, share_of
 from .seeds import seed_from
 from .targets import Target, as_metadata, decode, encode, first_biases, masked_loss
@@ -178,7 +179,9 @@ def pretrain(
                 kept = dropout_mask(model, len(batch), draws[1])
                 summed = torch.zeros((), device=device)
                 optimiser.clear()
-                for places in part:
+                for number, places in enumerate(part):
+                    if number and asked and ranks() == 1:
+                        stop()  # on a CPU a step can take minutes; this one begins anew
                     images = augment(next(reading), settings["augmentation"], draws[0], places, len(batch))
                     outputs = model(as_input(images), kept[places].to(device))
                     loss = masked_loss(outputs, wanted[places].to(device), targets, known.to(device))
