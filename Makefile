@@ -68,7 +68,7 @@ validate: $(VENV)/.installed ## coverage, rejections and planted leaks on simula
 type-one: $(VENV)/.installed ## type-I error and power of every test at the paper's sizes, 12 minutes on 2 cores: docs/type-one.md
 	@python benchmarks/type_one.py --processes $(CORES)
 
-teaching: $(VENV)/.installed ## what pretraining teaches on a simulated study: docs/pretraining.md; three quarters of an hour
+teaching: $(VENV)/.installed ## what pretraining teaches on a simulated study: docs/pretraining.md; 50 minutes on 2 cores
 	@python benchmarks/teaching.py --cores $(CORES)
 
 rulegraph: $(VENV)/.installed ## docs/rulegraph.svg, from the rules as they are (needs graphviz: apt install graphviz)
