@@ -232,7 +232,7 @@ the size of the head; BMI, intelligence and neuroticism follow one trait each, p
 {verdict}
 
 Rare targets ask for batches in which enough images have them. In batches of 24 without shifts, as above, BMI is found
-within 6 to 15 epochs. With the demo's batches of 8, shifts of a voxel and a learning rate of 0.01, age and sex were learnt
+in 6 to 15 epochs. With the demo's batches of 8, shifts of a voxel and a learning rate of 0.01, age and sex were learnt
 as well, and BMI was not within 30 epochs (the tries are in `benchmarks/README.md`). The settings were chosen on these
 validation images, with the seed of the first network.
 
