@@ -16,20 +16,20 @@ min_version("9.10")
 REPOSITORY = Path(workflow.basedir)
 sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 
-from neurotransfer.engines import demands
-from neurotransfer.engines.containers import check_here
+from neurotransfer.study import demands
+from neurotransfer.preprocess.engines.containers import check_here
 from neurotransfer.errors import InputError
 from neurotransfer.files import check_writable
-from neurotransfer.running import end_run, explain_lock, note_run
-from neurotransfer.study import ARMS, read_study
+from neurotransfer.jobs.lock_note import end_run, explain_lock, note_run
+from neurotransfer.study.plan import ARMS, read_study
 
 
 configfile: str(REPOSITORY / "config/config.yaml")
 
 
 if workflow.is_main_process:
-    from neurotransfer.configuration import check_config
-    from neurotransfer.snakemake_mends import mend
+    from neurotransfer.study.configuration import check_config
+    from neurotransfer.jobs.snakemake_patches import mend
 
     mend(dry_run=workflow.dryrun)
 

@@ -27,8 +27,9 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow/scripts"))
 
-from neurotransfer import cache, volumes
-from neurotransfer.engines.builtin import template
+from neurotransfer.cache import write
+from neurotransfer.preprocess import volumes
+from neurotransfer.preprocess.engines.builtin import template
 
 CROP = (224, 192, 224)  # the paper's
 TO_LIA = nibabel.orientations.axcodes2ornt(("L", "I", "A"))
@@ -67,14 +68,14 @@ def decode(folders: list[Path]) -> None:
             np.asarray(nibabel.load(folder / "mri" / name).dataobj)
 
 
-def write(folders: list[Path], to: Path) -> None:
+def write_all(folders: list[Path], to: Path) -> None:
     """What the rule `cache` does for a shard of these images."""
     images = pd.DataFrame({"image_id": [f"i{at}" for at in range(len(folders))], "status": "ok", "reason": None})
     images = images.assign(engine="fastsurfer", engine_version="2.4.2")
     beside = [to / f"x-0001.{name}" for name in ("volumes.tsv", "slices.npy", "small.npy")]
-    rows, statistics_ = cache.write_shard(to / "x-0001.npy", folders, images, CROP, 1.0)
+    rows, statistics_ = write.write_shard(to / "x-0001.npy", folders, images, CROP, 1.0)
     volumes.write_volumes(statistics_, beside[0])
-    cache.write_cache_table(rows, to / "x-0001.tsv", CROP, beside)
+    write.write_cache_table(rows, to / "x-0001.tsv", CROP, beside)
 
 
 def seconds(work: Callable[[], None]) -> tuple[float, float]:
@@ -88,7 +89,7 @@ def peak_memory(folder: Path, images: int) -> float:
     """Peak resident memory, in MB, of a process that writes one shard of so many images."""
     code = (
         "import resource, sys; sys.path.insert(0, sys.argv[1]); import cache_writing as b; from pathlib import Path\n"
-        "folders = sorted(Path(sys.argv[2]).glob('subject*')); b.write(\n"
+        "folders = sorted(Path(sys.argv[2]).glob('subject*')); b.write_all(\n"
         "    [folders[at % len(folders)] for at in range(int(sys.argv[3]))], Path(sys.argv[2]))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
@@ -112,8 +113,10 @@ def main() -> None:
             for name in ("orig.mgz", "mask.mgz")
         ]
         print(f"orig.mgz {megabytes[0]:.1f} MB, mask.mgz {megabytes[1]:.2f} MB on average; crop {CROP}")
-        decode(folders), write(folders, folder)  # so that neither pays for imports and cold files
-        turns = [(seconds(lambda: decode(used)), seconds(lambda: write(used, folder))) for _ in range(chosen.repeats)]
+        decode(folders), write_all(folders, folder)  # so that neither pays for imports and cold files
+        turns = [
+            (seconds(lambda: decode(used)), seconds(lambda: write_all(used, folder))) for _ in range(chosen.repeats)
+        ]
         shares = []
         for clock, kind in enumerate(("processor time", "wall-clock time")):
             print(f"{kind}:")

@@ -21,10 +21,12 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow/scripts"))
-from neurotransfer import cache, duplicates, simulation
-from neurotransfer.anatomy import render
-from neurotransfer.engines import builtin
+from neurotransfer.cache import write
+from neurotransfer.preprocess.engines import builtin
 from neurotransfer.seeds import seed_from
+from neurotransfer.simulation import study
+from neurotransfer.simulation.anatomy import render
+from neurotransfer.split import duplicates
 
 SETTINGS = {"same_head": 4.0, "chance_pairs": 1, "same_scan": 0.99, "same_pose": 0.3}  # as in config/config.yaml
 ENGINE = {"voxel_size": 4.5, "grid": [64, 64, 64], "threads": 1}
@@ -57,8 +59,8 @@ def scale(count: int) -> None:
 
 def heads(people: int, processes: int) -> None:
     """How many planted repeats and copies are found, and how many strangers are called alike."""
-    designs = list(simulation.COHORTS)
-    images = [image for design in designs for image in simulation._people(design, 7) if image["session"] in ("", "01")]
+    designs = list(study.COHORTS)
+    images = [image for design in designs for image in study._people(design, 7) if image["session"] in ("", "01")]
     chosen = np.random.default_rng(1).permutation(len(images))[:people]
     started = time.perf_counter()
     with ProcessPoolExecutor(processes) as pool:
@@ -82,8 +84,8 @@ def heads(people: int, processes: int) -> None:
 
 def _three_scans(image: dict) -> list[np.ndarray]:
     """The cached images of a person: a scan, another on another scanner, a copy of the first."""
-    designs = list(simulation.COHORTS)
-    own = simulation.design_of(image["cohort"], designs)
+    designs = list(study.COHORTS)
+    own = study.design_of(image["cohort"], designs)
     other = designs[seed_from("scanner", image["cohort"], image["label"]) % len(designs)]
     first, affine = _scan(image, own, 1)
     flipped = affine @ np.array([[-1, 0, 0, len(first) - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -91,15 +93,15 @@ def _three_scans(image: dict) -> list[np.ndarray]:
     return [_cached(*scan) for scan in ((first, affine), _scan(image, other, 2), (copy, flipped))]
 
 
-def _scan(image: dict, design: simulation.Cohort, visit: int) -> tuple[np.ndarray, np.ndarray]:
+def _scan(image: dict, design: study.Cohort, visit: int) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed_from("visit", image["cohort"], image["label"], design.name, visit))
-    affine, shape = simulation._box(design, ENGINE["voxel_size"], generator)
+    affine, shape = study._box(design, ENGINE["voxel_size"], generator)
     grid = np.stack(np.meshgrid(*(np.arange(size, dtype=float) for size in shape), indexing="ij"), -1)
     points = grid @ affine[:3, :3].T + affine[:3, 3]
-    points = (points - generator.normal(0, 4, 3)) @ simulation._rotation(generator.normal(0, 3, 3))
+    points = (points - generator.normal(0, 4, 3)) @ study._rotation(generator.normal(0, 3, 3))
     latents = {name.removeprefix("latent_"): value for name, value in image.items() if name.startswith("latent_")}
     values, _ = render(points, latents, seed_from(7, "shape", image["cohort"], image["label"]), ENGINE["voxel_size"])
-    values = design.gain * (values * simulation._bias(points, design.bias, generator) + 4)
+    values = design.gain * (values * study._bias(points, design.bias, generator) + 4)
     noise = generator.normal(0, design.noise * design.gain, (2, *shape))
     return np.round(np.hypot(values + noise[0], noise[1])).astype(np.int16), affine
 
@@ -110,8 +112,8 @@ def _cached(values: np.ndarray, affine: np.ndarray) -> np.ndarray:
         nibabel.save(nibabel.Nifti1Image(values, affine), source)
         subject.mkdir()
         builtin.run(source, subject, ENGINE)
-        orig, mask, _ = cache.read_subject(subject)
-    start, target = cache.crop_slices(mask, CROP)
+        orig, mask, _ = write.read_subject(subject)
+    start, target = write.crop_slices(mask, CROP)
     cropped = np.zeros(CROP, np.uint8)
     cropped[target] = np.where(mask[start], orig[start], 0)
     return cropped

@@ -40,9 +40,9 @@ def passes(n: int, epochs: int, settings: int, validation: int, test: int) -> in
 def replicate(folder: Path, n: int) -> None:
     """Fit one, and print seconds until everything was imported and until the end, of CPU, and peak MB."""
     began = time.time() - float(os.environ["BEGAN"])
-    from neurotransfer import finetuning
-    from neurotransfer.configuration import load_config
-    from neurotransfer.selection import all_settings
+    from neurotransfer.fit import finetuning
+    from neurotransfer.fit.settings import all_settings
+    from neurotransfer.study.configuration import load_config
 
     imported = time.time() - float(os.environ["BEGAN"])
     config = load_config(ROOT, [ROOT / "config/demo.yaml"])
@@ -58,8 +58,8 @@ def prepare(folder: Path, sizes: list[int], crop: list[int]) -> None:
     """A shard of noise, and a resample for each n with validation and test sets of the demo's shares."""
     import numpy as np
     import pandas as pd
-    from neurotransfer.cache import checksum
-    from neurotransfer.resampling import write_resample
+    from neurotransfer.cache.write import checksum
+    from neurotransfer.split.resampling import write_resample
 
     count = 2 * max(sizes)
     images = np.random.default_rng(0).integers(0, 256, (count, *crop), dtype=np.uint8)
@@ -78,8 +78,8 @@ def prepare(folder: Path, sizes: list[int], crop: list[int]) -> None:
 def linear_seconds(n: int) -> float:
     """Seconds of CPU of nine settings of the linear model on 100 structures."""
     import numpy as np
-    from neurotransfer import linear
-    from neurotransfer.configuration import load_config
+    from neurotransfer.fit import linear
+    from neurotransfer.study.configuration import load_config
 
     generator = np.random.default_rng(0)
     roles = np.array(["train"] * n + ["validation"] * (n // 5) + ["test"] * (n // 5))
@@ -99,7 +99,7 @@ def main() -> None:
     if asked.one:
         replicate(Path(asked.one[0]), int(asked.one[1]))
         return
-    from neurotransfer.configuration import load_config
+    from neurotransfer.study.configuration import load_config
 
     demo, paper = load_config(ROOT, [ROOT / "config/demo.yaml"]), load_config(ROOT)
     network = demo["network"]

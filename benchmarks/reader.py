@@ -32,14 +32,14 @@ import nibabel  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from neurotransfer.batches import Images, as_input, augment  # noqa: E402
-from neurotransfer.cache import crop_slices  # noqa: E402
-from neurotransfer.checkpoints import Checkpoints  # noqa: E402
-from neurotransfer.device import choose_device  # noqa: E402
-from neurotransfer.quality import bounding_box  # noqa: E402
-from neurotransfer.shards import Shard, checksum, shard_written  # noqa: E402
-from neurotransfer.targets import learn_targets  # noqa: E402
-from neurotransfer.training import pretrain  # noqa: E402
+from neurotransfer.cache.shard_file import Shard, checksum, shard_written  # noqa: E402
+from neurotransfer.cache.write import crop_slices  # noqa: E402
+from neurotransfer.network.device import choose_device  # noqa: E402
+from neurotransfer.pretrain.batches import Images, as_input, augment  # noqa: E402
+from neurotransfer.pretrain.checkpoints import Checkpoints  # noqa: E402
+from neurotransfer.pretrain.loop import pretrain  # noqa: E402
+from neurotransfer.pretrain.targets import learn_targets  # noqa: E402
+from neurotransfer.quality.judge import bounding_box  # noqa: E402
 from nibabel.processing import conform  # noqa: E402
 from step import machine  # noqa: E402
 

@@ -22,18 +22,20 @@ sys.path[:0] = [str(ROOT / "workflow/scripts")]
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
-from neurotransfer import demo, finetuning, simulation, training  # noqa: E402
-from neurotransfer.batches import Images  # noqa: E402
-from neurotransfer.checkpoints import Checkpoints  # noqa: E402
-from neurotransfer.configuration import load_config  # noqa: E402
-from neurotransfer.device import choose_device  # noqa: E402
-from neurotransfer.evaluation import metrics_with_intervals, point_metrics, weighted_metrics  # noqa: E402
 from neurotransfer.files import read_json, read_table, read_tables, write_json, write_table, write_text  # noqa: E402
-from neurotransfer.manifest import compile_manifest  # noqa: E402
-from neurotransfer.model import SFCN, trunk_of  # noqa: E402
-from neurotransfer.selection import all_settings  # noqa: E402
-from neurotransfer.statistics import bootstrap_interval  # noqa: E402
-from neurotransfer.targets import Target, learn_targets  # noqa: E402
+from neurotransfer.fit import finetuning  # noqa: E402
+from neurotransfer.fit.settings import all_settings  # noqa: E402
+from neurotransfer.manifest.compile import compile_manifest  # noqa: E402
+from neurotransfer.network.device import choose_device  # noqa: E402
+from neurotransfer.network.sfcn import SFCN, trunk_of  # noqa: E402
+from neurotransfer.pretrain import loop  # noqa: E402
+from neurotransfer.pretrain.batches import Images  # noqa: E402
+from neurotransfer.pretrain.checkpoints import Checkpoints  # noqa: E402
+from neurotransfer.pretrain.evaluation import metrics_with_intervals, point_metrics, weighted_metrics  # noqa: E402
+from neurotransfer.pretrain.targets import Target, learn_targets  # noqa: E402
+from neurotransfer.simulation import demo, study  # noqa: E402
+from neurotransfer.statistics.tests import bootstrap_interval  # noqa: E402
+from neurotransfer.study.configuration import load_config  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 OVERLAYS = [ROOT / "config/demo.yaml", ROOT / "benchmarks/teaching.yaml"]
@@ -49,7 +51,7 @@ def prepare(folder: Path, cores: int) -> None:
     """Simulate the study in `folder`, which becomes the working directory, and have the workflow make its inputs."""
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
-    simulation.simulate_study(
+    study.simulate_study(
         Path(), seed=demo.SEED, voxel_size=demo.VOXEL_SIZE, cohorts=COHORTS, participants=PEOPLE, processes=cores
     )
     config = load_config(ROOT, OVERLAYS)
@@ -70,7 +72,7 @@ def resamples(config: dict) -> list[tuple[int, str]]:
 def sides() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Index rows of the training and of the validation images."""
     kinds = ("index", "split/cohorts")
-    return training.training_rows(*(read_tables(f"results/{kind}/{name}.tsv" for name in COHORTS) for kind in kinds))
+    return loop.training_rows(*(read_tables(f"results/{kind}/{name}.tsv" for name in COHORTS) for kind in kinds))
 
 
 def pretrain(name: str, seed: int) -> None:
@@ -87,10 +89,10 @@ def pretrain(name: str, seed: int) -> None:
     images = (Images(table, "results/cache") for table in tables)
     checkpoints = Checkpoints(folder / "checkpoints", "teaching")
     asked = {"targets": targets, "network": network, "settings": settings}
-    result = training.pretrain(*images, tables, **asked, seed=seed, device=device, checkpoints=checkpoints)
+    result = loop.pretrain(*images, tables, **asked, seed=seed, device=device, checkpoints=checkpoints)
     model = SFCN(network["channels"], network["bottleneck"], len(targets), network["pooling"], 0.0)
     model.load_state_dict(result.state)
-    found = training.predictions_of(model, {"validation": tables[1]}, "results/cache", targets, 32, device)
+    found = loop.predictions_of(model, {"validation": tables[1]}, "results/cache", targets, 32, device)
     save_file({key: value.contiguous() for key, value in result.state.items()}, folder / "weights.safetensors")
     write_table(result.history, folder / "history.tsv")
     write_table(found, folder / "predictions.tsv")
@@ -106,7 +108,7 @@ def curve(data_type: str, seed: int) -> list[float]:
         tables = tables[0][::CURVE_SHARE].reset_index(drop=True), tables[1]
         steps = -(-len(tables[0]) // config["pretrain"]["batch_size"])
         settings = config["pretrain"] | {"data_type": data_type, "epochs": -(-STEPS // steps)}
-        result = training.pretrain(
+        result = loop.pretrain(
             *(Images(table, "results/cache") for table in tables),
             tables,
             targets=learn_targets(config["targets"], tables[0]),
@@ -136,9 +138,9 @@ def fit(n: int, replicate: str, model: str) -> dict:
 def limits(validation: pd.DataFrame) -> pd.DataFrame:
     """The best that the simulated truth allows, as predictions of the validation images in long form."""
     truth = read_table("truth.tsv").set_index("t1w").loc[validation["t1w"]]
-    best = simulation.best_predictions(truth).to_numpy()
+    best = study.best_predictions(truth).to_numpy()
     parts = []
-    for column, name in enumerate(simulation.best_predictions(truth[:1]).columns):
+    for column, name in enumerate(study.best_predictions(truth[:1]).columns):
         part = validation[["participant_id"]].assign(target=name, truth=validation[name], prediction=best[:, column])
         parts.append(part.dropna(subset=["truth"]))
     return pd.concat(parts)
@@ -226,7 +228,7 @@ MAE in the target's unit ({units});
 brackets: 95 % bootstrap interval over the validation participants, of {seeds}.
 The dummy predicts the training mean, or a coin. "The truth allows" is what
 somebody reaches who reads each person's simulated anatomy from the image without error
-(`simulation.best_predictions`): age moves four parts of the brain, which scatter between people of one age; sex moves
+(`study.best_predictions`): age moves four parts of the brain, which scatter between people of one age; sex moves
 the size of the head; BMI, intelligence and neuroticism follow one trait each, plus chance; handedness is chance.
 
 {verdict}

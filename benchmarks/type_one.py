@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 from neurotransfer.files import write_table, write_text
-from neurotransfer.simulated_pools import ADNI, TOP
-from neurotransfer.type_one import plans, type_one_rows
-from neurotransfer.type_one_page import figure, page
+from neurotransfer.validation.simulated_pools import ADNI, TOP
+from neurotransfer.validation.type_one import plans, type_one_rows
+from neurotransfer.validation.type_one_page import figure, page
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SIZES = (100, 200, 300, 400, 500)

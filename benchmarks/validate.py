@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from neurotransfer import validity
 from neurotransfer.files import write_text
+from neurotransfer.validation import validity
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SIZES = (50, 100)

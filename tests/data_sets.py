@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from neurotransfer.cohorts import read_cohorts
 from neurotransfer.errors import InputError, Mistakes
 from neurotransfer.files import read_table
-from neurotransfer.manifest import compile_manifest, images_of_cohort
+from neurotransfer.manifest.cohorts import read_cohorts
+from neurotransfer.manifest.compile import compile_manifest, images_of_cohort
 
 
 def people(number, diagnosis="HC", first=1):

@@ -4,7 +4,7 @@ import csv
 import json
 from pathlib import Path
 
-from neurotransfer.study import digest_of_cohorts
+from neurotransfer.study.plan import digest_of_cohorts
 
 
 def fan_out(folder: Path, shards: int) -> Path:

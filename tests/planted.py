@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from neurotransfer.batches import Images
-from neurotransfer.checkpoints import Checkpoints
-from neurotransfer.shards import checksum, shard_written
-from neurotransfer.targets import learn_targets
-from neurotransfer.training import Pretrained, pretrain
+from neurotransfer.cache.shard_file import checksum, shard_written
+from neurotransfer.pretrain.batches import Images
+from neurotransfer.pretrain.checkpoints import Checkpoints
+from neurotransfer.pretrain.loop import Pretrained, pretrain
+from neurotransfer.pretrain.targets import learn_targets
 
 NETWORK = {"channels": [4, 8], "bottleneck": 8, "pooling": "average"}
 TARGETS = {

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from neurotransfer.files import table_text
-from neurotransfer.preprocessing import LEDGER
-from neurotransfer.quality import judge
+from neurotransfer.preprocess.run import LEDGER
+from neurotransfer.quality.judge import judge
 
 SHARD = 64
 LIMITS = {

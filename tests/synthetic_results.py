@@ -10,21 +10,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-from neurotransfer import report
-from neurotransfer.aggregation import compare, summarise
-from neurotransfer.certificate import certify
-from neurotransfer.configuration import load_config, merge
-from neurotransfer.duplicates import COLUMNS as PAIR
-from neurotransfer.evaluation import calibration, evaluate, evaluate_groups, long_form
-from neurotransfer.figures import figure2, figure2_data, published_medians, save_figure
 from neurotransfer.files import read_table
-from neurotransfer.inference import curves, infer, worth
-from neurotransfer.preprocessing import REASONS
-from neurotransfer.pretraining_figure import figure1, figure1_data
-from neurotransfer.search import search_table, winners
-from neurotransfer.study import ARMS
-from neurotransfer.targets import learn_targets
-from neurotransfer.worth_figure import figure3, figure3_data
+from neurotransfer.preprocess.run import REASONS
+from neurotransfer.pretrain.evaluation import calibration, evaluate, evaluate_groups, long_form
+from neurotransfer.pretrain.targets import learn_targets
+from neurotransfer.report import page
+from neurotransfer.report.figure1 import figure1, figure1_data
+from neurotransfer.report.figure2 import figure2, figure2_data, published_medians, save_figure
+from neurotransfer.report.figure3 import figure3, figure3_data
+from neurotransfer.split.certificate import certify
+from neurotransfer.split.duplicates import COLUMNS as PAIR
+from neurotransfer.statistics.aggregation import compare, summarise
+from neurotransfer.statistics.inference import curves, infer, worth
+from neurotransfer.statistics.settings_search import search_table, winners
+from neurotransfer.study.configuration import load_config, merge
+from neurotransfer.study.plan import ARMS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PUBLISHED = REPOSITORY / "workflow/resources/published.tsv"
@@ -294,12 +294,12 @@ def draw_figures(results: SimpleNamespace, folder: Path) -> Path:
 def page_of(results: SimpleNamespace, drawings: Path, **options) -> str:
     """The whole page of some results, with the figures that lie in a folder."""
     published = read_table(PUBLISHED)
-    content = report.content(
+    content = page.content(
         {name: getattr(results, name) for name in TABLES} | {"published": published},
         ledger=results.ledger,
         certificate=results.certificate,
         weights=results.weights,
-        figures={name: report.embed(drawings / name) for name in ("figure1", "figure2", "figure3")},
+        figures={name: page.embed(drawings / name) for name in ("figure1", "figure2", "figure3")},
         config=results.config,
         defaults=results.defaults,
         tasks=results.config["tasks"],
@@ -307,4 +307,4 @@ def page_of(results: SimpleNamespace, drawings: Path, **options) -> str:
         reasons=REASONS,
         **options,
     )
-    return report.render(content)
+    return page.render(content)

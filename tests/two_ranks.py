@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "workflow/scripts"))
-from neurotransfer.model import SFCN
+from neurotransfer.network.sfcn import SFCN
 from torch import distributed
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])

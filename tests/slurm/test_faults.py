@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from neurotransfer import forecast
+from neurotransfer.operations import plan
 from results import FITS, bytes_of, forget, holder_of
 from runs import planned_jobs
 
@@ -21,12 +21,12 @@ def test_the_study_has_at_most_20_jobs_of_the_real_rules(undisturbed):
 def test_as_many_files_are_made_as_the_plan_says(undisturbed):
     """Of a shard, and of a replicate; Slurm's own two logs are not there, since the study ran without it."""
     results = undisturbed / "results"
-    assert len(list((results / "cache").iterdir())) == forecast.CACHE_FILES
+    assert len(list((results / "cache").iterdir())) == plan.CACHE_FILES
     made = {"resample": "results/resamples", "fits": "results/fits", "logs": "logs", "benchmarks": "results/benchmarks"}
     counted = {name: len(list(undisturbed.glob(f"{place}/**/n18/**/001*"))) for name, place in made.items()}
     counted["fits"] = len(list((results / "fits").rglob("*.json")))
     counted["logs"] += 2
-    assert counted == forecast.REPLICATE_FILES
+    assert counted == plan.REPLICATE_FILES
 
 
 def test_scancel_of_a_running_fit_and_of_a_group(cluster, start, undisturbed, study):

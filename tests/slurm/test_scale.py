@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cluster import cpu_seconds_of, peak_mb_of
 from fan_out import fan_out
-from neurotransfer.study import ARMS, MODELS
+from neurotransfer.study.plan import ARMS, MODELS
 from runs import REPOSITORY, neurotransfer, snakemake
 
 FITS_AWAY = 10
@@ -20,9 +20,9 @@ REPLICATES = int(os.environ.get("NEUROTRANSFER_REPLICATES", "2"))  # of the fan-
 PATIENCE = 600 + 600 * REPLICATES  # seconds: half a minute for each of a replicate's 20 jobs
 SIZES = (100, 200, 300, 400, 500)
 IDLE = """\
-from neurotransfer import jobs
+from neurotransfer.jobs import job
 
-with jobs.job(snakemake):
+with job.job(snakemake):
     import hashlib
     from pathlib import Path
 

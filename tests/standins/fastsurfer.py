@@ -85,8 +85,8 @@ def result_of(t1w: Path) -> Path:
         return folder
     import nibabel
     import numpy as np
-    from neurotransfer.engines import builtin
-    from neurotransfer.volumes import stats_text
+    from neurotransfer.preprocess.engines import builtin
+    from neurotransfer.preprocess.volumes import stats_text
 
     part = folder.with_name(f"{folder.name}.{os.getpid()}")
     (part / "coarse").mkdir(parents=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from data_sets import people, write_cohort, write_cohorts
-from neurotransfer.configuration import load_config
+from neurotransfer.study.configuration import load_config
 from runs import REPOSITORY
 
 

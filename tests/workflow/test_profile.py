@@ -104,9 +104,9 @@ def test_every_rule_that_runs_a_script_states_what_it_needs(repository_rules):
 
 def test_the_plan_counts_the_jobs_that_snakemake_counts(jobs, tmp_path, monkeypatch):
     """`neurotransfer plan` and a dry run of the same study, job for job."""
-    from neurotransfer.configuration import load_config, merge
-    from neurotransfer.forecast import jobs_of
-    from neurotransfer.study import read_study
+    from neurotransfer.operations.plan import jobs_of
+    from neurotransfer.study.configuration import load_config, merge
+    from neurotransfer.study.plan import read_study
 
     study = fan_out(tmp_path / "study", 45)
     monkeypatch.chdir(study)

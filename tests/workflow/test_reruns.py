@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from neurotransfer.shards import Shard
-from neurotransfer.study import MODELS
+from neurotransfer.cache.shard_file import Shard
+from neurotransfer.study.plan import MODELS
 from runs import OVERLAYS, neurotransfer, planned_jobs, snakemake
 
 TASKS = ("ad_hc", "scz_bd", "control")

@@ -1,6 +1,6 @@
 # A resample -> three model types, each with its settings, chosen on validation and tested once; and covariates alone.
 
-from neurotransfer.selection import all_settings
+from neurotransfer.fit.settings import all_settings
 
 
 def settings_of(model):

@@ -1,13 +1,13 @@
 """Check weights that a person already has against this study, and take them in as they are."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake):
+with job(snakemake):
     import logging
     from pathlib import Path
 
-    from neurotransfer import weights
     from neurotransfer.files import read_json, written_whole
+    from neurotransfer.pretrain import weights
 
     source, params, settings = snakemake.input, snakemake.params, snakemake.config["pretrain"]
     _, metadata = weights.read_weights(source.weights)

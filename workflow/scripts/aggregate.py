@@ -1,11 +1,11 @@
 """Every fit into tables; fits of another configuration, or of people who are not certified for it, are refused."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake):
-    from neurotransfer.aggregation import check_resamples, describe_resamples, number_participants, read_fits
-    from neurotransfer.certificate import check_behind_weights, check_certified, check_resamples_certified
+with job(snakemake):
     from neurotransfer.files import read_table, write_table
+    from neurotransfer.split.certificate import check_behind_weights, check_certified, check_resamples_certified
+    from neurotransfer.statistics.aggregation import check_resamples, describe_resamples, number_participants, read_fits
 
     source, output = snakemake.input, snakemake.output
     check_certified(source.certificate, [*source.indices, *source.splits])

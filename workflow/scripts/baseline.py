@@ -1,9 +1,9 @@
 """Fit the binary network from random weights on one resample."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake, lease=snakemake.output.fit):
+with job(snakemake, lease=snakemake.output.fit):
     from neurotransfer.files import write_json
-    from neurotransfer.finetuning import fit
+    from neurotransfer.fit.finetuning import fit
 
     write_json(snakemake.output.fit, fit("baseline", snakemake.input.resample, snakemake.params.fitting))

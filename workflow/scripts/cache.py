@@ -1,13 +1,13 @@
 """A shard's preprocessed images, brain only and cropped, into one file, and what lies beside it."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake, lease=snakemake.output.images):
+with job(snakemake, lease=snakemake.output.images):
     from pathlib import Path
 
-    from neurotransfer.cache import images_of_shard, write_cache_table, write_shard
+    from neurotransfer.cache.write import images_of_shard, write_cache_table, write_shard
     from neurotransfer.files import read_table, read_tables
-    from neurotransfer.volumes import write_volumes
+    from neurotransfer.preprocess.volumes import write_volumes
 
     source, output, params, shard = snakemake.input, snakemake.output, snakemake.params, snakemake.wildcards.shard
     images = images_of_shard(read_table(source.images), read_tables(source.ledgers), shard)

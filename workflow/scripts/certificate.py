@@ -1,11 +1,11 @@
 """Join all cohorts' roles, and prove that nobody crosses; fails where somebody does."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake):
-    from neurotransfer import certificate as proof
+with job(snakemake):
     from neurotransfer.files import digest_of_file, read_json, read_table, write_json, write_table, write_text
-    from neurotransfer.split import join_splits
+    from neurotransfer.split import certificate as proof
+    from neurotransfer.split.roles import join_splits
 
     source, output, params = snakemake.input, snakemake.output, snakemake.params
     splits, indices = ([read_table(path) for path in paths] for paths in (source.splits, source.indices))

@@ -1,11 +1,11 @@
 """Medians with intervals, every pairwise comparison under both nulls, learning curves, and the search over settings."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake):
-    from neurotransfer import inference, search
-    from neurotransfer.aggregation import compare, summarise
+with job(snakemake):
     from neurotransfer.files import read_table, write_table
+    from neurotransfer.statistics import inference, settings_search
+    from neurotransfer.statistics.aggregation import compare, summarise
 
     settings, seed, output = snakemake.params.statistics, snakemake.params.seed, snakemake.output
     aucs, tried = read_table(snakemake.input.aucs), read_table(snakemake.input.settings)
@@ -18,5 +18,5 @@ with jobs.job(snakemake):
     write_table(comparisons, output.comparisons, {"null": inference.NULLS, "p": inference.P_VALUES})
     write_table(inference.curves(cells), output.curves)
     write_table(inference.worth(cells), output.worth)
-    write_table(search.winners(tried), output.selection)
-    write_table(search.search_table(aucs, tried, bootstrap=settings["bootstrap"], seed=seed), output.search)
+    write_table(settings_search.winners(tried), output.selection)
+    write_table(settings_search.search_table(aucs, tried, bootstrap=settings["bootstrap"], seed=seed), output.search)

@@ -1,12 +1,12 @@
 """Compare every head of the study with every other; list the pairs that look alike."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake):
+with job(snakemake):
     import numpy as np
     import pandas as pd
-    from neurotransfer.duplicates import find_pairs, small_voxel, volumes_of
     from neurotransfer.files import read_table, write_json, write_table
+    from neurotransfer.split.duplicates import find_pairs, small_voxel, volumes_of
 
     source, params = snakemake.input, snakemake.params
     images = pd.concat([read_table(path) for path in source.indices], ignore_index=True)

@@ -1,16 +1,16 @@
 """Metrics of the pretrained network on validation participants and on held-out cohorts."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake, lease=snakemake.output.metrics):
+with job(snakemake, lease=snakemake.output.metrics):
     import pandas as pd
-    from neurotransfer import evaluation, weights
-    from neurotransfer.cache import made_by
-    from neurotransfer.certificate import check_certified
-    from neurotransfer.device import choose_device, place
+    from neurotransfer.cache.write import made_by
     from neurotransfer.files import read_table, write_table
-    from neurotransfer.targets import from_metadata
-    from neurotransfer.training import predictions_of
+    from neurotransfer.network.device import choose_device, place
+    from neurotransfer.pretrain import evaluation, weights
+    from neurotransfer.pretrain.loop import predictions_of
+    from neurotransfer.pretrain.targets import from_metadata
+    from neurotransfer.split.certificate import check_certified
 
     source, params = snakemake.input, snakemake.params
     check_certified(source.certificate, [*source.indices, *source.splits])

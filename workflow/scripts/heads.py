@@ -1,11 +1,11 @@
 """The shapes of one cohort's heads, a row per image of its index."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake):
+with job(snakemake):
     import numpy as np
-    from neurotransfer.duplicates import heads_of, small_voxel, volumes_of
     from neurotransfer.files import read_table, written_whole
+    from neurotransfer.split.duplicates import heads_of, small_voxel, volumes_of
 
     volumes = volumes_of(read_table(snakemake.input.index), snakemake.input.volumes)
     heads = heads_of(volumes, small_voxel(snakemake.params.voxel_size), snakemake.threads)

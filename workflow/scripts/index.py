@@ -1,14 +1,14 @@
 """Every usable image of one cohort, and its regional volumes."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake):
+with job(snakemake):
     import logging
 
     import numpy as np
     from neurotransfer.files import read_table, read_tables, write_json, write_table, written_whole
-    from neurotransfer.quality import accepted, why_empty
-    from neurotransfer.volumes import read_volumes, volumes_of
+    from neurotransfer.preprocess.volumes import read_volumes, volumes_of
+    from neurotransfer.quality.judge import accepted, why_empty
 
     source, output = snakemake.input, snakemake.output
     quality = read_table(source.quality)

@@ -1,14 +1,14 @@
 """Fit the linear model's settings on one resample, and those of the covariates alone."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake):
+with job(snakemake):
     from pathlib import Path
 
-    from neurotransfer.covariates import read_covariates
     from neurotransfer.files import read_table, write_json
-    from neurotransfer.linear import fit, read_volumes, shares_of_mask
-    from neurotransfer.resampling import read_resample
+    from neurotransfer.fit.covariates import read_covariates
+    from neurotransfer.fit.linear import fit, read_volumes, shares_of_mask
+    from neurotransfer.split.resampling import read_resample
 
     source, settings, path = snakemake.input, snakemake.params, snakemake.input.resample
     resample, facts = read_resample(path)

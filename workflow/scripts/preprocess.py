@@ -1,10 +1,10 @@
 """One job's images through their engines; the ledger accounts for each."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake, lease=snakemake.output.ledger):
+with job(snakemake, lease=snakemake.output.ledger):
     from neurotransfer.files import read_table, write_table
-    from neurotransfer.preprocessing import OUTCOMES, Outcomes, preprocess_images, slice_of_job
+    from neurotransfer.preprocess.run import OUTCOMES, Outcomes, preprocess_images, slice_of_job
 
     params, settings = snakemake.params, snakemake.config["preprocessing"]
     images = slice_of_job(read_table(snakemake.input.images), snakemake.wildcards.job, params.images_per_job)

@@ -1,11 +1,11 @@
 """Pretrain the multi-target network on the healthy participants of the pretraining cohorts."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake, lease=snakemake.output.weights):
-    from neurotransfer.certificate import check_certified
-    from neurotransfer.pretraining import pretrain_in
-    from neurotransfer.weights import make_study_key
+with job(snakemake, lease=snakemake.output.weights):
+    from neurotransfer.pretrain.job import pretrain_in
+    from neurotransfer.pretrain.weights import make_study_key
+    from neurotransfer.split.certificate import check_certified
 
     source, output, params = snakemake.input, snakemake.output, snakemake.params
     check_certified(source.certificate, [*source.indices, *source.splits])

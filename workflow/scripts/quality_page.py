@@ -1,11 +1,11 @@
 """A page with the most unusual images of the study."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake):
+with job(snakemake):
     from neurotransfer.files import read_table, write_text
-    from neurotransfer.quality_page import page, render
-    from neurotransfer.study import read_study
+    from neurotransfer.quality.page import page, render
+    from neurotransfer.study.plan import read_study
 
     source, params, study = snakemake.input, snakemake.params, read_study(snakemake.config)
     ledgers = study.ledgers_of(study.shards)

@@ -1,18 +1,20 @@
 """The page that a person reads."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake):
+with job(snakemake):
     from pathlib import Path
 
-    from neurotransfer import costs, report, weights
-    from neurotransfer.certificate import check_certified
-    from neurotransfer.configuration import read_document
     from neurotransfer.files import read_table, write_text
-    from neurotransfer.preprocessing import REASONS
-    from neurotransfer.references import bibliography
-    from neurotransfer.study import read_study
-    from neurotransfer.withdrawal import behind_weights, read_withdrawn
+    from neurotransfer.manifest.withdrawal import behind_weights, read_withdrawn
+    from neurotransfer.operations import costs
+    from neurotransfer.preprocess.run import REASONS
+    from neurotransfer.pretrain import weights
+    from neurotransfer.report import page
+    from neurotransfer.report.references import bibliography
+    from neurotransfer.split.certificate import check_certified
+    from neurotransfer.study.configuration import read_document
+    from neurotransfer.study.plan import read_study
 
     source, params = snakemake.input, snakemake.params
     names = ("images", "excluded", "metrics", "groups", "calibration", "medians", "comparisons", "worth", "search")
@@ -24,15 +26,15 @@ with jobs.job(snakemake):
     trained = read_table(source.participants)["participant_id"] if source.participants else None
     study = read_study(params.config)
     finished = costs.gather(study, params.config)
-    page = report.content(
+    page = page.content(
         tables,
-        ledger=report.read_ledgers(study.ledgers_of(study.shards), source.quality),
+        ledger=page.read_ledgers(study.ledgers_of(study.shards), source.quality),
         certificate=check_certified(source.certificate, [source.images]),
         weights=metadata,
         seen=weights.seen_by(metadata, tables["images"]["participant_id"], key),
         unknown=weights.why_unknown(metadata, key),
         withdrawn=behind_weights(left, trained, weights.seen_by(metadata, left, key)),
-        figures={Path(path).stem: report.embed(path) for path in source.figures if path.endswith(".svg")},
+        figures={Path(path).stem: page.embed(path) for path in source.figures if path.endswith(".svg")},
         stages=costs.by_stage(finished, params.config),
         rules=list(costs.summary(finished)),
         defaults=read_document(params.defaults),
@@ -40,4 +42,4 @@ with jobs.job(snakemake):
         **{name: params[name] for name in ("config", "tasks", "run")},
     )
     write_text(snakemake.output.bibliography, bibliography(page["cited"]))
-    write_text(snakemake.output.page, report.render(page))
+    write_text(snakemake.output.page, page.render(page))

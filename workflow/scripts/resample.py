@@ -1,11 +1,11 @@
 """Draw one replicate of one task at one n."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake):
-    from neurotransfer import resampling
+with job(snakemake):
     from neurotransfer.files import read_table
     from neurotransfer.seeds import seed_from
+    from neurotransfer.split import resampling
 
     source, wildcards, params = snakemake.input, snakemake.wildcards, snakemake.params
     indices, splits = ([read_table(path) for path in paths] for paths in (source.indices, source.splits))

@@ -1,10 +1,10 @@
 """Give each image of one cohort its role."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake):
+with job(snakemake):
     from neurotransfer.files import read_table, write_table
-    from neurotransfer.split import split_cohort
+    from neurotransfer.split.roles import split_cohort
 
     params = snakemake.params
     index = read_table(snakemake.input.index)

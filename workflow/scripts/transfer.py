@@ -1,11 +1,11 @@
 """Fit the binary network from the pretrained weights on one resample."""
 
-from neurotransfer import jobs
+from neurotransfer.jobs.job import job
 
-with jobs.job(snakemake, lease=snakemake.output.fit):
+with job(snakemake, lease=snakemake.output.fit):
     from neurotransfer.files import write_json
-    from neurotransfer.finetuning import fit, pretrained_trunk
-    from neurotransfer.weights import read_study_key
+    from neurotransfer.fit.finetuning import fit, pretrained_trunk
+    from neurotransfer.pretrain.weights import read_study_key
 
     source, fitting, settings = snakemake.input, snakemake.params.fitting, snakemake.config["pretrain"]
     trunk = pretrained_trunk(

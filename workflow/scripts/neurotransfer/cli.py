@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(f"neurotransfer: {line}" for line in getattr(error, "lines", [str(error)])), file=sys.stderr)
         return 2
     except OSError as error:
-        from .jobs import explain
+        from .jobs.job import explain
 
         print(f"neurotransfer: {explain(error)}", file=sys.stderr)
         return 2
@@ -110,7 +110,7 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
 
 def _enter_study(chosen: argparse.Namespace) -> dict:
     """Go to the study's folder and return its configuration, checked."""
-    from .configuration import check_config, load_config
+    from .study.configuration import check_config, load_config
 
     overlays = [path.resolve() for path in chosen.configfile]
     if not chosen.directory.is_dir():
@@ -123,21 +123,21 @@ def _enter_study(chosen: argparse.Namespace) -> dict:
 
 def _manifest(chosen: argparse.Namespace) -> None:
     config = _enter_study(chosen)
-    from .manifest import compile_manifest
+    from .manifest.compile import compile_manifest
 
     summary = compile_manifest(config)
     print(summary.text())
     if summary.withdrawn_shards:
-        from .withdrawal import consequences
+        from .manifest.withdrawal import consequences
 
         print(consequences(summary.withdrawn_shards, config))
 
 
 def _status(chosen: argparse.Namespace) -> None:
     config = _enter_study(chosen)
-    from .preprocessing import REASONS
-    from .status import status_of
-    from .study import check_fresh, read_study
+    from .operations.status import status_of
+    from .preprocess.run import REASONS
+    from .study.plan import check_fresh, read_study
 
     print(status_of(read_study(config, stale_too=True)).text(REASONS))
     try:
@@ -148,8 +148,8 @@ def _status(chosen: argparse.Namespace) -> None:
 
 def _retry(chosen: argparse.Namespace) -> None:
     config = _enter_study(chosen)
-    from .retry import choose, mark
-    from .study import read_study
+    from .operations.retry import choose, mark
+    from .study.plan import read_study
 
     retry = choose(read_study(config), reason=chosen.reason, cohort=chosen.cohort, images=chosen.image)
     print(retry.text(everything=chosen.list))
@@ -162,8 +162,8 @@ def _retry(chosen: argparse.Namespace) -> None:
 
 def _plan(chosen: argparse.Namespace) -> None:
     config = _enter_study(chosen)
-    from .forecast import forecast
-    from .study import read_study
+    from .operations.plan import forecast
+    from .study.plan import read_study
 
     print(forecast(config, read_study(config), gpus=chosen.gpus, cores=chosen.cores))
 
@@ -172,15 +172,15 @@ def _preview(chosen: argparse.Namespace) -> None:
     output = chosen.output.resolve()
     config = _enter_study(chosen)
     from .files import write_text
-    from .preview import page
-    from .study import read_study
+    from .report.preview import page
+    from .study.plan import read_study
 
     write_text(output, page(config, read_study(config)))
     print(output)
 
 
 def _failures(chosen: argparse.Namespace) -> None:
-    from .failures import failures_of, report
+    from .operations.failures import failures_of, report
 
     options = [part for name in ("directory", "configfile") for part in _given(chosen, name)]
     print(report(failures_of(chosen.directory), chosen.n, options))
@@ -196,8 +196,8 @@ def _given(chosen: argparse.Namespace, name: str) -> list[str]:
 def _costs(chosen: argparse.Namespace) -> None:
     output = chosen.output.resolve() if chosen.output else None
     config = _enter_study(chosen)
-    from .costs import COLUMNS, gather, summary
-    from .study import read_study
+    from .operations.costs import COLUMNS, gather, summary
+    from .study.plan import read_study
 
     rows = gather(read_study(config), config)
     print(f"{'rule':<12}{'jobs':>7}{'hours':>10}{'median s':>11}{'max MB':>9}  device")
@@ -214,7 +214,7 @@ def _costs(chosen: argparse.Namespace) -> None:
 
 
 def _simulate(chosen: argparse.Namespace) -> None:
-    from .simulation import simulate_study
+    from .simulation.study import simulate_study
 
     simulate_study(
         chosen.folder,
@@ -228,15 +228,15 @@ def _simulate(chosen: argparse.Namespace) -> None:
 
 
 def _demo(chosen: argparse.Namespace) -> int:
-    from .demo import run_demo
+    from .simulation.demo import run_demo
 
     return run_demo(chosen.folder, REPOSITORY, cores=chosen.cores)
 
 
 def _verify(chosen: argparse.Namespace) -> int:
     config = _enter_study(chosen)
-    from .study import read_study
-    from .verification import verify_cache
+    from .cache.verify import verify_cache
+    from .study.plan import read_study
 
     told = time.monotonic()
 
@@ -254,7 +254,7 @@ def _verify(chosen: argparse.Namespace) -> int:
 
 
 def _show_weights(chosen: argparse.Namespace) -> None:
-    from .weights import show
+    from .pretrain.weights import show
 
     print(show(chosen.file))
 

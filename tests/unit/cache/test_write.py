@@ -1,0 +1,216 @@
+"""The cache: cropping against a slow reference, and what is written beside the images."""
+
+import gzip
+import io
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from neurotransfer.cache import write
+from neurotransfer.cache.shard_file import Shard
+from neurotransfer.errors import InputError
+from neurotransfer.preprocess.volumes import stats_text
+from neurotransfer.quality.judge import bounding_box
+from scipy import ndimage
+
+LIA = np.array([[-2.0, 0, 0, 0], [0, 0, 2, 0], [0, -2, 0, 0], [0, 0, 0, 1]])
+
+
+def subject(folder, orig, mask, labels=None):
+    (folder / "mri").mkdir(parents=True)
+    (folder / "stats").mkdir()
+    nibabel.save(nibabel.MGHImage(orig, LIA), folder / "mri/orig.mgz")
+    nibabel.save(nibabel.MGHImage(mask.astype(np.uint8), LIA), folder / "mri/mask.mgz")
+    labels = np.where(mask, 1002, 0) if labels is None else labels
+    names = {2: "Left-Cerebral-White-Matter", 1002: "ctx-lh-caudalanteriorcingulate"}
+    (folder / "stats/aseg+DKT.stats").write_text(stats_text(labels, orig, mask, names, 8.0))
+    return folder
+
+
+def ledger(*states):
+    table = pd.DataFrame({"image_id": list("abcdef")[: len(states)], "status": states, "reason": None})
+    return table.assign(engine="builtin", engine_version="1")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_crop_is_what_a_voxel_by_voxel_copy_gives(data):
+    size = data.draw(st.integers(6, 14))
+    crop = [data.draw(st.integers(2, 18)) for _ in range(3)]
+    mask = np.zeros((size,) * 3, bool)
+    corner = [data.draw(st.integers(0, size - 2)) for _ in range(3)]
+    extent = [data.draw(st.integers(1, size - at)) for at in corner]
+    mask[tuple(slice(at, at + by) for at, by in zip(corner, extent, strict=True))] = True
+    image = np.random.default_rng(0).integers(1, 255, mask.shape).astype(np.uint8)
+    source, target = write.crop_slices(bounding_box(mask), mask.shape, crop)
+    found = np.zeros(crop, np.uint8)
+    found[target] = image[source]
+    start = [(at + at + by) // 2 - length // 2 for at, by, length in zip(corner, extent, crop, strict=True)]
+    for place in np.ndindex(*crop):
+        voxel = tuple(begin + step for begin, step in zip(start, place, strict=True))
+        inside = all(0 <= at < size for at in voxel)
+        assert found[place] == (image[voxel] if inside else 0)
+
+
+@pytest.fixture
+def shard(tmp_path):
+    generator = np.random.default_rng(3)
+    folders, origs = [], []
+    for name in ("a", "b", "c"):
+        mask = np.zeros((20, 22, 24), bool)
+        mask[4:15, 5:16, 6:18] = True
+        origs.append(generator.integers(0, 256, mask.shape).astype(np.uint8))
+        folders.append(subject(tmp_path / name, origs[-1], mask))
+    path = tmp_path / "x-0001.npy"
+    return path, write.write_shard(path, folders, ledger("ok", "failed", "ok"), (12, 12, 12), 2.0)[0], origs
+
+
+def test_a_shard_holds_masked_intensities_and_zeros_for_what_failed(shard):
+    path, table, origs = shard
+    images = np.load(path)
+    assert images.shape == (3, 12, 12, 12)
+    assert images.dtype == np.uint8
+    assert not images[1].any()
+    assert np.array_equal(images[0][1:12, 1:12, :], origs[0][4:15, 5:16, 6:18])
+    assert table["row"].tolist() == [0, 1, 2]
+    assert table["checksum"].isna().tolist() == [False, True, False]
+    assert table["mask_volume_mm3"][0] == pytest.approx(11 * 11 * 12 * 8)
+
+
+def test_a_shard_carries_what_made_its_images(shard):
+    _, table, _ = shard
+    assert set(table["engine"]) == {"builtin"} and set(table["engine_version"]) == {"1"}
+
+
+def naive(folder, crop, size):
+    """What an image's row, figures and slices are, by the definitions and with nothing clever."""
+    orig = np.asarray(nibabel.load(folder / "mri/orig.mgz").dataobj)
+    mask = np.asarray(nibabel.load(folder / "mri/mask.mgz").dataobj) > 0
+    box = [(at.min(), at.max() + 1) for at in np.nonzero(mask)]
+    margin = max(*crop, size)
+    inside = np.pad(np.where(mask, orig, 0), margin)
+    starts = [(low + high) // 2 - length // 2 + margin for (low, high), length in zip(box, crop, strict=True)]
+    row = inside[tuple(slice(at, at + length) for at, length in zip(starts, crop, strict=True))]
+    shown = np.pad((orig & 0xFE) + mask, margin)
+    starts = [(low + high) // 2 - size // 2 + margin for low, high in box]
+    cube = shown[tuple(slice(at, at + size) for at in starts)]
+    slices = np.stack([np.take(cube, size // 2, axis) for axis in range(3)])
+    kept = np.pad(mask, margin)[
+        tuple(slice(at + size // 2 - length // 2, at + size // 2 - length // 2 + length)
+              for at, length in zip(starts, crop, strict=True))
+    ]  # fmt: skip
+    labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    filled = ndimage.binary_fill_holes(mask) & ~mask
+    segmentation = np.where(mask, np.where(orig > 150, 2, 1002), 0)
+    white, grey = orig[segmentation == 2].mean(), orig[segmentation == 1002].mean()
+    return (
+        row,
+        slices,
+        {
+            "mask_volume_mm3": mask.sum() * 8.0,
+            "mask_parts": count,
+            "mask_loose": 1 - np.bincount(labels.ravel())[1:].max() / mask.sum(),
+            "mask_holes": ndimage.label(filled)[1],
+            "mask_hollow": filled.sum() / mask.sum(),
+            "outside_crop": 1 - kept.sum() / mask.sum(),
+            "contrast": (white - grey) / ((white + grey) / 2),
+            "clipped": (orig[mask] == 255).mean(),
+        },
+    )
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("crop", [(16, 12, 20), (8, 40, 10), (64, 64, 64)])
+def test_the_fast_way_writes_the_bytes_of_the_plain_one(tmp_path, seed, crop, compression):
+    """Masks with loose parts and holes, near the image's border and larger than the crop."""
+    generator = np.random.default_rng(seed)
+    shape = (24, 24, 24) if seed % 2 else (32, 24, 40)  # the first axis in whole words of memory, and not
+    smooth = ndimage.gaussian_filter(generator.normal(size=shape), 2.0)
+    mask = smooth > np.quantile(smooth, generator.uniform(0.4, 0.95))
+    orig = generator.integers(0, 256, shape).astype(np.uint8)
+    labels = np.where(mask, np.where(orig > 150, 2, 1002), 0)
+    folder = subject(tmp_path / "a", orig, mask, labels)
+    path, beside = tmp_path / "x.npy", tmp_path / "x.slices.npy"
+    table, statistics = write.write_shard(path, [folder], ledger("ok"), crop, 2.0, compression)
+    row, slices, figures = naive(folder, crop, write.slices_size(crop))
+    if compression:
+        assert np.array_equal(Shard(path).image(0), row)
+    else:
+        expected = io.BytesIO()
+        np.save(expected, row[None])
+        assert path.read_bytes() == expected.getvalue()
+    assert (np.load(beside)[0] == slices).all()
+    assert table[list(figures)].iloc[0].to_dict() == pytest.approx(figures, abs=1e-4)
+    assert table["checksum"][0] == xxhash.xxh3_128_hexdigest(row.tobytes())
+    assert statistics["a"].mask_volume == mask.sum() * 8.0
+
+
+def test_slices_of_what_failed_and_of_the_withdrawn_are_empty(tmp_path):
+    mask = np.zeros((20, 20, 20), bool)
+    mask[4:9, 4:9, 4:9] = True
+    folder = subject(tmp_path / "a", np.full(mask.shape, 9, np.uint8), mask)
+    path, beside = tmp_path / "x.npy", tmp_path / "x.slices.npy"
+    table, statistics = write.write_shard(path, [folder] * 3, ledger("ok", "failed", "withdrawn"), (8, 8, 8), 2.0)
+    for images in (np.load(path), np.load(beside)):
+        assert images[0].any() and not images[1:].any()
+    assert list(statistics) == ["a"] and table["status"].tolist() == ["ok", "failed", "withdrawn"]
+
+
+def broken(folder, name, change):
+    path = folder / "mri" / name
+    path.write_bytes(change(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda raw: raw[:-200], lambda raw: raw[:100], lambda raw: b"", lambda raw: b"no image" * 9,
+     lambda raw: raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:], lambda raw: gzip.compress(gzip.decompress(raw)[:5000])],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["orig.mgz", "mask.mgz"])
+def test_a_file_that_was_damaged_since_is_named_and_no_shard_is_written(tmp_path, name, change):
+    mask = np.ones((20, 20, 20), bool)
+    folder = subject(tmp_path / "a", np.random.default_rng(0).integers(0, 255, mask.shape).astype(np.uint8), mask)
+    broken(folder, name, change)
+    with pytest.raises(InputError, match=rf"{name}.*can't be read.*; delete this folder"):
+        write.write_shard(tmp_path / "x.npy", [folder], ledger("ok"), (8, 8, 8), 2.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+def test_an_image_is_read_as_nibabel_reads_it(tmp_path):
+    generator = np.random.default_rng(1)
+    for kind in (np.uint8, np.int16, np.int32, np.float32):
+        values = generator.integers(0, 200, (11, 12, 13)).astype(kind)
+        nibabel.save(nibabel.MGHImage(values, LIA), tmp_path / "x.mgz")
+        image = nibabel.load(tmp_path / "x.mgz")
+        found, affine = write.read_mgz(tmp_path / "x.mgz")
+        assert (found == np.asarray(image.dataobj)).all() and found.dtype == image.get_data_dtype()
+        assert (affine == image.affine).all()
+
+
+@pytest.mark.parametrize(
+    ("orig", "mask", "what"),
+    [
+        (np.ones((20, 20, 20), np.float32), np.ones((20, 20, 20)), "float32"),
+        (np.ones((20, 20, 20), np.uint8), np.zeros((20, 20, 20)), "the mask is empty"),
+        (np.ones((20, 20, 20), np.uint8), np.ones((20, 20, 10)), "not on one grid"),
+    ],
+)
+def test_what_no_engine_writes_is_refused(tmp_path, orig, mask, what):
+    (tmp_path / "mri").mkdir()
+    nibabel.save(nibabel.MGHImage(orig, LIA), tmp_path / "mri/orig.mgz")
+    nibabel.save(nibabel.MGHImage(mask.astype(np.uint8), LIA), tmp_path / "mri/mask.mgz")
+    with pytest.raises(InputError, match=what):
+        write.read_subject(tmp_path)
+
+
+def test_an_image_without_a_row_in_the_ledgers_is_named_and_not_left_out():
+    images = pd.DataFrame({"image_id": ["c", "a", "b"]})
+    found = write.images_of_shard(images, ledger("ok", "failed", "ok"), "x-0001")
+    assert found["image_id"].tolist() == ["c", "a", "b"] and found["status"].tolist() == ["ok", "ok", "failed"]
+    with pytest.raises(InputError, match=r"results/preprocessed/x-0001: .* no row for c"):
+        write.images_of_shard(images, ledger("ok", "ok"), "x-0001")

@@ -1,0 +1,163 @@
+"""What every job does around its work: the cause of a failure, and leases that no two processes hold."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from neurotransfer.errors import InputError
+from neurotransfer.jobs import job
+
+
+@pytest.fixture
+def rule(tmp_path, monkeypatch):
+    """Snakemake's object in a script, as far as `job` reads it."""
+    monkeypatch.chdir(tmp_path)
+    names = {"rule": "linear", "wildcards": ["ad_hc", "18", "001"], "log": ["logs/linear.log"]}
+    return SimpleNamespace(**names, resources={"mem_mb": 2000}, threads=1, input=[], output=[], params={})
+
+
+def test_a_failure_leaves_its_cause_and_success_removes_it(rule, tmp_path):
+    with pytest.raises(SystemExit) as stopped, job.job(rule):
+        raise InputError("a.tsv", "row 3", "age 230", "correct it")
+    assert stopped.value.code == 1
+    path = tmp_path / "results/failures/linear/ad_hc-18-001.json"
+    failure = json.loads(path.read_text())
+    last = (tmp_path / "logs/linear.log").read_text().splitlines()[-1]
+    assert failure["cause"] in last
+    assert "a.tsv" in last and "row 3" in last and "correct it" in last
+    with job.job(rule):
+        pass
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "full", "results/x"), "results/x: no space left on the disk; free some"),
+        (OSError(errno.EROFS, "ro", "results/x"), "results/x: it cannot be written; mend its permissions"),
+        (MemoryError(), "out of memory; give the job more"),
+        (ValueError("two\nlines"), "ValueError: two lines"),
+    ],
+)
+def test_a_cause_is_one_line_that_says_what_to_do(error, words):
+    assert words in job.explain(error)
+    assert "\n" not in job.explain(error)
+
+
+def test_a_lease_waits_for_its_living_holder(tmp_path):
+    order, first = [], threading.Event()
+
+    def holder():
+        with job.held(tmp_path / "out"):
+            first.set()
+            time.sleep(0.5)
+            order.append("first")
+
+    thread = threading.Thread(target=holder)
+    thread.start()
+    first.wait()
+    with job.held(tmp_path / "out"):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+    assert not (tmp_path / "out.lease").exists()
+
+
+def test_the_lease_of_a_process_that_was_killed_is_taken_over(tmp_path):
+    code = f"import sys, time; sys.path[:0] = {sys.path!r}\nfrom neurotransfer import jobs\n"
+    code += f"with job.held({str(tmp_path / 'out')!r}):\n    print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    process.kill()
+    process.wait()
+    assert (tmp_path / "out.lease").exists()
+    began = time.monotonic()
+    with job.held(tmp_path / "out"):
+        assert json.loads((tmp_path / "out.lease").read_text())["pid"] == os.getpid()
+    assert time.monotonic() - began < 5
+
+
+def test_a_lease_of_another_machine_counts_as_dead_after_its_silence(tmp_path):
+    path = tmp_path / "out.lease"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "slurm_job": None}))
+    assert job.is_held(tmp_path / "out")
+    os.utime(path, (0, time.time() - job.SILENCE - 1))
+    assert not job.is_held(tmp_path / "out")
+
+
+def test_a_job_whose_work_was_done_while_it_waited_ends_at_once(rule, tmp_path):
+    """Snakemake was killed, its job was not, and the same command has sent another one."""
+    rule.output = [str(tmp_path / "out")]
+    first, go = threading.Event(), threading.Event()
+
+    def predecessor():
+        with job.held(tmp_path / "out", job._work_of(rule)):
+            first.set()
+            go.wait()
+            (tmp_path / "out").write_text("once")
+
+    thread = threading.Thread(target=predecessor)
+    thread.start()
+    first.wait()
+    threading.Timer(0.5, go.set).start()
+    worked = []
+    with pytest.raises(SystemExit) as ended, job.job(rule, lease=tmp_path / "out"):
+        worked.append(True)
+    thread.join()
+    assert not ended.value.code and not worked
+    assert (tmp_path / "out").read_text() == "once"
+
+
+def test_a_job_with_other_parameters_than_the_one_it_waited_for_does_its_own_work(rule, tmp_path):
+    with job.held(tmp_path / "out", "other work"):
+        threading.Timer(0.3, lambda: (tmp_path / "out.lease").unlink()).start()
+        with job.held(tmp_path / "out", "mine") as done:
+            assert not done
+
+
+def test_the_twin_that_slurm_started_again_waits_for_silence_and_not_for_its_own_job(tmp_path, monkeypatch):
+    """After a node was lost the job has the same id, and squeue says that it runs: that is this one."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(job, "_slurm_job_runs", lambda job: True)
+    path = tmp_path / "out.lease"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "slurm_job": "7", "token": "a"}))
+    assert job.is_held(tmp_path / "out")
+    os.utime(path, (0, time.time() - job.SILENCE - 1))
+    assert not job.is_held(tmp_path / "out")
+
+
+def test_a_holder_whose_lease_was_taken_over_stops(tmp_path):
+    """A node that was cut off comes back, and finds that another one does its work."""
+    code = f"import sys, time; sys.path[:0] = {sys.path!r}\nfrom neurotransfer import jobs\njobs.HEARTBEAT = 0.1\n"
+    code += f"with job.held({str(tmp_path / 'out')!r}):\n    print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    (tmp_path / "out.lease").write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "b"}))
+    assert process.wait(20) != 0
+    assert json.loads((tmp_path / "out.lease").read_text())["token"] == "b"
+
+
+def test_a_wrong_clock_makes_no_living_lease_look_dead(tmp_path, monkeypatch):
+    path = tmp_path / "out.lease"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "slurm_job": None, "token": "a"}))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 7200)
+    assert job.is_held(tmp_path / "out")
+
+
+def test_a_dead_lease_is_removed_but_not_the_one_made_in_its_place(tmp_path):
+    path = tmp_path / "out.lease"
+    path.write_text(json.dumps({"host": "here", "pid": 2, "token": "new"}))
+    job._remove(path, {"host": "here", "pid": 1, "token": "old"})
+    assert json.loads(path.read_text())["token"] == "new"
+    assert [name.name for name in tmp_path.iterdir()] == ["out.lease"]
+
+
+def test_sigterm_is_explained():
+    assert "its time limit was reached" in job.explain(SystemExit(143))

@@ -1,0 +1,318 @@
+"""What tables say of a person at a scan: codes, decimal marks, units, ages by days, phenotype files, and odd tables."""
+
+import json
+import math
+from datetime import date, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from data_sets import add_scan, change, people, read_one, refused, write_cohort, write_rows
+from hypothesis import given
+from hypothesis import strategies as st
+from neurotransfer.manifest.ages import UNITS, birth_day, uncapped, unit_named
+from neurotransfer.manifest.bids_tables import day_of
+from neurotransfer.manifest.decimal_commas import comma_problem
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def write_ages(*ages, **more):
+    rows = [{"participant_id": f"sub-{at:02d}", "age": age, **more} for at, age in enumerate(ages, 1)]
+    write_cohort(Path("A"), rows)
+
+
+def ages(**columns):
+    return read_one(**columns)[0]["age"].tolist()
+
+
+def write_visits(days, label="01", age=None, scans=True):
+    """A person's sessions with their days in scans.tsv, and ages in sessions.tsv where they are given."""
+    for session, day in days.items():
+        name = f"sub-{label}_ses-{session}"
+        add_scan(Path(f"A/sub-{label}/ses-{session}/anat/{name}_T1w.nii.gz"))
+        if day:
+            rows = [{"filename": f"anat/{name}_T1w.nii.gz", "acq_time": day}]
+            write_rows(Path(f"A/sub-{label}/ses-{session}/{name}_scans.tsv"), rows)
+    if age:
+        rows = [{"session_id": f"ses-{session}", "age": text} for session, text in age.items()]
+        write_rows(Path(f"A/sub-{label}/sub-{label}_sessions.tsv"), rows)
+
+
+def test_age_and_diagnosis_are_those_of_the_session():
+    write_cohort(Path("A"), people(1), [])
+    write_visits({"1": None, "2": None, "3": None})
+    rows = [
+        {"session_id": "ses-1", "age": 70.5, "diagnosis": "HC"},
+        {"session_id": "2", "age": 72.25, "diagnosis": "AD"},
+    ]
+    write_rows(Path("A/sub-01/sub-01_sessions.tsv"), rows)
+    table, _, _ = read_one()
+    assert table.loc[["A_01_ses-1", "A_01_ses-2"], "age"].tolist() == [70.5, 72.25]
+    assert table.loc[["A_01_ses-1", "A_01_ses-2"], "diagnosis"].tolist() == ["HC", "AD"]
+    assert math.isnan(table.loc["A_01_ses-3", "age"]), "the age of another session would be wrong"
+    assert table.loc["A_01_ses-3", "diagnosis"] == "HC", "participants.tsv speaks where the session does not"
+    assert (table["sex"] == 1).all()
+
+
+def test_one_age_for_several_sessions_is_noted():
+    write_cohort(Path("A"), people(1))
+    add_scan(Path("A/sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz"))
+    table, _, notes = read_one()
+    assert table["age"].tolist() == [21, 21]
+    assert notes[0].startswith("A: 2 images of people with several sessions have the one age of participants.tsv")
+
+
+def test_columns_and_codes_follow_the_cohort_table():
+    first = {"participant_id": "01", "Age_MRI": 30, "gender": 2, "hand": "both", "size": 180, "kg": 81}
+    second = {"participant_id": "02", "Age_MRI": 31, "gender": "1.0", "hand": "L", "size": "n/a", "kg": 70}
+    rows = [first | {"gf": 5, "N": -1.5, "dx": 1}, second | {"gf": "", "dx": 9}]
+    write_cohort(Path("A"), rows, [f"sub-{at}/anat/sub-{at}_T1w.nii.gz" for at in ("01", "02")])
+    mapping = {
+        **{"age": "Age_MRI", "sex": "gender", "sex_codes": "1=1, 2=0"},
+        **{"handedness": "hand", "handedness_codes": "R=0,L=1,both=n/a", "height": "size", "height_unit": "cm"},
+        **{"weight": "kg", "fluid_intelligence": "gf", "neuroticism": "N", "diagnosis": "dx"},
+        **{"diagnosis_codes": "1=MCI,9=n/a"},
+    }
+    table, _, _ = read_one(**mapping)
+    one, two = table.loc["A_01"], table.loc["A_02"]
+    assert one[["age", "sex", "fluid_intelligence", "neuroticism"]].tolist() == [30, 0, 5, -1.5]
+    assert one["bmi"] == pytest.approx(25.0) and one["diagnosis"] == "MCI" and pd.isna(one["handedness"])
+    assert two[["sex", "handedness"]].tolist() == [1, 1]
+    assert two[["bmi", "fluid_intelligence", "neuroticism", "diagnosis"]].isna().all()
+
+
+def test_tables_of_windows_are_read():
+    write_cohort(Path("A"), people(5))
+    path = Path("A/participants.tsv")
+    text = path.read_text().replace("sub-", "").replace("\tage\t", "\tAge\t")
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert ages() == [21, 22, 23, 24, 25]
+
+
+def test_of_a_wide_table_only_the_columns_in_use_are_kept():
+    write_cohort(Path("A"), [row | {f"item{at}": at for at in range(300)} for row in people(3)])
+    assert ages() == [21, 22, 23]
+    lines = refused(bmi="item3x")
+    assert "did you mean 'item3'?" in lines[0], "the others are still known by name"
+
+
+def test_a_column_with_decimal_commas_is_read():
+    write_ages("23,5", "24,125", "25", "n/a")
+    table, _, notes = read_one()
+    assert table["age"].tolist()[:3] == [23.5, 24.125, 25] and math.isnan(table["age"].iloc[3])
+    assert notes == ["A: 2 numbers have a decimal comma"]
+
+
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        (["23,512", "24,125"], "could be decimal ones or mark off thousands"),
+        (["23,5", "24.5"], "a point and with a comma"),
+        (["1.234,5"], "a point and with a comma"),
+        (["1,234,567", "23,5"], "mark off thousands"),
+    ],
+)
+def test_a_column_whose_commas_are_not_clear_is_refused(column, problem):
+    write_cohort(Path("A"), [row | {"N": text} for row, text in zip(people(len(column)), column, strict=True)])
+    lines = refused(neuroticism="N")
+    assert all("A/participants.tsv: line" in line and "column N" in line for line in lines)
+    assert problem in lines[0] or "is no number" in lines[0]
+    assert problem in comma_problem(column)
+
+
+def test_sessions_share_their_decision_and_participants_have_their_own():
+    write_cohort(Path("A"), people(2), [])
+    write_visits({"1": None, "2": None}, "01", age={"1": "70,125", "2": "71,250"})
+    write_visits({"1": None, "2": None}, "02", age={"1": "70,5", "2": "71,25"})
+    assert ages() == [70.125, 71.25, 70.5, 71.25], "one file alone would not be clear"
+
+
+@given(st.lists(st.decimals(0, 99999, places=3), min_size=1, max_size=20), st.booleans())
+def test_commas_are_read_only_where_no_other_reading_fits(numbers, thousands):
+    """A column written by a program, with decimal commas or with thousands marked off, is never read as the other."""
+    if thousands:
+        texts = [f"{int(number):,}" for number in numbers]
+        assert comma_problem(texts) or not any("," in text for text in texts)
+        return
+    texts = [str(number).replace(".", ",") for number in numbers]
+    if comma_problem(texts) is not None:
+        assert all(1 <= len(text.partition(",")[0]) <= 3 for text in texts), "it could be thousands"
+
+
+def test_ages_in_other_units():
+    write_ages("240", "246")
+    assert ages(age_unit="months") == [20, 20.5]
+    assert "if the column has months, say so as age_unit" in refused()[0]
+    Path("A/participants.json").write_text(json.dumps({"age": {"Description": "at scan", "Units": "Months"}}))
+    table, _, notes = read_one()
+    assert table["age"].tolist() == [20, 20.5] and notes == [
+        "A: ages of participants are in months, by participants.json"
+    ]
+    Path("A/participants.json").write_text('\ufeff{"age": {"Units": "year(s)"}}')
+    assert len(refused()) == 2
+    Path("A/participants.json").write_text('{"age": {"Units": "decades"}}')
+    assert "participants.json: age, Units: 'decades' is no unit of an age" in refused()[0]
+    Path("A/participants.json").write_text("{")
+    assert "it cannot be read" in "".join(refused()) and ages(age_unit="months") == [20, 20.5]
+
+
+def test_units_of_sessions_are_their_own_or_those_of_participants():
+    write_cohort(Path("A"), [{"participant_id": "sub-01", "age": 240}], [])
+    write_visits({"1": None, "2": None}, age={"1": 240, "2": 252})
+    Path("A/participants.json").write_text('{"age": {"Units": "months"}}')
+    assert ages() == [20, 21]
+    Path("A/sessions.json").write_text('{"age": {"Units": "weeks"}}')
+    assert ages() == pytest.approx([240 * 7 / 365.2425, 252 * 7 / 365.2425])
+
+
+@pytest.mark.parametrize("word", ["years", "Year", "yr", "yrs", "y", "months", "mo", "weeks", "days", "Day(s)"])
+def test_words_for_units(word):
+    assert unit_named(word) == UNITS[word.lower().replace("(s)", "").removesuffix("s")]
+    assert unit_named(f"{word}ish") is None
+
+
+def test_ages_with_an_upper_bound_are_kept_and_noted():
+    write_ages("89+", "> 89", ">=90", "≥ 90", "88")
+    table, _, notes = read_one()
+    assert table["age"].tolist() == [89, 89, 90, 90, 88]
+    assert notes == ["A: 4 values of age have an upper bound, as 89+, and are taken as that number"]
+    assert uncapped("89+") == "89" and uncapped("20-25") == "20-25"
+    change("A/participants.tsv", "89+", "85-90")
+    assert "'85-90' is no number" in refused()[0]
+
+
+def test_the_time_between_scans_makes_ages_of_one():
+    """Dates may be shifted, as anonymised ones are: only their differences count."""
+    write_cohort(Path("A"), [{"participant_id": f"sub-0{at}", "age": 70} for at in (1, 2, 3)], [])
+    write_visits({"a": "1877-03-01T09:00:00", "b": "1879-03-01T23:59:59.000000", "c": None}, "01")
+    write_visits({"a": "1900-01-01", "b": "1901-01-01"}, "02", age={"a": 71, "b": "n/a"})
+    write_visits({"a": "1930-01-01"}, "03")
+    table, _, notes = read_one()
+    two_years = 730 / 365.2425
+    assert table["age"].tolist() == pytest.approx([70, 70 + two_years, 70, 71, 71 + 365 / 365.2425, 70])
+    assert notes == [
+        "A: 1 images of people with several sessions have the one age of participants.tsv; ages per session belong "
+        "into sub-*/sub-*_sessions.tsv, or days into scans.tsv",
+        "A: 3 ages are those of another session, or of participants.tsv, plus the time between the scans",
+    ]
+
+
+def test_the_first_day_is_that_of_any_scan_of_the_person():
+    write_cohort(Path("A"), [{"participant_id": "sub-01", "age": 10}], [])
+    write_visits({"b": "2001-01-01", "c": "2002-01-01"})
+    Path("A/sub-01/ses-a").mkdir()
+    rows = [{"filename": "func/sub-01_ses-a_task-rest_bold.nii.gz", "acq_time": "2000-01-01T10:00:00"}]
+    write_rows(Path("A/sub-01/ses-a/sub-01_ses-a_scans.tsv"), rows)
+    assert ages() == pytest.approx([10 + 366 / 365.2425, 10 + 731 / 365.2425])
+
+
+def test_a_session_that_comes_later_changes_no_age():
+    write_cohort(Path("A"), [{"participant_id": "sub-01", "age": 10}], [])
+    write_visits({"b": "2001-01-01"})
+    (Path("A/sub-01/ses-a")).mkdir()
+    rows = [{"filename": "func/sub-01_ses-a_task-rest_bold.nii.gz", "acq_time": "2000-01-01T10:00:00"}]
+    write_rows(Path("A/sub-01/ses-a/sub-01_ses-a_scans.tsv"), rows)
+    alone = ages()
+    write_visits({"c": "2002-01-01"})
+    assert ages()[:1] == alone == pytest.approx([10 + 366 / 365.2425])
+
+
+def test_days_of_sessions_tables_and_of_a_table_beside_the_sessions():
+    write_cohort(Path("A"), [{"participant_id": f"sub-0{at}", "age": 10} for at in (1, 2)], [])
+    write_visits({"1": None, "2": None}, "01")
+    rows = [{"session_id": f"ses-{at}", "acq_time": f"200{at}-01-01T00:00:00"} for at in (1, 2)]
+    write_rows(Path("A/sub-01/sub-01_sessions.tsv"), rows)
+    write_visits({"1": None, "2": None}, "02")
+    rows = [
+        {"filename": f"ses-{at}/anat/sub-02_ses-{at}_T1w.nii.gz", "acq_time": f"200{at}-01-01T00:00:00"}
+        for at in (1, 2)
+    ]
+    write_rows(Path("A/sub-02/sub-02_scans.tsv"), rows)
+    assert ages() == pytest.approx([10, 10 + 365 / 365.2425] * 2)
+
+
+def test_a_day_of_birth_and_the_day_of_the_scan_make_an_age():
+    rows = [
+        {"participant_id": f"sub-0{at}", "age": 1, "dob": born} for at, born in enumerate(("1950-06-15", "1950"), 1)
+    ]
+    write_cohort(Path("A"), rows, [])
+    for label in ("01", "02"):
+        write_visits({"1": "2000-06-15T08:00:00"}, label)
+    table, _, notes = read_one(birth_date="dob")
+    assert table["age"].tolist() == pytest.approx([50.0, 50 - 17 / 365.2425], abs=0.003)
+    assert notes == ["A: 2 ages are the time between birth_date and the day of the scan"]
+    assert ages() == [1, 1], "a column of that kind is not used unasked"
+    change("A/participants.tsv", "1950-06-15", "1850-06-15")
+    assert "1850-06-15 and a scan on 2000-06-15 make an age of 150" in refused(birth_date="dob")[0]
+    change("A/participants.tsv", "1850-06-15", "15.6.1950")
+    assert "'15.6.1950' is no date; write it as 1950-06-15" in refused(birth_date="dob")[0]
+
+
+def test_times_that_are_no_dates_say_nothing():
+    write_cohort(Path("A"), [{"participant_id": "sub-01", "age": 70}], [])
+    write_visits({"a": "13:45:43.070000", "b": "n/a"})
+    table, _, notes = read_one()
+    assert table["age"].tolist() == [70, 70]
+    assert "A: 1 acquisition times of scans.tsv are no dates, and say nothing" in notes
+    assert day_of("2001-02-30") is None and day_of("2001-02-28T10:00:00Z") == date(2001, 2, 28)
+    assert birth_day("1950-06") == date(1950, 6, 15) and birth_day("06/1950") is None
+
+
+def test_days_that_make_an_impossible_age_are_refused():
+    write_cohort(Path("A"), [{"participant_id": "sub-01", "age": 70}], [])
+    write_visits({"a": "1900-01-01", "b": "2000-01-01"})
+    assert "by the days of its scans sub-01 would be 170 years old" in refused()[0]
+
+
+@pytest.mark.parametrize("shift", [0, 1, 17, 36_000])
+def test_shifting_all_days_of_a_person_changes_no_age(shift):
+    write_cohort(Path("A"), [{"participant_id": "sub-01", "age": 70}], [])
+    days = [date(1901, 1, 1) + timedelta(days=shift + after) for after in (0, 400, 1000)]
+    write_visits({str(at): day.isoformat() for at, day in enumerate(days, 1)})
+    assert ages() == pytest.approx([70, 70 + 400 / 365.2425, 70 + 1000 / 365.2425])
+
+
+def write_phenotype(name, rows):
+    write_rows(Path(f"A/phenotype/{name}.tsv"), rows)
+
+
+def test_a_column_of_a_phenotype_file_is_read_by_its_name():
+    write_cohort(Path("A"), people(3))
+    write_phenotype("neo", [{"participant_id": f"sub-0{at}", "total": 10 * at} for at in (1, 2)])
+    write_phenotype("other", [{"participant_id": "sub-01", "total": 5}])
+    assert read_one(neuroticism="phenotype/neo.tsv:total")[0]["neuroticism"].tolist()[:2] == [10, 20]
+    assert (
+        "stands in several phenotype files (phenotype/neo.tsv, phenotype/other.tsv)" in refused(neuroticism="total")[0]
+    )
+    assert "phenotype/neo.tsv has no column 'sum'" in refused(neuroticism="phenotype/neo.tsv:sum")[0]
+    assert "A/phenotype/no.tsv: there is no such phenotype file" in refused(neuroticism="phenotype/no.tsv:total")[0]
+    for outside in ("../B/participants.tsv:age", "/etc/x.tsv:age", "phenotype/../../x.tsv:age"):
+        assert "leads out of the data set" in refused(neuroticism=outside)[0]
+
+
+def test_phenotype_files_are_searched_for_what_participants_lack_but_an_age():
+    write_cohort(Path("A"), [{"participant_id": "sub-01", "sex": "F"}])
+    write_phenotype("vitals", [{"participant_id": "01", "bmi": "22,5", "age": 50, "sex": "M"}])
+    table, _, notes = read_one()
+    assert table.loc["A_01", ["bmi", "sex"]].tolist() == [22.5, 0] and pd.isna(table.loc["A_01", "age"])
+    assert "A: bmi is the column 'bmi' of phenotype/vitals.tsv" in notes
+    assert read_one(age="phenotype/vitals.tsv:age")[0]["age"].tolist() == [50], "where it is asked for, it is taken"
+    write_phenotype("more", [{"participant_id": "01", "bmi": 23}])
+    table, _, notes = read_one()
+    assert pd.isna(table.loc["A_01", "bmi"])
+    assert any("stands in phenotype/more.tsv, phenotype/vitals.tsv" in note for note in notes)
+
+
+def test_a_phenotype_row_of_a_session_is_that_sessions():
+    write_cohort(Path("A"), people(1), [])
+    write_visits({"1": None, "2": None, "3": None})
+    rows = [{"participant_id": "sub-01", "session_id": f"ses-{at}", "score": at} for at in (1, 2)]
+    write_phenotype("g", rows)
+    scores = read_one(fluid_intelligence="phenotype/g.tsv:score")[0]["fluid_intelligence"]
+    assert scores.tolist()[:2] == [1, 2] and math.isnan(scores.iloc[2])
+    write_phenotype("g", [*rows, rows[0]])
+    assert "participant and session has a row already, in line 2" in refused(fluid_intelligence="score")[0]

@@ -1,0 +1,151 @@
+"""The plan: hours, pools and power, each against something computed another way."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fan_out import fan_out
+from neurotransfer.files import write_table
+from neurotransfer.operations import costs, plan
+from neurotransfer.statistics.tests import sign_flip_test
+from neurotransfer.study.configuration import load_config, merge
+from neurotransfer.study.plan import Shard, Study, read_study
+from runs import REPOSITORY
+
+
+@pytest.fixture
+def config():
+    return load_config(REPOSITORY)
+
+
+@pytest.fixture
+def planned():
+    shards = {"A-0001": Shard("A-0001", "A", 100, 64), "A-0002": Shard("A-0002", "A", 30, 64)}
+    roles = {"A": frozenset(["pretraining", "ad_hc"])}
+    tasks = {"ad_hc": {"positive": ["AD"], "negative": ["HC"], "seed": 0}}
+    return Study(shards, roles, {"A": 0.5}, tasks, (100, 200), ("001", "002"), "multitask")
+
+
+def auc_pairs(replicates: int, test: int, share: float, difference: float, generator) -> np.ndarray:
+    """AUCs [replicates, 2] of two models that differ by `difference`, by counting pairs one by one."""
+    from scipy.stats import norm
+
+    positives, pairs = round(test * share), []
+    for _ in range(replicates):
+        shared, aucs = generator.standard_normal(test), []
+        for auc in (plan.AUC, plan.AUC + difference):
+            rho = plan.CORRELATION
+            scores = np.sqrt(rho) * shared + np.sqrt(1 - rho) * generator.standard_normal(test)
+            scores[:positives] += np.sqrt(2) * norm.ppf(auc)
+            aucs.append(np.mean(scores[:positives, None] > scores[None, positives:]))
+        pairs.append(aucs)
+    return np.array(pairs)
+
+
+def test_the_smallest_difference_is_found_by_the_studys_own_test_four_times_of_five():
+    replicates, test, share = 30, 40, 0.5
+    difference = plan.smallest_difference(test, share, replicates, seed=1)
+    generator, found = np.random.default_rng(2), 0
+    for number in range(200):
+        aucs = auc_pairs(replicates, test, share, difference, generator)
+        options = {"statistic": "mean", "permutations": 400, "seed": number}
+        found += sign_flip_test(aucs[:, 1], aucs[:, 0], **options).two_sided <= 0.05
+    assert 0.68 < found / 200 < 0.92
+
+
+def test_distinct_images_are_as_many_as_drawing_with_replacement_gives(config):
+    people = 300
+    pool = pd.DataFrame({"image_id": range(people), "participant_id": range(people), "label": np.arange(people) % 2})
+    invalid, distinct, participants = plan.expected_draws(pool, 100, config["resampling"], seed=1)
+    assert invalid == 0
+    assert distinct == participants == pytest.approx(people * (1 - (1 - 1 / people) ** 100), rel=0.01)
+
+
+def test_a_pool_that_cannot_give_an_n_is_told(config):
+    pool = pd.DataFrame({"image_id": range(30), "participant_id": range(30), "label": np.arange(30) % 2})
+    assert plan.expected_draws(pool, 100, config["resampling"], seed=1)[0] == 1.0
+
+
+def test_the_longest_path_of_a_few_jobs_is_the_one_a_person_draws():
+    fits = {"baseline": [1.0, 1.0], "transfer": [1.0, 1.0]}
+    assert plan.makespan(fits, 3.0, gpus=2) == 4.0  # pretraining beside the baselines, then both transfers
+    assert plan.makespan(fits, 3.0, gpus=1) == 7.0
+    assert plan.makespan(fits, 0.0, gpus=4) == 1.0
+
+
+def test_jobs_of_a_shard_and_of_a_replicate_are_counted(planned):
+    jobs = plan.jobs_of(planned)
+    assert jobs["preprocess"] == 2 + 1
+    assert jobs["cache"] == 2
+    assert jobs["linear"] == jobs["baseline"] == jobs["transfer"] == jobs["resample"] == 4
+
+
+def test_the_plan_says_what_there_is_to_know_before_a_gpu_is_touched(config, tmp_path, monkeypatch):
+    """Jobs, hours with their basis, disk, the longest path, pools, power, and what will not work."""
+    study_folder = fan_out(tmp_path / "study", 45)
+    monkeypatch.chdir(study_folder)
+    people = {"ADNI": (900, ("AD", "HC")), "TOP": (60, ("SCZ", "BD")), "C01": (200, ("HC",))}
+    rows = [
+        {"image_id": f"{cohort}_{at}", "participant_id": f"{cohort}_{at}", "cohort": cohort, "age": 20.0 + at % 60,
+         "sex": at % 2, "diagnosis": diagnoses[at % len(diagnoses)]}
+        for cohort, (count, diagnoses) in people.items() for at in range(count)
+    ]  # fmt: skip
+    write_table(pd.DataFrame(rows), "results/manifest/images.tsv")
+    merge(config, {"cohorts": "config/cohorts.tsv", "resampling": {"n": [100]}})
+    study = read_study(config)
+    text = plan.forecast(config, study, gpus=8, cores=64)
+    lines = [line.split() for line in text.splitlines()]
+
+    def row(name: str) -> list[str]:
+        return next(line for line in lines if line and line[0] == name)
+
+    passes = 9 * 30 * (100 + (100 + 20) / 3)  # settings, epochs; forward alone is a third
+    assert float(row("baseline")[2]) == pytest.approx(200 * passes * 0.01 / 3600, abs=0.1)
+    assert row("baseline")[1] == "200" and row("baseline")[4] == "assumed:"
+    together = int(row("together")[1].replace(",", ""))
+    assert together == sum(plan.jobs_of(study).values())
+    assert row("cache")[1] == "45"
+    assert f"cache {len(rows) * 224 * 192 * 224 / 1e9:9.0f} GB".split() in [line[:3] for line in lines]
+    assert any(line[:5] == ["Longest", "path", "with", "8", "GPUs"] for line in lines)
+    pool = next(line for line in lines if line[:1] == ["ad_hc:"])
+    assert int(pool[1]) + int(pool[4]) < 900  # some of its healthy people pretrain
+    distinct, participants = (int(word) for word in next(line for line in lines if line[:1] == ["100"])[1:3])
+    assert 80 < distinct == participants < 100  # of one image each
+    assert "Smallest AUC difference that 100 replicates show" in text
+    assert "task scz_bd cannot give n = 100" in text  # 60 people
+    assert not Path("results/split").exists()  # nothing is written
+
+
+def test_finished_jobs_of_the_study_are_the_basis_of_its_costs(planned, config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "results/benchmarks/preprocess/A-0001/0001.tsv"
+    path.parent.mkdir(parents=True)
+    path.write_text("s\th:m:s\tmax_rss\n72.0\t0:01:12\t800.5\n")
+    log = tmp_path / "logs/preprocess/A-0001/0001.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("2026-01-01 00:00:00,000 INFO computing on NVIDIA H100 80GB HBM3\n")
+    rows = costs.gather(planned, config)
+    assert [(row["rule"], row["units"], row["device"]) for row in rows] == [("preprocess", 36, "NVIDIA H100 80GB HBM3")]
+    cost = costs.cost_of("preprocess", rows, config)
+    assert cost.seconds == pytest.approx(2.0)
+    assert "1 finished jobs of this study on NVIDIA H100" in cost.basis
+    assert "assumed" in costs.cost_of("transfer", rows, config).basis
+
+
+def test_a_fits_work_is_its_passes_over_images(config):
+    n, settings, epochs = 100, 9, 30
+    trained = settings * epochs * n
+    forward = settings * epochs * (n + n / 5)
+    assert costs.steps_of_fit("baseline", n, config) == pytest.approx(trained + forward / 3)
+
+
+def test_costs_are_summed_by_rule_and_device():
+    rows = [
+        {"rule": "transfer", "key": str(number), "seconds": 60.0 * number, "memory_mb": 100.0, "device": device}
+        for number, device in ((1, "A100"), (2, "A100"), (3, "H100"))
+    ]
+    found = {row["device"]: row for row in costs.summary(rows)}
+    assert found["A100"]["jobs"] == 2
+    assert found["A100"]["hours"] == pytest.approx(0.05)
+    assert found["H100"]["median_seconds"] == 180

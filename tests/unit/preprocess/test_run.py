@@ -1,0 +1,182 @@
+"""The builtin engine and the ledger: every bad image has its reason, and a good one its true mask."""
+
+import gzip
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+from neurotransfer.errors import ImageError
+from neurotransfer.files import read_json
+from neurotransfer.preprocess import run
+from neurotransfer.preprocess.engines import builtin
+from neurotransfer.preprocess.volumes import read_stats
+from neurotransfer.simulation.study import simulate_study
+from nibabel.processing import resample_from_to
+
+SETTINGS = {"engine": "builtin", "voxel_size": 4.5, "grid": [64, 64, 64], "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("heads")
+    simulate_study(folder, cohorts=["alpha", "beta", "gamma", "delta", "coin"], participants=0.1, write_masks=True)
+    return folder
+
+
+def scans(folder: Path) -> list[Path]:
+    return sorted((folder / "data").rglob("*_T1w.nii.gz"))
+
+
+def table(*paths: Path) -> pd.DataFrame:
+    return pd.DataFrame({"image_id": [f"i{n}" for n in range(len(paths))], "shard": "s-0001", "t1w": map(str, paths)})
+
+
+def save(values: np.ndarray, path: Path, affine=None) -> Path:
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([4.0, 4, 4, 1]) if affine is None else affine), path)
+    return path
+
+
+def test_masks_reach_dice_095_in_any_order_of_axes_oblique_and_anisotropic(heads, tmp_path):
+    scores = {}
+    for cohort in ("alpha", "beta", "gamma", "delta", "coin"):  # LAS, PSR, oblique, anisotropic, SAR
+        scan = next(path for path in scans(heads) if f"/{cohort}/" in str(path))
+        folder = tmp_path / cohort
+        folder.mkdir()
+        builtin.run(scan, folder, SETTINGS)
+        true = nibabel.load(heads / "truth/masks" / cohort / scan.name.replace("_T1w", "_mask"))
+        truth = np.asarray(true.dataobj) > 0
+        found = np.asarray(resample_from_to(nibabel.load(folder / "mri/mask.mgz"), true, order=1).dataobj) > 0.5
+        scores[cohort] = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+    assert min(scores.values()) >= 0.95, scores
+
+
+def test_the_layout_is_fastsurfers_and_volumes_are_counts_of_labels(heads, tmp_path):
+    builtin.run(scans(heads)[0], tmp_path, SETTINGS)
+    orig = nibabel.load(tmp_path / "mri/orig.mgz")
+    labels = np.asarray(nibabel.load(tmp_path / "mri/aparc.DKTatlas+aseg.deep.mgz").dataobj)
+    mask = np.asarray(nibabel.load(tmp_path / "mri/mask.mgz").dataobj)
+    assert nibabel.aff2axcodes(orig.affine) == ("L", "I", "A")
+    assert orig.get_data_dtype() == np.uint8
+    assert orig.shape == (64, 64, 64)
+    stats = read_stats(tmp_path / "stats/aseg+DKT.stats")
+    assert stats.mask_volume == pytest.approx(mask.sum() * 4.5**3)
+    for seg_id, volume in stats.volumes.items():
+        assert volume == pytest.approx((labels == seg_id).sum() * 4.5**3, abs=0.01)
+    assert set(np.unique(labels)) - {0} <= set(stats.names)
+
+
+def test_the_same_image_gives_the_same_bytes(heads, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        builtin.run(scans(heads)[1], tmp_path / name, SETTINGS)
+    for file in ("mri/mask.mgz", "stats/aseg+DKT.stats"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_conforming_keeps_world_coordinates(tmp_path):
+    """A bright ball at a known place in an oblique, anisotropic image is found at that place."""
+    from scipy.spatial.transform import Rotation
+
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", (15, -10, 20), degrees=True).as_matrix() * (2, 3, 4)
+    affine[:3, 3] = (-60, -80, -70)
+    ijk = np.stack(np.meshgrid(range(70), range(60), range(40), indexing="ij"), -1)
+    world = ijk @ affine[:3, :3].T + affine[:3, 3]
+    ball = np.array(affine @ (33, 31, 22, 1))[:3]
+    values = 100.0 * (np.linalg.norm(world - ball, axis=-1) < 14)
+    orig = builtin.conform(values.astype(np.float32), affine, 4.0, [64, 64, 64])
+    weights = np.asarray(orig.dataobj).astype(float)
+    places = np.stack(np.meshgrid(*(range(64),) * 3, indexing="ij"), -1) @ orig.affine[:3, :3].T + orig.affine[:3, 3]
+    centre = (places * weights[..., None]).sum((0, 1, 2)) / weights.sum()
+    assert np.allclose(centre, ball, atol=0.5)
+
+
+def bad_images(folder: Path, good: Path) -> dict[str, Path]:
+    """A file for each known way of being unusable, by the reason it must get."""
+    random = np.random.default_rng(0).integers(0, 200, (40, 40, 40)).astype(np.int16)
+    found = {"missing": folder / "missing.nii.gz"}
+    found["empty"] = folder / "empty.nii.gz"
+    found["empty"].touch()
+    found["not_an_image"] = folder / "text.nii"
+    found["not_an_image"].write_text("this is no image" * 100)
+    found["truncated"] = folder / "truncated.nii.gz"
+    found["truncated"].write_bytes(good.read_bytes()[:20000])
+    found["not_3d"] = save(np.stack([random] * 3, -1), folder / "4d.nii.gz")
+    found["flat"] = save(random[:, :, :1], folder / "flat.nii.gz")
+    found["all_zero"] = save(np.zeros_like(random), folder / "zero.nii.gz")
+    nan = random.astype(np.float32)
+    nan[:5] = np.nan
+    found["not_finite"] = save(nan, folder / "nan.nii.gz")
+    broken = nibabel.Nifti1Image(random, np.diag([4.0, 4, 4, 1]))
+    broken.header.set_sform(np.zeros((4, 4)), code=1)
+    raw = bytearray(broken.to_bytes())
+    raw[280:328] = np.zeros(12, np.float32).tobytes()  # srow_x, srow_y, srow_z
+    found["bad_affine"] = folder / "affine.nii.gz"
+    found["bad_affine"].write_bytes(gzip.compress(bytes(raw)))
+    return found
+
+
+def test_every_bad_image_gets_its_reason_and_the_good_one_goes_on(heads, tmp_path):
+    cases = bad_images(tmp_path, scans(heads)[0])
+    ledger = run.preprocess_images(table(*cases.values(), scans(heads)[0]), SETTINGS, tmp_path / "subjects")
+    assert dict(zip(cases, ledger["reason"], strict=False)) == {reason: reason for reason in cases}
+    assert ledger["status"].tolist() == ["failed"] * len(cases) + ["ok"]
+    assert ledger["detail"][: len(cases)].notna().all()
+    assert set(cases) <= set(run.REASONS)
+
+
+def test_noise_is_no_brain(tmp_path):
+    values = np.random.default_rng(1).normal(100, 10, (20, 20, 20)).astype(np.float32)
+    with pytest.raises(ImageError):
+        builtin.run(save(values, tmp_path / "noise.nii.gz", np.diag([2.0, 2, 2, 1])), tmp_path, SETTINGS)
+
+
+def test_a_job_goes_on_where_it_stopped(heads, tmp_path, monkeypatch):
+    images = table(*scans(heads)[:2])
+    run.preprocess_images(images.iloc[:1], SETTINGS, tmp_path)
+    done = []
+    real = builtin.run
+    monkeypatch.setattr(builtin, "run", lambda source, *rest: (done.append(source), real(source, *rest)))
+    ledger = run.preprocess_images(images, SETTINGS, tmp_path)
+    assert done == [scans(heads)[1]]
+    assert ledger["status"].tolist() == ["ok", "ok"]
+    run.preprocess_images(images, SETTINGS | {"voxel_size": 5.0}, tmp_path)
+    assert len(done) == 3  # another voxel size is another image
+
+
+def test_a_failed_image_is_tried_again_when_its_file_is_another(heads, tmp_path):
+    broken = tmp_path / "a.nii.gz"
+    broken.touch()
+    assert run.preprocess_images(table(broken), SETTINGS, tmp_path / "s")["status"].tolist() == ["failed"]
+    shutil.copy(scans(heads)[0], broken)
+    assert run.preprocess_images(table(broken), SETTINGS, tmp_path / "s")["status"].tolist() == ["ok"]
+    assert read_json(tmp_path / "s/s-0001/i0/status.json")["reason"] is None
+
+
+def test_a_failed_image_is_not_tried_again_by_itself(heads, tmp_path, monkeypatch):
+    tries = []
+
+    def fail(source, *_):
+        tries.append(source)
+        raise ImageError("mask_failed", "no brain")
+
+    monkeypatch.setattr(builtin, "run", fail)
+    first, second = (run.preprocess_images(table(scans(heads)[0]), SETTINGS, tmp_path) for _ in range(2))
+    assert first.equals(second)
+    assert len(tries) == 1
+    (tmp_path / "s-0001/i0/status.json").unlink()  # as `neurotransfer retry` does
+    run.preprocess_images(table(scans(heads)[0]), SETTINGS, tmp_path)
+    assert len(tries) == 2
+
+
+def test_a_full_disk_stops_the_job_instead_of_failing_images(heads, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "orig.mgz")
+
+    monkeypatch.setattr(builtin, "run", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.preprocess_images(table(scans(heads)[0]), SETTINGS, tmp_path)
+    assert not (tmp_path / "s-0001/i0").exists()

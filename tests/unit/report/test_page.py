@@ -1,0 +1,641 @@
+"""The page: what it says is what the tables say, it names nobody, and a real browser opens it without a complaint."""
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from browsers import asked_for, chromium, visit
+from neurotransfer import __version__
+from neurotransfer.files import read_table
+from neurotransfer.operations import costs
+from neurotransfer.report import page as report
+from neurotransfer.report.answer_tables import overtaking_text, scans_text
+from neurotransfer.report.figure2 import figure2, figure2_data, published_medians, save_figure
+from neurotransfer.report.figure3 import figure3
+from neurotransfer.report.methods_text import made_by_in_words, methods
+from neurotransfer.report.pretraining_tables import known_targets
+from neurotransfer.report.references import LIBRARY, bibliography
+from neurotransfer.report.trust_tables import (
+    accounting,
+    cohort_rows,
+    configuration_lines,
+    mixed_versions,
+    setting_groups,
+)
+from neurotransfer.text import p_text
+from runs import REPOSITORY
+from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium_axe_python import Axe
+from synthetic_results import draw_figures, make_results, page_of
+
+ADDRESS = r"base64,([A-Za-z0-9+/=]+)"
+HOSTILE = "</style></pre><script>alert(1)</script><img src=//evil.example/x onerror=alert(1)> {{ 7 * 7 }} & \" '"
+
+
+class Elements(HTMLParser):
+    """Every tag of a page with its attributes, and its visible text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += f" {data}"
+
+
+def plain(page: str) -> str:
+    return " ".join(Elements(page).text.split())
+
+
+@pytest.fixture(scope="module")
+def results() -> SimpleNamespace:
+    return make_results(replicates=15)
+
+
+@pytest.fixture(scope="module")
+def drawings(results, tmp_path_factory) -> Path:
+    """The folder of the figures of `results`."""
+    return draw_figures(results, tmp_path_factory.mktemp("drawings"))
+
+
+@pytest.fixture(scope="module")
+def page(results, drawings) -> str:
+    return page_of(results, drawings)
+
+
+def test_no_identifier_of_a_participant_or_image_is_in_the_page(results, page):
+    figures = "".join(base64.b64decode(found).decode("latin-1") for found in re.findall(ADDRESS, page))
+    names = {*results.images["image_id"], *results.images["participant_id"], *results.ledger["image_id"]}
+    assert len(names) > 500 and figures.count("<svg") == 3 and figures.count("PNG") >= 3
+    for name in names:
+        assert name not in page and name not in figures
+    for told in (*results.ledger["detail"].dropna(), *results.excluded["file"], *results.excluded["detail"]):
+        assert html.escape(told) not in page
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(page):
+    assert len(page.encode()) < 10 * 2**20
+    for tag, attributes in Elements(page).tags:
+        assert tag not in ("iframe", "object", "embed", "base", "img")
+        for name in ("src", "href", "srcset", "action", "xlink:href"):
+            assert attributes.get(name, "#").startswith(("#", "data:"))
+    assert "@import" not in page and "url(" not in page.replace("url(#", "")
+    drawings = [attributes for tag, attributes in Elements(page).tags if tag == "svg"]
+    assert len(drawings) == 3 and all(len(known["aria-label"]) > 30 and known["role"] == "img" for known in drawings)
+
+
+def test_the_one_script_is_the_one_that_the_page_allows_by_its_digest(page):
+    (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page and "default-src 'none'" in page
+
+
+def test_names_in_the_drawings_do_not_meet(page):
+    names = [attributes["id"] for _, attributes in Elements(page).tags if "id" in attributes]
+    assert len(names) == len(set(names)) > 100
+    for target in re.findall(r'(?:xlink:href="|url\()#([^")]+)', page):
+        assert target in set(names)
+
+
+def test_each_figures_files_are_in_the_page_byte_by_byte(page, drawings):
+    links = {
+        known["download"]: known["href"] for tag, known in Elements(page).tags if tag == "a" and "download" in known
+    }
+    assert set(links) == {f"figure{k}.{end}" for k in "123" for end in ("svg", "png", "tsv")} | {"references.bib"}
+    for name, address in links.items():
+        if name != "references.bib":
+            assert base64.b64decode(address.partition("base64,")[2]) == (drawings / name).read_bytes()
+
+
+def test_a_large_table_is_carried_compressed(tmp_path, results):
+    figure = figure3(results.curves, results.worth, results.config["tasks"])
+    save_figure(figure, pd.DataFrame({"value": np.random.default_rng(0).normal(size=60000)}), tmp_path / "figure3")
+    carried = report.embed(tmp_path / "figure3")["files"][-1]
+    assert carried["name"] == "figure3.tsv.gz"
+    assert (
+        gzip.decompress(base64.b64decode(carried["address"].partition(",")[2]))
+        == (tmp_path / "figure3.tsv").read_bytes()
+    )
+
+
+def test_every_reference_of_the_methods_is_in_the_bibliography(results):
+    paragraphs, cited = methods(results.config, "multitask", results.weights, results.config["tasks"], results.ledger)
+    numbers = [int(number) for number in re.findall(r"\[(\d+)\]", " ".join(paragraphs))]
+    assert list(dict.fromkeys(numbers)) == list(range(1, len(cited) + 1)) and len(cited) == len(LIBRARY) - 1
+    assert "FreeSurfer" not in [reference.title for reference in cited]  # no image is its
+    text = bibliography(cited)
+    entries = re.findall(r"^@(?:article|misc)\{(\w+),$", text, flags=re.M)
+    assert len(set(entries)) == len(cited) and text.count("{") == text.count("}")
+    assert "author = {Phipson, B. and Smyth, G. K.}" in text and "pages = {65--70}" in text
+
+
+def test_the_methods_name_what_the_ledger_says_made_the_images(results):
+    rows = [("fastsurfer", "2.4.2")] * 5 + [("fastsurfer", "2.3.3"), ("freesurfer", "7.4.1"), (None, None)]
+    ledger = pd.DataFrame(rows, columns=["engine", "engine_version"]).assign(status="ok")
+    ledger.loc[len(ledger)] = ("builtin", "1", "failed")  # of which nothing is used
+    assert made_by_in_words(ledger[:5]).endswith("segmented by FastSurfer 2.4.2 [@henschel2020]")
+    told = made_by_in_words(ledger)
+    assert "FastSurfer 2.4.2 and 2.3.3 [@henschel2020] (6 images) or " in told
+    assert "FreeSurfer 7.4.1 [@fischl2012] (1 image)" in told and "do not name (1 image)" in told
+    assert "builtin" not in told and "FreeSurfer of unknown version" in made_by_in_words(
+        ledger[6:7].assign(engine_version=None)
+    )
+    config = results.config | {"preprocessing": results.config["preprocessing"] | {"engine": "derivatives"}}
+    paragraphs, cited = methods(config, "given", {}, config["tasks"], ledger)
+    assert "taken as they were" in paragraphs[0] and "(1 image)" in paragraphs[0]
+    assert [reference.key for reference in cited][:3] == ["leonardsen2025", "henschel2020", "fischl2012"]
+
+
+@pytest.mark.parametrize(
+    ("scans", "reached", "sentence"),
+    [
+        (np.inf, 0.2, "Transfer is still below the linear model at the largest n, 500"),
+        (100.0, 0.99, "Transfer is not below the linear model at any n, from 100 to 500"),
+        (181.4, 0.8, "Transfer is not below the linear model from about n = 181 on"),
+    ],
+)
+def test_where_transfer_passes_the_linear_model_reads_well_reached_or_not(scans, reached, sentence):
+    row = pd.Series({"scans": scans, "low": 100.0, "high": np.inf, "reached": reached})
+    told = overtaking_text(row, 100, 500)
+    assert told["sentence"] == sentence
+    assert (
+        told["certainty"]
+        == f"not below at 500 in {100 * reached:.0f} % of draws; 95 % interval of that n: ≤ 100 to > 500"
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "value", "interval"),
+    [
+        ((np.inf, np.inf, np.inf), "not reached by 1,000", "> 1,000"),
+        ((np.inf, 640.2, np.inf), "not reached by 1,000", "640 to > 1,000"),
+        ((50.0, 50.0, 333.3), "≤ 50", "≤ 50 to 333"),
+        ((212.0, np.nan, np.nan), "212", "–"),
+    ],
+)
+def test_scans_are_told_with_the_ends_of_what_was_run(row, value, interval):
+    told = scans_text(pd.Series(dict(zip(("scans", "low", "high"), row, strict=True))), 50, 1000)
+    assert told == {"value": value, "interval": interval}
+
+
+def test_published_medians_are_the_ones_of_these_tasks_within_these_sizes(results):
+    published = read_table(REPOSITORY / "workflow/resources/published.tsv")
+    found = published_medians(published, results.medians)
+    assert len(found) == 11 and set(found["task"]) == {"ad_hc", "scz_bd"}
+    some = results.medians[(results.medians["task"] == "ad_hc") & results.medians["n"].between(200, 400)]
+    assert published_medians(published, some)[["model", "n"]].to_numpy().tolist() == [
+        ["linear", 200],
+        ["transfer", 200],
+    ]
+    assert published_medians(published, results.medians[results.medians["task"] == "other"]).empty
+
+
+def test_what_is_not_there_yet_is_called_preliminary(results, page, drawings):
+    assert "Preliminary" not in plain(page)
+    partial = SimpleNamespace(**vars(results))
+    partial.medians = results.medians[~((results.medians["n"] == 500) & (results.medians["model"] == "transfer"))]
+    text = plain(page_of(partial, drawings))
+    # two tasks' cells of 15 replicates, of 2 tasks x 5 sizes x 15 replicates x 3 models
+    assert "Preliminary: 30 of the 450 test AUCs" in text
+
+
+def test_the_metrics_stand_beside_the_papers(page):
+    rows = [row for row in re.findall(r"<tr>.*?</tr>", page, flags=re.S) if "MAE, years" in row]
+    assert len(rows) == 1 and re.findall(r"<td>(\d\.\d\d)</td>", rows[0]) == ["2.23", "3.35"]
+
+
+def test_known_targets_are_counted_by_set(results):
+    rows = {row["target"]: row for row in known_targets(results.images, ["age", "bmi"])}
+    for cell in rows["BMI"]["cells"]:
+        part = results.images[results.images["role"] == cell["role"]]
+        assert cell["known"] == part["bmi"].count() and cell["images"] == len(part)
+    assert all(cell["share"] == 100 for cell in rows["age"]["cells"])
+
+
+def test_gpu_and_core_hours_add_up_by_stage(results, drawings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log = Path("logs/transfer/ad_hc/n100/001.log")
+    log.parent.mkdir(parents=True)
+    log.write_text("an earlier attempt failed: killed\n")
+    config = results.config
+    rows = [
+        {"rule": "linear", "key": "ad_hc/n100/001", "seconds": 1800.0, "device": None},
+        {"rule": "transfer", "key": "ad_hc/n100/001", "seconds": 3600.0, "device": "NVIDIA H100"},
+        {"rule": "transfer", "key": "ad_hc/n100/002", "seconds": 7200.0, "device": "CPU"},
+    ]
+    linear, transfer = costs.by_stage(rows, config)
+    assert (linear["gpu_hours"], linear["core_hours"], linear["retried"]) == (0, 0.5, 0)
+    cores = config["models"]["cnn"]["threads"]
+    assert (transfer["jobs"], transfer["gpu_hours"], transfer["core_hours"], transfer["retried"]) == (
+        2,
+        1,
+        3 * cores,
+        1,
+    )
+    text = plain(page_of(results, drawings, stages=[linear, transfer]))
+    assert "1 job of this study failed and succeeded when tried again" in text
+
+
+def test_hostile_text_in_tables_and_configuration_is_escaped(tmp_path):
+    results = make_results(("ad_hc",), (20, 40), 3, titles={"ad_hc": HOSTILE}, study=HOSTILE, people=6)
+    results.ledger.loc[results.ledger["status"] == "failed", "reason"] = HOSTILE
+    results.ledger["engine_version"] = HOSTILE
+    results.excluded["reason"] = HOSTILE
+    results.images["cohort"] = results.ledger["cohort"] = HOSTILE
+    results.metrics["target"] = results.metrics["target"].replace("neuroticism", HOSTILE)
+    results.certificate["statement"] = HOSTILE
+    results.config["pretrain"]["device"] = HOSTILE
+    results.settings["values"] = json.dumps({HOSTILE: 1.0})
+    page = page_of(results, draw_figures(results, tmp_path))
+    tags = Elements(page).tags
+    assert [tag for tag, _ in tags].count("script") == 1
+    assert [tag for tag, _ in tags].count("svg") == 3 and "img" not in {tag for tag, _ in tags}
+    assert not [attributes for _, attributes in tags if "onerror" in attributes]
+    # in every place it is there as text, as it was written
+    assert page.count(html.escape(HOSTILE).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")) >= 10
+    pictures = re.findall(r"image/svg\+xml;base64,([A-Za-z0-9+/=]+)", page)
+    assert len(pictures) == 3
+    for picture in pictures:
+        tree = ElementTree.fromstring(base64.b64decode(picture))
+        assert not [element for element in tree.iter() if str(element.tag).endswith(("script", "image"))]
+
+
+def test_every_median_difference_and_p_of_the_tables_is_in_the_page(results, page):
+    text = plain(page)
+    for row in results.medians.itertuples():
+        assert f"{row.median:.3f}" in text and f"{row.low:.3f} to {row.high:.3f}" in text
+    for row in results.comparisons.itertuples():
+        for value in (row.mean_difference, row.median_difference):
+            assert f"{value:+.3f}".replace("-", "−") in text
+        assert p_text(row.p_holm) in text and p_text(row.p_two_sided) in text
+        for p in (row.holm_corrected_t, row.holm_participants, row.holm_population):
+            assert p_text(p) in text
+        assert f"{100 * row.wins:.0f} % {100 * row.wins_low:.0f} to" in text
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.00002, "< 0.0001"), (0.0312, "0.031"), (0.0049, "0.0049"), (1.0, "1.000")])
+def test_a_p_is_never_shown_as_zero(p, text):
+    assert p_text(p) == text
+
+
+def test_every_image_is_accounted_for(results):
+    found = accounting(results.ledger, results.excluded, results.images)
+    assert found["complete"]
+    totals, parts = [], []
+    for _, count, level in found["rows"]:
+        if level == 0:
+            totals.append(count)
+            parts.append(0)
+        else:
+            parts[-1] += count
+    assert totals == [len(results.ledger) + 3, len(results.ledger), len(results.images)]
+    assert totals[0] - parts[0] == totals[1] and totals[1] - parts[1] == totals[2] and parts[2] == totals[2]
+    lost = accounting(results.ledger, results.excluded, results.images.iloc[1:])
+    assert not lost["complete"]
+    by_cohort = cohort_rows(results.images, results.ledger, results.excluded)
+    assert sum(row["found"] for row in by_cohort) == totals[0]
+    for row in by_cohort:
+        used = sum(row[role] for role in ("train", "validation", "test", "unused"))
+        assert row["found"] == row["left_out"] + row["failed"] + used
+
+
+def test_a_page_whose_images_do_not_add_up_says_so(results, drawings, page):
+    assert "do not add up" not in page
+    lost = SimpleNamespace(**vars(results) | {"images": results.images.iloc[1:]})
+    assert "do not add up" in page_of(lost, drawings)
+
+
+def test_the_configuration_shown_is_the_configuration_and_marks_what_differs(results, page):
+    lines = configuration_lines(results.config, results.defaults)
+    assert yaml.safe_load("\n".join(line["text"] for line in lines)) == results.config
+    differing = {line["text"].strip().split(":")[0]: line["paper"] for line in lines if line["differs"]}
+    assert differing["study"] == "leonardsen2025" and differing["seed"] == "20251215"
+    assert differing["replicates"] == "100" and "crop" not in differing
+    assert page.count("<mark>") == len([line for line in lines if line["differs"]])
+    assert all(not line["differs"] for line in configuration_lines(results.defaults, results.defaults))
+    only_here = configuration_lines({"new": {"key": 1}}, {})
+    assert [(line["text"], line["differs"], line["paper"]) for line in only_here] == [
+        ("new:", True, None),
+        ("  key: 1", True, None),
+    ]
+
+
+def test_given_weights_leave_the_overlap_unknown_unless_they_can_tell(tmp_path):
+    results = make_results(("ad_hc",), (20,), 1, given=True, holdout=False, people=6)
+    drawings = draw_figures(results, tmp_path)
+    text = plain(page_of(results, drawings, unknown="there is no study key"))
+    assert (
+        "Unknown: whether participants of this study helped to make the given weights: there is no study key." in text
+    )
+    assert "was not trained here: its weights were given" in text
+    assert "nothing could be called better or worse" in text
+    assert "Among 64,620 pairs of images, 1 of two participants look like the same scan and 2 like one head" in text
+    assert "0 helped to make the given weights" in plain(page_of(results, drawings, seen=set()))
+    assert "may have seen people that it is tested on" in plain(page_of(results, drawings, seen={"a_1", "a_2"}))
+    assert "One n has no learning curve to read" in text
+
+
+def test_overlap_is_not_a_question_where_pretraining_is_this_studys(page):
+    assert "Unknown:" not in plain(page)
+
+
+def test_mixed_versions_are_said(results, page):
+    ours = results.weights | {"version": __version__}
+    assert not mixed_versions(results.ledger, ours)
+    assert mixed_versions(results.ledger, results.weights)
+    ledger = results.ledger.copy()
+    ledger.loc[0, "engine_version"] = "2"
+    assert mixed_versions(ledger, ours)
+    assert "Versions are mixed" in page
+
+
+def test_how_often_a_setting_was_chosen_is_counted(results):
+    for group in setting_groups(results.settings):
+        mine = results.settings[results.settings["model"] == group["model"]]
+        assert sum(row["chosen"] for row in group["rows"]) == group["fits"] == mine["chosen"].sum()
+        assert sum(row["diverged"] for row in group["rows"]) == (mine["status"] == "diverged").sum()
+
+
+def test_the_methods_follow_the_configuration(results):
+    config = json.loads(json.dumps(results.config))
+    text = " ".join(methods(config, "multitask", results.weights, config["tasks"], results.ledger)[0])
+    assert "{100, 200, 300, 400, 500}" in text and "15 resamples" in text and "with 9, 3 and 3 settings" in text
+    assert "(480 images of 300 participants)" in text and "Epoch 18 had the lowest validation loss" in text
+    assert "average pooling" not in text and "mirrored at random" in text
+    config["network"]["pooling"], config["pretrain"]["augmentation"]["mirror"] = "average", False
+    config["resampling"]["n"], config["statistics"]["statistic"] = [33], "median"
+    assert "with a ridge penalty on regional volumes divided" in text
+    config["models"]["linear"] |= {"structures": ["CSF", "Left-Hippocampus"], "settings": [{"c": 1, "penalty": "l1"}]}
+    changed = " ".join(methods(config, "multitask", {}, config["tasks"], results.ledger)[0])
+    assert "average pooling" in changed and "mirrored" not in changed and "{33}" in changed
+    assert "median difference" in changed and "  " not in changed
+    assert "with a lasso penalty on the volumes of CSF and Left-Hippocampus, divided" in changed
+
+
+# in a browser ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium that keeps its console and its requests, and saves what is downloaded."""
+    folder = tmp_path_factory.mktemp("chromium")
+    with chromium(folder / "profile") as driver:
+        downloads = {"behavior": "allow", "downloadPath": str(folder / "downloads")}
+        driver.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
+        driver.downloads = folder / "downloads"
+        yield driver
+
+
+def open_page(browser, path: Path, *, width: int = 1280, theme: str = "light") -> None:
+    visit(browser, path, width=width, theme=theme)
+    browser.execute_script("document.querySelectorAll('details').forEach(part => part.open = true)")
+
+
+@pytest.fixture(scope="module")
+def pages(results, page, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    hostile = make_results(("ad_hc",), (20, 40), 1, titles={"ad_hc": HOSTILE}, study=HOSTILE * 2, given=True, people=4)
+    texts = {"whole": page, "hostile": page_of(hostile, draw_figures(hostile, folder))}
+    for name, text in texts.items():
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in texts}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["whole", "hostile"])
+def test_a_browser_has_nothing_to_complain_of_and_asks_nobody(browser, pages, name):
+    open_page(browser, pages[name])
+    for control in browser.find_elements("css selector", "button, input, a[download]"):
+        browser.execute_script("arguments[0].click()", control)
+    assert browser.get_log("browser") == []
+    asked = asked_for(browser)
+    assert asked and all(url.startswith(("file://", "data:", "about:")) for url in asked)
+    assert {url for url in asked if url.startswith("file://")} == {pages[name].as_uri()}
+    drawn = "return [...document.querySelectorAll('figure svg')].map(svg => svg.getBoundingClientRect().width)"
+    widths = browser.execute_script(drawn)
+    assert len(widths) == 3 and min(widths) > 100
+
+
+@pytest.mark.browser
+def test_a_script_that_is_not_the_pages_own_does_not_run(browser, pages, page, tmp_path):
+    injected = "<script>document.title = 'mine'</script><img src='https://example.invalid/x.png' alt=''></footer>"
+    path = tmp_path / "injected.html"
+    path.write_text(page.replace("</footer>", injected), encoding="utf-8")
+    open_page(browser, path)
+    assert browser.title != "mine"
+    assert len([entry for entry in browser.get_log("browser") if "Content Security Policy" in entry["message"]]) == 2
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["whole", "hostile"])
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_the_page_is_never_wider_than_the_screen(browser, pages, name, width):
+    open_page(browser, pages[name], width=width)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    beyond = """return [...document.querySelectorAll('body *')].filter(element => !element.closest('.scroll, pre, nav')
+        && element.getBoundingClientRect().right > innerWidth + 1).map(element => element.outerHTML.slice(0, 80))"""
+    assert browser.execute_script(beyond) == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["whole", "hostile"])
+def test_nothing_is_cut_off_on_paper(browser, pages, name):
+    open_page(browser, pages[name], width=718)  # 190 mm, A4 within margins of a centimetre
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 718
+        assert not browser.find_element("tag name", "nav").is_displayed()
+        assert browser.execute_script("return getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
+def test_an_accessibility_checker_finds_nothing(browser, pages, theme, width):
+    open_page(browser, pages["whole"], width=width, theme=theme)
+    found = Axe(browser)
+    found.inject()
+    # what is inside a drawing is nothing to a screen reader: role="img" has one text, its label
+    browser.set_script_timeout(300)
+    outcome = found.run({"exclude": [["figure svg > *"]]})
+    wrong = [(rule["id"], node["html"][:120]) for rule in outcome["violations"] for node in rule["nodes"]]
+    assert wrong == []
+    checked = {rule["id"] for rule in outcome["passes"]}
+    assert {"color-contrast", "svg-img-alt", "label", "select-name", "button-name", "html-has-lang"} <= checked
+
+
+def colours(browser) -> tuple[str, str]:
+    """The background of the page, and of Figure 2's drawing."""
+    return tuple(
+        browser.execute_script(f"return getComputedStyle(document.querySelector('{element}')).{colour}")
+        for element, colour in (("body", "backgroundColor"), ("#figure2-patch_1 path", "fill"))
+    )
+
+
+@pytest.mark.browser
+def test_the_theme_follows_the_system_until_it_is_chosen_in_page_and_figures(browser, pages):
+    shown = {}
+    for system in ("light", "dark"):
+        open_page(browser, pages["whole"], theme=system)
+        choice = Select(browser.find_element("id", "theme"))
+        for chosen in ("", "light", "dark"):
+            choice.select_by_value(chosen)
+            shown[system, chosen] = colours(browser)
+        choice.select_by_value("light")
+        browser.refresh()  # a choice is kept
+        shown[system, "kept"] = colours(browser)
+        Select(browser.find_element("id", "theme")).select_by_value("")
+    light, dark = shown["light", ""], shown["dark", ""]
+    assert light[0] != dark[0] and light[1] == "rgb(255, 255, 255)" and dark[1] != light[1]
+    for system in ("light", "dark"):
+        assert shown[system, "light"] == shown[system, "kept"] == light and shown[system, "dark"] == dark
+
+
+@pytest.mark.browser
+def test_the_overlay_shows_and_hides_the_published_medians(browser, pages):
+    open_page(browser, pages["whole"])
+    seen = """return [...document.querySelectorAll('#figure2 ~ figure .published')]
+        .map(group => group.getBoundingClientRect().width > 0)"""
+    box = browser.find_element("id", "overlay")
+    states = []
+    for _ in range(3):
+        states.append(browser.execute_script(seen))
+        box.click()
+    # baseline, linear and transfer of one task, baseline and linear of the other
+    assert states == [[False] * 5, [True] * 5, [False] * 5]
+    open_page(browser, pages["hostile"])
+    assert not browser.find_elements("id", "overlay")
+
+
+ROWS = """return [...arguments[0].querySelectorAll('tbody')].map(body => [...body.rows]
+    .filter(row => !row.hidden && ![...row.cells].some(cell => cell.colSpan > 1))
+    .map(row => [...row.cells].map(cell => cell.textContent)))"""
+
+
+def rows_of(browser, table) -> list[list[str]]:
+    """The cells of a table's visible rows, of all its groups."""
+    return [row for rows in browser.execute_script(ROWS, table) for row in rows]
+
+
+# Every heading of a table clicked twice; of each click, which headings say how they sort, and the rows
+SORTED = (
+    f"const rows = function (table) {{ {ROWS} }};"
+    + """
+    const [table] = arguments, heads = [...table.tHead.rows[0].cells];
+    return heads.flatMap(head => [1, 2].map(() => {
+        head.querySelector('.sort').click();
+        return [heads.map(other => other.getAttribute('aria-sort')), rows(table)];
+    }));"""
+)
+
+
+@pytest.mark.browser
+def test_every_table_sorts_within_its_groups(browser, pages):
+    open_page(browser, pages["whole"])
+    tables = [
+        table for table in browser.find_elements("tag name", "table") if table.find_elements("class name", "sort")
+    ]
+    assert len(tables) > 8
+    for table in tables:
+        before = browser.execute_script(ROWS, table)
+        for click, (told, after) in enumerate(browser.execute_script(SORTED, table)):
+            column, falling = divmod(click, 2)
+            assert told[column] == ("ascending", "descending")[falling] and sum(name is not None for name in told) == 1
+            assert [sorted(rows) for rows in after] == [sorted(rows) for rows in before]
+            for rows in after:
+                cells = [row[column].replace("−", "-") for row in rows]
+                if all(re.fullmatch(r"-?\d+(\.\d+)?", cell) for cell in cells):
+                    assert [float(cell) for cell in cells] == sorted(map(float, cells), reverse=falling == 1)
+
+
+@pytest.mark.browser
+def test_a_table_filters_and_says_how_much_is_left(browser, pages):
+    open_page(browser, pages["whole"])
+    field = browser.find_element("css selector", "[aria-label='Filter rows of: All comparisons']")
+    table = browser.execute_script("return arguments[0].closest('.scroll').querySelector('table')", field)
+    every = rows_of(browser, table)
+    field.send_keys("TRANSFER − Linear")
+    left = rows_of(browser, table)
+    assert left == [row for row in every if "transfer − linear" in row[1]] and len(left) == 10
+    told = "return arguments[0].parentElement.querySelector('[role=status]').textContent"
+    assert browser.execute_script(told, field) == "10 of 30 rows"
+    field.clear()
+    field.send_keys("nothing has this")
+    assert rows_of(browser, table) == [] and browser.execute_script(told, field) == "0 of 30 rows"
+    field.clear()
+    field.send_keys(" ")
+    assert rows_of(browser, table) == every
+
+
+@pytest.mark.browser
+def test_every_download_is_the_file_beside_the_page(browser, pages, tmp_path):
+    open_page(browser, pages["whole"])
+    for kept in browser.downloads.glob("*"):
+        kept.unlink()
+    links = browser.find_elements("css selector", "a[download]")
+    for link in links:
+        name, data = link.get_attribute("download"), base64.b64decode(link.get_attribute("href").partition(",")[2])
+        browser.execute_script("arguments[0].click()", link)
+        saved = browser.downloads / name
+        WebDriverWait(browser, 10).until(
+            lambda _, saved=saved, data=data: saved.is_file() and saved.read_bytes() == data
+        )
+    assert len(links) == 10
+
+
+# what makes a page odd: its figures have no text on text, its console is silent, it fits the screen
+CASES = {
+    "eight sizes": {"n": (20, 50, 100, 150, 200, 300, 400, 500), "replicates": 4},
+    "one task and one n, one replicate": {"tasks": ("scz_bd",), "n": (100,), "replicates": 1},
+    "two sizes, nothing differs": {"tasks": ("other",), "n": (100, 200), "replicates": 12},
+}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("case", CASES)
+def test_a_page_of_another_size_is_as_well_behaved(browser, case, tmp_path):
+    results = make_results(**{"replicates": 8, "people": 12} | CASES[case])
+    path = tmp_path / "page.html"
+    path.write_text(page_of(results, draw_figures(results, tmp_path)), encoding="utf-8")
+    for width in (390, 1280):
+        open_page(browser, path, width=width)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.get_log("browser") == []
+    if case.endswith("nothing differs"):
+        assert "was not distinguishable from" in browser.find_element("class name", "answer").text
+
+
+def test_a_page_of_five_thousand_replicates_stays_below_ten_mebibytes(results, drawings, tmp_path):
+    """Every replicate has an AUC with all digits of its own, which compress worse than a real study's few values."""
+    generator = np.random.default_rng(0)
+    many = SimpleNamespace(**vars(results))
+    many.aucs, many.resamples, many.settings = (
+        table.loc[table.index.repeat(5000 // 15 + 1)].reset_index(drop=True)
+        for table in (results.aucs, results.resamples, results.settings)
+    )
+    many.aucs["auc"] = np.clip(many.aucs["auc"] + generator.normal(0, 0.02, len(many.aucs)), 0, 1)
+    assert len(many.aucs) >= 5000 * len(results.medians)
+    tables = (many.aucs, many.medians, many.comparisons)
+    save_figure(figure2(*tables, many.config["tasks"], alpha=0.05), figure2_data(*tables), tmp_path / "figure2")
+    for name in ("figure1", "figure3"):
+        for ending in ("svg", "png", "tsv"):
+            (tmp_path / f"{name}.{ending}").symlink_to(drawings / f"{name}.{ending}")
+    page = page_of(many, tmp_path)
+    assert "figure2.tsv.gz" in page and len(page.encode()) < 10 * 2**20

@@ -1,0 +1,70 @@
+"""The preliminary page: what is there, what is missing, and no more."""
+
+import json
+import os
+
+import pytest
+from neurotransfer.report import preview
+from neurotransfer.study.plan import Study
+
+
+@pytest.fixture
+def study(tmp_path):
+    tasks = {"ad_hc": {"title": "Alzheimer's disease or healthy"}}
+    plan = Study({}, {}, {}, tasks, (100,), ("001", "002", "003"), "multitask")
+    results = tmp_path / "results"
+    write(results / "pretrain/multitask/weights.safetensors", "", age=50)
+    for replicate in plan.replicates:
+        write(results / f"resamples/ad_hc/n100/{replicate}.tsv", "", age=100)
+    aucs = {("001", "linear"): 0.7, ("001", "transfer"): 0.8, ("002", "linear"): 0.6, ("003", "transfer"): 0.9}
+    for (replicate, model), auc in aucs.items():
+        write(results / f"fits/ad_hc/n100/{replicate}/{model}.json", json.dumps({"test_auc": auc}), age=10)
+    return plan, results
+
+
+def write(path, text, age):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    now = path.stat().st_mtime
+    os.utime(path, (now - age, now - age))
+
+
+def page(plan, results):
+    return preview.page({"study": "x"}, plan, results)
+
+
+def test_missing_fits_are_counted_and_the_page_is_marked(study):
+    text = page(*study)
+    assert "<h1>Preliminary: x</h1>" in text
+    assert "5 of 9 fits are missing" in text
+
+
+def test_a_difference_is_over_the_replicates_that_both_have(study):
+    row = preview.tables(study[0], preview.finished_fits(*study)[0])[0]
+    assert row["pairs"]["transfer − linear"] == (1, pytest.approx(0.1))
+    assert row["pairs"]["transfer − baseline"] == (0, None)
+    assert row["models"]["transfer"] == (2, pytest.approx(0.85))
+
+
+def test_a_fit_older_than_what_it_was_made_from_is_left_out(study):
+    plan, results = study
+    write(results / "pretrain/multitask/weights.safetensors", "", age=5)
+    aucs, left_out = preview.finished_fits(plan, results)
+    assert {model for *_, model in aucs} == {"linear"}
+    assert left_out == {"older than its resample or weights": 2}
+    assert "2 more are left out" in page(plan, results)
+
+
+def test_a_fit_that_cannot_be_read_is_left_out(study):
+    plan, results = study
+    write(results / "fits/ad_hc/n100/001/linear.json", "{", age=1)
+    assert preview.finished_fits(plan, results)[1] == {"not readable as a fit": 1}
+
+
+def test_nothing_at_all_is_a_page_too(study, tmp_path):
+    assert "9 of 9 fits are missing" in page(study[0], tmp_path / "empty")
+
+
+def test_failures_are_mentioned(study):
+    write(study[1] / "failures/transfer/ad_hc-100-002.json", "{}", age=0)
+    assert "1 transfer" in page(*study)

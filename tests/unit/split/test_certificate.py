@@ -1,0 +1,300 @@
+"""The certificate states what is so, and a planted leak or a change after it is answered with one clear line."""
+
+import copy
+import hashlib
+import json
+import re
+from itertools import combinations
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from browsers import chromium, visit
+from crowds import crowd, index_of
+from neurotransfer.errors import InputError
+from neurotransfer.files import digest_of_file, write_json, write_table
+from neurotransfer.split.certificate import (
+    certify,
+    check_behind_weights,
+    check_certified,
+    check_resamples_certified,
+    check_sources,
+    check_waivers,
+    duplicates_in_words,
+    page,
+)
+from neurotransfer.split.duplicates import COLUMNS, HEAD, SCAN
+from neurotransfer.split.resampling import labelled, write_resample
+from neurotransfer.split.roles import SETS, join_splits, split_cohort
+
+SETTINGS = {"validation_share": 0.25, "healthy": ["HC"], "age_band": 10}
+ROLES = {"P": ["pretraining"], "A": ["ad_hc", "pretraining"], "H": ["ad_hc", "holdout"]}
+SHARES = {"P": 1.0, "A": 0.4, "H": 0.0}
+NOBODY = pd.DataFrame(columns=COLUMNS)
+SUMMARY = {
+    "images": 200, "images_compared": 199, "pairs_compared": 19701, "least_similarity": 4.0, "pairs_found": 3,
+    "pairs_listed": 3, "scans": 1, "heads": 2,
+    "settings": {"same_head": 4.0, "chance_pairs": 1, "same_scan": 0.99, "same_pose": 0.3},
+}  # fmt: skip
+
+
+@pytest.fixture
+def study():
+    """Splits and indices of three cohorts: one that pretrains, one on both sides, one held out."""
+    indices = [
+        index_of(crowd(80, 1), "P"),
+        index_of([*crowd(40, 2), *[(70.0, 1, ["HC", "AD"])] * 10], "A"),
+        index_of(crowd(30, 3), "H"),
+    ]
+    splits = [
+        split_cohort(i, ROLES[cohort], SHARES[cohort], SETTINGS, 1) for cohort, i in zip(ROLES, indices, strict=True)
+    ]
+    return splits, indices
+
+
+def image_with(study, role, cohort=None):
+    """(cohort's place, row) of the first image of that role."""
+    splits, _ = study
+    places = [list(ROLES).index(cohort)] if cohort else range(len(splits))
+    return next((place, splits[place].index[splits[place]["role"] == role][0])
+                for place in places if (splits[place]["role"] == role).any())  # fmt: skip
+
+
+def pair_of(study, one, other, kind=SCAN):
+    """A row of pairs.tsv about two images, given as (cohort's place, row)."""
+    names = [study[1][place].loc[row, ["image_id", "participant_id", "cohort"]].tolist() for place, row in (one, other)]
+    return pd.DataFrame([[*names[0], *names[1], 9.0, 0.9999, 0.01, kind]], columns=COLUMNS)
+
+
+def test_the_certificate_states_counts_overlaps_and_digests(study):
+    splits, indices = study
+    proof = certify(splits, indices, ROLES, NOBODY)
+    images = join_splits(splits, indices)
+    json.dumps(proof, allow_nan=False)
+    assert {tuple(pair["sets"]) for pair in proof["overlaps"]} == set(combinations(SETS, 2))
+    for pair in proof["overlaps"]:
+        assert {name: pair[name] for name in pair if name != "sets"} == dict.fromkeys(
+            ("participants", "identical_scans", "waived_scans", "similar_heads"), 0
+        )
+    for role in SETS:
+        rows = images[images["role"] == role]
+        people = sorted(set(rows["participant_id"]))
+        assert proof["counts"][role]["images"] == len(rows)
+        assert proof["counts"][role]["participants"] == len(people)
+        assert proof["counts"][role]["age"]["mean"] == pytest.approx(rows["age"].mean(), abs=1e-3)
+        sexes = rows.drop_duplicates("participant_id")["sex"]
+        assert proof["counts"][role]["female_share"] == pytest.approx((sexes == 0).mean(), abs=1e-4)
+        assert proof["digests"][role] == hashlib.sha256("\n".join(people).encode()).hexdigest()
+    assert sum(has[role]["images"] for has in proof["cohorts"].values() for role in has) == len(images)
+    assert proof["shared_cohorts"] == ["A"]
+    assert proof["engines"] == {role: [["builtin", "1"]] for role in SETS}
+
+
+def test_a_participant_on_two_sides_fails_the_certificate(study):
+    splits, indices = study
+    person = splits[0].loc[splits[0]["role"] == "train", "participant_id"].value_counts().index[0]
+    rows = splits[0].index[splits[0]["participant_id"] == person]
+    assert len(rows) == 2
+    splits[0].loc[rows[0], "role"] = "test"
+    with pytest.raises(InputError, match=rf"{person}: the participant is in (train and in test|test and in train)"):
+        certify(splits, indices, ROLES, NOBODY)
+
+
+@pytest.mark.parametrize("role", ["validation", "test"])
+@pytest.mark.parametrize("how", ["bytes", "likeness"])
+def test_one_scan_under_two_names_across_sets_fails_the_certificate_unless_waived_by_name(study, role, how):
+    splits, indices = study
+    one, other = image_with(study, "train"), image_with(study, role)
+    pairs = pair_of(study, one, other)
+    people = pairs[["participant_1", "participant_2"]].iloc[0].tolist()
+    scans = pairs[["image_2", "image_1"]].iloc[0].tolist()
+    if how == "bytes":  # found by the cached bytes alone, whatever the comparison of heads has found
+        indices[other[0]].loc[other[1], "checksum"] = indices[one[0]].loc[one[1], "checksum"]
+        pairs = NOBODY
+    with pytest.raises(InputError, match=rf"it is the same scan as \S+, in train and in {role}; .*waived_duplicates"):
+        certify(splits, indices, ROLES, pairs)
+    with pytest.raises(InputError, match="the same scan"):
+        certify(splits, indices, ROLES, pairs, waived=[[people[0], "H_002"]])
+    for waived in (people, scans):
+        proof = certify(splits, indices, ROLES, pairs, waived=[waived])
+        found = next(pair for pair in proof["overlaps"] if pair["sets"] == ["train", role])
+        assert (found["identical_scans"], found["waived_scans"]) == (0, 1)
+        assert "1 pairs of scans that look identical were waived by name" in proof["statement"]
+
+
+def test_one_scan_under_two_names_in_one_pool_fails_and_elsewhere_within_a_set_is_counted(study):
+    splits, indices = study
+    pool = pair_of(study, image_with(study, "test", "A"), image_with(study, "test", "H"))
+    with pytest.raises(InputError, match="both are in the pool of ad_hc, so a resample may train on one"):
+        certify(splits, indices, ROLES, pool)
+    rows = splits[0].index[splits[0]["role"] == "train"]
+    proof = certify(splits, indices, ROLES, pair_of(study, (0, rows[0]), (0, rows[-1])))
+    assert proof["within"]["train"]["identical_scans"] == 1
+
+
+def test_one_head_in_two_scans_is_counted_and_fails_nothing(study):
+    pairs = pair_of(study, image_with(study, "train"), image_with(study, "test"), HEAD)
+    proof = certify(*study, ROLES, pairs)
+    assert [pair["similar_heads"] for pair in proof["overlaps"] if pair["sets"] == ["train", "test"]] == [1]
+
+
+def test_waivers_of_unknown_names_are_mistakes(study):
+    manifest = pd.concat(study[1])
+    check_waivers([["P_001", "H_002"], ["P_001_ses-0", "A_002_ses-0"]], manifest)
+    with pytest.raises(InputError) as error:
+        check_waivers([["P_001", "H_999"], ["P_001", "A_002_ses-0"]], manifest)
+    first, second = str(error.value).splitlines()
+    assert "split.waived_duplicates[0]: there is no participant or image 'H_999'" in first
+    assert "split.waived_duplicates[1]: it names a participant and an image" in second
+
+
+def test_two_images_of_a_validation_participant_fail_the_certificate(study):
+    splits, indices = study
+    further = splits[0]["reason"] == "validation_takes_one_image"
+    assert further.any()
+    splits[0].loc[further, "role"] = "validation"
+    with pytest.raises(InputError, match="validates with 2 images instead of one"):
+        certify(splits, indices, ROLES, NOBODY)
+
+
+def test_a_cohort_that_pretrains_without_the_role_fails_the_certificate(study):
+    splits, indices = study
+    splits[2]["role"] = "train"
+    with pytest.raises(InputError, match=r"cohorts/H\.tsv: images of it pretrain without that role"):
+        certify(splits, indices, ROLES, NOBODY)
+
+
+def test_a_set_from_another_engine_fails_the_certificate_unless_accepted(study):
+    splits, indices = study
+    indices[2]["engine_version"] = "2"
+    with pytest.raises(InputError, match=r"test has images of builtin 2, training of builtin 1; .*accept_other"):
+        certify(splits, indices, ROLES, NOBODY)
+    assert certify(splits, indices, ROLES, NOBODY, one_engine=False)["engines"]["test"] == [
+        ["builtin", "1"], ["builtin", "2"]
+    ]  # fmt: skip
+
+
+def test_a_split_of_another_index_is_refused(study):
+    splits, indices = study
+    short = [copy.deepcopy(index) for index in indices]
+    short[1] = short[1].iloc[1:]
+    with pytest.raises(InputError, match=r"cohorts/A\.tsv: it is not about the images of the cohort's index"):
+        certify(splits, short, ROLES, NOBODY)
+
+
+def test_a_split_that_was_edited_and_an_index_that_renames_people_are_refused(study):
+    splits, indices = study
+    manifest = pd.concat(indices)[["image_id", "participant_id", "cohort"]]
+    drawing = (ROLES, SHARES, SETTINGS, 1)
+    check_sources(splits, indices, manifest, *drawing)
+    edited = [split.copy() for split in splits]
+    person = edited[0].loc[edited[0]["role"] == "train", "participant_id"].iloc[0]
+    edited[0].loc[edited[0]["participant_id"] == person, "role"] = "unused"  # a whole participant: no leak by itself
+    with pytest.raises(InputError, match=r"^results/split/cohorts/P\.tsv: role: its roles are not those that"):
+        check_sources(edited, indices, manifest, *drawing)
+    renamed = [index.replace({"participant_id": {"H_003": "H_004"}}) for index in indices]
+    own = [split_cohort(i, ROLES[c], SHARES[c], SETTINGS, 1) for c, i in zip(ROLES, renamed, strict=True)]
+    with pytest.raises(InputError, match=r"^results/index/H\.tsv: .* images have another participant than"):
+        check_sources(own, renamed, manifest, *drawing)
+
+
+def test_a_file_that_changed_after_it_was_certified_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        write_table(index_of(crowd(9), name), f"results/index/{name}.tsv")
+    files = {"results/index/a.tsv": digest_of_file("results/index/a.tsv")}
+    write_json("certificate.json", {"files": files})
+    check_certified("certificate.json", ["results/index/a.tsv"])
+    with pytest.raises(InputError, match=r"^results/index/b\.tsv: certificate\.json does not cover this file"):
+        check_certified("certificate.json", ["results/index/a.tsv", "results/index/b.tsv"])
+    table = Path("results/index/a.tsv")
+    table.write_text(table.read_text().replace("a_001", "a_002"))
+    with pytest.raises(InputError, match=r"^results/index/a\.tsv: it is not the file that was certified .*; delete"):
+        check_certified("certificate.json", ["results/index/a.tsv"])
+
+
+def test_resamples_of_people_who_pretrain_or_with_changed_rows_are_refused(study, tmp_path):
+    splits, indices = study
+    test = pd.concat(
+        [index[split["role"] == "test"] for index, split in zip(indices, splits, strict=True)], ignore_index=True
+    )
+    train = pd.concat(
+        [index[split["role"] == "train"] for index, split in zip(indices, splits, strict=True)], ignore_index=True
+    )
+    task = {"positive": ["AD"], "negative": ["HC"]}
+    pool = labelled(test, task, "by_session").assign(role="train", index_row=0)
+    write_resample(pool.iloc[[0, 0, 3, 5]], tmp_path / "good.tsv", {"n": 4})
+    check_resamples_certified([tmp_path / "good.tsv"], indices, splits)
+    planted = labelled(train, task, "by_session").assign(role="test", index_row=0)
+    write_resample(pd.concat([pool.iloc[:3], planted.iloc[:1]]), tmp_path / "seen.tsv", {"n": 4})
+    write_resample(pool.iloc[:3].assign(participant_id="H_001"), tmp_path / "renamed.tsv", {"n": 3})
+    text = (tmp_path / "good.tsv").read_text()
+    (tmp_path / "edited.tsv").write_text(text.replace("\ttrain\t", "\ttest\t", 1))
+    with pytest.raises(InputError) as error:
+        check_resamples_certified(
+            [tmp_path / f"{name}.tsv" for name in ("seen", "renamed", "good", "edited")], indices, splits
+        )
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3
+    assert re.search(
+        r"seen\.tsv: 1 of its rows are no images of people whom the certificate keeps for testing", lines[0]
+    )
+    assert "renamed.tsv: 3 of its rows" in lines[1] or "renamed.tsv: 2 of its rows" in lines[1]
+    assert "edited.tsv: its rows are not those that were drawn" in lines[2]
+
+
+def test_weights_of_other_people_than_those_certified_are_refused(study):
+    splits, _ = study
+    used = pd.concat(splits)
+    behind = used[used["role"].isin(["train", "validation"])][["participant_id", "role"]].drop_duplicates()
+    assert check_behind_weights(behind, splits, "participants.tsv") == 0
+    gone = pd.concat([behind, pd.DataFrame({"participant_id": ["P_900"], "role": ["train"]})])
+    assert check_behind_weights(gone, splits, "participants.tsv") == 1, "who withdrew is counted, and no leak"
+    moved = behind.assign(
+        role=behind["role"].where(behind["participant_id"] != behind["participant_id"].iloc[0], "test")
+    )
+    with pytest.raises(InputError, match=r"^participants\.tsv: role: 1 people behind the weights have another role"):
+        check_behind_weights(moved, splits, "participants.tsv")
+    with pytest.raises(InputError, match="2 who pretrain are not"):
+        check_behind_weights(behind.iloc[2:], splits, "participants.tsv")
+
+
+def certificate_page(study, **changes):
+    pairs = pair_of(study, image_with(study, "train"), image_with(study, "test"), HEAD)
+    proof = certify(*study, ROLES, pairs) | {
+        "duplicates": SUMMARY | changes,
+        "files": {"results/index/P.tsv": "0" * 64},
+    }
+    return page(proof, 'A study <script>alert("1")</script>'), proof
+
+
+def test_the_page_says_what_the_certificate_says_names_nobody_and_asks_for_nothing(study):
+    text, proof = certificate_page(study)
+    for name in pd.concat(study[1])[["image_id", "participant_id"]].to_numpy().ravel():
+        assert name not in text
+    assert "<script" not in text and "url(" not in text and "@import" not in text
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', text)
+    plain = " ".join(re.sub(r"<[^>]+>", " ", text.partition("</style>")[2]).split())
+    assert proof["statement"] in plain and duplicates_in_words(SUMMARY) in plain
+    shared = proof["cohorts"]["A"]
+    pretrain = shared["train"]["participants"] + shared["validation"]["participants"]
+    assert f"A ({pretrain} participants pretrain, {shared['test']['participants']} others were never seen)" in plain
+    assert "training and test 0 0 0 1" in plain
+    assert all(digest in plain for digest in proof["digests"].values())
+
+
+def test_too_few_images_to_compare_are_said_to_be_so(study):
+    text, _ = certificate_page(study, least_similarity=None, scans=0, heads=0)
+    assert "Too few images to look for one person under two names" in text
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_shows_the_page_without_a_complaint(study, tmp_path, width):
+    page = tmp_path / "certificate.html"
+    page.write_text(certificate_page(study)[0])
+    with chromium(tmp_path / "profile") as browser:
+        visit(browser, page, width=width)
+        assert browser.get_log("browser") == []
+        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth + 1")
+        browser.save_screenshot(str(tmp_path / "page.png"))

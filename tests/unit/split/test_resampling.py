@@ -1,0 +1,263 @@
+"""Resamples: nobody in two sets, the paper's way of drawing, and pools that can't give what is asked."""
+
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from neurotransfer.errors import InputError
+from neurotransfer.split.resampling import (
+    check_disjoint,
+    check_not_pretrained,
+    check_task,
+    draw,
+    failing_share,
+    feasibility,
+    labelled,
+    pool_of_task,
+    sizes,
+)
+from scipy import stats
+
+# sets as small as these often lack a class, so their draws are redone
+SMALL = {"validation_share": 0.4, "test_share": 0.4, "min_per_class": 1, "max_redraws": 100}
+SETTINGS = {"validation_share": 0.2, "test_share": 0.2, "min_per_class": 2, "max_redraws": 100}
+TASK = {"positive": ["AD"], "negative": ["HC", "control"]}
+
+
+def pool_from(images_by_participant, labels_by_participant):
+    """A pool in which participant k has that many images, all of that label."""
+    people = np.repeat(np.arange(len(images_by_participant)), images_by_participant)
+    return pd.DataFrame(
+        {
+            "image_id": [f"i{image:04d}" for image in range(len(people))],
+            "participant_id": [f"p{person:04d}" for person in people],
+            "label": np.asarray(labels_by_participant, dtype=int)[people],
+        }
+    )
+
+
+def random_pool(participants, positive_share, seed, most_images=3):
+    generator = np.random.default_rng(seed)
+    labels = generator.random(participants) < positive_share
+    return pool_from(generator.integers(1, most_images + 1, participants), labels)
+
+
+@st.composite
+def pools_and_plans(draws):
+    """Pools of any make, people who convert included, and the sizes to draw from them."""
+    participants = draws(st.integers(6, 60))
+    pool = random_pool(participants, draws(st.sampled_from([0.2, 0.5, 0.8])), draws(st.integers(0, 9999)), 4)
+    if draws(st.booleans()):  # diagnosis is per session: some have images of both labels
+        flipped = np.random.default_rng(0).random(len(pool)) < 0.2
+        pool["label"] = np.where(flipped, 1 - pool["label"], pool["label"])
+    plan = SETTINGS | {"validation_share": draws(st.sampled_from([0.2, 0.4])), "max_redraws": 20}
+    plan["min_per_class"] = draws(st.integers(1, 3))
+    return pool, draws(st.integers(10, 60)), plan, draws(st.integers(0, 2**63 - 1))
+
+
+@given(pools_and_plans())
+@settings(max_examples=150, deadline=None)
+def test_every_resample_keeps_the_promises(case):
+    pool, n, plan, seed = case
+    try:
+        resample, redraws = draw(pool, n, plan, seed)
+    except InputError:
+        assume(False)
+    people = {role: set(rows["participant_id"]) for role, rows in resample.groupby("role")}
+    assert not people["train"] & people["validation"]
+    assert not people["train"] & people["test"]
+    assert not people["validation"] & people["test"]
+    counts = resample["role"].value_counts()
+    assert (counts["train"], counts["validation"], counts["test"]) == sizes(n, plan)
+    assert resample.groupby(["role", "label"]).size().unstack(fill_value=0).min().min() >= plan["min_per_class"]
+    for role in ("validation", "test"):
+        assert resample.loc[resample["role"] == role, "image_id"].is_unique
+    known = pool.set_index("image_id")
+    assert (known.loc[resample["image_id"], "label"].to_numpy() == resample["label"]).all()
+    assert (known.loc[resample["image_id"], "participant_id"].to_numpy() == resample["participant_id"]).all()
+    assert 0 <= redraws <= plan["max_redraws"]
+
+
+@given(pools_and_plans(), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_a_draw_follows_from_its_seed_whatever_the_order_of_rows(case, order):
+    pool, n, plan, seed = case
+    try:
+        first, redraws = draw(pool, n, plan, seed)
+    except InputError:
+        assume(False)
+    again, redraws_again = draw(pool.sample(frac=1, random_state=order), n, plan, seed)
+    pd.testing.assert_frame_equal(first, again)
+    assert redraws == redraws_again
+
+
+def test_other_seeds_draw_other_resamples():
+    pool = random_pool(60, 0.5, 0)
+    assert len({tuple(draw(pool, 20, SETTINGS, seed)[0]["image_id"]) for seed in range(20)}) == 20
+
+
+def test_duplicates_are_kept_and_as_many_as_drawing_with_replacement_gives():
+    """Of N images n draws give N (1 - (1 - 1/N)^n) distinct ones: about 397 of TOP's 1,037 at n = 500."""
+    pool = pool_from([2] * 176 + [1] * 685, [0, 1] * 430 + [0])
+    assert len(pool) == 1037 and pool["participant_id"].nunique() == 861
+    distinct = []
+    for seed in range(40):
+        train = draw(pool, 500, SETTINGS, seed)[0].query("role == 'train'")
+        assert len(train) == 500
+        distinct.append(train["image_id"].nunique())
+    expected = 1037 * (1 - (1 - 1 / 1037) ** 500)
+    assert round(expected) == 397
+    assert abs(np.mean(distinct) - expected) < 4 * np.std(distinct, ddof=1) / np.sqrt(len(distinct))
+
+
+def test_each_image_trains_equally_often():
+    pool = pool_from([5] * 4 + [1] * 40, [0, 1] * 22)
+    drawn = pd.concat(draw(pool, 20, SETTINGS, seed)[0].query("role == 'train'") for seed in range(300))
+    counts = drawn["image_id"].value_counts().reindex(pool["image_id"], fill_value=0)
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def naive_draw_is_valid(pool, counts, min_per_class, dice):
+    """The paper's words with sets and lists, no arrays."""
+    images = list(zip(pool["participant_id"], pool["label"], strict=True))
+    sets = [[dice.choice(images) for _ in range(counts[0])]]
+    for count in counts[1:]:
+        drawn = {person for rows in sets for person, _ in rows}
+        free = [image for image in images if image[0] not in drawn]
+        if len(free) < count:
+            return False
+        sets.append(dice.sample(free, count))
+    return all(sum(label == wanted for _, label in rows) >= min_per_class for rows in sets for wanted in (0, 1))
+
+
+@pytest.mark.parametrize(
+    "pool, n, plan",
+    [
+        (random_pool(40, 0.2, 1), 15, SMALL),  # a class is missing
+        (random_pool(24, 0.5, 2), 25, SETTINGS),  # participants run out
+        (random_pool(30, 0.3, 3), 20, SETTINGS),
+    ],
+)
+def test_the_share_of_invalid_draws_is_that_of_a_naive_simulation(pool, n, plan):
+    dice = random.Random(5)
+    naive = np.mean([not naive_draw_is_valid(pool, sizes(n, plan), plan["min_per_class"], dice) for _ in range(1500)])
+    found = feasibility(pool, n, plan, 0, draws=1500)
+    assert 0.05 < naive < 0.995  # else the comparison says nothing
+    assert abs(found - naive) < 4 * np.sqrt(2 * naive * (1 - naive) / 1500)
+
+
+def test_redraws_are_counted_as_often_as_draws_are_invalid():
+    """The number of failures before the first success is geometric: p / (1 - p) on average."""
+    pool, n = random_pool(40, 0.2, 1), 15
+    p = feasibility(pool, n, SMALL, 0, draws=4000)
+    redraws = np.array([draw(pool, n, SMALL, seed)[1] for seed in range(300)])
+    expected = p / (1 - p)
+    assert expected > 0.5
+    assert abs(redraws.mean() - expected) < 4 * redraws.std(ddof=1) / np.sqrt(len(redraws))
+
+
+def test_the_failing_share_is_that_of_whole_resamples():
+    pool, n, plan = random_pool(30, 0.3, 3), 20, SETTINGS | {"max_redraws": 2}
+
+    def fails(seed):
+        try:
+            draw(pool, n, plan, seed)
+        except InputError:
+            return True
+        return False
+
+    brute = np.mean([fails(seed) for seed in range(400)])
+    assert 0.02 < brute < 0.98
+    assert abs(failing_share(pool, n, plan, 0, 2000) - brute) < 4 * np.sqrt(brute * (1 - brute) / 400) + 0.02
+
+
+def test_a_pool_too_small_for_its_sets_is_refused_with_what_it_holds():
+    pool = pool_from([1] * 10, [0, 1] * 5)
+    with pytest.raises(InputError, match=r"101 draws in a row .* 10 images of 5 positive and 5 negative participants"):
+        draw(pool, 100, SETTINGS, 0)
+    with pytest.raises(InputError, match="pool is empty"):
+        draw(pool.iloc[:0], 100, SETTINGS, 0)
+
+
+def test_a_task_that_its_pool_cannot_give_is_named_before_any_job():
+    pool = pool_from([1] * 60, [0, 1] * 30)
+    check_task("ad_hc", pool, [20], SETTINGS, 0)
+    with pytest.raises(InputError) as refused:
+        check_task("ad_hc", pool, [20, 500], SETTINGS, 0)
+    line = str(refused.value)
+    for part in ("task ad_hc", "n = 500", "60 images of 30 positive and 30 negative participants", "smaller n"):
+        assert part in line
+    assert "\n" not in line and "n = 20" not in line
+
+
+@pytest.mark.parametrize("labels", [[1] * 30, [0] * 30, []])
+def test_a_pool_of_one_class_or_none_is_refused(labels):
+    pool = pool_from([1] * len(labels), labels)
+    assert feasibility(pool, 10, SETTINGS, 0) == 1.0
+    with pytest.raises(InputError, match=r"tasks.ad_hc: the pool has one class or none.*check its diagnosis words"):
+        check_task("ad_hc", pool, [10], SETTINGS, 0)
+
+
+def test_a_task_is_infeasible_only_where_resamples_fail_after_their_redraws():
+    """Single draws that fail often are no obstacle to 100 redraws, but to none."""
+    pool, n = random_pool(40, 0.2, 1), 15
+    assert feasibility(pool, n, SMALL, 0) > 0.2
+    check_task("t", pool, [n], SMALL, 0)
+    with pytest.raises(InputError):
+        check_task("t", pool, [n], SMALL | {"max_redraws": 0}, 0)
+
+
+def index_of(cohort, rows):
+    """An index: image, participant and diagnosis, in that order."""
+    table = pd.DataFrame(rows, columns=["image_id", "participant_id", "diagnosis"])
+    return table.assign(cohort=cohort, shard=f"{cohort}-0001", row=range(len(table)), checksum="c")
+
+
+def split_of(index, roles):
+    return index[["image_id", "participant_id", "cohort"]].assign(role=roles)
+
+
+def test_a_pool_holds_the_unseen_images_with_the_tasks_diagnoses():
+    a = index_of("a", [("a3", "pa3", "AD"), ("a1", "pa1", "HC"), ("a2", "pa2", "MCI"), ("a4", "pa4", "AD")])
+    b = index_of("b", [("b2", "pb2", "control"), ("b1", "pb1", None), ("b3", "pb3", "AD")])
+    splits = [split_of(b, ["test"] * 3), split_of(a, ["test", "test", "test", "train"])]
+    pool = pool_of_task([a, b], splits, TASK, "by_session")
+    assert pool["image_id"].tolist() == ["a1", "a3", "b2", "b3"]
+    assert pool["label"].tolist() == [0, 1, 0, 1]
+    assert pool["index_row"].tolist() == [1, 0, 0, 2]
+    for role in ("train", "validation", "unused"):
+        assert pool_of_task([a, b], [split_of(a, role), split_of(b, role)], TASK, "by_session").empty
+
+
+def test_people_who_convert_stay_by_session_or_are_left_out():
+    images = index_of(
+        "a", [("a1", "p", "HC"), ("a2", "p", "AD"), ("a3", "q", "AD"), ("a4", "r", "MCI"), ("a5", "r", "AD")]
+    )
+    by_session = labelled(images, TASK, "by_session")
+    assert dict(zip(by_session["image_id"], by_session["label"], strict=True)) == {"a1": 0, "a2": 1, "a3": 1, "a5": 1}
+    assert labelled(images, TASK, "exclude")["image_id"].tolist() == ["a3", "a5"]
+
+
+def test_an_image_without_a_role_stops_the_draw():
+    a = index_of("a", [("a1", "p", "HC"), ("a2", "q", "AD")])
+    with pytest.raises(InputError, match="1 images of a have no role"):
+        pool_of_task([a], [split_of(a.iloc[:1], "test")], TASK, "by_session")
+
+
+def test_a_participant_in_two_sets_is_noticed():
+    table = pd.DataFrame({"participant_id": ["p", "p", "q"], "role": ["train", "train", "test"]})
+    check_disjoint(table)
+    with pytest.raises(InputError, match=r"^x\.tsv: 1 participants are in two sets"):
+        check_disjoint(table.assign(role=["train", "test", "test"]), "x.tsv")
+
+
+@pytest.mark.parametrize("role", ["train", "validation"])
+def test_a_participant_of_the_pretraining_is_noticed_by_any_image(role):
+    resample = pd.DataFrame({"image_id": ["a1"], "participant_id": ["p"], "role": ["test"]})
+    split = pd.DataFrame({"image_id": ["a1", "a2"], "participant_id": ["p", "p"], "role": ["test", "unused"]})
+    check_not_pretrained(resample, [split])
+    with pytest.raises(InputError, match="1 participants also train or validate the pretraining"):
+        check_not_pretrained(resample, [split, split.iloc[1:].assign(role=role)])

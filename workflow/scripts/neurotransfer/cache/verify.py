@@ -1,0 +1,260 @@
+"""Is every byte of the cache the one that was written, and is it the cache of this manifest and these ledgers?
+
+The study's folder goes in; a line comes out for each thing that is wrong: the shard, the row, and the fix.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import InputError
+from ..files import digest_of_file, read_table
+from ..study.plan import Study
+from .shard_file import Shard, checksum
+from .write import FROM_LEDGER, digest_of_rows
+
+CACHE = Path("results/cache")
+SHARDS = Path("results/manifest/shards")
+INDEX = Path("results/index")
+WRITING = 60.0  # seconds since a temporary file last grew after which nobody is writing it any more
+ENDINGS = (".slices.npy", ".small.npy", ".volumes.tsv", ".npy", ".tsv")
+
+
+@dataclass
+class Verification:
+    """What was looked at and what was wrong, in order of shards; shards without any file wait for their jobs."""
+
+    mistakes: list[InputError] = field(default_factory=list)
+    shards: int = 0
+    rows: int = 0
+    bytes: int = 0
+    waiting: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """One line: how much was verified, and whether all is well."""
+        found = f"{len(self.mistakes)} wrong" if self.mistakes else "all as written"
+        line = f"{self.shards:,} shards, {self.rows:,} images, {self.bytes / 1e9:,.1f} GB verified: {found}"
+        return line + (f"; {len(self.waiting):,} shards are not cached yet" if self.waiting else "")
+
+
+def verify_cache(
+    study: Study, threads: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> Verification:
+    """Verify the whole cache of the study in the current folder.
+
+    Found are flipped bytes, missing rows, files cut short or grown, files older than what they were made from or
+    made from something else, rows of withdrawn images that still hold a brain, leftovers of killed jobs, and files
+    of shards that no manifest knows.
+
+    Parameters
+    ----------
+    threads : shards that are read at once; None takes as many as there are cores
+    progress : called with the shards done and their number after each
+    """
+    result = Verification()
+    names = list(study.shards)
+    cached_cohorts = {path.name.removesuffix(".tsv") for path in INDEX.glob("*.tsv")}
+    found: dict[str, tuple[list[InputError], int, int]] = {}
+    threads = threads or os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        pending, queue = {}, iter(names)
+        while True:
+            # a few ahead of the readers, not 100,000 futures at once
+            while len(pending) < 2 * threads and (name := next(queue, None)) is not None:
+                pending[pool.submit(verify_shard, name, study)] = name
+            if not pending:
+                break
+            for done in wait(pending, return_when=FIRST_COMPLETED).done:
+                found[pending.pop(done)] = done.result()
+                if progress:
+                    progress(len(found), len(names))
+    for name in names:
+        mistakes, rows, size = found[name]
+        if not size and not mistakes:
+            if study.shards[name].cohort in cached_cohorts:
+                what = "the shard is missing, though its cohort's index was made from it"
+                mistakes = [InputError(CACHE / f"{name}.npy", "", what, "run snakemake again")]
+            else:
+                result.waiting.append(name)
+                continue
+        result.mistakes += mistakes
+        result.shards += 1
+        result.rows += rows
+        result.bytes += size
+    result.mistakes += list(_strangers(set(names)))
+    result.mistakes += list(_stale_indices(study))
+    return result
+
+
+def verify_shard(name: str, study: Study) -> tuple[list[InputError], int, int]:
+    """What is wrong with one shard, how many rows it has, and how many bytes were read of it and beside it.
+
+    No mistake and no byte where it has no file at all.
+    """
+    images, table_path = CACHE / f"{name}.npy", CACHE / f"{name}.tsv"
+    if not any(path.exists() for path in (images, table_path)):
+        return [], 0, 0
+    mistakes: list[InputError] = []
+    for path, other in ((images, table_path), (table_path, images)):
+        if not path.exists():
+            return [InputError(path, "", f"it is missing beside {other.name}", _again(name))], 0, other.stat().st_size
+    try:
+        table, facts = _read_cache_table(table_path)
+    except ValueError:
+        what = "it is not the table that was written"
+        return [InputError(table_path, "", what, _again(name))], 0, images.stat().st_size
+    size = table_path.stat().st_size
+    mistakes += _against_manifest(name, table, table_path)
+    mistakes += _against_ledgers(name, study, table, table_path)
+    damaged = list(_bytes(images, table, facts["crop"], name))
+    mistakes += damaged
+    size += images.stat().st_size
+    for file, digest in facts["files"].items():
+        path = CACHE / file
+        if not path.is_file():
+            mistakes.append(InputError(path, "", "it is missing", _again(name)))
+            continue
+        size += path.stat().st_size if path != images else 0
+        if digest_of_file(path) != digest and not (path == images and damaged):
+            mistakes.append(InputError(path, "", "its bytes are not the ones that were written", _again(name)))
+    return mistakes, len(table), size
+
+
+def _read_cache_table(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A shard's table and its facts; ValueError where a byte of them is not the one that was written."""
+    # bytes: reading as text would take other line ends for the same
+    first, _, rows = path.read_bytes().partition(b"\n")
+    facts = json.loads(first.removeprefix(b"# "))
+    if set(facts) != {"crop", "rows", "files"} or first.decode() != f"# {json.dumps(facts, sort_keys=True)}":
+        raise ValueError("the facts are not as they were written")
+    if digest_of_rows(rows.decode()) != facts["rows"]:
+        raise ValueError("the rows are not as they were written")
+    return read_table(path), facts
+
+
+def _again(name: str) -> str:
+    return f"delete results/cache/{name}.*, then run snakemake again"
+
+
+def _against_manifest(name: str, table: pd.DataFrame, path: Path) -> Iterator[InputError]:
+    """Rows that are missing, too many, or in other places than the manifest has them; withdrawn people's rows."""
+    manifest = SHARDS / f"{name}.tsv"
+    if not manifest.is_file():
+        yield InputError(manifest, "", "the shard's manifest is missing", "run neurotransfer manifest")
+        return
+    images = read_table(manifest)
+    wanted, has = images["image_id"].tolist(), table["image_id"].tolist()
+    if has != wanted or table["row"].tolist() != list(range(len(table))):
+        places = [row for row, (one, other) in enumerate(zip(wanted, has, strict=False)) if one != other]
+        row = places[0] if places else min(len(wanted), len(has))
+        what = f"it has {len(has)} rows and {manifest} {len(wanted)}; they differ from this row on"
+        yield InputError(path, f"row {row}", what, _again(name))
+        return
+    if "withdrawn" in images:
+        withdrawn = images["withdrawn"].fillna(0).astype(int) == 1
+        for row in np.flatnonzero(withdrawn & table["checksum"].notna()):
+            what = f"{wanted[row]} has been withdrawn and is still cached"
+            yield InputError(path, f"row {row}", what, "run snakemake again, or delete the shard's ledgers")
+
+
+def _against_ledgers(name: str, study: Study, table: pd.DataFrame, path: Path) -> Iterator[InputError]:
+    """What the ledgers say of the images by now, and whether they were written after the shard."""
+    shard = CACHE / f"{name}.npy"
+    ledgers = [Path(ledger) for ledger in study.ledgers_of([name])]
+    for ledger in ledgers:
+        if not ledger.is_file():
+            yield InputError(
+                ledger, "", f"the ledger that {shard.name} was made from is missing", "run snakemake again"
+            )
+            return
+    newest = max([*ledgers, SHARDS / f"{name}.tsv"], key=_written)
+    for file in (shard, path):
+        if _written(file) < _written(newest):
+            yield InputError(file, "", f"it is older than {newest}, so it is stale", "run snakemake again")
+            return
+    columns = list(FROM_LEDGER)
+    ledger = pd.concat([read_table(file) for file in ledgers])[columns].set_index("image_id")
+    ledger = ledger.reindex(table["image_id"]).reset_index()[columns].astype(object)
+    mine = table[columns].astype(object)
+    differs = ((mine != ledger) & ~(mine.isna() & ledger.isna())).any(axis=1)
+    for row in np.flatnonzero(differs):
+        told = ", ".join(str(value) for value in ledger.iloc[row, 1:].dropna()) or "nothing"
+        what = f"the ledger says of {mine['image_id'].iloc[row]}: {told}; the shard was made from another"
+        yield InputError(path, f"row {row}", what, _again(name))
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def _bytes(path: Path, table: pd.DataFrame, crop: list[int], name: str) -> Iterator[InputError]:
+    """A shard's header and length, and each row against its checksum, the others against zeros."""
+    try:
+        shard = Shard(path)
+    except InputError as error:
+        yield InputError(path, "", error.what, _again(name))
+        return
+    if shard.shape != (len(table), *crop):
+        what = f"it is not one of {len(table)} images of {' x '.join(map(str, crop))} voxels"
+        yield InputError(path, "", what, _again(name))
+        return
+    image = np.empty(crop, np.uint8)
+    for row, (expected, status) in enumerate(zip(table["checksum"], table["status"], strict=True)):
+        try:
+            shard.read(row, image)
+        except InputError as error:
+            yield InputError(path, error.where, error.what, _again(name))
+            continue
+        if pd.isna(expected):
+            if image.any():
+                what = f"the image is {status} and its row is not empty"
+                yield InputError(path, f"row {row}", what, _again(name))
+        elif checksum(image) != expected:
+            yield InputError(path, f"row {row}", "the image's bytes do not match its checksum", _again(name))
+
+
+def _strangers(shards: set[str]) -> Iterator[InputError]:
+    """Files in the cache that belong to no shard, or that a killed job left."""
+    if not CACHE.is_dir():
+        return
+    for path in sorted(CACHE.iterdir()):
+        if path.name.startswith(".") and path.name.endswith(".part"):
+            if time.time() - path.stat().st_mtime > WRITING:
+                yield InputError(path, "", "a job that was killed left it", "delete it")
+            continue
+        ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), "")
+        if not ending or path.name.removesuffix(ending) not in shards:
+            yield InputError(path, "", "it belongs to no shard of the manifest", "delete it")
+
+
+def _stale_indices(study: Study) -> Iterator[InputError]:
+    """Rows of a cohort's index that are not, or no longer, in its shards' tables."""
+    for cohort in study.cohorts:
+        path = INDEX / f"{cohort}.tsv"
+        if not path.is_file():
+            continue
+        tables = [CACHE / f"{shard}.tsv" for shard in study.shards_of(cohort)]
+        cached: dict[tuple[str, str], str] = {}
+        for table in tables:
+            try:
+                rows = read_table(table)
+                cached |= dict(zip(rows["image_id"], zip(rows["row"], rows["checksum"], strict=True), strict=True))
+            except (OSError, ValueError, KeyError):  # told by its shard
+                continue
+        index = read_table(path)
+        rows = zip(index["image_id"], index["row"], index["checksum"], strict=True)
+        for at, (image, *held) in enumerate(rows):
+            if cached.get(image) != tuple(held):
+                what = f"{image} is not what its shard holds by now; the index is stale"
+                yield InputError(path, f"line {at + 2}", what, "delete it, then run snakemake again")
+                break

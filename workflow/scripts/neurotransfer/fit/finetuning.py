@@ -1,0 +1,255 @@
+"""Binary fits on one resample: every setting trained, chosen on validation, tested once.
+
+Baseline and transfer are this same code; the first trunk is all that differs.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional
+
+from ..errors import InputError
+from ..files import read_table
+from ..network.device import choose_device, place
+from ..network.sfcn import SFCN, calibrate, trunk_of
+from ..pretrain.batches import Held, as_input, augment, dropout_mask, epoch_order
+from ..pretrain.distributed import passes_of
+from ..pretrain.evaluation import point_metrics
+from ..pretrain.loop import Momentum, learning_rate, predict
+from ..pretrain.weights import check_made_by, check_weights, expected_of, read_weights, seen_by, why_unknown
+from ..seeds import seed_from
+from ..split.resampling import read_resample
+from .settings import choose, fingerprint_of_fit, fit_record, seeds_of_fit
+
+logger = logging.getLogger("neurotransfer")
+CACHE = "results/cache"
+HEAD_SD = 0.01  # [assumed] of the head's first weights
+
+
+def pretrained_trunk(
+    weights: str | Path,
+    fitting: Mapping[str, Any],
+    resample: str | Path,
+    participants: str | Path | None,
+    *,
+    key: bytes | None,
+    accept_other_preprocessing: bool = False,
+) -> dict[str, torch.Tensor]:
+    """The trunk that transfer starts from, of weights that match the study and have seen nobody of the resample.
+
+    Parameters
+    ----------
+    fitting : `network`, `crop` and `preprocessing`, which the weights must have been made with
+    resample : whose participants pretraining must not have seen, and whose images an engine that it knows made
+    participants : the table of those it saw, where pretraining was this study's own; None for given weights,
+        whose digests of participants are looked up instead
+    key : the study key of these digests; without it the overlap is unknown, which the log says
+    accept_other_preprocessing : whether images of another engine, or another version of it, will do
+
+    Raises
+    ------
+    InputError
+        where the weights do not match, or have seen a participant of the resample
+    """
+    state, metadata = read_weights(weights)
+    check_weights(metadata, expected_of(fitting["network"], fitting["crop"], fitting["preprocessing"]), weights)
+    rows, facts = read_resample(resample)
+    check_made_by(metadata, facts["images_made_by"], weights, accept=accept_other_preprocessing)
+    people = set(rows["participant_id"])
+    seen = seen_by(metadata, people, key)
+    if participants:
+        seen = people & set(read_table(participants)["participant_id"])
+    if seen is None:
+        unknown = "whether it has seen participants of this resample is unknown"
+        logger.warning("%s: %s: %s", weights, unknown, why_unknown(metadata, key))
+    elif seen:
+        what = f"{len(seen)} of its participants are behind the weights {weights}, such as {min(seen)}"
+        fix = "delete results/split and results/resamples and run again; with given weights, leave these people out"
+        raise InputError(resample, "participant_id", what, fix)
+    return trunk_of(state)
+
+
+def first_network(
+    network: Mapping[str, Any], dropout: float, seeds: Mapping[str, int], trunk: Mapping[str, torch.Tensor] | None
+) -> SFCN:
+    """A binary network: the given trunk or a random one, and a head that is the same for both.
+
+    The head starts near zero, so that no image is called a case before the first is learnt from.  A small
+    resample has a few dozen steps, too few to undo a random opinion: with torch's own first head, fits of 18
+    simulated images from a pretrained trunk could end with test AUCs below .2.
+    """
+    torch.manual_seed(seeds["trunk"])
+    model = SFCN(network["channels"], network["bottleneck"], 1, network["pooling"], dropout)
+    if trunk is not None:
+        model.load_state_dict({**model.state_dict(), **trunk})
+    torch.manual_seed(seeds["head"])
+    torch.nn.init.normal_(model.head.weight, std=HEAD_SD)
+    torch.nn.init.zeros_(model.head.bias)
+    return model
+
+
+def fit_setting(
+    images: Held,
+    labels: torch.Tensor,
+    rows: Mapping[str, np.ndarray],
+    model: SFCN,
+    settings: Mapping[str, Any],
+    seeds: Mapping[str, int],
+    device: torch.device,
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Train one setting and keep its best epoch on the validation set, by loss or by AUC as `epoch_by` says.
+
+    Parameters
+    ----------
+    images : of the resample; `labels` float32 [rows]
+    rows : by role, rows of the resample
+    settings : `models.cnn` of the configuration together with this setting's values
+
+    Returns
+    -------
+    record : status, epoch, validation AUC and loss
+    state : the network's at that epoch; empty where it diverged
+    """
+    place(model, device, settings["data_type"], compiled=settings["compile"])
+    optimiser = Momentum(model, settings)
+    train = rows["train"]
+    truth = labels[torch.as_tensor(rows["validation"])]
+    best: dict[str, Any] = {}
+    least = (math.inf,)
+    state: dict[str, torch.Tensor] = {}
+    for epoch in range(settings["epochs"]):
+        rate = learning_rate(settings, epoch)
+        order = [train[batch] for batch in epoch_order(len(train), settings["batch_size"], seeds["order"], epoch)]
+        parts = [[batch[places] for places in passes_of(len(batch), settings["accumulate"])] for batch in order]
+        seen = [rows for part in parts for rows in part]
+        reading = images.batches(seen, device)
+        model.train()
+        for step, batch in enumerate(order):
+            draws = [seed_from(seeds[name], epoch, step) for name in ("augmentation", "dropout")]
+            kept = dropout_mask(model, len(batch), draws[1])
+            optimiser.clear()
+            for places in passes_of(len(batch), settings["accumulate"]):
+                shifted = augment(next(reading), settings["augmentation"], draws[0], places, len(batch))
+                outputs = model(as_input(shifted), kept[places].to(device))[:, 0]
+                wanted = labels[torch.as_tensor(batch[places])].to(device)
+                losses = functional.binary_cross_entropy_with_logits(outputs, wanted, reduction="sum")
+                (losses / len(batch)).backward()
+            optimiser.step(rate)
+        calibrate(model, map(as_input, images.batches(seen, device)))
+        outputs = predict(model, images, rows["validation"], settings["batch_size"], device)[:, 0]
+        loss = float(functional.binary_cross_entropy_with_logits(torch.from_numpy(outputs), truth))
+        if not math.isfinite(loss):
+            logger.warning("diverged in epoch %d at a learning rate of %g", epoch, rate)
+            return {"status": "diverged", "epoch": None, "validation_auc": None, "validation_loss": None}, {}
+        auc = point_metrics(truth.numpy(), outputs, "binary")["auc"]
+        badness = (-auc, loss) if settings["epoch_by"] == "auc" else (loss,)
+        if badness < least:
+            least = badness
+            best = {"status": "ok", "epoch": epoch, "validation_auc": auc, "validation_loss": loss}
+            state = copy.deepcopy(model.state_dict())
+    return best, state
+
+
+def fit_settings(
+    images: Held,
+    resample: pd.DataFrame,
+    *,
+    network: Mapping[str, Any],
+    training: Mapping[str, Any],
+    settings: Sequence[Mapping[str, Any]],
+    seeds: Sequence[Mapping[str, int]],
+    trunk: Mapping[str, torch.Tensor] | None,
+    device: torch.device,
+) -> tuple[list[dict[str, Any]], int, np.ndarray]:
+    """Every setting on one resample; the chosen one's scores of the test rows.
+
+    A setting that diverges is recorded as such and the others go on.
+
+    Returns
+    -------
+    records, chosen, scores : as linear.fit_settings; scores are logits
+
+    Raises
+    ------
+    InputError
+        where all settings diverged
+    """
+    roles = resample["role"].to_numpy(str)
+    rows = {role: np.flatnonzero(roles == role) for role in ("train", "validation", "test")}
+    labels = torch.tensor(resample["label"].to_numpy(), dtype=torch.float32)
+    records, states = [], []
+    for position, values in enumerate(settings):
+        model = first_network(network, values["dropout"], seeds[position], trunk)
+        if values.get("freeze", 0) != 0:
+            if trunk is None:  # batch norm after random filters must know what comes out of them
+                place(model, device, training["data_type"])
+                order = epoch_order(len(rows["train"]), training["batch_size"], seeds[position]["order"], 0)
+                calibrate(model, map(as_input, images.batches([rows["train"][batch] for batch in order], device)))
+            model.freeze(values["freeze"])
+        record, state = fit_setting(images, labels, rows, model, {**training, **values}, seeds[position], device)
+        logger.info("setting %d %s: %s", position, dict(values), record)
+        records.append({"values": dict(values), **record})
+        states.append(state)
+    chosen = choose(records)
+    model = first_network(network, 0.0, seeds[chosen], None)
+    model.load_state_dict(states[chosen])
+    place(model, device, training["data_type"])
+    return records, chosen, predict(model, images, rows["test"], training["batch_size"], device)[:, 0]
+
+
+def fit(
+    model_name: str,
+    resample_path: str | Path,
+    fitting: Mapping[str, Any],
+    *,
+    weights: str | Path | None = None,
+    trunk: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, Any]:
+    """One replicate of one CNN model type, from its resample's file to its record.
+
+    Parameters
+    ----------
+    model_name : "baseline" or "transfer"
+    fitting : `seed`, `network`, `training` (`models.cnn`) and `settings`
+    weights, trunk : for transfer, the file of the pretrained weights and the trunk in it (`pretrained_trunk`)
+
+    Returns
+    -------
+    see selection.fit_record; the test images' scores are logits
+    """
+    resample, facts = read_resample(resample_path)
+    training = fitting["training"]
+    device = choose_device(training["device"], training["threads"])
+    names = (fitting["seed"], facts["task"], facts["n"], facts["replicate"], model_name)
+    seeds = [seeds_of_fit(*names, position) for position in range(len(fitting["settings"]))]
+    records, chosen, scores = fit_settings(
+        Held(resample, CACHE, device),
+        resample,
+        network=fitting["network"],
+        training=training,
+        settings=fitting["settings"],
+        seeds=seeds,
+        trunk=trunk,
+        device=device,
+    )
+    test = np.flatnonzero(resample["role"] == "test")
+    labels = resample["label"].to_numpy()[test]
+    return fit_record(
+        facts=facts,
+        model=model_name,
+        settings=records,
+        chosen=chosen,
+        test_auc=point_metrics(labels, scores, "binary")["auc"],
+        test={"position": test.tolist(), "label": labels.tolist(), "score": scores.tolist()},
+        seeds=seeds[chosen],
+        fingerprint=fingerprint_of_fit(model_name, fitting, resample_path, weights),
+    )

@@ -1,0 +1,186 @@
+"""The linear model: logistic regression on regional volumes, each setting fitted, one chosen.
+
+Volumes (or other features) of a resample go in, a record per setting and the chosen one's test scores come out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ..errors import InputError
+from ..files import read_json
+from .settings import choose, fingerprint_of_fit, fit_record
+
+logger = logging.getLogger("neurotransfer")
+MASK_VOLUME = -1  # the SegId under which a table of volumes holds the mask's volume
+
+
+def read_volumes(
+    resample: pd.DataFrame,
+    matrices: Sequence[str | Path],
+    names: Sequence[str | Path],
+    structures: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Volumes of a resample's images, by its rows, in mm³.
+
+    Parameters
+    ----------
+    resample : with `cohort` and `index_row`
+    matrices, names : of each cohort of the task, ``<cohort>.volumes.npy`` and ``<cohort>.volumes.json``
+    structures : names of those to take; None for all
+
+    Returns
+    -------
+    float64 [rows, structures], the mask's volume first; the structures are those of any cohort, and one
+    that a cohort's atlas does not list is missing (NaN) there
+
+    Raises
+    ------
+    InputError
+        where no cohort has a structure of that name, or a matrix is shorter than its index
+    """
+    cohorts = {Path(path).name.removesuffix(".volumes.npy"): Path(path) for path in matrices}
+    listed = {Path(path).name.removesuffix(".volumes.json"): read_json(path) for path in names}
+    ids = {cohort: document["seg_ids"] for cohort, document in listed.items()}
+    if structures is not None:
+        known = {
+            name: seg_id for one in listed.values() for name, seg_id in zip(one["names"], one["seg_ids"], strict=True)
+        }
+        for name in structures:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                fix = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+                raise InputError("configuration", "models.linear.structures", f"no cohort has {name!r}", fix)
+        chosen = {MASK_VOLUME, *(known[name] for name in structures)}
+        ids = {cohort: [seg_id if seg_id in chosen else None for seg_id in found] for cohort, found in ids.items()}
+    taken = (seg_id for cohort in cohorts for seg_id in ids[cohort] if seg_id is not None)
+    columns = list(dict.fromkeys([MASK_VOLUME, *taken]))
+    volumes = np.full((len(resample), len(columns)), np.nan)
+    for cohort, rows in resample.groupby("cohort").groups.items():
+        matrix = np.load(cohorts[cohort], mmap_mode="r", allow_pickle=False)
+        index_rows = resample.loc[rows, "index_row"].to_numpy(int)
+        if index_rows.max() >= len(matrix):
+            raise InputError(cohorts[cohort], "", f"it has {len(matrix)} rows, fewer than its index", "delete it")
+        places = [place for place, seg_id in enumerate(ids[cohort]) if seg_id is not None]
+        at = [columns.index(ids[cohort][place]) for place in places]
+        volumes[np.ix_(resample.index.get_indexer(rows), at)] = matrix[np.ix_(index_rows, places)]
+    return volumes
+
+
+def shares_of_mask(volumes: np.ndarray) -> np.ndarray:
+    """Volumes divided by the mask's volume, without the mask itself: [rows, structures - 1], dimensionless.
+
+    Raises
+    ------
+    InputError
+        where an image has no mask volume: its share of everything would be infinite
+    """
+    empty = ~(volumes[:, 0] > 0)
+    if empty.any():
+        what = f"{int(empty.sum())} images have no mask volume, the first in row {int(np.flatnonzero(empty)[0])}"
+        raise InputError("resample", "mask volume", what, "preprocess these images again")
+    return volumes[:, 1:] / volumes[:, :1]
+
+
+def pipeline(c: float, max_iterations: int, penalty: str = "l2") -> Pipeline:
+    """Impute, standardise and regress; all three learn from the training set alone.
+
+    Parameters
+    ----------
+    c : inverse strength of the penalty
+    penalty : of the coefficients: "l2", their squares (ridge), or "l1", their sizes (lasso), with which some are 0
+    """
+    if penalty == "l1":
+        solver = {"l1_ratio": 1.0, "solver": "saga", "random_state": 0}  # it visits the images in a random order
+    else:
+        solver = {"l1_ratio": 0.0, "solver": "lbfgs"}
+    regression = LogisticRegression(C=c, max_iter=max_iterations, **solver)
+    return make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), regression)
+
+
+def fit_settings(
+    features: np.ndarray, labels: np.ndarray, roles: np.ndarray, settings: Sequence[Mapping[str, Any]], iterations: int
+) -> tuple[list[dict[str, Any]], int, np.ndarray]:
+    """Fit every setting on the training rows, choose on the validation rows, score the test rows once.
+
+    Parameters
+    ----------
+    features : float [rows, features]
+    labels : 0 or 1 per row
+    roles : "train", "validation" or "test" per row
+    settings : dictionaries with `c` and, where it is not "l2", `penalty`
+
+    Returns
+    -------
+    records : values, status, validation AUC and loss per setting
+    chosen : position of the chosen one
+    scores : its probabilities for the test rows, in their order
+    """
+    train, validation, test = (roles == role for role in ("train", "validation", "test"))
+    records, models = [], []
+    for values in settings:
+        model = pipeline(values["c"], iterations, values.get("penalty", "l2"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # said below, once and with its setting
+            model.fit(features[train], labels[train])
+        if model[-1].n_iter_.max() >= iterations:
+            logger.warning("setting %s did not converge in %d iterations; its last step is used", values, iterations)
+        scores = model.predict_proba(features[validation])[:, 1]
+        record = {"values": dict(values), "status": "ok", "epoch": None}
+        record["validation_auc"] = float(roc_auc_score(labels[validation], scores))
+        record["validation_loss"] = float(log_loss(labels[validation], scores, labels=[0, 1]))
+        records.append(record)
+        models.append(model)
+    chosen = choose(records)
+    return records, chosen, models[chosen].predict_proba(features[test])[:, 1]
+
+
+def fit(
+    model: str,
+    features: np.ndarray,
+    resample: pd.DataFrame,
+    facts: Mapping[str, Any],
+    path: str | Path,
+    fitting: Mapping[str, Any],
+) -> dict[str, Any]:
+    """One replicate of a logistic regression, from its features to its record.
+
+    Parameters
+    ----------
+    model : its name in the record
+    features : float [rows of the resample, features]
+    facts : of the resample
+    path : its file
+    fitting : `settings` and `max_iterations`
+
+    Returns
+    -------
+    see selection.fit_record; the test images' scores are probabilities
+    """
+    labels, roles = resample["label"].to_numpy(), resample["role"].to_numpy(str)
+    records, chosen, scores = fit_settings(features, labels, roles, fitting["settings"], fitting["max_iterations"])
+    test = np.flatnonzero(roles == "test")
+    return fit_record(
+        facts=facts,
+        model=model,
+        settings=records,
+        chosen=chosen,
+        test_auc=float(roc_auc_score(labels[test], scores)),
+        test={"position": test.tolist(), "label": labels[test].tolist(), "score": scores.tolist()},
+        seeds={},
+        fingerprint=fingerprint_of_fit(model, fitting, path, None),
+    )

@@ -1,0 +1,112 @@
+"""Which of the settings is used, from which seeds a fit runs, and the record that it leaves."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import InputError
+from ..files import digest_of_file, fingerprint
+from ..seeds import seed_from
+
+
+def all_settings(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The settings that a configuration's list means: an entry in which keys have several values is their grid.
+
+    The last such key changes fastest.
+    """
+    found = []
+    for entry in entries:
+        values = [value if isinstance(value, list) else [value] for value in entry.values()]
+        found += [dict(zip(entry, combination, strict=True)) for combination in itertools.product(*values)]
+    return found
+
+
+def choose(settings: Sequence[Mapping[str, Any]]) -> int:
+    """Position of the setting with the highest validation AUC.
+
+    Ties go to the lower validation loss, then to the first.  Settings that diverged are never chosen, nor is
+    one without a finite AUC and loss.
+
+    Parameters
+    ----------
+    settings : records with `status` ("ok" or "diverged"), `validation_auc` and `validation_loss`
+
+    Raises
+    ------
+    InputError
+        where every setting diverged
+    """
+    usable = [position for position, setting in enumerate(settings) if _is_usable(setting)]
+    if not usable:
+        raise InputError("", "settings", "every setting diverged", "lower the learning rates of this model")
+    return min(usable, key=lambda at: (-settings[at]["validation_auc"], settings[at]["validation_loss"], at))
+
+
+def _is_usable(setting: Mapping[str, Any]) -> bool:
+    """NaN compares as neither higher nor lower, so it would win or lose by its place in the list."""
+    numbers = (setting["validation_auc"], setting["validation_loss"])
+    return setting["status"] == "ok" and all(number is not None and math.isfinite(number) for number in numbers)
+
+
+def seeds_of_fit(seed: int, task: str, n: int, replicate: str, model: str, setting: int) -> dict[str, int]:
+    """Seeds of one setting of one fit: what they name decides them, never when the fit runs.
+
+    Head, data order, augmentation and dropout follow from task, n, replicate and setting alone, so baseline
+    and transfer share them; the random trunk's also names the model.
+    """
+    parts = (seed, task, n, replicate, setting)
+    shared = {name: seed_from(name, *parts) for name in ("head", "order", "augmentation", "dropout")}
+    return shared | {"trunk": seed_from("trunk", *parts, model)}
+
+
+def fingerprint_of_fit(
+    model: str, parameters: Mapping[str, Any], resample: str | Path, weights: str | Path | None
+) -> str:
+    """What a fit depends on, as one SHA-256: its model, parameters, resample and first weights."""
+    digest = digest_of_file(weights) if weights else None
+    facts = {"model": model, "parameters": parameters, "resample": digest_of_file(resample), "weights": digest}
+    return fingerprint(facts)
+
+
+def fit_record(
+    *,
+    facts: Mapping[str, Any],
+    model: str,
+    settings: Sequence[Mapping[str, Any]],
+    chosen: int,
+    test_auc: float,
+    test: Mapping[str, Sequence],
+    seeds: Mapping[str, int],
+    fingerprint: str,
+) -> dict[str, Any]:
+    """The content of ``results/fits/<task>/n<n>/<replicate>/<model>.json``.
+
+    Parameters
+    ----------
+    facts : `task`, `n` and `replicate`, from the resample's first line
+    settings : a record per setting: values, status, validation AUC and loss, epoch
+    test : `position` (row in the resample), `label` and `score` of each test image
+    """
+    return {
+        "task": facts["task"],
+        "n": facts["n"],
+        "replicate": facts["replicate"],
+        "model": model,
+        "settings": [{key: _json_number(value) for key, value in setting.items()} for setting in settings],
+        "chosen": chosen,
+        "test_auc": test_auc,
+        "test": {key: list(values) for key, values in test.items()},
+        "seeds": dict(seeds),
+        "fingerprint": fingerprint,
+        "version": __version__,
+    }
+
+
+def _json_number(value: Any) -> Any:
+    """NaN and infinity have no place in JSON: a diverged setting's numbers are null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,280 @@
+"""What every job of the workflow does around its work: a log, a lease, a cause when it fails.
+
+A rule's script unpacks Snakemake's object inside ``with job(snakemake):`` and calls the library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import InputError
+from ..files import fingerprint, read_json, write_json
+
+logger = logging.getLogger("neurotransfer")
+FAILURES = Path("results/failures")
+HEARTBEAT = 30.0  # seconds between two signs of life in a lease
+SILENCE = 300.0  # seconds without one after which a holder on another machine counts as dead
+
+
+def set_up_logging(path: str | Path | None) -> None:
+    """Log to standard error and, where there is one, to the rule's log file, each line with its time."""
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
+    layout = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=layout, handlers=handlers, force=True)
+    logging.captureWarnings(True)
+
+
+def explain(error: BaseException) -> str:
+    """One line for a person: what went wrong, and what to do where that is known."""
+    if isinstance(error, OSError):
+        again = "then run the same command again"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"{error.filename or 'results'}: no space left on the disk; free some, {again}"
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            return f"{error.filename or 'results'}: it cannot be written; mend its permissions, {again}"
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; give the job more (mem_mb)"
+    if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
+        return "stopped by SIGTERM: cancelled, or its time limit was reached (runtime); run the same command again"
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+@contextlib.contextmanager
+def job(snakemake: Any, lease: str | Path | None = None) -> Iterator[None]:
+    """Run a rule's work: log to the rule's log, hold its lease, and leave the cause if it fails.
+
+    On failure the log's last line is the cause, ``results/failures/<rule>/<key>.json`` holds it too
+    (Snakemake deletes logs when it tries again) and the process exits with status 1.  Success removes
+    that file.
+
+    Parameters
+    ----------
+    snakemake : Snakemake's object in a script
+    lease : the file whose making must not run twice at once, where the job writes for long
+    """
+    set_up_logging(snakemake.log[0] if snakemake.log else None)
+    key = "-".join(str(value) for value in snakemake.wildcards) or "all"
+    failure = FAILURES / snakemake.rule / f"{key}.json"
+    signal.signal(signal.SIGTERM, _exit_at_sigterm)
+    _tell_what_it_has(snakemake, failure)
+    try:
+        with held(lease, _work_of(snakemake)) if lease else contextlib.nullcontext(False) as done:
+            if done and all(Path(path).exists() for path in snakemake.output):
+                logger.info("%s %s: finished by the job that was waited for", snakemake.rule, key)
+                failure.unlink(missing_ok=True)
+                sys.exit(0)
+            yield
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not error.code:
+            raise
+        cause = explain(error)
+        if not isinstance(error, InputError | KeyboardInterrupt | SystemExit):
+            logger.error("%s", traceback.format_exc().rstrip())
+        logger.error("%s %s failed: %s", snakemake.rule, key, cause)
+        facts = {"rule": snakemake.rule, "key": key, "cause": cause, "version": __version__, "time": time.time()}
+        facts |= {"wildcards": [str(value) for value in snakemake.wildcards]}
+        facts |= {"log": str(snakemake.log[0]) if snakemake.log else None, "slurm_job": os.environ.get("SLURM_JOB_ID")}
+        with contextlib.suppress(OSError):
+            write_json(failure, facts)
+        sys.exit(1)
+    failure.unlink(missing_ok=True)
+
+
+def _tell_what_it_has(snakemake: Any, failure: Path) -> None:
+    """One line with the job's resources, so that a log says that it was tried again with more, and why."""
+    parts = [f"{name} {snakemake.resources.get(name)}" for name in ("mem_mb", "runtime", "gpu")]
+    job = os.environ.get("SLURM_JOB_ID")
+    where = f", Slurm job {job} on {os.environ.get('SLURMD_NODENAME', socket.gethostname())}" if job else ""
+    logger.info("%s: threads %s, %s%s", snakemake.rule, snakemake.threads, ", ".join(parts), where)
+    with contextlib.suppress(OSError, ValueError):
+        before = read_json(failure)
+        logger.info("an earlier attempt failed: %s", before["cause"])
+
+
+def _work_of(snakemake: Any) -> str:
+    """Fingerprint of a job's parameters and of its inputs as far as a glance tells."""
+    inputs = [[str(path), os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in snakemake.input]
+    return fingerprint([snakemake.rule, json.loads(json.dumps(dict(snakemake.params.items()), default=str)), inputs])
+
+
+def _exit_at_sigterm(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
+@contextlib.contextmanager
+def held(output: str | Path, work: str | None = None) -> Iterator[bool]:
+    """Hold the lease ``<output>.lease``; wait while a live process holds it.
+
+    Snakemake forgets its running jobs when it is killed, and its successor starts them anew: the second
+    process waits here until the first has ended.  A holder is dead when its process is gone (same machine),
+    its Slurm job is gone, or its lease shows no sign of life for 5 minutes, by the clock of the file system
+    and not of a node.  A holder that finds its lease taken ends itself.
+
+    Parameters
+    ----------
+    work : what is done under the lease, as a fingerprint
+
+    Yields
+    ------
+    whether a process that was waited for did the same work
+    """
+    path = Path(f"{output}.lease")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    me = {"host": socket.gethostname(), "pid": os.getpid(), "started": start_of(os.getpid()), "work": work}
+    me |= {"slurm_job": os.environ.get("SLURM_JOB_ID"), "token": uuid.uuid4().hex}
+    predecessor = None
+    while True:
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            holder = _holder_of(path)
+            if holder is None:
+                time.sleep(0.2)
+            elif not _is_alive(path, holder):
+                _remove(path, holder)
+            else:
+                if predecessor is None:
+                    logger.info("%s: %s is making this file; waiting for it to end", path, _described(holder))
+                predecessor = holder
+                time.sleep(1.0)
+            continue
+        with os.fdopen(handle, "w") as file:
+            json.dump(me, file)
+        break
+    beat = _start_heartbeat(path, me["token"])
+    try:
+        yield bool(predecessor and work and predecessor.get("work") == work)
+    finally:
+        beat.set()
+        _remove(path, me)
+
+
+def is_held(output: str | Path) -> bool:
+    """Whether a live process holds the lease of a file."""
+    path = Path(f"{output}.lease")
+    holder = _holder_of(path)
+    return holder is not None and _is_alive(path, holder)
+
+
+def _start_heartbeat(path: Path, token: str) -> threading.Event:
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(HEARTBEAT):
+            holder = _holder_of(path)
+            if holder and holder.get("token") != token:
+                logger.error("%s: %s has taken this job over; stopping", path, _described(holder))
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    threading.Thread(target=beat, daemon=True).start()
+    return stop
+
+
+def _described(holder: dict[str, Any]) -> str:
+    job = f", Slurm job {holder['slurm_job']}" if holder.get("slurm_job") else ""
+    return f"process {holder['pid']} on {holder['host']}{job}"
+
+
+def _holder_of(path: Path) -> dict[str, Any] | None:
+    """Who holds a lease; None while that is being written, and a holder long dead where it never was."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        with contextlib.suppress(OSError):
+            if _age(path) > 5:
+                return {"host": "", "pid": 0, "token": None, "unreadable": True}
+        return None
+
+
+def _remove(path: Path, holder: dict[str, Any]) -> None:
+    """Remove a holder's lease, but not one that another process has made in the meantime."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    found = _holder_of(aside)
+    if found and not found.get("unreadable") and found.get("token") != holder.get("token"):
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+    aside.unlink(missing_ok=True)
+
+
+def _is_alive(path: Path, holder: dict[str, Any]) -> bool:
+    if holder.get("unreadable"):
+        return False
+    if holder["host"] == socket.gethostname():
+        return process_runs(holder["pid"], holder.get("started"))
+    job = holder.get("slurm_job")
+    if job and job != os.environ.get("SLURM_JOB_ID"):  # Slurm itself started mine again: it can't say of the twin
+        runs = _slurm_job_runs(job)
+        if runs is not None:
+            return runs
+    with contextlib.suppress(FileNotFoundError):
+        return _age(path) < SILENCE
+    return False
+
+
+def _slurm_job_runs(job: str) -> bool | None:
+    """Whether Slurm has a job queued or running; None where nobody answers."""
+    try:
+        command = ["squeue", "--noheader", "--jobs", job, "--format", "%T"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if answer.returncode == 0:
+        return bool(answer.stdout.strip())
+    return False if "Invalid job id" in answer.stderr else None
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file's last change by the clock that stamps files there, which a node's may differ from."""
+    with tempfile.NamedTemporaryFile(prefix=".clock.", dir=path.parent) as probe:
+        return os.fstat(probe.fileno()).st_mtime - path.stat().st_mtime
+
+
+def process_runs(pid: int, started: str | None) -> bool:
+    """Whether a process runs that started then (see `start_of`); a later one of its number does not count."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    found = start_of(pid)
+    return found is None or started is None or found == started
+
+
+def start_of(pid: int) -> str | None:
+    """When a process started, in the system's ticks; "dead" for one that has ended, None where nobody knows."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "dead" if fields[0] == "Z" else fields[19]
+    return None

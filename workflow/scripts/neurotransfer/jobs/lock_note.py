@@ -1,0 +1,60 @@
+"""Who runs a study at the moment, so that a person who meets its lock knows whether to wait or to clear it.
+
+Snakemake's own lock says that somebody does, or did and was killed; the note that lies beside it says who.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shlex
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..files import read_json, write_json
+from .job import process_runs, start_of
+
+NOTE = Path(".snakemake/neurotransfer.json")
+LOCKS = Path(".snakemake/locks")
+FREE = {"--nolock", "--unlock", "--dry-run", "--dryrun", "-n", "-np", "--touch", "--summary", "--rulegraph", "--report"}
+
+
+def note_run() -> None:
+    """Leave a note of this process."""
+    me = {"host": socket.gethostname(), "pid": os.getpid(), "started": start_of(os.getpid())}
+    write_json(NOTE, me | {"user": getpass.getuser(), "since": time.strftime("%Y-%m-%d %H:%M")})
+
+
+def end_run() -> None:
+    """Take this process's note away."""
+    with contextlib.suppress(OSError, ValueError):
+        if read_json(NOTE)["pid"] == os.getpid():
+            NOTE.unlink()
+
+
+def explain_lock(arguments: Sequence[str]) -> str | None:
+    """What a lock on this folder means and what to do; None where there is none, or the command asks for none.
+
+    Parameters
+    ----------
+    arguments : those that Snakemake was started with, for the command that clears the lock
+    """
+    if FREE & set(arguments) or not any(LOCKS.glob("*.lock")):
+        return None
+    clear = shlex.join(["snakemake", *arguments, "--unlock"])
+    again = f"clear its lock with `{clear}`, then run the same command again"
+    try:
+        note = read_json(NOTE)
+        who = f"Snakemake of {note['user']} (process {note['pid']} on {note['host']}, since {note['since']})"
+    except (OSError, ValueError, KeyError):
+        return f"{Path.cwd()}: a Snakemake runs here, or was killed; if none does, {again}"
+    if note["host"] != socket.gethostname():
+        fix = f"wait for it or end it there; if it is dead, {again}"
+        return f"{Path.cwd()}: {who} runs this study, as far as can be known from here; {fix}"
+    if process_runs(note["pid"], note["started"]):
+        return f"{Path.cwd()}: {who} runs this study; wait for it, or end it with `kill -INT {note['pid']}`"
+    kept = "its jobs that still run are waited for, not doubled"
+    return f"{Path.cwd()}: {who} was killed; {again} ({kept})"

@@ -1,0 +1,191 @@
+"""The table of cohorts: where each lies, what it is for, and what its columns mean.
+
+Goes in: cohorts.tsv, one row per cohort (columns in workflow/schemas/cohorts.schema.yaml).  Comes out: a
+`Cohort` per row.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import InputError, Mistakes
+from ..study.configuration import read_document, schema_mistakes
+from .bids_tables import MISSING, read_tsv
+from .image_choice import rule_mistake
+from .path_patterns import pattern_mistake
+
+SCHEMA = Path(__file__).resolve().parents[3] / "schemas/cohorts.schema.yaml"
+TARGETS = ("age", "sex", "handedness", "bmi", "fluid_intelligence", "neuroticism")
+FIELDS = (*TARGETS, "diagnosis")
+EXTRA_FIELDS = ("height", "weight", "birth_date")  # what a target can be computed from, where cohorts.tsv names it
+T1W = ("first",)  # [assumed] of several images of one session, which is taken
+# The words of BIDS (participants.tsv: sex, handedness), in lower case; "other" and "ambidextrous" are neither class.
+SEX = {"f": "0", "female": "0", "m": "1", "male": "1", "o": None, "other": None}
+HANDEDNESS = {"r": "0", "right": "0", "l": "1", "left": "1", "a": None, "ambidextrous": None}
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """One row of the table.
+
+    `columns` names the column of each field (the targets, diagnosis, and height, weight and birth_date where they
+    are given), `files` the phenotype file of those that were named with one, and `given` the fields whose column the
+    table itself names.  `codes` maps sex, handedness and diagnosis to what each value means (None: missing); a field
+    without codes is not in it.  `t1w` is the rule for several images of a session (t1w.py), `age_unit` is None where
+    sidecars decide, and `derivatives` is the pattern of each image's existing outputs (patterns.py), or None.
+    """
+
+    name: str
+    path: Path
+    roles: tuple[str, ...]
+    pretraining_share: float
+    images_per_job: int
+    columns: Mapping[str, str]
+    given: frozenset[str]
+    codes: Mapping[str, Mapping[str, str | None]]
+    height_in_m: float
+    where: str
+    files: Mapping[str, str]
+    t1w: tuple[str, ...] = T1W
+    age_unit: str | None = None
+    derivatives: str | None = None
+
+
+def read_cohorts(path: str | Path, tasks: Collection[str], images_per_job: int, mistakes: Mistakes) -> list[Cohort]:
+    """Read the table of cohorts, in its order; lines that start with # are left out.
+
+    Parameters
+    ----------
+    path : cohorts.tsv
+    tasks : names of the configuration's tasks, those that are null included
+    images_per_job : for cohorts whose row has no number of its own
+    mistakes : where everything wrong with a row is collected; such a row gives no cohort
+
+    Raises
+    ------
+    InputError
+        where the table cannot be read at all or has no row
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "", "there is no such cohort table", "write one, or correct the key 'cohorts'")
+    table = read_tsv(path, comments=True)
+    if not table.lines:
+        raise InputError(path, "", "it has no cohort", "write a row for each cohort")
+    schema = read_document(SCHEMA)
+    cohorts: dict[str, Cohort] = {}
+    for line, cells in table.lines:
+        row = {name: cell for name, cell in zip(table.columns, cells, strict=True) if cell not in MISSING}
+        where = f"line {line} ({row.get('cohort', '?')})"
+        wrong = _check_row(path, where, row, schema, tasks)
+        taken = next((name for name in cohorts if name.lower() == row.get("cohort", "").lower()), None)
+        if taken:
+            wrong.append(InputError(path, where, f"the name is taken by {cohorts[taken].where}", "rename one of them"))
+        for error in wrong:
+            mistakes.add(error)
+        if not wrong:
+            cohorts[row["cohort"]] = _cohort(row, where, images_per_job)
+    return list(cohorts.values())
+
+
+def _check_row(
+    path: Path, where: str, row: dict[str, str], schema: Mapping[str, Any], tasks: Collection[str]
+) -> list[InputError]:
+    wrong = []
+
+    def complain(key: str, what: str, fix: str) -> None:
+        wrong.append(InputError(path, f"{where}, {key}" if key else where, what, fix))
+
+    for mistake in schema_mistakes({key: _number(key, cell) for key, cell in row.items()}, schema):
+        complain(str(mistake.path[0]) if mistake.path else "", mistake.what, mistake.fix)
+    if wrong:
+        return wrong
+    roles = _roles(row["roles"])
+    known = ["pretraining", "holdout", *tasks]
+    for role in roles:
+        if role not in known:
+            near = difflib.get_close_matches(role, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+            complain("roles", f"there is no role or task {role!r}", hint)
+    both = "pretraining" in roles and len(roles) > 1
+    if both and "pretraining_share" not in row:
+        what = "the cohort pretrains and is tested, and nothing says how its healthy participants are divided"
+        complain("pretraining_share", what, "write the share that pretrains, such as 0.3")
+    if not both and "pretraining_share" in row:
+        what = "only a cohort that pretrains and has another role is divided"
+        complain("pretraining_share", what, "leave it empty, or add the other role")
+    for field in ("sex", "handedness"):
+        for value, meaning in _codes(row.get(f"{field}_codes", "")).items():
+            if meaning not in ("0", "1", None):
+                complain(f"{field}_codes", f"{value} means {meaning!r}", "it must mean 0, 1 or n/a")
+    for field in (*FIELDS, *EXTRA_FIELDS):
+        file, _ = _place(row.get(field, ""))
+        if file and (PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts):
+            what = f"{file!r} leads out of the data set"
+            complain(field, what, "name a file in it, such as phenotype/ipaq.tsv:total")
+    if "t1w" in row and (mistake := rule_mistake(_words(row["t1w"]))):
+        complain("t1w", mistake, "write such as first, or: acq-mprage, first")
+    if "derivatives" in row and (mistake := pattern_mistake(row["derivatives"])):
+        complain("derivatives", mistake, "write such as derivatives/fastsurfer/sub-{participant}[_ses-{session}]")
+    return wrong
+
+
+def _cohort(row: Mapping[str, str], where: str, images_per_job: int) -> Cohort:
+    roles = _roles(row["roles"])
+    share = float(row["pretraining_share"]) if "pretraining_share" in row else float("pretraining" in roles)
+    codes = {
+        field: _codes(row[f"{field}_codes"])
+        for field in ("sex", "handedness", "diagnosis")
+        if row.get(f"{field}_codes")
+    }
+    places = {field: _place(row.get(field, field)) for field in FIELDS}
+    places |= {field: _place(row[field]) for field in EXTRA_FIELDS if field in row}
+    columns = {field: column for field, (_, column) in places.items()}
+    return Cohort(
+        name=row["cohort"],
+        path=Path(row["path"]),
+        roles=roles,
+        pretraining_share=share,
+        images_per_job=int(row.get("images_per_job", images_per_job)),
+        columns=columns,
+        given=frozenset(field for field in columns if field in row),
+        codes={"sex": SEX, "handedness": HANDEDNESS} | codes,
+        height_in_m=0.01 if row.get("height_unit") == "cm" else 1.0,
+        where=where,
+        files={field: file for field, (file, _) in places.items() if file},
+        t1w=_words(row["t1w"]) if "t1w" in row else T1W,
+        age_unit=row.get("age_unit"),
+        derivatives=row.get("derivatives"),
+    )
+
+
+def _roles(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_words(text)))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(","))
+
+
+def _place(text: str) -> tuple[str, str]:
+    """The file and the column of a field: "phenotype/ipaq.tsv:total", or a column alone and no file."""
+    file, colon, column = text.rpartition(":")
+    return (file.strip(), column.strip()) if colon and file.endswith(".tsv") else ("", text)
+
+
+def _codes(text: str) -> dict[str, str | None]:
+    pairs = (pair.split("=", 1) for pair in text.split(",") if "=" in pair)
+    return {value.strip(): None if meaning.strip() in MISSING else meaning.strip() for value, meaning in pairs}
+
+
+def _number(key: str, cell: str) -> object:
+    """The cell as the number it should be, where it is one; the schema says so where it is not."""
+    kind = {"pretraining_share": float, "images_per_job": int}.get(key)
+    try:
+        return kind(cell) if kind else cell
+    except ValueError:
+        return cell

@@ -1,0 +1,492 @@
+"""The manifest: cohorts and their BIDS folders -> images, shards, and what was left out.
+
+Goes in: cohorts.tsv, the data sets it names, and the shards of the last time.  Comes out:
+``results/manifest/{images,shards,excluded}.tsv`` and ``shards/<shard>.tsv``.
+
+An image that has a shard keeps it, and its place in it.  The memory is the shard files themselves: images
+that are gone leave theirs, new ones get new shards, and only files whose content changed are written.  A shard
+whose images are all gone keeps its file, without rows, so that its number is not given again; it has no row in
+``shards.tsv``.  The files of a cohort that has left cohorts.tsv stay as they are: it comes back to its old shards.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..errors import InputError, Mistakes
+from ..files import table_text, write_text
+from ..seeds import seed_from
+from ..split.resampling import check_task, labelled
+from ..split.roles import split_cohort
+from ..study.demands import images_per_job
+from ..study.plan import digest_of_cohorts
+from .bids import Exclusion, Participant, Scan, find_participants, key_of, safe
+from .bids_tables import Table, day_of, read_acquisitions, read_participants, read_sessions
+from .cohorts import TARGETS, Cohort, read_cohorts
+from .image_choice import choose
+from .labels import Labels, Person, Visit, mapped_columns
+from .path_patterns import fill_in
+from .withdrawal import Apart, emptied, fill_places, read_withdrawn, set_apart
+
+COLUMNS = [
+    *("image_id", "participant_id", "cohort", "session", "run", "acquisition", "reconstruction", "t1w"),
+    *("derivatives", *TARGETS, "diagnosis", "shard"),
+]
+EXCLUDED = ["cohort", "file", "reason", "detail"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the manifest found, for a person.
+
+    `images` and `excluded` are the tables written; `notes` are sentences about what deserves a look; `written`,
+    `new_images` and `gone_images` say what changed since the last time.  `withdrawn_shards` are those in which it
+    has changed who is withdrawn: what depends on them is made again.
+    """
+
+    images: pd.DataFrame
+    excluded: pd.DataFrame
+    cohorts: tuple[str, ...]
+    notes: tuple[str, ...]
+    written: int
+    new_images: int
+    gone_images: int
+    shards: int
+    withdrawn_shards: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """A table: per cohort its images, participants, the share of images without each label, what is left out."""
+        header = ["cohort", "images", "participants"]
+        header += [f"no {field.replace('_', ' ')}" for field in (*TARGETS, "diagnosis")] + ["left out"]
+        rows = [header]
+        for cohort in self.cohorts:
+            rows.append(self._row(cohort, self.images["cohort"] == cohort, self.excluded["cohort"] == cohort))
+        if len(self.cohorts) > 1:
+            rows.append(self._row("total", self.images["cohort"].notna(), self.excluded["cohort"].notna()))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if at in (0, len(header) - 1) else cell.rjust(width)
+                for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        lines += [f"note: {note}" for note in self.notes]
+        gone = f" {self.gone_images} are gone," if self.gone_images else ""
+        changed = f"{self.new_images} images are new,{gone} {self.written} files were written"
+        changed = changed if self.written else "no change"
+        return "\n".join([*lines, f"{self.shards} shards; {changed}"])
+
+    def _row(self, name: str, images: pd.Series, excluded: pd.Series) -> list[str]:
+        table = self.images[images]
+        missing = table[[*TARGETS, "diagnosis"]].isna().mean()
+        reasons = Counter(self.excluded.loc[excluded, "reason"]).most_common()
+        left_out = ", ".join(f"{count} {reason}" for reason, count in reasons) or "0"
+        shares = [f"{100 * share:.0f} %" for share in missing]
+        return [name, f"{len(table):,}", f"{table['participant_id'].nunique():,}", *shares, left_out]
+
+
+def compile_manifest(config: Mapping[str, Any], folder: str | Path = "results/manifest") -> Summary:
+    """Read the cohorts and write the manifest, or write nothing and say everything that is wrong.
+
+    Parameters
+    ----------
+    config : the study's configuration, checked
+    folder : where the manifest lies
+
+    Raises
+    ------
+    InputError
+        one line for each mistake in the table of cohorts, the data sets' tables and the tasks' pools
+    """
+    folder, table = Path(folder), Path(config["cohorts"])
+    mistakes = Mistakes()
+    cohorts = read_cohorts(table, list(config["tasks"]), images_per_job(config), mistakes)
+    images, excluded, notes = _read_images(config, table, cohorts, mistakes)
+    _check_duplicates(images, mistakes)
+    if not mistakes:
+        _check_engine(config, table, cohorts, mistakes)
+        _check_roles(config, table, cohorts, mistakes)
+    mistakes.raise_if_any()
+    previous, numbers = read_assignments(folder)
+    withdrawn = read_withdrawn(config["withdrawn"], mistakes)
+    images, apart = set_apart(withdrawn, images, previous, folder, mistakes)
+    excluded = excluded[~withdrawn.own(excluded)]
+    mistakes.raise_if_any()
+    images = assign_shards(images, previous, numbers, config["manifest"]["images_per_shard"])
+    _check_pools(config, images, cohorts, mistakes)
+    mistakes.raise_if_any()
+    written = _write(folder, table, cohorts, images, excluded, previous, apart)
+    return Summary(
+        images=images,
+        excluded=excluded,
+        cohorts=tuple(cohort.name for cohort in cohorts),
+        notes=(*notes, *apart.notes),
+        written=written,
+        new_images=int((~images["image_id"].isin(list(previous))).sum()),
+        gone_images=_gone(previous, {*images["image_id"], *apart.places}, cohorts),
+        shards=images["shard"].nunique(),
+        withdrawn_shards=apart.shards,
+    )
+
+
+def _gone(previous: Mapping[str, tuple[str, int]], now: Collection[str], cohorts: Sequence[Cohort]) -> int:
+    """How many images had a shard and have no place now, in cohorts that are still in the table."""
+    names = {cohort.name for cohort in cohorts}
+    return sum(shard.rpartition("-")[0] in names and image not in now for image, (shard, _) in previous.items())
+
+
+def _read_images(
+    config: Mapping[str, Any], table: Path, cohorts: Sequence[Cohort], mistakes: Mistakes
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Every cohort's images (without shards, with the identity of each file), exclusions and notes."""
+    tasks = [task for task in config["tasks"].values() if task is not None]
+    words = {word for task in tasks for word in (*task["positive"], *task["negative"])} | {*config["split"]["healthy"]}
+    rows: list[dict] = []
+    left_out: list[tuple[str, str, str, str]] = []
+    notes: list[str] = []
+    for cohort in cohorts:
+        found, excluded, of_cohort = images_of_cohort(cohort, table, words, mistakes)
+        rows += found
+        left_out += [(cohort.name, *exclusion) for exclusion in excluded]
+        notes += of_cohort
+        other = Counter(row["diagnosis"] for row in found if row["diagnosis"] and row["diagnosis"] not in words)
+        if other:
+            listed = ", ".join(f"{word} ({count:,})" for word, count in other.most_common(8))
+            notes.append(f"{cohort.name}: diagnoses that neither a task nor split.healthy names: {listed}")
+    images = pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "shard"] + ["identity"])
+    images = images.astype(dict.fromkeys(TARGETS, "float64"))
+    images = images.astype({"sex": "Int64", "handedness": "Int64"})  # written as 0 and 1, not 0.0
+    return images, pd.DataFrame(left_out, columns=EXCLUDED), notes
+
+
+def images_of_cohort(
+    cohort: Cohort, table: Path, words: set[str], mistakes: Mistakes
+) -> tuple[list[dict], list[Exclusion], list[str]]:
+    """A cohort's images as rows (sorted by participant, session and name), what is left out, and notes."""
+    excluded: list[Exclusion] = []
+    if not cohort.path.is_dir():
+        fix = "mount it, or correct the path"
+        mistakes.add(InputError(table, f"{cohort.where}, path", f"there is no folder {cohort.path}", fix))
+        return [], excluded, []
+    participants = read_participants(cohort.path, mapped_columns(cohort), mistakes)
+    if participants is None:
+        return [], excluded, []
+    labels = Labels(cohort, participants, words, mistakes)
+    rows: list[dict] = []
+    people: list[Person] = []
+    owners: dict[str, str] = {}
+    found: set[str] = set()
+    for person in find_participants(cohort.path, excluded):
+        key = key_of(person.label, "sub-")
+        if (key, "") not in participants.rows:
+            detail = f"participants.tsv has no row sub-{key}{_near(key, participants)}"
+            excluded += [Exclusion(scan.path, "no_participants_row", detail) for scan in person.scans]
+            continue
+        if not person.scans:
+            continue
+        found.add(key)
+        name = f"{cohort.name}_{safe(key)}"
+        if owners.setdefault(name, person.label) != person.label:
+            what = f"sub-{owners[name]} and sub-{person.label} are both {name} once other characters are replaced"
+            mistakes.add(InputError(cohort.path, f"sub-{person.label}", what, "rename one of them"))
+        of_person, known = _images_of_person(cohort, person, name, labels, excluded, mistakes)
+        rows += of_person
+        people.append(known)
+    for row, values in zip(rows, labels.values(people), strict=True):
+        row |= values
+    labels.check_columns(table)
+    _check_derivatives(cohort, table, rows, labels.notes, mistakes)
+    if not rows:
+        what = "it holds no T1-weighted image (sub-*/[ses-*/]anat/*_T1w.nii.gz)"
+        if excluded:
+            example = f"{excluded[0].file}: {excluded[0].detail}"
+            what = f"none of its {len(excluded)} T1-weighted images can be used (the first: {example})"
+        fix = f"correct the path in {table}, or the data set"
+        mistakes.add(InputError(cohort.path, "", what, fix))
+    elif without := len(participants.rows) - len(found):
+        labels.notes.append(f"{cohort.name}: {without:,} people of participants.tsv have no T1-weighted image")
+    return rows, excluded, labels.notes
+
+
+def _near(key: str, participants: Table) -> str:
+    """A hint where a spreadsheet has cut the leading zeros of a label off."""
+    number = key.lstrip("0")
+    return f" (it has sub-{number}: have its leading zeros been lost?)" if (number, "") in participants.rows else ""
+
+
+def _images_of_person(
+    cohort: Cohort,
+    person: Participant,
+    name: str,
+    labels: Labels,
+    excluded: list[Exclusion],
+    mistakes: Mistakes,
+) -> tuple[list[dict], Person]:
+    """The images of one participant as rows without labels, and what is known for their labels, in the same order."""
+    key = key_of(person.label, "sub-")
+    sessions = None
+    if person.sessions_table is not None:
+        diagnosis = cohort.columns["diagnosis"]
+        sessions = read_sessions(person.sessions_table, key, diagnosis, mapped_columns(cohort), mistakes)
+    by_session: dict[str, list[Scan]] = {}
+    for scan in person.scans:
+        by_session.setdefault(scan.session, []).append(scan)
+    several = len(by_session.keys() | (person.scans_tables.keys() - {""})) > 1
+    days: dict[str, dict[str, date]] = {}
+    if several or "birth_date" in cohort.columns:
+        days = _days(person, sessions, labels, mistakes)
+    known = labels.person(sessions, several, min((min(has.values()) for has in days.values() if has), default=None))
+    rows = []
+    for session, scans in by_session.items():
+        taken, others = choose(scans, cohort.t1w)
+        excluded += others
+        for scan in taken:
+            has = days.get(key_of(session, "ses-"), {})
+            day = next(
+                (has[file] for file in has if file and scan.path.endswith(f"/{file}")), min(has.values(), default=None)
+            )
+            known.visits.append(Visit(labels.cells(person.label, sessions, session), day))
+            rows.append(_row(cohort, person, name, scan, mistakes))
+    return rows, known
+
+
+def _days(
+    person: Participant, sessions: Table | None, labels: Labels, mistakes: Mistakes
+) -> dict[str, dict[str, date]]:
+    """The days of each session's scans, by the file's name in scans.tsv; "" for the day that sessions.tsv gives."""
+    days: dict[str, dict[str, date]] = {}
+    for session, (_, path) in person.scans_tables.items():
+        try:
+            of_files, unread = read_acquisitions(path)
+        except InputError as error:
+            mistakes.add(error)
+            continue
+        labels.count("undated", unread)
+        for file, day in of_files.items():
+            found = re.match(r"ses-([^/]+)/", file)  # a table beside the folders of sessions names them
+            days.setdefault(key_of(session or (found[1] if found else ""), "ses-"), {})[file] = day
+    if sessions is not None and "acq_time" in sessions.columns:
+        at = sessions.columns.index("acq_time")
+        for (_, session), (_, cells) in sessions.rows.items():
+            if (day := day_of(cells[at])) and session not in days:
+                days[session] = {"": day}
+    return days
+
+
+def _row(cohort: Cohort, person: Participant, name: str, scan: Scan, mistakes: Mistakes) -> dict:
+    session = f"_ses-{safe(scan.session)}" if scan.session else ""
+    image = f"{name}{session}{'_'.join(safe(entity) for entity in scan.entities.split('_'))}"
+    run = scan.labels.get("run")
+    folder = None
+    if cohort.derivatives:
+        labels = {"participant": person.label, "session": scan.session, "run": run or "", "image_id": image}
+        try:
+            folder = str(cohort.path / fill_in(cohort.derivatives, labels))
+        except ValueError as error:
+            what = f"the pattern of derivatives, {cohort.derivatives}, can't be filled in: {error}"
+            fix = "put the part that is not always there into square brackets, as sub-{participant}[_ses-{session}]"
+            mistakes.add(InputError(scan.path, "", what, fix), str(cohort.path), "derivatives")
+    return {
+        "image_id": image,
+        "participant_id": name,
+        "cohort": cohort.name,
+        "session": scan.session or None,
+        "run": run,
+        "acquisition": scan.labels.get("acq"),
+        "reconstruction": scan.labels.get("rec"),
+        "t1w": scan.path,
+        "derivatives": folder,
+        "identity": scan.identity,
+    }
+
+
+def _check_derivatives(
+    cohort: Cohort, table: Path, rows: Sequence[Mapping[str, Any]], notes: list[str], mistakes: Mistakes
+) -> None:
+    """A pattern that finds nothing is a slip, and so is one that gives two images one folder."""
+    if cohort.derivatives is None:
+        return
+    owners: dict[str, str] = {}
+    for row in rows:
+        if row["derivatives"] and owners.setdefault(row["derivatives"], row["image_id"]) != row["image_id"]:
+            what = f"{owners[row['derivatives']]} and {row['image_id']} would both be {row['derivatives']}"
+            fix = "name what tells them apart, as {session} or {run}"
+            mistakes.add(InputError(table, f"{cohort.where}, derivatives", what, fix), str(cohort.path), "one folder")
+    missing = [folder for folder in owners if not Path(folder).is_dir()]
+    if owners and len(missing) == len(owners):
+        what = f"not one of its {len(owners):,} folders is there, such as {missing[0]}"
+        mistakes.add(InputError(table, f"{cohort.where}, derivatives", what, "correct the pattern"))
+    elif missing:
+        notes.append(f"{cohort.name}: {len(missing):,} of {len(owners):,} folders of derivatives are not there")
+
+
+def _check_duplicates(images: pd.DataFrame, mistakes: Mistakes) -> None:
+    """One name for two files, or one file under two names."""
+    for column, what in (("image_id", "another file has the same name"), ("identity", "this file is there twice")):
+        first = images.drop_duplicates(column).set_index(column)["t1w"]
+        for row in images[images.duplicated(column)].itertuples():
+            line = f"{what}, {row.image_id} ({first[getattr(row, column)]})" if column == "image_id" else what
+            if column == "identity":
+                line = f"{what}, also as {first[row.identity]}"
+            fix = "remove one of them, or one of the cohorts that list it"
+            mistakes.add(InputError(row.t1w, "", f"duplicate image: {line}", fix), "duplicate images", column)
+
+
+def _check_engine(config: Mapping[str, Any], table: Path, cohorts: Sequence[Cohort], mistakes: Mistakes) -> None:
+    """The engine derivatives processes nothing, so that each cohort must say where its outputs are."""
+    if config["preprocessing"]["engine"] == "derivatives":
+        for cohort in cohorts:
+            if cohort.derivatives is None:
+                what = "the engine is derivatives, and nothing says where this cohort's are"
+                fix = "write a pattern, or choose another engine"
+                mistakes.add(InputError(table, f"{cohort.where}, derivatives", what, fix))
+
+
+def _check_roles(config: Mapping[str, Any], table: Path, cohorts: Sequence[Cohort], mistakes: Mistakes) -> None:
+    """Pretraining and each task need a cohort."""
+    roles = {role for cohort in cohorts for role in cohort.roles}
+    for name, task in config["tasks"].items():
+        if task is not None and name not in roles:
+            fix = f"add the role {name!r} to a cohort, or set tasks.{name} to null"
+            mistakes.add(InputError(table, "roles", f"no cohort has the role {name!r}, the pool of that task", fix))
+    if "pretraining" not in roles and not config["pretrain"]["weights"]:
+        fix = "add it to a cohort, or give existing weights as pretrain.weights"
+        mistakes.add(InputError(table, "roles", "no cohort has the role pretraining", fix))
+
+
+def _check_pools(
+    config: Mapping[str, Any], images: pd.DataFrame, cohorts: Sequence[Cohort], mistakes: Mistakes
+) -> None:
+    """Whether pretraining has both its sets, and each task's pool can give its resamples.
+
+    What preprocessing will fail on is not known yet, so this is the best case.
+    """
+    split = {}
+    for cohort in cohorts:
+        index = images[images["cohort"] == cohort.name]
+        split[cohort.name] = split_cohort(
+            index, cohort.roles, cohort.pretraining_share, config["split"], config["seed"]
+        )["role"]
+    role = pd.concat(list(split.values()))
+    if not config["pretrain"]["weights"]:
+        for name in ("train", "validation"):
+            if not (role == name).any():
+                what = f"no healthy participant of the pretraining cohorts is left for {name}"
+                fix = "add participants or cohorts, or change split.validation_share or split.healthy"
+                mistakes.add(InputError(config["cohorts"], "roles", what, fix))
+    for name, task in config["tasks"].items():
+        if task is None:
+            continue
+        has = [cohort.name for cohort in cohorts if name in cohort.roles]
+        unseen = images[images["cohort"].isin(has) & (role.reindex(images.index) == "test")]
+        pool = labelled(unseen, task, config["manifest"]["converters"])
+        try:
+            settings = config["resampling"]
+            check_task(name, pool, settings["n"], settings, seed_from(config["seed"], "check", name))
+        except InputError as error:
+            mistakes.add(error)
+
+
+def read_assignments(folder: Path) -> tuple[dict[str, tuple[str, int]], dict[str, int]]:
+    """The shard and place of each image so far, and the highest number that each cohort has given to a shard."""
+    places: dict[str, tuple[str, int]] = {}
+    numbers: dict[str, int] = {}
+    for path in sorted((folder / "shards").glob("*-*.tsv")):
+        cohort, _, number = path.stem.rpartition("-")
+        if not number.isdigit():
+            continue
+        numbers[cohort] = max(numbers.get(cohort, 0), int(number))
+        with path.open(encoding="utf-8", newline="") as file:
+            for place, row in enumerate(csv.DictReader(file, delimiter="\t")):
+                places.setdefault(row["image_id"], (path.stem, place))
+    return places, numbers
+
+
+def assign_shards(
+    images: pd.DataFrame,
+    previous: Mapping[str, tuple[str, int]],
+    numbers: Mapping[str, int],
+    images_per_shard: int,
+) -> pd.DataFrame:
+    """The images with their shards, in order of cohort, shard and place.
+
+    Parameters
+    ----------
+    images : in the order of cohorts, and within a cohort in the order in which new ones get their places
+    previous : shard and place of images that have one; they keep it
+    numbers : the highest number of each cohort's shards; new ones count on from there
+    images_per_shard : of new shards; old ones are not filled up, so that their files stay as they are
+    """
+    fresh = images[~images["image_id"].isin(list(previous))]
+    nth = fresh.groupby("cohort", sort=False).cumcount()
+    first = fresh["cohort"].map(lambda cohort: numbers.get(cohort, 0) + 1)
+    number = (first + nth // images_per_shard).astype(int)
+    shards = [f"{cohort}-{at:04d}" for cohort, at in zip(fresh["cohort"], number, strict=True)]
+    places = dict(zip(fresh["image_id"], zip(shards, (nth % images_per_shard).tolist(), strict=True), strict=True))
+    places |= previous
+    shard = [places[image][0] for image in images["image_id"]]
+    order = pd.DataFrame(
+        {
+            "cohort": pd.factorize(images["cohort"])[0],
+            "number": [int(name.rpartition("-")[2]) for name in shard],
+            "place": [places[image][1] for image in images["image_id"]],
+        },
+        index=images.index,
+    )
+    order = order.sort_values(["cohort", "number", "place"]).index
+    return images.assign(shard=shard).loc[order, COLUMNS].reset_index(drop=True)
+
+
+def _write(
+    folder: Path,
+    table: Path,
+    cohorts: Sequence[Cohort],
+    images: pd.DataFrame,
+    excluded: pd.DataFrame,
+    previous: Mapping[str, tuple[str, int]],
+    apart: Apart,
+) -> int:
+    """Write what has changed, shards.tsv last, since it says that the rest is there; the number of files written."""
+    by_name = {cohort.name: cohort for cohort in cohorts}
+    texts = {}
+    shards = []
+    for name, rows in fill_places(images, apart, previous).groupby("shard", sort=False):
+        cohort, withdrawn = by_name.get(rows["cohort"].iloc[0]), int(rows["withdrawn"].count())
+        if cohort is None:  # it has left cohorts.tsv; its files stay, without what is withdrawn
+            texts[f"shards/{name}.tsv"] = emptied(folder / "shards" / f"{name}.tsv", set(rows["image_id"]))
+            continue
+        texts[f"shards/{name}.tsv"] = table_text(rows if withdrawn else rows[COLUMNS])
+        shards.append((name, cohort.name, len(rows), cohort.images_per_job, withdrawn))
+    for name in {shard for shard, _ in previous.values()} - {row[0] for row in shards}:
+        if name.rpartition("-")[0] in by_name:
+            texts[f"shards/{name}.tsv"] = table_text(images.iloc[:0])
+    facts = {
+        "cohorts_sha256": digest_of_cohorts(table),
+        "roles": {cohort.name: list(cohort.roles) for cohort in cohorts},
+        "pretraining_shares": {cohort.name: cohort.pretraining_share for cohort in cohorts},
+        "derivatives": [cohort.name for cohort in cohorts if cohort.derivatives],
+        **apart.facts,
+    }
+    texts["images.tsv"] = table_text(images)
+    texts["excluded.tsv"] = table_text(excluded)
+    columns = ["shard", "cohort", "images", "images_per_job", "withdrawn"]
+    texts["shards.tsv"] = table_text(pd.DataFrame(shards, columns=columns), facts)
+    return sum(_write_changed(folder / name, text) for name, text in texts.items())
+
+
+def _write_changed(path: Path, text: str) -> bool:
+    """Write a file whose content is another now; an unchanged one keeps its time, which Snakemake goes by."""
+    if path.is_file() and path.read_bytes() == text.encode():
+        return False
+    write_text(path, text)
+    return True

@@ -1,0 +1,136 @@
+"""The network: Peng et al.'s Simple Fully Convolutional Network (SFCN) in the authors' variant.
+
+An image of raw intensities (0 to 255) goes in, one number per target comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .first_block import convolve_normalise_pool_relu
+from .fused_norm import left_to_compiler, normalise_pool_relu
+
+EPSILON, MOMENTUM = 1e-3, 0.01  # of batch norm [published]
+WIDE = 16  # channels from which the first block's own way pays; the demo's 8 took 45 ms by it and 30 without
+
+
+class Block(nn.Module):
+    """3³ convolution, batch norm, 2³ max-pool, ReLU: what torch's layers one after another give, faster."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(inputs, outputs, 3, padding=1)
+        self.norm = nn.BatchNorm3d(outputs, eps=EPSILON, momentum=MOMENTUM)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, inputs, D, H, W] -> [N, outputs, D // 2, H // 2, W // 2]
+        images = x.shape[1] == 1 and not x.requires_grad
+        if images and self.conv.out_channels >= WIDE and not left_to_compiler():
+            return convolve_normalise_pool_relu(x, self.conv, self.norm)
+        return normalise_pool_relu(self.convolve(x), self.norm, 2)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """The convolution; on a CPU in float32 where x has two planes.
+
+        There oneDNN (as torch 2.13 has it) leaves the weights' gradient in bfloat16 unwritten: whatever lay in memory.
+        """
+        if x.shape[2] == 2 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self.conv(x.float())
+        return self.conv(x)
+
+
+class SFCN(nn.Module):
+    """SFCN (Peng et al., 2021, doi:10.1016/j.media.2020.101871) with a linear head.
+
+    Intensities need no scaling: batch norm follows every convolution, so the scale of what goes in leaves
+    neither outputs nor gradients another (but for batch norm's epsilon, 1e-3 against variances of 1e3).
+
+    Parameters
+    ----------
+    channels : of the convolutional blocks; each halves the image, so with five of them an axis needs at
+        least 32 voxels
+    bottleneck : channels of the 1³ convolution after them
+    outputs : numbers per image
+    pooling : "max" over the remaining voxels (the authors) or "average" (Peng et al.)
+    dropout : probability of zeroing a pooled feature in training
+    """
+
+    def __init__(self, channels: Sequence[int], bottleneck: int, outputs: int, pooling: str, dropout: float) -> None:
+        super().__init__()
+        if pooling not in ("max", "average"):
+            raise ValueError(f"pooling is 'max' or 'average', not {pooling!r}")
+        widths = [1, *channels]
+        self.blocks = nn.Sequential(*(Block(*pair) for pair in pairwise(widths)))
+        self.bottleneck = nn.Conv3d(widths[-1], bottleneck, 1)
+        self.norm = nn.BatchNorm3d(bottleneck, eps=EPSILON, momentum=MOMENTUM)
+        self.pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(bottleneck, outputs)
+        self.data_type = torch.float32  # of convolutions and matrix products; `device.place` sets it
+
+    def forward(self, images: Tensor, kept: Tensor | None = None) -> Tensor:  # [N, 1, D, H, W], float -> [N, outputs]
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.data_type == torch.bfloat16):
+            x = self.features(images).to(self.head.weight.dtype)  # [N, bottleneck]
+        return self.head(self.dropout(x) if kept is None else x * kept)  # kept [N, bottleneck]: a mask drawn elsewhere
+
+    def features(self, images: Tensor) -> Tensor:  # [N, 1, D, H, W] -> [N, bottleneck]
+        """What the trunk says of each image, the same for all targets."""
+        least = 2 ** len(self.blocks)
+        if min(images.shape[2:]) < least:
+            raise ValueError(f"an image of {tuple(images.shape[2:])} voxels: each axis needs at least {least}")
+        x = self.blocks(images)  # [N, channels[-1], D // 32, H // 32, W // 32] with five blocks
+        x = normalise_pool_relu(self.bottleneck(x), self.norm, 1)  # [N, bottleneck, ...]
+        pool = functional.adaptive_max_pool3d if self.pooling == "max" else functional.adaptive_avg_pool3d
+        return pool(x, 1).flatten(1)  # [N, bottleneck]
+
+    def freeze(self, first: int | str) -> None:
+        """Keep the first so many blocks, or the whole "trunk", as they are, batch norm's statistics included."""
+        parts = [self.blocks, self.bottleneck, self.norm] if first == "trunk" else self.blocks[:first]
+        for part in parts:
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> SFCN:
+        """Training mode for all but what is frozen."""
+        super().train(mode)
+        for norm in _norms(self, frozen=True):
+            norm.eval()
+        return self
+
+
+def _norms(model: nn.Module, *, frozen: bool) -> list[nn.BatchNorm3d]:
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm3d)]
+    return [norm for norm in norms if norm.weight.requires_grad != frozen]
+
+
+def trunk_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What transfer carries over of a network's state: everything but the head."""
+    return {name: value for name, value in state.items() if not name.startswith("head.")}
+
+
+@torch.no_grad()
+def calibrate(model: SFCN, batches: Iterable[Tensor]) -> None:
+    """Set batch norm's running statistics to averages over `batches` under the weights as they are now.
+
+    Running averages with the published momentum of 0.01 need hundreds of steps to forget where they
+    started; a small fit has fewer ("precise" batch norm, Wu & Johnson, 2021, arXiv:2105.07576).
+
+    Parameters
+    ----------
+    batches : inputs of the network, float32 [N, 1, D, H, W], as training sees them but for augmentation
+    """
+    norms = _norms(model, frozen=False)
+    if not norms:
+        return
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over what follows
+    model.train()
+    for batch in batches:
+        model(batch)
+    for norm in norms:
+        norm.momentum = MOMENTUM

@@ -1,0 +1,192 @@
+"""What the jobs of a study cost: gathered from its benchmark files, or from what others measured.
+
+Goes in: ``results/benchmarks/``, the plan of the study and its configuration.  Comes out: a row per finished
+job (seconds, memory, device), and seconds per unit of work (an image, an image through the network).
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..fit.settings import all_settings
+from ..study.plan import CNNS, Study
+
+BENCHMARKS = Path("results/benchmarks")
+COLUMNS = ["rule", "key", "seconds", "memory_mb", "units", "device"]
+DEVICE = re.compile(r"computing on (?:the )?(.+?)(?: with \d+ threads)?$", re.MULTILINE)
+EVALUATION = 1 / 3  # of the cost of a training step: forward only
+# seconds per unit of work where this study has finished no job of the rule yet; all [assumed] for other machines
+ASSUMED = {
+    ("preprocess", "gpu"): (60.0, "assumed: FastSurfer on a GPU takes about a minute per image"),
+    ("preprocess", "cpu"): (4500.0, "assumed: FastSurfer on a CPU core takes 1 to 1.5 hours per image"),
+    ("preprocess", "builtin"): (15.0, "measured elsewhere: 15 s per image at 1 mm on one core"),
+    ("cache", "cpu"): (0.5, "assumed: half a second per image"),
+    ("network", "gpu"): (0.01, "assumed: 100 images/s of training at 224 x 192 x 224 on a recent GPU"),
+    ("network", "cpu"): (6.5, "measured elsewhere: 13 s per step of two images at 160 x 192 x 160 on 2 cores"),
+    ("resample", "cpu"): (3.0, "measured elsewhere: 3 s per file, most of it Python's start"),
+    ("linear", "cpu"): (5.0, "measured elsewhere: 5 s per fit, most of it Python's start"),
+}
+STAGES = {  # the rules whose cost is counted, by stage, in the order of a run
+    "preprocessing": ("preprocess",),
+    "cache": ("cache",),
+    "pretraining": ("pretrain", "evaluate"),
+    "resampling": ("resample",),
+    "linear fits": ("linear",),
+    "baseline fits": ("baseline",),
+    "transfer fits": ("transfer",),
+}
+PAPER_VOXELS = 224 * 192 * 224  # what the assumed costs of the network are for
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds per unit of work of a rule, where that number is from, and whether it is GPU time."""
+
+    seconds: float
+    basis: str
+    gpu: bool
+
+
+def gather(study: Study, config: Mapping[str, Any], folder: str | Path = BENCHMARKS) -> list[dict[str, Any]]:
+    """A row (see COLUMNS) per finished job that left a benchmark file, read from the study's folder.
+
+    `units` is the work that the job did: images, or for the network images in training steps.
+    """
+    rows = []
+    for path in sorted(Path(folder).glob("*/**/*.tsv")):
+        rule, *parts = path.relative_to(folder).with_suffix("").parts
+        units = units_of(rule, parts, study, config)
+        if units is None:
+            continue
+        with path.open(encoding="utf-8", newline="") as file:
+            for found in csv.DictReader(file, delimiter="\t"):
+                row = {"rule": rule, "key": "/".join(parts), "seconds": float(found["s"]), "units": units}
+                rows.append(row | {"memory_mb": _number(found.get("max_rss")), "device": _device(rule, parts)})
+    return rows
+
+
+def units_of(rule: str, parts: list[str], study: Study, config: Mapping[str, Any]) -> float | None:
+    """The work of a job, by the parts of its benchmark file's path; None for what is not of this study."""
+    try:
+        if rule == "preprocess":
+            return study.shards[parts[0]].images_of_job(parts[1])
+        if rule == "cache":
+            return study.shards[parts[0]].images
+        if rule in CNNS:
+            return steps_of_fit(rule, int(parts[1].removeprefix("n")), config)
+    except (KeyError, ValueError, IndexError):
+        return None
+    return 1.0 if rule in ("linear", "resample", "pretrain", "evaluate") else None
+
+
+def steps_of_fit(model: str, n: int, config: Mapping[str, Any]) -> float:
+    """Images in training steps that a CNN fit's settings need together, prediction counted as what it costs."""
+    settings, epochs = len(all_settings(config["models"][model]["settings"])), config["models"]["cnn"]["epochs"]
+    validation = n * config["resampling"]["validation_share"]
+    # an epoch ends with a pass that settles batch norm, and a prediction of the validation set
+    return settings * epochs * (n + EVALUATION * (n + validation))
+
+
+def cost_of(rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any]) -> Cost:
+    """Seconds per unit of a rule: from this study's finished jobs, else from a table.
+
+    A CNN's fit that never ran borrows from the other model's: both take the same steps.
+    """
+    kin = CNNS if rule in CNNS else (rule,)
+    for names in ((rule,), kin):
+        mine = [row for row in rows if row["rule"] in names]
+        if mine:
+            seconds = sum(row["seconds"] for row in mine) / sum(row["units"] for row in mine)
+            devices = ", ".join(sorted({row["device"] for row in mine if row["device"]}))
+            basis = f"{len(mine)} finished jobs of this study" + (f" on {devices}" if devices else "")
+            return Cost(seconds, basis, uses_gpu(rule, config))
+    gpu = uses_gpu(rule, config)
+    if rule == "preprocess":
+        engine = config["preprocessing"]["engine"]
+        if engine == "derivatives":
+            return Cost(0.5, "assumed: half a second to link and check an image's files", False)
+        place = "builtin" if engine == "builtin" else "gpu" if gpu else "cpu"
+        return Cost(*ASSUMED["preprocess", place], gpu)
+    if rule in ("pretrain", "evaluate", *CNNS):
+        seconds, basis = ASSUMED["network", "gpu" if gpu else "cpu"]
+        crop = config["cache"]["crop"]
+        return Cost(seconds * crop[0] * crop[1] * crop[2] / PAPER_VOXELS, basis, gpu)
+    return Cost(*ASSUMED[rule, "cpu"], False)
+
+
+def uses_gpu(rule: str, config: Mapping[str, Any]) -> bool:
+    """Whether a rule's jobs ask for a GPU."""
+    if rule == "preprocess":
+        return config["preprocessing"]["engine"] == "fastsurfer" and bool(config["preprocessing"].get("gpus", 1))
+    if rule in ("pretrain", "evaluate"):
+        return bool(config["pretrain"]["gpus"])
+    return rule in CNNS and bool(config["models"]["cnn"]["gpus"])
+
+
+def summary(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Per rule and device: jobs, hours, median seconds and the highest memory."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["rule"], row["device"] or ""), []).append(row)
+    for (rule, device), found in groups.items():
+        seconds = sorted(row["seconds"] for row in found)
+        memory = max((row["memory_mb"] for row in found if row["memory_mb"] is not None), default=None)
+        facts = {"rule": rule, "device": device, "jobs": len(found), "hours": sum(seconds) / 3600}
+        yield facts | {"median_seconds": seconds[len(seconds) // 2], "memory_mb": memory}
+
+
+def by_stage(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Per stage, in the order of a run: jobs, GPU hours, core hours, and jobs that an earlier attempt had failed in.
+
+    A job counts its clock time for every core that it asked for, and for every GPU where it computed on one.
+    """
+    stages = {name: {"stage": name, "jobs": 0, "gpu_hours": 0.0, "core_hours": 0.0, "retried": 0} for name in STAGES}
+    names = {rule: name for name, rules in STAGES.items() for rule in rules}
+    for row in rows:
+        stage, hours = stages[names[row["rule"]]], row["seconds"] / 3600
+        on_gpu = (
+            row["device"] != "CPU" if row["device"] else row["rule"] == "preprocess" and uses_gpu("preprocess", config)
+        )
+        stage["jobs"] += 1
+        stage["gpu_hours"] += (
+            hours * on_gpu * (config["pretrain"]["gpus"] if row["rule"] in STAGES["pretraining"] else 1)
+        )
+        stage["core_hours"] += hours * cores_of(row["rule"], config)
+        stage["retried"] += "an earlier attempt failed: " in _log(row["rule"], row["key"].split("/"))
+    return [stage for stage in stages.values() if stage["jobs"]]
+
+
+def cores_of(rule: str, config: Mapping[str, Any]) -> int:
+    """Cores that a job of a rule asks for."""
+    if rule == "preprocess":
+        return config["preprocessing"]["threads"]
+    if rule in STAGES["pretraining"]:
+        return config["pretrain"]["threads"]
+    if rule in CNNS:
+        return config["models"]["cnn"]["threads"]
+    return config["models"]["linear"]["threads"] if rule == "linear" else 1
+
+
+def _log(rule: str, parts: list[str]) -> str:
+    try:
+        return Path("logs", rule, *parts).with_suffix(".log").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _device(rule: str, parts: list[str]) -> str | None:
+    """What the job's log says that it computed on; None for work that has no choice."""
+    found = DEVICE.search(_log(rule, parts))
+    return found[1] if found else None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,190 @@
+"""What failed and why: the causes that jobs left, and those of jobs that were killed without a word.
+
+Goes in: ``results/failures/``, Slurm's logs of jobs that left neither a result nor a cause.  Comes out: text by
+cause, with the last meaningful lines and the command that makes each again.  Read only; standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..study.plan import MODELS
+
+SUMMARY = "results/statistics/aucs.tsv"  # what needs every fit, and so makes all that a group did not
+LINES = 4  # of a log that are shown
+# what Slurm, the kernel or Python write in a log when a job ends without a word of its own
+KILLED = (
+    (re.compile(r"oom-kill|out[ -]of[ -]memory|exceeded (job )?memory limit|memory limit.*exceeded", re.I),
+     "killed: it used more memory than it asked for; the next attempt asks for more (mem_mb)"),
+    (re.compile(r"DUE TO TIME LIMIT", re.I), "killed: its time limit was reached; the next attempt has more (runtime)"),
+    (re.compile(r"DUE TO NODE FAILURE|NODE_FAIL|node failure", re.I), "its node failed; it runs again on another one"),
+    (re.compile(r"DUE TO PREEMPTION", re.I), "preempted by another job; it runs again"),
+    (re.compile(r"CANCELLED AT", re.I), "cancelled (scancel)"),
+    (re.compile(r"No space left on device|Disk quota exceeded", re.I), "no space left on the disk; free some"),
+)  # fmt: skip
+# lines of a log that say nothing about a cause
+NOISE = re.compile(
+    r"^[\s^~]*$|INFO|srun: Job step aborted|Trying to restart|^\[\w{3} \w{3}"
+    r"|^(Complete log|Shutting down|Exiting because|Elapsed|Storing output|At least one job|WorkflowError:|--keep-inc)"
+    r"|^ +(input|output|log|jobid|benchmark|wildcards|resources|message): "
+)
+NUMBERS = re.compile(r"\d[\d.]*")
+JOB = re.compile(r"^(?:rule|group)_([A-Za-z]+)")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One job that failed when it was last tried."""
+
+    rule: str
+    key: str
+    cause: str
+    target: str
+    lines: tuple[str, ...]
+    time: float
+
+
+def failures_of(folder: str | Path = ".", results: str | Path | None = None) -> list[Failure]:
+    """Every job that failed when it was last tried, the newest first.
+
+    Parameters
+    ----------
+    results : the folder of the study's results, where that is not ``results`` in `folder`
+    """
+    folder = Path(folder)
+    found = {failure.target: failure for failure in _killed(folder)}
+    found |= {failure.target: failure for failure in _told(folder, Path(results or folder / "results"))}
+    return sorted(found.values(), key=lambda failure: -failure.time)
+
+
+def report(failures: Sequence[Failure], count: int, options: Sequence[str] = ()) -> str:
+    """Failures by cause, the most frequent first, at most `count` of them in full.
+
+    Parameters
+    ----------
+    options : of the snakemake command that makes a job again, such as ``--configfile``
+    """
+    if not failures:
+        return "nothing has failed"
+    ordered = by_kind(failures)
+    share = max(1, count // len(ordered))
+    parts = [f"{len(failures)} jobs failed when last tried, of {len(ordered)} kinds"]
+    for group in ordered:
+        first = group[0]
+        parts.append(f"\n{len(group)} × {first.rule}: {first.cause}")
+        for failure in group[:share]:
+            parts.append(f"  {failure.key}")
+            parts += [f"    | {line}" for line in failure.lines]
+            parts.append("    " + shlex.join(["snakemake", failure.target, *options]))
+        if len(group) > share:
+            parts.append(f"  and {len(group) - share} more like these")
+    return "\n".join(parts)
+
+
+def kind_of(failure: Failure) -> str:
+    """The rule and the cause without its numbers and names, so that failures alike are counted together."""
+    cause = re.sub(r"\S*/\S*", "PATH", failure.cause)
+    return f"{failure.rule} {NUMBERS.sub('N', cause)}"
+
+
+def target_of(rule: str, parts: Sequence[str]) -> str:
+    """What to ask Snakemake for to get a job's result made."""
+    try:
+        if rule in MODELS:
+            return f"results/fits/{parts[0]}/n{parts[1]}/{parts[2]}/{rule}.json"
+        if rule == "resample":
+            return f"results/resamples/{parts[0]}/n{parts[1]}/{parts[2]}.tsv"
+        if rule == "preprocess":
+            return f"results/preprocessed/{parts[0]}/{parts[1]}.tsv"
+        if rule == "split":
+            return f"results/split/cohorts/{parts[0]}.tsv"
+        if rule == "evaluate":
+            return f"results/pretrain/{parts[0]}/metrics.tsv"
+        if rule in ("cache", "index"):
+            return f"results/{rule}/{parts[0]}.tsv"
+    except IndexError:
+        pass
+    return rule
+
+
+def by_kind(failures: Sequence[Failure]) -> list[list[Failure]]:
+    """Failures that are alike together, the most frequent first."""
+    groups: dict[str, list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault(kind_of(failure), []).append(failure)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def _told(folder: Path, results: Path) -> Iterator[Failure]:
+    for path in results.glob("failures/*/*.json"):
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            rule, key, cause, when = (facts[name] for name in ("rule", "key", "cause", "time"))
+        except (OSError, ValueError, KeyError):
+            continue
+        parts = facts.get("wildcards") or _parts(rule, key)
+        log = folder / facts["log"] if facts.get("log") else None
+        yield Failure(rule, key, cause, target_of(rule, parts), _last_lines(log, skip=cause), when)
+
+
+def _parts(rule: str, key: str) -> list[str]:
+    """A key's wildcards; only a shard's name holds the dash that joins them."""
+    if rule in ("preprocess", "cache"):
+        shard = re.match(r"[A-Za-z0-9]+-\d+", key)
+        return [shard[0], *key[shard.end() + 1 :].split("-")] if shard else [key]
+    return key.split("-")
+
+
+def _killed(folder: Path) -> Iterator[Failure]:
+    """Jobs and groups whose newest Slurm log ends with a kill, and whose result is not there or is older."""
+    for place in folder.glob("logs/slurm/group_*"):
+        log = max(place.glob("*.log"), key=lambda path: path.stat().st_mtime, default=None)
+        cause = _cause_of_kill(log) if log else None
+        aucs = folder / SUMMARY
+        if cause and not (aucs.exists() and aucs.stat().st_mtime >= log.stat().st_mtime):
+            name = f"group of {JOB.match(place.name)[1]} fits"
+            yield Failure(name, f"Slurm job {log.stem}", cause, SUMMARY, _last_lines(log), log.stat().st_mtime)
+    for place in folder.glob("logs/slurm/rule_*"):
+        rule = JOB.match(place.name)[1]
+        newest: dict[Path, Path] = {}
+        for log in place.rglob("*.log"):
+            if log.parent not in newest or log.stat().st_mtime > newest[log.parent].stat().st_mtime:
+                newest[log.parent] = log
+        for parent, log in newest.items():
+            parts = [] if parent == place else _wildcards(parent.relative_to(place))
+            target = target_of(rule, parts)
+            if (folder / target).exists():
+                continue
+            cause = _cause_of_kill(log)
+            if cause:
+                yield Failure(rule, "-".join(parts) or "all", cause, target, _last_lines(log), log.stat().st_mtime)
+
+
+def _cause_of_kill(log: Path) -> str | None:
+    text = _tail(log)
+    return next((told for pattern, told in KILLED if pattern.search(text)), None)
+
+
+def _wildcards(path: Path) -> list[str]:
+    """The wildcards in the name that the plugin gives a log's folder: joined by _, which a task's name may hold too."""
+    found = re.match(r"^(.+)_(\d+)_(\d+)$", str(path))
+    return list(found.groups()) if found else str(path).split("_")
+
+
+def _tail(path: Path, size: int = 20_000) -> str:
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - size))
+        return file.read().decode(errors="replace")
+
+
+def _last_lines(path: Path | None, skip: str = "") -> tuple[str, ...]:
+    if path is None or not path.is_file():
+        return ()
+    lines = [line.rstrip() for line in _tail(path).splitlines() if not NOISE.search(line)]
+    return tuple(line[:200] for line in lines if not (skip and skip in line))[-LINES:]

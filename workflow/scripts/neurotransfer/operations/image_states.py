@@ -1,0 +1,144 @@
+"""Every image of the manifest, and the one state that it is in.
+
+Goes in: the manifest, the ledgers, ``status.json`` of the images whose job has no ledger yet, the tables of quality
+control.  Comes out: a state per image.  Read only; standard library, since there may be 114,257 images and ledgers.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import InputError
+
+STATES = OK, FAILED, EXCLUDED, WAITING = ("ok", "failed", "excluded", "waiting")
+IMAGES = "manifest/images.tsv"
+UNKNOWN = "no reason was recorded"
+
+
+class State(NamedTuple):
+    """One image: its cohort and shard, one of STATES, and why (failed: the reason; excluded: the rule)."""
+
+    cohort: str
+    shard: str
+    state: str
+    reason: str | None
+
+
+def states_of_images(results: str | Path = "results") -> Iterator[tuple[str, State]]:
+    """Each image of the manifest, in its order, with its state.
+
+    An image's row in a ledger counts first, then its ``status.json``; one that has neither waits.  Of those that
+    are ok, the ones that quality control leaves out are excluded.
+
+    Raises
+    ------
+    InputError
+        where the manifest has not been compiled
+    """
+    results = Path(results)
+    path = results / IMAGES
+    if not path.is_file():
+        raise InputError(path, "", "the manifest has not been compiled", "run neurotransfer manifest")
+    excluded: dict[str, dict[str, str]] = {}
+    shard, rows, folders = None, {}, None
+    # images of a shard stand together in the manifest, so that one shard's ledgers are held at a time
+    for image in read_rows(path, "image_id", "cohort", "shard"):
+        image_id, cohort = image["image_id"], image["cohort"]
+        if image["shard"] != shard:
+            shard, folders = image["shard"], None
+            rows = ledger_rows(results, shard)
+        if cohort not in excluded:
+            excluded[cohort] = _excluded(results / "quality" / f"{cohort}.tsv")
+        found = rows.get(image_id)
+        if found is None:
+            place = results / "preprocessed/subjects" / shard
+            folders = set(names_in(place)) if folders is None else folders
+            found = _status_json(place / image_id) if image_id in folders else None
+        state, reason = found or (WAITING, None)
+        if state == OK and image_id in excluded[cohort]:
+            state, reason = EXCLUDED, excluded[cohort][image_id]
+        yield image_id, State(cohort, shard, state, reason)
+
+
+def read_rows(path: str | Path, *columns: str) -> Iterator[dict[str, str]]:
+    """The rows of a table, only the columns asked for; a last row that is cut off is left out.
+
+    Raises
+    ------
+    InputError
+        where a column is missing
+    """
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file, delimiter="\t")
+        header = next(reader, [])
+        if header and header[0].startswith("#"):  # facts about the table
+            header = next(reader, [])
+        places = _places(path, header, columns)
+        last = max(places)
+        for cells in reader:
+            if len(cells) > last:
+                yield {name: cells[at] for name, at in zip(columns, places, strict=True)}
+
+
+def _places(path: str | Path, header: Sequence[str], columns: Sequence[str]) -> list[int]:
+    for name in columns:
+        if name not in header:
+            fix = "delete it, then run the command that makes it again"
+            raise InputError(path, "", f"it has no column {name}", fix)
+    return [header.index(name) for name in columns]
+
+
+def ledger_rows(results: str | Path, shard: str) -> dict[str, tuple[str, str | None]]:
+    """The state (ok or failed) and reason of each image that a shard's ledgers name."""
+    found: dict[str, tuple[str, str | None]] = {}
+    columns = ("image_id", "status", "reason")
+    for path in ledgers_of(results, shard):
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123 (114,257 of them where a job has one image)
+                lines = file.read().decode().split("\n")
+        except FileNotFoundError:  # its job has just begun again
+            continue
+        # these three are codes, which are never quoted; what is quoted comes after them
+        image_at, status_at, reason_at = _places(path, lines[0].split("\t"), columns)
+        for line in lines[1:-1]:
+            cells = line.split("\t")
+            if len(cells) > reason_at and cells[status_at] in (OK, FAILED):  # a withdrawn one is not in the manifest
+                found[cells[image_at]] = (cells[status_at], cells[reason_at] or None)
+    return found
+
+
+def ledgers_of(results: str | Path, shard: str) -> list[str]:
+    """Paths of a shard's ledgers that are there, in order."""
+    folder = os.path.join(results, "preprocessed", shard)
+    return [f"{folder}/{name}" for name in sorted(names_in(folder, ".tsv"))]
+
+
+def _status_json(folder: Path) -> tuple[str, str | None] | None:
+    try:
+        status = json.loads((folder / "status.json").read_bytes())
+        state = status["state"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (state, status.get("reason") or None) if state in (OK, FAILED) else None
+
+
+def _excluded(table: Path) -> dict[str, str]:
+    """The images that quality control leaves out, with the rule."""
+    if not table.is_file():
+        return {}
+    rows = read_rows(table, "image_id", "status", "reason")
+    return {row["image_id"]: row["reason"] or UNKNOWN for row in rows if row["status"] == EXCLUDED}
+
+
+def names_in(folder: str | Path, ending: str = "") -> list[str]:
+    """Names in a folder, without hidden ones; none where there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return [e.name for e in entries if e.name.endswith(ending) and not e.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []

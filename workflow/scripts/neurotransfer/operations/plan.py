@@ -1,0 +1,300 @@
+"""What a study will take, before a GPU is touched: jobs, hours, disk, whether its pools suffice, its power.
+
+Goes in: the configuration, the compiled manifest, and what finished jobs of this study took.  Comes out: text
+for a person.  Nothing is written.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..files import read_table
+from ..seeds import seed_from
+from ..split.resampling import INFEASIBLE, draw_rows, labelled, sizes
+from ..split.roles import split_cohort
+from ..study.consequences import OF_ALL_COHORTS, OF_COHORT
+from ..study.plan import ARMS, CNNS, MODELS, Study
+from .costs import EVALUATION, Cost, cores_of, cost_of, gather, steps_of_fit
+
+DRAWS = 200  # simulated resamples per task and n
+POWER_DRAWS = 400  # simulated test sets
+# Of one image's folder, by preprocessing.keep: MB at 1 mm [assumed: with the scan, copied, and the corrected image; or
+# conformed image, mask, segmentation and statistics], and files in it at most
+DERIVATIVES = {"all": (26.0, 40), "needed": (8.0, 5)}
+CACHE_FILES = 5  # per shard: the images, their table, volumes, small images and slices
+# per replicate; Slurm writes two logs more
+REPLICATE_FILES = {"resample": 1, "fits": len(ARMS), "logs": 1 + len(MODELS) + 2, "benchmarks": len(MODELS)}
+COMPRESSED = 0.16  # of a cached image's bytes, by zstd; measured on four brains (benchmarks/README.md)
+FIT_KB = {"linear": 12.0, "baseline": 20.0, "transfer": 20.0}  # [assumed] of one fit's record
+AUC = 0.75  # [assumed] around which a difference is to be shown
+CORRELATION = 0.5  # [assumed] of two models' scores of one image, given its label
+Z = 1.959964 + 0.841621  # two-sided 5 %, power 80 %
+
+
+def forecast(config: Mapping[str, Any], study: Study, *, gpus: int, cores: int) -> str:
+    """The plan of a study as text, read from the study's folder.
+
+    Parameters
+    ----------
+    gpus, cores : that the study may use at once, for the longest path
+    """
+    images = read_table("results/manifest/images.tsv")
+    role = roles_of(images, study, config)
+    rows = gather(study, config)
+    work = work_of(study, config, role)
+    costs = {rule: cost_of(rule, rows, config) for rule in work}
+    pools = {name: pool_of(images, role, name, task, study, config) for name, task in study.tasks.items()}
+    warnings: list[str] = []
+    sections = [
+        _head(config, images, role, study),
+        _jobs(study, work, costs, config),
+        _path(work, costs, gpus, cores, warnings),
+        _disk(config, study, len(images), warnings),
+        _pools(config, study, pools, warnings),
+        _power(config, pools),
+    ]
+    if warnings:
+        sections.append("What will not work, or needs a look:\n" + "\n".join(f"  - {line}" for line in warnings))
+    return "\n\n".join(sections)
+
+
+def roles_of(images: pd.DataFrame, study: Study, config: Mapping[str, Any]) -> pd.Series:
+    """The role of each image: of the split that is there, else as it will be if no image fails."""
+    made = Path("results/split/images.tsv")
+    if made.exists():
+        roles = read_table(made).set_index("image_id")["role"]
+        return images["image_id"].map(roles).fillna("unused").set_axis(images.index)
+    parts = []
+    for cohort, index in images.groupby("cohort", sort=False):
+        roles = sorted(study.roles[cohort])
+        part = split_cohort(index, roles, study.pretraining_shares[cohort], config["split"], config["seed"])
+        parts.append(part["role"].set_axis(index.index))
+    return pd.concat(parts).reindex(images.index)
+
+
+def pool_of(images: pd.DataFrame, role: pd.Series, name: str, task: Mapping, study: Study, config) -> pd.DataFrame:
+    """A task's pool if no image fails."""
+    unseen = images[images["cohort"].isin(study.cohorts_of(name)) & (role == "test")]
+    return labelled(unseen, task, config["manifest"]["converters"])
+
+
+def work_of(study: Study, config: Mapping[str, Any], role: pd.Series) -> dict[str, list[float]]:
+    """The units of work of every job of the rules that cost something (see costs.units_of), by rule.
+
+    Pretraining and evaluation count images in training steps.
+    """
+    work: dict[str, list[float]] = {"preprocess": [], "cache": []}
+    for shard in study.shards.values():
+        work["preprocess"] += [shard.images_of_job(job) for job in shard.jobs]
+        work["cache"].append(shard.images)
+    train, validation, test = ((role == name).sum() for name in ("train", "validation", "test"))
+    if study.run == "multitask":
+        work["pretrain"] = [config["pretrain"]["epochs"] * (train + EVALUATION * validation)]
+    work["evaluate"] = [EVALUATION * (validation + test)]
+    keys = [n for _ in study.tasks for n in study.n for _ in study.replicates]
+    work["resample"] = [1.0] * len(keys)
+    for model in MODELS:
+        network = model in CNNS
+        work[model] = [steps_of_fit(model, n, config) for n in keys] if network else [1.0] * len(keys)
+    return work
+
+
+def jobs_of(study: Study) -> dict[str, int]:
+    """How many jobs each rule has."""
+    replicates = len(study.tasks) * len(study.n) * len(study.replicates)
+    count = {"preprocess": sum(len(shard.jobs) for shard in study.shards.values()), "cache": len(study.shards)}
+    count |= dict.fromkeys(OF_COHORT, len(study.cohorts)) | dict.fromkeys(OF_ALL_COHORTS, 1)
+    count |= {"pretrain" if study.run == "multitask" else "adopt": 1, "evaluate": 1, "resample": replicates}
+    return count | dict.fromkeys(MODELS, replicates) | dict.fromkeys(("aggregate", "compare", "figures", "report"), 1)
+
+
+def hours(rule: str, work: Sequence[float], cost: Cost) -> float:
+    """Hours of a rule's jobs together.  Pretraining and evaluation that ran are measured as whole jobs."""
+    if rule in ("pretrain", "evaluate") and "finished jobs" in cost.basis:
+        return cost.seconds / 3600
+    return sum(work) * cost.seconds / 3600
+
+
+def makespan(fits: Mapping[str, Sequence[float]], pretrain: float, gpus: int) -> float:
+    """Hours until every fit is done, where pretraining takes one GPU first and transfer waits for it.
+
+    Greedy, longest first, as Slurm would fill `gpus` from a queue.
+    """
+    free = [0.0] * max(gpus, 1)
+    heapq.heapreplace(free, pretrain)
+    for model, ready in (("baseline", 0.0), ("transfer", pretrain)):
+        for length in sorted(fits.get(model, ()), reverse=True):
+            heapq.heapreplace(free, max(free[0], ready) + length)
+    return max(free)
+
+
+def smallest_difference(test: int, positives: float, replicates: int, seed: int) -> float:
+    """The smallest difference of two AUCs that the paired test over replicates shows with a power of 80 %.
+
+    Simulated: normal scores of two models that agree as far as CORRELATION says, on test sets of `test` images
+    of which a share is positive; the spread of the difference over test sets, and the normal approximation of
+    the sign-flip test on its mean.  Training adds spread of its own, so this is the best case.
+
+    Parameters
+    ----------
+    positives : share of positive images, between 0 and 1
+    """
+    generator = np.random.default_rng(seed)
+    count = min(max(round(test * positives), 1), test - 1)
+    shift = math.sqrt(2) * _normal_quantile(AUC)
+    shared = generator.standard_normal((POWER_DRAWS, 1, test))
+    own = generator.standard_normal((POWER_DRAWS, 2, test))
+    scores = math.sqrt(CORRELATION) * shared + math.sqrt(1 - CORRELATION) * own
+    scores[:, :, :count] += shift
+    above = scores[:, :, :count, None] > scores[:, :, None, count:]
+    aucs = above.mean(axis=(2, 3))
+    return float(Z * (aucs[:, 0] - aucs[:, 1]).std(ddof=1) / math.sqrt(replicates))
+
+
+def _normal_quantile(share: float) -> float:
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(share)
+
+
+def _head(config, images, role, study) -> str:
+    parts = {name: int((role == name).sum()) for name in ("train", "validation", "test")}
+    listed = ", ".join(f"{count:,} {name}" for name, count in parts.items())
+    people = images["participant_id"].nunique()
+    return f"{config['study']}: {len(images):,} images of {people:,} people in {len(study.cohorts)} cohorts ({listed})"
+
+
+def _jobs(study, work, costs, config) -> str:
+    lines = ["Jobs, and what they cost:", f"  {'rule':<13}{'jobs':>7}{'GPU hours':>12}{'core hours':>12}  basis"]
+    totals = [0, 0.0, 0.0]
+    for rule, count in jobs_of(study).items():
+        totals[0] += count
+        if rule not in work:
+            lines.append(f"  {rule:<13}{count:>7,}")
+            continue
+        spent, cost = hours(rule, work[rule], costs[rule]), costs[rule]
+        gpu, core = spent if cost.gpu else 0.0, spent * cores_of(rule, config)
+        totals[1] += gpu
+        totals[2] += core
+        lines.append(f"  {rule:<13}{count:>7,}{gpu:>12,.1f}{core:>12,.1f}  {cost.basis}")
+    lines.append(f"  {'together':<13}{totals[0]:>7,}{totals[1]:>12,.1f}{totals[2]:>12,.1f}")
+    return "\n".join(lines)
+
+
+def _path(work, costs, gpus, cores, warnings) -> str:
+    places = gpus if costs["preprocess"].gpu else cores
+    lengths = [units * costs["preprocess"].seconds / 3600 for units in work["preprocess"]]
+    prepare = max(sum(lengths) / places, max(lengths, default=0.0))
+    pretrain = hours("pretrain", work["pretrain"], costs["pretrain"]) if "pretrain" in work else 0.0
+    fits = {m: [units * costs[m].seconds / 3600 for units in work[m]] for m in CNNS}
+    rest = makespan(fits, pretrain, gpus if costs["transfer"].gpu else cores)
+    lines = [
+        f"Longest path with {gpus} GPUs and {cores} cores at once: {_days(prepare + rest)}",
+        f"  preprocessing {_days(prepare)}, then pretraining {_days(pretrain)} and the fits, together {_days(rest)}",
+        "  (queueing not counted; linear fits run beside)",
+    ]
+    longest = max((max(lengths) for lengths in fits.values() if lengths), default=0.0)
+    if pretrain > 48:
+        warnings.append(
+            f"pretraining takes {_days(pretrain)}, longer than its job's 48 hours: it goes on from its checkpoint, "
+            "each time limit costing one of the profile's retries; raise those, or its runtime"
+        )
+    if longest > 6:
+        warnings.append(f"the longest fit takes {_days(longest)}: check models.cnn, and the gpus it asks for")
+    return "\n".join(lines)
+
+
+def _days(spent: float) -> str:
+    return f"{spent * 60:.0f} min" if spent < 2 else f"{spent:.1f} h" if spent < 72 else f"{spent / 24:.1f} days"
+
+
+def _disk(config, study, images, warnings) -> str:
+    voxels = math.prod(config["cache"]["crop"])
+    scale = math.prod(config["preprocessing"]["grid"]) / 256**3
+    replicates = len(study.tasks) * len(study.n) * len(study.replicates)
+    mb, each = DERIVATIVES[config["preprocessing"]["keep"]]
+    files = images * each
+    derivatives = images * max(mb * scale, 0.05) * 1e6
+    cache = images * voxels * (COMPRESSED if config["cache"]["compression"] else 1)
+    fits = replicates * (sum(FIT_KB.values()) + 25) * 1e3
+    needed = derivatives + cache + fits
+    free = shutil.disk_usage(Path.cwd()).free
+    written = [Path("results") / name for name in ("cache", "preprocessed")]
+    if needed > free and not any(path.exists() for path in written):
+        warnings.append(f"the study needs {_size(needed)}, and {_size(free)} are free in {Path.cwd()}")
+    return "\n".join(
+        [
+            "Disk:",
+            f"  derivatives  {_size(derivatives):>9} in at most {files:,} files [assumed: {each} each]",
+            f"  cache        {_size(cache):>9} in {CACHE_FILES * len(study.shards):,} files",
+            f"  fits         {_size(fits):>9} in {sum(REPLICATE_FILES.values()) * replicates:,} files"
+            f" ({', '.join(REPLICATE_FILES)})",
+            f"  free here    {_size(free):>9}",
+        ]
+    )
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def expected_draws(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> tuple[float, float, float]:
+    """From simulated draws: the share that is invalid, and mean distinct images and participants that train."""
+    if pool["label"].nunique() < 2:
+        return 1.0, math.nan, math.nan
+    labels, people = pool["label"].to_numpy(), pd.factorize(pool["participant_id"])[0]
+    generator, found = np.random.default_rng(seed), []
+    for _ in range(DRAWS):
+        sets = draw_rows(labels, people, sizes(n, settings), settings["min_per_class"], generator)
+        if sets is not None:
+            found.append((len(np.unique(sets[0])), len(np.unique(people[sets[0]]))))
+    means = np.mean(found, axis=0) if found else (math.nan, math.nan)
+    return 1 - len(found) / DRAWS, float(means[0]), float(means[1])
+
+
+def _pools(config, study, pools, warnings) -> str:
+    lines = ["Can each pool give each n?  Simulated resamples, and what trains in one:"]
+    lines.append(f"  {'task':<14}{'n':>5}{'distinct images':>17}{'participants':>14}{'draws redone':>14}")
+    settings = config["resampling"]
+    for name, pool in pools.items():
+        counts = pool["label"].value_counts()
+        images = f"{counts.get(1, 0):,} positive and {counts.get(0, 0):,} negative images"
+        lines.append(f"  {name}: {images} of {pool['participant_id'].nunique():,} people")
+        for n in study.n:
+            invalid, distinct, people = expected_draws(pool, n, settings, seed_from(config["seed"], "plan", name, n))
+            lines.append(f"  {'':<14}{n:>5}{distinct:>17.0f}{people:>14.0f}{invalid:>13.1%}")
+            if invalid ** (settings["max_redraws"] + 1) > INFEASIBLE:
+                warnings.append(f"task {name} cannot give n = {n}: choose a smaller n or add cohorts to the task")
+    return "\n".join(lines)
+
+
+def _power(config, pools) -> str:
+    settings, replicates = config["resampling"], config["resampling"]["replicates"]
+    lines = [
+        f"Smallest AUC difference that {replicates} replicates show with 80 % power, for this pool, at best:",
+        f"  (simulated at an AUC of {AUC}, scores correlated by {CORRELATION} [assumed]; in brackets, for the",
+        "  population that pools come from, by Nadeau and Bengio's correction)",
+    ]
+    for name, pool in pools.items():
+        if pool["label"].nunique() < 2:
+            continue
+        parts = []
+        for n in settings["n"]:
+            test = sizes(n, settings)[2]
+            least = smallest_difference(test, pool["label"].mean(), replicates, seed_from(config["seed"], "power", n))
+            wider = math.sqrt(1 / replicates + test / n) / math.sqrt(1 / replicates)
+            parts.append(f"n = {n}: {least:.3f} ({least * wider:.3f})")
+        lines.append(f"  {name}: " + ", ".join(parts))
+    return "\n".join(lines)

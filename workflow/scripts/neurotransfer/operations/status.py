@@ -1,0 +1,335 @@
+"""Where a study stands: its images by state, and how many results of each step and replicate are done.
+
+Goes in: the states of images, names and times of finished results, leases and failures.  Comes out: counts and a
+text.  It only reads and holds no lock, so it may be asked at any time, also while jobs run.  Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..jobs.job import SILENCE, process_runs
+from ..study.plan import ARMS, Study
+from .failures import Failure, by_kind, failures_of
+from .image_states import EXCLUDED, FAILED, STATES, UNKNOWN, names_in, states_of_images
+
+RECENT = 50  # the newest results of a step, whose times say how fast it goes
+KINDS = 5  # of failures that are listed with their cause
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the workflow: how many of how many results are there, running, or failed when last tried.
+
+    `seconds` is the time that the rest takes at the rate of the newest results; None where that is not known.
+    """
+
+    name: str
+    done: int
+    of: int
+    remark: str = ""
+    running: int = 0
+    failed: int = 0
+    seconds: float | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Results that are neither there nor running, and have not failed."""
+        return self.of - self.done - self.running - self.failed
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """A task's resamples of one n, and fits of each model: by name, how many are done, running and failed."""
+
+    task: str
+    n: int
+    done: Mapping[str, int]
+    of: int
+    running: Mapping[str, int]
+    failed: Mapping[str, int]
+
+    def cell(self, name: str) -> str:
+        """For a person: "62 of 100, 4 running, 1 failed"; the others wait."""
+        parts = [f"{self.done[name]:,} of {self.of:,}"]
+        parts += [
+            f"{counts[name]:,} {word}"
+            for word, counts in (("running", self.running), ("failed", self.failed))
+            if counts[name]
+        ]
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a study stands.
+
+    `cohorts` are all of the study's, in order; `counts` maps (cohort, state, reason) to images; `withdrawn` maps
+    a cohort to its withdrawn images, which are no part of the manifest; `before` and `after` are the steps before
+    and after the replicates, `fits` the steps that these are together; `failures` are jobs that failed when they
+    were last tried.
+    """
+
+    cohorts: tuple[str, ...]
+    counts: Mapping[tuple[str, str, str | None], int]
+    withdrawn: Mapping[str, int]
+    before: tuple[Step, ...]
+    replicates: tuple[Replicates, ...]
+    fits: tuple[Step, ...]
+    after: tuple[Step, ...]
+    failures: Sequence[Failure]
+
+    @property
+    def images(self) -> int:
+        """How many images the manifest has."""
+        return sum(self.counts.values())
+
+    def count(self, cohort: str | None = None, state: str | None = None) -> int:
+        """Images of a cohort in a state; None stands for all."""
+        return sum(
+            number for (name, has, _), number in self.counts.items() if cohort in (None, name) and state in (None, has)
+        )
+
+    def text(self, reasons: Mapping[str, str]) -> str:
+        """For a person: states by cohort, reasons by cohort, and what is done of each later step.
+
+        Parameters
+        ----------
+        reasons : what the codes of failed images mean
+        """
+        parts = [_table(self._cohort_rows(), "l")]
+        rows = self._reason_rows(reasons)
+        if rows:
+            parts.append(_table([["not usable", "reason", "images", "cohorts", "meaning"], *rows], "llrll"))
+        steps = [*self.before, *self.fits, *self.after]
+        parts.append(
+            _table([["", "done", "of", "running", "failed", "waiting", ""], *map(_step_row, steps)], "lrrrrrl")
+        )
+        models = ("resamples", *ARMS)
+        done = [[row.task, str(row.n), *map(row.cell, models)] for row in self.replicates]
+        parts.append(_table([["task", "n", *models], *done], "l"))
+        if self.failures:
+            kinds = by_kind(self.failures)
+            lines = [f"{len(self.failures):,} jobs failed when last tried (neurotransfer failures shows their logs):"]
+            lines += [f"  {len(kind):,} x {kind[0].rule}: {kind[0].cause}" for kind in kinds[:KINDS]]
+            lines += [f"  and {len(kinds) - KINDS} more kinds"] if len(kinds) > KINDS else []
+            parts.append("\n".join(lines))
+        return "\n\n".join(parts)
+
+    def _cohort_rows(self) -> list[list[str]]:
+        rows: list[list[str]] = [["cohort", "images", *STATES] + (["(withdrawn)"] if self.withdrawn else [])]
+        totals: list[str | None] = [None] if len(self.cohorts) > 1 else []
+        for name in [*self.cohorts, *totals]:
+            numbers = [self.count(name), *(self.count(name, state) for state in STATES)]
+            if self.withdrawn:
+                numbers.append(self.withdrawn.get(name, 0) if name else sum(self.withdrawn.values()))
+            rows.append([name or "total", *(f"{number:,}" for number in numbers)])
+        return rows
+
+    def _reason_rows(self, reasons: Mapping[str, str]) -> list[list[str]]:
+        by_reason: dict[tuple[str, str | None], Counter] = {}
+        for (cohort, state, reason), number in self.counts.items():
+            if state in (FAILED, EXCLUDED):
+                by_reason.setdefault((state, reason), Counter())[cohort] += number
+        by_size = sorted(by_reason.items(), key=lambda item: (item[0][0] != FAILED, -item[1].total()))
+        rows = []
+        for (state, reason), cohorts in by_size:
+            listed = ", ".join(f"{cohort} {number:,}" for cohort, number in cohorts.most_common(4))
+            more = f" and {len(cohorts) - 4} more" if len(cohorts) > 4 else ""
+            meaning = reasons.get(reason or "", "") if state == FAILED else "a rule of quality control"
+            rows.append([state, reason or UNKNOWN, f"{cohorts.total():,}", listed + more, meaning])
+        return rows
+
+
+def _step_row(step: Step) -> list[str]:
+    numbers = (step.done, step.of, step.running, step.failed, step.waiting)
+    left = "" if step.seconds is None else f"{_duration(step.seconds)} left at the rate of the newest results"
+    return [step.name, *(f"{number:,}" for number in numbers), step.remark or left]
+
+
+def _duration(seconds: float) -> str:
+    for size, word in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {word}"
+    return f"{seconds:.0f} s"
+
+
+def _table(rows: Sequence[Sequence[str]], sides: str) -> str:
+    """Rows as aligned text; `sides` has an l or r per column, and columns beyond it are numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = sides.ljust(len(widths), "r")
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, sides, strict=True)
+        lines.append("  ".join(f"{cell:{'<' if side == 'l' else '>'}{width}}" for cell, width, side in cells).rstrip())
+    return "\n".join(lines)
+
+
+def status_of(study: Study, results: str | Path = "results") -> Status:
+    """Look at a study's results.
+
+    Parameters
+    ----------
+    study : its plan
+    results : the folder of its results
+
+    Raises
+    ------
+    InputError
+        where the manifest has not been compiled
+    """
+    results = Path(results)
+    failures = failures_of(results.parent, results)
+    failed: dict[str, set[str]] = {}
+    for failure in failures:
+        failed.setdefault(failure.rule, set()).add(failure.key)
+    replicates, fits = _replicates(study, results, failed)
+    counts: Counter = Counter()
+    for _, found in states_of_images(results):
+        counts[(found.cohort, found.state, found.reason)] += 1
+    withdrawn: Counter = Counter()
+    for shard in study.shards.values():
+        withdrawn[shard.cohort] += shard.withdrawn
+    return Status(
+        cohorts=tuple(study.cohorts),
+        counts=counts,
+        withdrawn=+withdrawn,
+        before=tuple(_before(study, results, failed)),
+        replicates=replicates,
+        fits=fits,
+        after=(
+            _one("statistics", results / "statistics/comparisons.tsv", failed.keys() & {"aggregate", "compare"}),
+            _one("report", results / "report/report.html", failed.keys() & {"figures", "report"}),
+        ),
+        failures=failures,
+    )
+
+
+def _before(study: Study, results: Path, failed: Mapping[str, set[str]]) -> Iterator[Step]:
+    wanted, done, live, times = set(), set(), set(), []
+    for shard in study.shards.values():
+        folder = results / "preprocessed" / shard.name
+        names = set(names_in(folder))
+        wanted |= {f"{shard.name}-{job}" for job in shard.jobs}
+        mine = [f"{shard.name}-{job}" for job in shard.jobs if f"{job}.tsv" in names]
+        done.update(mine)
+        leases = [name for name in names if name.endswith(".tsv.lease")]
+        live |= {f"{shard.name}-{name.partition('.')[0]}" for name in leases if _is_live(folder / name)}
+        if mine:  # a look at each ledger would take long where a job has one image
+            times += [folder.stat().st_mtime] * len(mine)
+    yield _step("preprocessing jobs", wanted, done, live, failed.get("preprocess", set()), times)
+    for name, rule, place, keys in (
+        ("cached shards", "cache", "cache", study.shards),
+        ("cohorts with an index", "index", "index", study.cohorts),
+        ("cohorts with a split", "split", "split/cohorts", study.cohorts),
+    ):
+        there = _times(results / place)
+        made = {key: there[f"{key}.tsv"] for key in keys if f"{key}.tsv" in there}
+        leases = [name for name in there if name.endswith(".lease")]
+        live = {name.partition(".")[0] for name in leases if _is_live(results / place / name)}
+        yield _step(name, set(keys), set(made), live, failed.get(rule, set()), list(made.values()))
+    yield _one("certificate", results / "split/certificate.json", failed.keys() & {"certificate"})
+    pretrained, name = results / "pretrain" / study.run, "given weights" if study.run == "given" else "pretraining"
+    ended = failed.keys() & {"pretrain", "adopt"}
+    yield _one(name, pretrained / "weights.safetensors", ended, _progress(study, results))
+    yield _one("evaluation", pretrained / "metrics.tsv", failed.keys() & {"evaluate"})
+
+
+def _replicates(
+    study: Study, results: Path, failed: Mapping[str, set[str]]
+) -> tuple[tuple[Replicates, ...], tuple[Step, ...]]:
+    """Resamples and fits by task and n; and all resamples, and all fits of each model, as steps."""
+    names = ("resamples", *ARMS)
+    rows: list[Replicates] = []
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for task in study.tasks:
+        for n in study.n:
+            folder = results / f"fits/{task}/n{n}"
+            drawn = _times(results / f"resamples/{task}/n{n}")
+            fitted = {replicate: _times(folder / replicate) for replicate in study.replicates}
+            steps = []
+            for name in names:
+                if name == "resamples":
+                    made = {key: drawn[f"{key}.tsv"] for key in study.replicates if f"{key}.tsv" in drawn}
+                    live, rule = set(), "resample"
+                else:
+                    made = {key: there[f"{name}.json"] for key, there in fitted.items() if f"{name}.json" in there}
+                    lease, rule = f"{name}.json.lease", "linear" if name == "covariates" else name  # one job
+                    live = {key for key, there in fitted.items() if lease in there and _is_live(folder / key / lease)}
+                ended = {key for key in study.replicates if f"{task}-{n}-{key}" in failed.get(rule, ())}
+                steps.append(_step(name, set(study.replicates), set(made), live, ended, []))
+                times[name] += made.values()
+            counts = ({step.name: getattr(step, word) for step in steps} for word in ("done", "running", "failed"))
+            done, running, ended = counts
+            rows.append(Replicates(task, n, done, len(study.replicates), running, ended))
+    fits = []
+    for name in names:
+        done, running, ended = (sum(getattr(row, word)[name] for row in rows) for word in ("done", "running", "failed"))
+        of = sum(row.of for row in rows)
+        title = name if name == "resamples" else f"{name} fits"
+        fits.append(Step(title, done, of, "", running, ended, _seconds_left(times[name], of - done)))
+    return tuple(rows), tuple(fits)
+
+
+def _step(
+    name: str, wanted: set[str], done: set[str], live: set[str], failed: set[str], times: Sequence[float]
+) -> Step:
+    """A step from the names of its results; one that is there counts as done, whatever else is there."""
+    running, ended = (live - done) & wanted, (failed - done - live) & wanted
+    return Step(name, len(done), len(wanted), "", len(running), len(ended), _seconds_left(times, len(wanted - done)))
+
+
+def _seconds_left(times: Sequence[float], left: int) -> float | None:
+    """How long `left` more results take at the rate of the newest ones; None where there are too few to tell."""
+    moments = sorted(set(times))[-RECENT:]
+    if len(moments) < 3 or not left:
+        return None
+    return left * (moments[-1] - moments[0]) / sum(when > moments[0] for when in times)
+
+
+def _one(name: str, path: Path, failed: object = None, remark: str = "") -> Step:
+    done, lease = path.is_file(), path.with_name(f"{path.name}.lease")
+    running = not done and _is_live(lease)
+    return Step(
+        name, int(done), 1, "" if done else remark, int(running), int(bool(failed) and not done and not running)
+    )
+
+
+def _is_live(lease: Path) -> bool:
+    """Whether a lease's holder works, as far as can be told without asking anybody or writing anything."""
+    try:
+        holder = json.loads(lease.read_bytes())
+        fresh = time.time() - lease.stat().st_mtime < SILENCE
+    except (OSError, ValueError):
+        return False
+    if fresh and holder.get("host") == socket.gethostname():
+        return process_runs(holder["pid"], holder.get("started"))
+    return fresh
+
+
+def _progress(study: Study, results: Path) -> str:
+    """How far a pretraining that has begun says it is."""
+    if study.run == "given" or not names_in(results / "checkpoints/pretrain/multitask", ".pt"):
+        return ""
+    try:
+        lines = Path(results.parent, "logs/pretrain/multitask.log").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "begun"
+    told = next((line for line in reversed(lines) if " epoch " in line), "")
+    return f"begun: {told[told.index(' epoch ') + 1 :]}" if told else "begun"
+
+
+def _times(folder: str | Path) -> dict[str, float]:
+    """Names in a folder, without hidden ones, with the times of their last change; none where there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {e.name: e.stat().st_mtime for e in entries if not e.name.startswith(".")}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}

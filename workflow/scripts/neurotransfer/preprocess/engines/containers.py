@@ -1,0 +1,121 @@
+"""How a program in a container is run: by Apptainer (or Singularity) or Docker, or without one.
+
+Goes in: what the program needs to see.  Comes out: a list of arguments, never a line for a shell.  Inside, every
+path is one of ours: the folder that is written is /output, and an odd name outside stays outside.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import InstallationError
+
+OUTPUT = "/output"
+UNSAFE = frozenset(':,"\\')  # what the syntax of binds gives a meaning of its own
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A file or folder outside, and its path in the container; only the output folder is written."""
+
+    source: Path
+    target: str
+    read_only: bool = True
+
+
+def check_here(settings: Mapping[str, Any]) -> None:
+    """Look whether this machine has what the configuration names for FastSurfer; nothing for other engines.
+
+    Parameters
+    ----------
+    settings : the configuration's `preprocessing`
+
+    Raises
+    ------
+    InstallationError
+        for a program, an image's file or a licence that is not there
+    """
+    if settings["engine"] != "fastsurfer":
+        return
+    own = settings["fastsurfer"]
+    program = program_of(own)
+    if shutil.which(program) is None:
+        key = "script" if own["runs_in"] == "native" else "runs_in"
+        what = f"there is no program {program} on this machine"
+        fix = "install it or load its module where the jobs run, or change the key"
+        raise InstallationError(f"preprocessing.fastsurfer.{key}", "", what, fix)
+    is_file = own["image"] and own["runs_in"] != "native" and is_file_reference(own["image"])
+    for key, needed in (("image", is_file), ("license", own["license"])):
+        if needed and not Path(own[key]).expanduser().exists():
+            what = f"there is no {own[key]} on this machine"
+            fix = "correct the path, put the file where the jobs run, or write null"
+            raise InstallationError(f"preprocessing.fastsurfer.{key}", "", what, fix)
+
+
+def program_of(own: Mapping[str, Any]) -> str:
+    """The program that is started: FastSurfer's script, or what runs its container (`preprocessing.fastsurfer`)."""
+    if own["runs_in"] != "native":
+        return own["runs_in"]
+    return str(Path(own["script"]).expanduser()) if own["script"] else "run_fastsurfer.sh"
+
+
+def is_bindable(path: Path) -> bool:
+    """Whether a path can be bound by every version of these programs."""
+    return not UNSAFE & set(str(path))
+
+
+def image_reference(given: str | None, version: str, gpu: bool) -> str:
+    """The image: what the configuration names, or FastSurfer's official one for this version and device."""
+    return given or f"deepmi/fastsurfer:{'cuda' if gpu else 'cpu'}-v{version}"
+
+
+def is_file_reference(image: str) -> bool:
+    """Whether an image is named by a path (a .sif file or a sandbox), not by a registry's name."""
+    return "://" not in image and (image.endswith((".sif", ".simg", ".img")) or image.startswith(("/", ".", "~")))
+
+
+def apptainer(
+    program: str, image: str, command: Sequence[str], binds: Sequence[Bind], *, gpu: bool
+) -> tuple[list[str], dict[str, str]]:
+    """The arguments that run `command` in an image, and the environment that reaches it there.
+
+    `program` is apptainer or singularity, which take the same options.  ``-e`` keeps the job's environment out;
+    the variables named here are let through all the same.
+    """
+    if is_file_reference(image):
+        image = str(Path(image).expanduser())
+    elif "://" not in image:
+        image = f"docker://{image}"
+    line = [program, "exec", *(["--nv"] if gpu else []), "--no-mount", "home,cwd", "-e"]
+    for bind in binds:
+        line += ["-B", f"{bind.source}:{bind.target}" + (":ro" if bind.read_only else "")]
+    inside = {"TMPDIR": f"{OUTPUT}/tmp"}
+    visible = _first_gpu() if gpu else None
+    if visible:
+        inside["CUDA_VISIBLE_DEVICES"] = visible
+    prefix = "APPTAINERENV_" if program == "apptainer" else "SINGULARITYENV_"
+    return [*line, image, *command], {prefix + name: value for name, value in inside.items()}
+
+
+def docker(image: str, arguments: Sequence[str], binds: Sequence[Bind], *, gpu: bool, name: str) -> list[str]:
+    """The arguments that run the image's own entry point with `arguments`, as this user and with their groups."""
+    line = ["docker", "run", "--rm", "--name", name, "--user", f"{os.getuid()}:{os.getgid()}"]
+    for group in sorted(set(os.getgroups()) - {os.getgid()}):  # data may be readable by a group only
+        line += ["--group-add", str(group)]
+    if gpu:  # the daemon knows nothing of the job's share of the machine
+        visible = _first_gpu()
+        line += ["--gpus", f"device={visible}" if visible else "all"]
+    for bind in binds:  # -v would make an empty folder of a source that is not there
+        mount = f"type=bind,source={bind.source},target={bind.target}"
+        line += ["--mount", mount + (",readonly" if bind.read_only else "")]
+    return [*line, "--env", f"TMPDIR={OUTPUT}/tmp", image, *arguments]
+
+
+def _first_gpu() -> str | None:
+    """The first of the GPUs that the job was given, as its scheduler names it."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or None

@@ -1,0 +1,343 @@
+"""FastSurfer, segmentation only: the command for each version, and what became of an image, told by files and log.
+
+It works in a folder on the node's own disk; a whole result is then moved to the study's.  Its exit status alone
+says nothing: versions have ended with 0 after a failed volume check, and after the GPU's memory ran out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import ImageError, InstallationError, TryAlone
+from ...study import demands
+from . import Scan, containers
+from .inputs import read_image
+from .outputs import NEEDED, STATISTICS, Outputs, check_outputs
+from .processes import Commands, TimedOut
+
+# What run_fastsurfer.sh is told besides --t1, --sid and --sd.  Bias-field correction stays on: the volumes need it.
+# Tried with the script itself, of 2.4.0-dev (October 2024), the newest public copy: those of 2.4.  Known from its
+# documentation and from scripts of those who use 2.5, and not tried: --no_cc from 2.5 on, and that 2.6 is no different.
+OPTIONS = {
+    "2.4": "--seg_only --no_cereb --no_hypothal"
+    " --vox_size {voxel_size:g} --viewagg_device {viewagg_device} --threads {threads}",
+    "2.5": "--seg_only --no_cereb --no_hypothal --no_cc"
+    " --vox_size {voxel_size:g} --viewagg_device {viewagg_device} --threads {threads}",
+    "2.6": "--seg_only --no_cereb --no_hypothal --no_cc"
+    " --vox_size {voxel_size:g} --viewagg_device {viewagg_device} --threads {threads}",
+}
+AS_ROOT = "--allow_root"  # without it the script refuses root (and the copy that was tried does so even with it)
+SCRIPT = "/fastsurfer/run_fastsurfer.sh"  # in the official images
+LICENSE = "/fs_license/license.txt"
+SPACE = 0.5  # [assumed] GB of the node's disk for one image, several times what its files take
+VERSION_SECONDS = 1800  # the first call of a new image may have to fetch and unpack it
+
+# What a log says when not the image but the installation is at fault, and how to mend that.
+BROKEN = {
+    r"Flag .* unrecognized": "correct preprocessing.fastsurfer.version: the options are those of another version",
+    r"require a FreeSurfer License|license file .* could not be found|No license found": (
+        "give a FreeSurfer licence as preprocessing.fastsurfer.license"
+    ),
+    r"No space left on device|Disk quota exceeded": "free space where TMPDIR is, or set TMPDIR to a larger disk",
+    r"cannot create directory .*Permission denied|is not writable": (
+        "let the container's user write there: TMPDIR on a disk of the node, not one that refuses other users"
+    ),
+    r"Read-only file system": "set TMPDIR to a disk that can be written",
+    r"You are trying to run .* as root": "run it as another user",
+    r"Cannot find the python interpreter|ModuleNotFoundError|No module named": "mend FastSurfer's Python environment",
+    r"NVIDIA driver on your system is too old": "take an image for an older CUDA, or set preprocessing.gpus to 0",
+    r"Could not find any nv files on this host|could not select device driver": (
+        "send the job to a node with a GPU, or set preprocessing.gpus to 0"
+    ),
+    r"Could not (download|find).*checkpoint|checkpoint.*(does not exist|could not be found)": (
+        "take an image that holds FastSurfer's checkpoints, as the official ones do"
+    ),
+}
+NO_GPU = r"Using device: cpu"
+OUT_OF_GPU = r"CUDA out of memory|INSUFFICIENT GPU MEMORY|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
+TOO_SMALL = r"Total segmentation volume is (too|very) small"
+KILLED = r"^.*\bKilled\b.*$|Out of memory: Killed|terminated via signal"
+SIGNALLED = (-9, 137, -15, 143)  # SIGKILL and SIGTERM, as a process's parent and as a shell says it
+# Lines at the end of a log that say that something failed, when an earlier one says what.
+SAYS_LITTLE = re.compile(
+    r"""^\W*$ | ^Traceback | ^\s*File\s" | ^\s+ | terminated\ via\ signal | ^Run\ 'docker | ^See\ 'docker
+        | ^ERROR:\ .*(segmentation|correction|registration|statsfile\ generation)\ failed
+        | ^\w{3}\ \w{3}\ +\d+\ [\d:]+""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+class FastSurfer:
+    """FastSurfer for one job; see `Engine`.
+
+    Parameters
+    ----------
+    settings : the configuration's `preprocessing`
+    scratch : a folder on the node's own disk; default: the system's folder for temporary files (TMPDIR)
+    """
+
+    def __init__(self, settings: Mapping[str, Any], scratch: str | Path | None = None) -> None:
+        self._settings, self._own = settings, settings["fastsurfer"]
+        self._how, self.version = self._own["runs_in"], self._own["version"]
+        self._gpu = demands.has_gpu(settings)
+        need = demands.demand(settings)
+        self.at_once, self._limit = need.at_once, need.limit * 60
+        self._license = Path(self._own["license"]).expanduser().resolve() if self._own["license"] else None
+        self._commands = Commands()
+        self._root = Path(scratch or tempfile.gettempdir()).resolve()
+
+    def check(self) -> None:
+        """Ask FastSurfer for its version, in the way in which it will be run: that finds what is missing.
+
+        Raises
+        ------
+        InstallationError
+            where no engine, no image, another version, no licence file, no space or no permission is there
+        """
+        containers.check_here(self._settings)
+        self._check_scratch()
+        with self._workplace("version") as place:
+            log = place / "version.log"
+            try:
+                code = self._call(["--version"], place, log, limit=VERSION_SECONDS)
+            except TimedOut:
+                what = f"FastSurfer has not told its version within {VERSION_SECONDS / 60:g} minutes"
+                raise InstallationError(self._where(), "", what, "mend preprocessing.fastsurfer") from None
+            text = _read(log)
+        self._refuse_broken(text)
+        found = re.findall(r"^v?(\d+\.\d+\.\d+)(?:[-+ (].*)?$", text, re.MULTILINE)
+        if code != 0 or not found:
+            what = f"FastSurfer does not start ({last_words(text) or f'exit status {code}'})"
+            raise InstallationError(self._where(), "", what, "mend preprocessing.fastsurfer")
+        if found[-1] != self.version:
+            what = f"this is FastSurfer {found[-1]}, and preprocessing.fastsurfer.version says {self.version}"
+            raise InstallationError(self._where(), "", what, "correct the image or the version")
+
+    def _check_scratch(self) -> None:
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._root):
+                pass
+        except OSError as error:
+            what = f"temporary files can't be written there ({error.strerror})"
+            raise InstallationError(self._root, "", what, "set TMPDIR to a disk that can be written") from None
+        for path in (self._root, self._license):
+            if path and self._how != "native" and not containers.is_bindable(path):
+                fix = "take another one (for temporary files, set TMPDIR)"
+                raise InstallationError(path, "", 'a container cannot be shown a path with a : , " or \\', fix)
+        free, needed = shutil.disk_usage(self._root).free / 1e9, SPACE * self.at_once
+        if free < needed:
+            what = f"no space for temporary files: {free:.1f} GB are free, {self.at_once} images need {needed:.1f}"
+            raise InstallationError(self._root, "", what, "free some, or set TMPDIR to a larger disk")
+
+    def facts(self, scan: Scan) -> dict[str, Any]:
+        """What the outputs depend on: version and voxel size, and not how or where it is run."""
+        return {"version": self.version, "voxel_size": self._settings["voxel_size"]}
+
+    def made_by(self, scan: Scan) -> tuple[str, str]:
+        """Always FastSurfer, in the version that `check` has seen."""
+        return "fastsurfer", self.version
+
+    def run(self, scan: Scan, folder: Path, *, alone: bool = False) -> None:
+        """See `Engine`; alone, views are aggregated in the host's memory, where the GPU's was too small before."""
+        scripts = folder / "scripts"
+        scripts.mkdir(exist_ok=True)
+        log = scripts / ("engine.alone.log" if alone else "engine.log")
+        with self._workplace(scan.image_id) as place:
+            produced = place / "output" / scan.image_id
+            read_image(scan.t1w)  # a bad image has its own reason, and needs no GPU to be found
+            try:
+                options = self.options(viewagg_device="cpu" if alone and self._gpu else "auto")
+                code = self._call(options, place, log, scan=scan, limit=self._limit)
+            except TimedOut:
+                text = _read(produced / "scripts/deep-seg.log") + _read(log)
+                self._refuse_cpu(text)
+                what = f"ended after {self._limit / 60:g} minutes; the log's last line: {last_words(text)}"
+                raise ImageError("timeout", what) from None
+            finally:
+                if (produced / "scripts").is_dir():
+                    _copy(produced / "scripts", scripts)
+            # the console comes last: what ends Python with an exception is only there
+            self._judge(code, _read(produced / "scripts/deep-seg.log") + _read(log), produced, alone)
+            if self._settings["keep"] == "all":
+                _copy(produced, folder)
+                return
+            for name in NEEDED:
+                (folder / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(produced / name, folder / name)
+            shutil.rmtree(scripts)
+
+    def options(self, viewagg_device: str) -> list[str]:
+        """The options for the configured version, besides those that name files."""
+        threads = max(1, self._settings["threads"] // self.at_once)
+        values = {"voxel_size": self._settings["voxel_size"], "viewagg_device": viewagg_device, "threads": threads}
+        line = OPTIONS[self.version.rpartition(".")[0]].format(**values).split()
+        return line + ([AS_ROOT] if os.getuid() == 0 else [])
+
+    def stop(self) -> None:
+        """End what runs."""
+        self._commands.stop()
+
+    def close(self) -> None:
+        """Nothing runs any more."""
+        self._commands.close()
+
+    @contextlib.contextmanager
+    def _workplace(self, name: str):
+        """A folder on the node's disk with ``output/``, gone at the end."""
+        with tempfile.TemporaryDirectory(prefix="neurotransfer-", dir=self._root, ignore_cleanup_errors=True) as folder:
+            place = Path(folder) / name
+            (place / "output/tmp").mkdir(parents=True)
+            yield place
+
+    def _call(self, options: Sequence[str], place: Path, log: Path, *, limit: float, scan: Scan | None = None) -> int:
+        """Run the script with `options`, for a scan or for itself."""
+        binds = [containers.Bind(place / "output", containers.OUTPUT, read_only=False)]
+        files, output = [], containers.OUTPUT if self._how != "native" else str(place / "output")
+        if scan is not None:
+            binds, files = self._files(scan, place, binds, output)
+        arguments = [*files, *options]
+        environment, undo = dict(os.environ), []
+        if self._how == "native":
+            line = [containers.program_of(self._own), *arguments]
+            environment["TMPDIR"] = str(place / "output/tmp")
+            if not self._gpu:
+                environment["CUDA_VISIBLE_DEVICES"] = ""
+        elif self._how == "docker":
+            name = f"neurotransfer-{uuid.uuid4().hex[:12]}"
+            image = containers.image_reference(self._own["image"], self.version, self._gpu)
+            line = containers.docker(image, arguments, binds, gpu=self._gpu, name=name)
+            undo = ["docker", "kill", name]
+        else:
+            image = containers.image_reference(self._own["image"], self.version, self._gpu)
+            line, inside = containers.apptainer(self._how, image, [SCRIPT, *arguments], binds, gpu=self._gpu)
+            environment |= inside
+        try:
+            return self._commands.run(line, log, limit=limit, environment=environment, undo=undo, scratch=place.parent)
+        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+            what = f"{line[0]} can't be started on this machine ({error.strerror})"
+            fix = "load or install it where the jobs run, or change preprocessing.fastsurfer.runs_in"
+            raise InstallationError(self._where(), "", what, fix) from None
+
+    def _files(
+        self, scan: Scan, place: Path, binds: list[containers.Bind], output: str
+    ) -> tuple[list[containers.Bind], list[str]]:
+        """What must be seen from inside, and the options that name it there.
+
+        The image itself is bound, not its folder: the end of a chain of links, under a name that only says its
+        format.  So what datalad links to is there, and no blank or quote gets inside.
+        """
+        endings = "".join(Path(scan.t1w).suffixes[-2:]) if scan.t1w.name.endswith(".gz") else scan.t1w.suffix
+        inside, real = f"{scan.image_id}{endings}", scan.t1w.resolve(strict=True)
+        if self._how == "native" or not containers.is_bindable(real):
+            (place / "input").mkdir()
+            link = place / "input" / inside
+            if self._how == "native":
+                link.symlink_to(real)
+            else:
+                shutil.copyfile(real, link)
+            real = link
+        t1w = f"/input/{inside}" if self._how != "native" else str(real)
+        binds = [containers.Bind(real, t1w), *binds]
+        files = ["--t1", t1w, "--sid", scan.image_id, "--sd", output]
+        if self._license:
+            binds.append(containers.Bind(self._license, LICENSE))
+            files += ["--fs_license", LICENSE if self._how != "native" else str(self._license)]
+        return binds, files
+
+    def _where(self) -> str:
+        """What a message about the installation begins with."""
+        if self._how == "native":
+            return containers.program_of(self._own)
+        return f"{self._how} {containers.image_reference(self._own['image'], self.version, self._gpu)}"
+
+    def _refuse_broken(self, text: str) -> None:
+        """Raise where the log shows that the installation is at fault."""
+        for pattern, fix in BROKEN.items():
+            if found := re.search(rf".*(?:{pattern}).*", text, re.IGNORECASE):
+                raise InstallationError(self._where(), "", found[0].strip(), fix)
+
+    def _refuse_cpu(self, text: str) -> None:
+        """Raise where FastSurfer has taken the CPU, which is 50 times slower, in place of the job's GPU."""
+        if self._gpu and re.search(NO_GPU, text):
+            self._refuse_broken(text)
+            fix = "send the job to a node with a GPU and its driver, or set preprocessing.gpus to 0"
+            raise InstallationError(self._where(), "", "FastSurfer found no GPU and worked on the CPU", fix)
+
+    def _judge(self, code: int, text: str, produced: Path, alone: bool) -> None:
+        """What became of the image: nothing is raised where its outputs are whole and plausible."""
+        words = last_words(text)
+        if re.search(TOO_SMALL, text):
+            raise ImageError("volume_check", _line_with(TOO_SMALL, text))
+        try:
+            _settle_statistics(produced)
+            check_outputs(Outputs.of(produced), self._settings["voxel_size"], all_listed=True)
+            failure = None
+        except ImageError as error:
+            failure = error
+        if code == 0 and failure is None:
+            self._refuse_cpu(text)
+            return
+        if re.search(OUT_OF_GPU, text):
+            raise (ImageError if alone else TryAlone)("gpu_memory", _line_with(OUT_OF_GPU, text))
+        self._refuse_broken(text)
+        # a signal may also mean that the whole job is being ended: then there will be no second try
+        if code in SIGNALLED or (code and re.search(KILLED, text, re.MULTILINE)):
+            raise (ImageError if alone else TryAlone)("killed", words or "no last words in the log")
+        if not re.search(r"^Version:", text, re.MULTILINE):
+            # the script's first line is not there: the container, not the image, failed
+            what = f"FastSurfer did not start ({words or f'exit status {code}'})"
+            raise InstallationError(self._where(), "", what, "mend preprocessing.fastsurfer")
+        if code:
+            raise ImageError("engine_failed", f"exit status {code}: {words}")
+        raise ImageError(failure.reason, f"{failure.detail}; the log's last line: {words}")
+
+
+def last_words(text: str) -> str:
+    """The last line of a log that says what happened; the very last one where none does."""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if not SAYS_LITTLE.search(line)]
+    return (telling or lines or [""])[-1].strip()[:300]
+
+
+def _line_with(pattern: str, text: str) -> str:
+    return re.search(rf".*(?:{pattern}).*", text)[0].strip()[:300]
+
+
+def _read(path: Path) -> str:
+    """A log's text, its last megabyte; empty where there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2**20))
+        return file.read().decode(errors="replace").replace("\r", "\n") + "\n"
+
+
+def _settle_statistics(produced: Path) -> None:
+    """Have ``stats/aseg+DKT.stats`` as a file of its own.
+
+    In newer versions it is a link to ``aseg+DKT.VINN.stats``, which may lead to a path inside the container.
+    """
+    wanted, other = produced / STATISTICS, (produced / STATISTICS).with_suffix(".VINN.stats")
+    if (wanted.is_symlink() or not wanted.exists()) and other.is_file():
+        wanted.unlink(missing_ok=True)
+        shutil.copyfile(other, wanted)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder's files, not their owners or modes; what links lead to, and not links."""
+    for path in sorted(source.rglob("*")):
+        place = target / path.relative_to(source)
+        if path.is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+        elif path.is_file():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)

@@ -1,0 +1,359 @@
+"""One job's images through their engines, each by itself, into a ledger that accounts for every one.
+
+An image's folder appears whole or not at all; its ``status.json`` survives a killed job, so the job goes on
+where it stopped.  A bad image gets a reason, stops nobody and is not tried again before ``neurotransfer retry``
+takes its status away.  What is wrong with the installation stops the job at once: no engine, no space, no
+permission, or a run of images that all fail alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..errors import ImageError, InstallationError, TryAlone
+from ..files import fingerprint, read_json, write_json
+from ..manifest.withdrawal import erase
+from .engines import Engine, Scan, open_engine
+from .engines.inputs import check_file
+
+logger = logging.getLogger("neurotransfer")
+LEDGER = ["image_id", "status", "reason", "detail", "engine", "engine_version"]
+# What each reason means, and what to do about it; docs/failures.md is this table.
+REASONS = {
+    "missing": "the file is not there, or is a link to nothing",
+    "unreadable": "the file may not be read by who runs this",
+    "empty": "the file has no bytes",
+    "not_an_image": "nibabel does not know the file's format",
+    "truncated": "the file ends too early, or its compression is damaged",
+    "not_3d": "the image has other than three axes",
+    "flat": "an axis has fewer than 16 voxels",
+    "not_finite": "NaN or infinite voxels",
+    "all_zero": "every voxel has the same value",
+    "bad_affine": "the header does not say where the voxels are",
+    "mask_failed": "no plausible brain was found",
+    "volume_check": "FastSurfer's own check found too little brain",
+    "implausible_volume": "the brain in the outputs is smaller or larger than any",
+    "output_missing": "the engine ended without all of its files",
+    "output_damaged": "one of the engine's files can't be read to its end",
+    "wrong_grid": "the engine's files are not on one grid, or not on the configured one",
+    "derivatives_missing": "the cohort's pattern leads to no folder",
+    "timeout": "the image took longer than preprocessing.time_limit and was ended",
+    "gpu_memory": "the GPU's memory was not enough, even for this image alone",
+    "killed": "the engine was killed, as a rule for want of memory, even with this image alone",
+    "engine_failed": "the engine stopped with an error of its own",
+}
+REMEDIES = {
+    "missing": "get its content (datalad get), or mend the link",
+    "unreadable": "mend its permissions",
+    "empty": "copy it again from its source",
+    "not_an_image": "convert it again from its source",
+    "truncated": "copy it again from its source",
+    "not_3d": "take the one volume that is meant, or leave the image out",
+    "flat": "leave it out: it is a localiser or a thick slab",
+    "not_finite": "convert it again, or set those voxels to 0",
+    "all_zero": "convert it again from its source",
+    "bad_affine": "convert it again from its source",
+    "mask_failed": "look at the image: wrong contrast, wrong body part, or turned upside down",
+    "volume_check": "look at the image; a very small or badly segmented brain is left out",
+    "implausible_volume": "look at the image and its mask; leave it out where they are wrong",
+    "output_missing": "read scripts/ in the image's folder; retry where another image was at fault",
+    "output_damaged": "retry; where it comes again, look for a failing disk",
+    "wrong_grid": "for derivatives: set preprocessing.voxel_size to theirs, or process these images anew",
+    "derivatives_missing": "correct the pattern in the table of cohorts, or copy the folder there",
+    "timeout": "look at the node's load, raise preprocessing.time_limit, retry",
+    "gpu_memory": "use a GPU with more memory or lower preprocessing.images_at_once, retry",
+    "killed": "raise preprocessing.max_mem_mb or lower preprocessing.images_at_once, retry",
+    "engine_failed": "read scripts/ in the image's folder",
+}
+OUTCOMES = "results/preprocessed/outcomes.log"
+TAIL = 256 * 1024  # bytes at the end of the outcomes that are looked at: some 4,000 images
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image in this try: `reason` is None for a success."""
+
+    reason: str | None
+    detail: str | None
+    seconds: float
+
+
+class Outcomes:
+    """The outcomes of all jobs in the order in which they came, in one file to which every job appends.
+
+    A run of failures with one reason is found across jobs too, however few images each has.  What `retry` has
+    marked counts no more: a failure counts as long as its image's ``status.json`` says so.
+
+    Parameters
+    ----------
+    path : the file
+    subjects : the folder of ``<shard>/<image_id>/``
+    stop_after : how many images in a row, of the study or of one cohort, may fail with one reason; 0: any number
+    """
+
+    def __init__(self, path: str | Path, subjects: str | Path, stop_after: int) -> None:
+        self._path, self._subjects, self._stop_after = Path(path), Path(subjects), stop_after
+
+    def add(self, scan_id: str, shard: str, reason: str | None) -> None:
+        """Append one image's outcome."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # one write of one line, which a system that appends keeps whole
+        handle = os.open(self._path, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o666)
+        with os.fdopen(handle, "ab", buffering=0) as file:
+            file.write(f"{time.time():.0f}\t{shard}\t{scan_id}\t{reason or 'ok'}\n".encode())
+
+    def refuse_run(self, shard: str, reason: str, detail: str) -> None:
+        """Raise where the last images have all failed with this reason.
+
+        Raises
+        ------
+        InstallationError
+            one line: the reason, what it means, what to mend and what to run then
+        """
+        if not self._stop_after:
+            return
+        cohort = shard.rpartition("-")[0]
+        lines = self._last()
+        for where, run in (("", lines), (f"cohort {cohort}", [line for line in lines if _cohort(line) == cohort])):
+            last = run[: self._stop_after]
+            if len(last) == self._stop_after and all(line[2] == reason and self._is_failed(line) for line in last):
+                what = (
+                    f"the last {self._stop_after} images all failed with the reason {reason}: {REASONS[reason]} "
+                    f"(of the last one: {detail})"
+                )
+                fix = (
+                    f"{REMEDIES[reason]}; then run neurotransfer retry --reason {reason} and the same command again; "
+                    "where so many images really are bad, raise preprocessing.stop_after_same_failure"
+                )
+                raise InstallationError("preprocessing", where, what, fix)
+
+    def _last(self) -> list[tuple[str, str, str]]:
+        """Shard, image and reason of the latest outcomes, the newest first, each image once."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(max(0, self._path.stat().st_size - TAIL))
+                lines = file.read().decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        latest: dict[str, tuple[str, str, str]] = {}
+        for cells in (line.split("\t") for line in reversed(lines)):
+            if len(cells) == 4:  # the first line may be cut
+                latest.setdefault(cells[2], (cells[1], cells[2], cells[3]))
+        return list(latest.values())
+
+    def _is_failed(self, line: Sequence[str]) -> bool:
+        status = read_status(self._subjects / line[0] / line[1])
+        return status is not None and status["state"] == "failed" and status["reason"] == line[2]
+
+
+def _cohort(line: Sequence[str]) -> str:
+    return line[0].rpartition("-")[0]
+
+
+def slice_of_job(images: pd.DataFrame, job: str, images_per_job: int) -> pd.DataFrame:
+    """The rows of a shard's table that a job handles."""
+    return images.iloc[int(job) * images_per_job : (int(job) + 1) * images_per_job]
+
+
+def preprocess_images(
+    images: pd.DataFrame,
+    settings: Mapping[str, Any],
+    subjects: str | Path,
+    study: str | Path = ".",
+    outcomes: Outcomes | None = None,
+) -> pd.DataFrame:
+    """Process the images that have no outcome yet and return the ledger of all of them.
+
+    Parameters
+    ----------
+    images : `image_id`, `shard`, `t1w` and, where there is one, `derivatives` (relative to `study`)
+    settings : the configuration's `preprocessing`
+    subjects : the folder of ``<shard>/<image_id>/``
+    outcomes : where a run of failures is looked for; None: nowhere
+
+    Raises
+    ------
+    InstallationError
+        where the engine cannot work, or fails for all images alike
+    OSError
+        where nothing can be written: the disk, not the image, is at fault
+    """
+    statuses: dict[str, dict[str, Any]] = {}
+    with contextlib.ExitStack() as stack:
+        engines: dict[str, Engine] = {}
+        todo: dict[str, list[_Task]] = {}
+        for image in images.itertuples():
+            folder = Path(subjects, image.shard, image.image_id)
+            if getattr(image, "withdrawn", None) == 1:
+                erase(folder, Path(subjects).with_name(Path(OUTCOMES).name))
+                statuses[image.image_id] = {"state": "withdrawn"}
+                continue
+            scan = _scan(image, Path(study))
+            name = "derivatives" if scan.derivatives else settings["engine"]
+            if name not in engines:
+                engines[name] = stack.enter_context(contextlib.closing(open_engine(settings, name)))
+            task = _Task(scan, image.shard, folder, name, engines[name])
+            status = read_status(folder)
+            if status is not None and status.get("fingerprint") == task.fingerprint:
+                statuses[scan.image_id] = status
+            else:
+                todo.setdefault(name, []).append(task)
+        for name, tasks in todo.items():
+            stack.callback(_clear, tasks)
+            engines[name].check()
+            logger.info("%d of %d images are left for the engine %s", len(tasks), len(images), name)
+            found = stack.enter_context(contextlib.closing(_outcomes(engines[name], tasks)))
+            for done, (task, outcome) in enumerate(found, start=1):
+                statuses[task.scan.image_id] = _record(task, outcome, outcomes)
+                words = f"failed: {outcome.reason} ({outcome.detail})" if outcome.reason else "ok"
+                logger.info("%d of %d: %s %s, %.0f s", done, len(tasks), task.scan.image_id, words, outcome.seconds)
+    rows = []
+    for image_id in images["image_id"]:
+        status = statuses[image_id]
+        row = {"image_id": image_id, "status": status["state"]}
+        rows.append(row | {name: status.get(name) for name in LEDGER[2:]})
+    return pd.DataFrame(rows, columns=LEDGER)
+
+
+def _clear(tasks: Iterable[_Task]) -> None:
+    """Remove what images that were being worked on have left when the job stopped."""
+    for task in tasks:
+        shutil.rmtree(task.part, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One image to be processed, and where its folder will be."""
+
+    scan: Scan
+    shard: str
+    folder: Path
+    name: str
+    engine: Engine
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the engine, what it is told, and the T1w as far as a glance tells."""
+        facts = {"engine": self.name} | self.engine.facts(self.scan)
+        if self.scan.derivatives is None and self.scan.t1w.is_file():
+            about = self.scan.t1w.stat()
+            facts |= {"bytes": about.st_size, "mtime_ns": about.st_mtime_ns}
+        return fingerprint(facts)
+
+    @property
+    def part(self) -> Path:
+        """Where the image's files are made, beside the folder that they become."""
+        return self.folder.with_name(f".{self.folder.name}.part")
+
+
+def _scan(image: Any, study: Path) -> Scan:
+    """A row of the manifest as an engine is told of it."""
+    derivatives = getattr(image, "derivatives", None)
+    known = isinstance(derivatives, str) and derivatives
+    words = {name: getattr(image, name, None) for name in ("participant_id", "session", "run")}
+    return Scan(
+        image_id=image.image_id,
+        t1w=(study / image.t1w).absolute(),
+        derivatives=(study / derivatives).absolute() if known else None,
+        **{name: word if isinstance(word, str) else None for name, word in words.items()},
+    )
+
+
+def _outcomes(engine: Engine, tasks: Sequence[_Task]) -> Iterator[tuple[_Task, Outcome]]:
+    """Every task and what became of it, as they end; those that ask for it are tried again, alone, at the end."""
+    again: list[tuple[_Task, TryAlone]] = []
+    with contextlib.closing(_first_tries(engine, tasks)) as tries:
+        for task, outcome in tries:
+            if isinstance(outcome, TryAlone):
+                again.append((task, outcome))
+            else:
+                yield task, outcome
+    for task, failure in again:
+        logger.info("%s: %s; once more, alone", task.scan.image_id, failure)
+        yield task, _try(task, alone=True)
+
+
+def _first_tries(engine: Engine, tasks: Sequence[_Task]) -> Iterator[tuple[_Task, Outcome | TryAlone]]:
+    if engine.at_once == 1:
+        for task in tasks:
+            yield task, _try(task)
+        return
+    with ThreadPoolExecutor(engine.at_once) as pool:
+        futures = {pool.submit(_try, task): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:  # a signal to this thread, a broken installation, a full disk
+            pool.shutdown(wait=False, cancel_futures=True)
+            engine.stop()
+            raise
+
+
+def _try(task: _Task, alone: bool = False) -> Outcome | TryAlone:
+    """Have one image processed into its part folder."""
+    if not alone:
+        shutil.rmtree(task.part, ignore_errors=True)
+        task.part.mkdir(parents=True)
+    started = time.monotonic()
+    reason = detail = None
+    try:
+        if task.scan.derivatives is None:
+            check_file(task.scan.t1w)
+        task.engine.run(task.scan, task.part, alone=alone)
+    except TryAlone as failure:
+        return failure
+    except ImageError as failure:
+        reason, detail = failure.reason, failure.detail
+    except (OSError, InstallationError):
+        raise  # not the image: the disk that is written to, or the installation
+    except Exception as error:  # a bug met by one image must not stop a cohort; it is in the ledger and the log
+        logger.exception("%s: the engine failed", task.scan.t1w)
+        reason, detail = "engine_failed", " ".join(f"{type(error).__name__}: {error}".split())
+    return Outcome(reason, detail, time.monotonic() - started)
+
+
+def _record(task: _Task, outcome: Outcome, outcomes: Outcomes | None) -> dict[str, Any]:
+    """Let the image's folder appear with its status; of a failed image, only that and its logs.
+
+    Raises
+    ------
+    InstallationError
+        where this failure belongs to a run of them: one that others had found already is not recorded
+    """
+    if outcome.reason and outcomes:
+        outcomes.refuse_run(task.shard, outcome.reason, outcome.detail)
+    if outcome.reason:
+        for path in task.part.iterdir():
+            if path.name != "scripts":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    engine, version = task.engine.made_by(task.scan)
+    status = {"state": "failed" if outcome.reason else "ok", "reason": outcome.reason, "detail": outcome.detail}
+    status |= {"fingerprint": task.fingerprint, "engine": engine, "engine_version": version}
+    write_json(task.part / "status.json", status | {"seconds": round(outcome.seconds, 3)})
+    shutil.rmtree(task.folder, ignore_errors=True)
+    task.part.rename(task.folder)
+    if outcomes:
+        outcomes.add(task.scan.image_id, task.shard, outcome.reason)
+        if outcome.reason:
+            outcomes.refuse_run(task.shard, outcome.reason, outcome.detail)
+    return status
+
+
+def read_status(folder: Path) -> dict[str, Any] | None:
+    """An image's ``status.json``; None where it has no outcome yet."""
+    try:
+        return read_json(folder / "status.json")
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,181 @@
+"""Cached images into batches on the device: uint8 all the way there, augmented there.
+
+The order of images is a function of (seed, epoch), and the augmentation one of (seed, epoch, step) and the place
+in the batch.  So a run that stops and goes on sees what an undisturbed one would have seen, and several ranks see
+together what one would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..cache.shard_file import Shard, verify_row
+from ..network.sfcn import SFCN
+from ..seeds import seed_from
+
+READERS = 4  # threads that read, check and decompress
+BUFFERS = 3  # batches in memory: one in use, and two being read
+
+
+class Images:
+    """Images of a table, read from their shards when asked for, each checked once against its checksum.
+
+    Parameters
+    ----------
+    table : with `shard`, `row` and `checksum`
+    folder : that holds ``<shard>.npy``
+    """
+
+    def __init__(self, table: pd.DataFrame, folder: str | Path) -> None:
+        self.shards = table["shard"].tolist()
+        self.rows = table["row"].astype(int).tolist()
+        self.checksums = table["checksum"].tolist()
+        self.folder = Path(folder)
+        self.checked = np.zeros(len(table), bool)
+        self.known: dict[str, Shard] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, positions: Sequence[int] | np.ndarray) -> Tensor:
+        """The images at these rows of the table: uint8 [len(positions), D, H, W].
+
+        Raises
+        ------
+        InputError
+            naming the shard, where an image is not the one that was cached
+        """
+        images = self._empty(len(positions))
+        with ThreadPoolExecutor(READERS) as readers:
+            list(readers.map(self._read_into, images.numpy(), positions))
+        return images
+
+    def batches(self, order: Sequence[np.ndarray], device: torch.device) -> Iterator[Tensor]:
+        """The batches of `order` on the device, the next ones read by threads while one is used.
+
+        Memory is taken once and filled again and again: a batch holds its images until the next one is asked for.
+        """
+        pinned = device.type == "cuda"
+        buffers = [self._empty(max(map(len, order), default=0), pinned) for _ in order[:BUFFERS]]
+        copied: dict[int, torch.cuda.Event] = {}
+        with ThreadPoolExecutor(READERS) as readers:
+
+            def begin(step: int) -> tuple[Tensor, list[Future]]:
+                if event := copied.pop(step - BUFFERS, None):
+                    event.synchronize()  # the device has what the buffer held before
+                buffer = buffers[step % BUFFERS][: len(order[step])]
+                places = zip(buffer.numpy(), order[step], strict=True)
+                return buffer, [readers.submit(self._read_into, *place) for place in places]
+
+            begun = [begin(step) for step in range(len(buffers))]
+            for step in range(len(order)):
+                buffer, reads = begun.pop(0)
+                for read in reads:
+                    read.result()
+                batch = buffer.to(device, non_blocking=pinned)
+                if pinned:
+                    copied[step] = torch.cuda.Event()
+                    copied[step].record()
+                yield batch
+                if step + BUFFERS < len(order):
+                    begun.append(begin(step + BUFFERS))
+
+    def _empty(self, count: int, pinned: bool = False) -> Tensor:
+        shape = self._shard(self.shards[0]).shape[1:]
+        return torch.empty((count, *shape), dtype=torch.uint8, pin_memory=pinned)
+
+    def _read_into(self, image: np.ndarray, position: int) -> None:
+        shard, row = self._shard(self.shards[position]), self.rows[position]
+        shard.read(row, image)
+        if not self.checked[position]:
+            verify_row(image, self.checksums[position], shard.path, row)
+            self.checked[position] = True
+
+    def _shard(self, name: str) -> Shard:
+        if name not in self.known:
+            self.known[name] = Shard(self.folder / f"{name}.npy")
+        return self.known[name]
+
+
+class Held(Images):
+    """The same, held on the device: for a resample, which several settings read again and again.
+
+    An image that the table has several times is held once.
+    """
+
+    def __init__(self, table: pd.DataFrame, folder: str | Path, device: torch.device) -> None:
+        super().__init__(table, folder)
+        places: dict[tuple[str, int, str], int] = {}
+        keys = zip(self.shards, self.rows, self.checksums, strict=True)
+        self.places = torch.tensor([places.setdefault(key, len(places)) for key in keys], device=device)
+        first = np.unique(self.places.cpu().numpy(), return_index=True)[1]
+        self.images = self.read(first).to(device)
+
+    def batches(self, order: Sequence[np.ndarray], device: torch.device) -> Iterator[Tensor]:
+        """The batches of `order`, on the device that holds them."""
+        for positions in order:
+            yield self.images[self.places[torch.as_tensor(positions, device=self.places.device)]]
+
+
+def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Rows of each training batch of an epoch, shuffled.
+
+    Batches are as equal as can be and none exceeds `batch_size`: 18 images in batches of 8 are three times
+    6, not 8, 8 and 2, since batch norm's statistics over a remainder of one or two images are worthless.
+    """
+    order = np.random.default_rng(seed_from(seed, "epoch", epoch)).permutation(count)
+    return np.array_split(order, -(-count // batch_size))
+
+
+def as_input(images: Tensor) -> Tensor:
+    """uint8 [N, D, H, W] to the network's input, float32 [N, 1, D, H, W], intensities as they are."""
+    return images.unsqueeze(1).float()
+
+
+def augment(
+    images: Tensor, settings: Mapping[str, Any], seed: int, places: np.ndarray | None = None, count: int | None = None
+) -> Tensor:
+    """Shift by whole voxels along each axis, mirror left-right, brighten or darken, each image by itself.
+
+    Slices copy whole rows of voxels; gathering a batch by index in one call took 8 to 12 times as long on a CPU.
+
+    Parameters
+    ----------
+    images : uint8 [N, D, H, W] in LIA order, so axis 1 is left-right
+    settings : `shift`, the largest shift in voxels (what leaves is lost, what enters is 0); `mirror`;
+        `intensity`, the largest share by which intensities grow or shrink (up to 255), 0 where it is left out
+    seed : decides everything, on every device alike
+    places, count : which images these are of a batch of `count`, where they are not the whole batch
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count, reach = count or len(images), settings["shift"]
+    places = np.arange(count) if places is None else places
+    shifts = torch.randint(-reach, reach + 1, (count, 3), generator=generator)[places].tolist()
+    mirrored = (torch.rand(count, generator=generator) < 0.5)[places].tolist()
+    gains = 1 + settings.get("intensity", 0.0) * (2 * torch.rand(count, generator=generator) - 1)[places]
+    result = torch.zeros_like(images)
+    for image, out, shift, mirror, gain in zip(images, result, shifts, mirrored, gains.tolist(), strict=True):
+        target = tuple(slice(max(0, by), size + min(0, by)) for by, size in zip(shift, image.shape, strict=True))
+        source = tuple(slice(max(0, -by), size + min(0, -by)) for by, size in zip(shift, image.shape, strict=True))
+        moved = (image.flip(0) if mirror and settings["mirror"] else image)[source]
+        out[target] = moved if gain == 1 else (moved.float() * gain).round_().clamp_(0, 255).to(torch.uint8)
+    return result
+
+
+def dropout_mask(model: SFCN, count: int, seed: int) -> Tensor:
+    """What dropout multiplies the pooled features of a batch by, float32 [count, features], on the CPU.
+
+    It is drawn for the whole batch, so that it is the same on every device and however a batch is shared out.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return functional.dropout(torch.ones(count, model.head.in_features), model.dropout.p)

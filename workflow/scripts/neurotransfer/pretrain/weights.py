@@ -1,0 +1,248 @@
+"""A file of weights: safetensors with metadata that says what the weights must be used with."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from .. import __version__
+from ..cache.write import named_engines
+from ..errors import InputError
+from ..files import written_whole
+from ..network.sfcn import SFCN
+
+logger = logging.getLogger("neurotransfer")
+FORMAT = "neurotransfer-1"
+SCHEME = "hmac-sha256"  # of the participants' digests, cut to 128 bits
+KEY_BYTES = 32
+SCALING = "none"  # of intensities on their way into the network: 0 to 255 as they are [published]
+
+
+def write_weights(path: str | Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write a network's state with its metadata (JSON values by name), whole.
+
+    The same state and metadata give the same bytes: safetensors writes its own keys in any order, so all
+    facts go under one of them.
+    """
+    facts = {"format": FORMAT, "version": __version__, **metadata}
+    text = {"neurotransfer": json.dumps(facts, sort_keys=True, allow_nan=False)}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    with written_whole(path, "wb") as file:
+        file.write(save(tensors, metadata=text))
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The state and the metadata of a file of weights.
+
+    Raises
+    ------
+    InputError
+        where the file is missing, damaged, not one of neurotransfer's, or not what its metadata says
+    """
+    if not Path(path).is_file():
+        raise InputError(path, "", "there is no such file of weights", "correct pretrain.weights")
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["neurotransfer"])
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
+        if facts["format"] != FORMAT:
+            raise InputError(path, "format", f"{facts['format']!r} is not {FORMAT!r}", "use a matching version")
+        with torch.device("meta"):
+            wanted = {name: value.shape for name, value in network_from(facts).state_dict().items()}
+        if wanted != {name: value.shape for name, value in state.items()}:
+            raise ValueError("its tensors are not those of the network that its metadata describes")
+    except InputError:
+        raise
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        reason = f"no {error} in its metadata" if isinstance(error, KeyError) else error
+        raise InputError(path, "", f"no whole weights of neurotransfer ({reason})", "give another file") from None
+    return state, facts
+
+
+def expected_of(network: Mapping[str, Any], crop: Any, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """What weights must have been made with to be of use, by the name that a person sees in a refusal.
+
+    Which engine made the images is another question, of the images and not of the configuration: `check_made_by`.
+    """
+    expected = {f"network.{name}": value for name, value in network.items()} | {"crop": list(crop), "scaling": SCALING}
+    return expected | {"preprocessing.voxel_size": preprocessing["voxel_size"]}
+
+
+def check_weights(metadata: Mapping[str, Any], expected: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse weights made for something else.
+
+    Parameters
+    ----------
+    expected : from `expected_of`; a dot in a name leads into the metadata
+
+    Raises
+    ------
+    InputError
+        with the two values side by side
+    """
+    for name, value in expected.items():
+        has: Any = metadata
+        for part in name.split("."):
+            has = has.get(part) if isinstance(has, Mapping) else None
+        if has != value:
+            what = f"the weights were made with {json.dumps(has)}, this study has {json.dumps(value)}"
+            raise InputError(path, name, what, "use weights that match, or change the configuration")
+
+
+def network_from(metadata: Mapping[str, Any], dropout: float = 0.0) -> SFCN:
+    """A network of the weights' architecture, with an output per target."""
+    shape = metadata["network"]
+    return SFCN(shape["channels"], shape["bottleneck"], len(metadata["targets"]), shape["pooling"], dropout)
+
+
+def check_made_by(
+    metadata: Mapping[str, Any], images: Sequence[Sequence[str]], path: str | Path, *, accept: bool = False
+) -> None:
+    """Refuse images that another engine, or another version of it, made than those that the weights learnt from.
+
+    Parameters
+    ----------
+    images : from cache.made_by, of the images that the weights are to be used on
+    accept : what `pretrain.accept_other_preprocessing` says; where it is true the log tells the difference
+
+    Raises
+    ------
+    InputError
+        with the two sides beside each other
+    """
+    known = metadata.get("images_made_by")
+    if known is not None and {tuple(pair) for pair in images} <= {tuple(pair) for pair in known}:
+        return
+    learnt = "engines that their file does not name" if known is None else named_engines(known)
+    what = f"the weights learnt from images of {learnt}, these images are of {named_engines(images)}"
+    if accept:
+        logger.warning("%s: %s, which the configuration accepts", path, what)
+        return
+    fix = "use weights that match, or say pretrain.accept_other_preprocessing: true"
+    raise InputError(path, "images_made_by", what, fix)
+
+
+def digests_of(participants: Iterable[str], key: bytes) -> dict[str, Any]:
+    """HMAC-SHA256 digests of the participants behind weights, so that a later study with the key can find its people.
+
+    Without the key they say nothing: names are short, so plain or salted hashes would be guessed.  `key_id`
+    tells a wrong key from people who are not among them.
+    """
+    return {
+        "scheme": SCHEME,
+        "key_id": key_id(key),
+        "digests": sorted(_digest(name, key) for name in set(participants)),
+    }
+
+
+def seen_by(metadata: Mapping[str, Any], participants: Iterable[str], key: bytes | None) -> set[str] | None:
+    """Those of `participants` who are behind the weights; None where that can't be known.
+
+    Parameters
+    ----------
+    key : the study key that the weights' digests were made with; None where there is none
+    """
+    known = metadata.get("participants")
+    if not known or key is None or known.get("scheme") != SCHEME or known["key_id"] != key_id(key):
+        return None
+    digests = set(known["digests"])
+    return {name for name in participants if _digest(name, key) in digests}
+
+
+def why_unknown(metadata: Mapping[str, Any], key: bytes | None) -> str:
+    """Why `seen_by` can't tell, in words; empty where it can."""
+    known = metadata.get("participants")
+    if not known:
+        return "the file of weights holds no digests of its participants"
+    if known.get("scheme") != SCHEME:
+        return (
+            "the file of weights holds digests of an older kind, which are not used: anybody can guess who is in them"
+        )
+    if key is None:
+        return "there is no study key to check the weights' digests of participants with"
+    return "" if known["key_id"] == key_id(key) else "the study key is not the one of the weights' digests"
+
+
+def _digest(participant: str, key: bytes) -> str:
+    return hmac.new(key, b"participant:" + participant.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def key_id(key: bytes) -> str:
+    """A name for a study key that does not give it away."""
+    return hmac.new(key, b"study key", hashlib.sha256).hexdigest()[:16]
+
+
+def read_study_key(path: str | Path) -> bytes | None:
+    """The study key in a file, None where there is no such file.
+
+    Raises
+    ------
+    InputError
+        where the file holds no key, or others than its owner's group may read it
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="ascii").strip()
+        key = bytes.fromhex(text)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        key = b""
+    if len(key) < KEY_BYTES:
+        fix = "put the study's key back, or move the file away and let a new one be made"
+        raise InputError(path, "", f"it holds no study key ({2 * KEY_BYTES} hexadecimal digits)", fix)
+    if path.stat().st_mode & 0o007:
+        raise InputError(path, "", "everybody on this machine may read the study key", f"chmod 600 {path}")
+    return key
+
+
+def make_study_key(path: str | Path) -> bytes:
+    """The study key in a file; where there is none yet, a random one is put there, readable by its owner alone."""
+    path = Path(path)
+    if (key := read_study_key(path)) is not None:
+        return key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    key = secrets.token_bytes(KEY_BYTES)
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(f"{key.hex()}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    logger.info("%s: made a study key; keep it safe, give it to nobody outside your site, commit it nowhere", path)
+    return key
+
+
+def show(path: str | Path) -> str:
+    """What a file of weights says of itself, a line per fact."""
+    state, facts = read_weights(path)
+    lines = [f"{path}: {sum(value.numel() for value in state.values()):,} numbers in {len(state)} tensors"]
+    for name in sorted(facts):
+        if name == "targets":
+            lines.append("  targets:")
+            for target in facts["targets"]:
+                unit = f"mean {target['mean']:.4g}, sd {target['sd']:.4g}"
+                lines.append(f"    {target['name']}: {target['kind']}, {unit}, weight {target['weight']}")
+        elif name == "participants":
+            lines.append(f"  participants: {_shown_participants(facts[name])}")
+        elif name == "images_made_by":
+            lines.append(f"  images made by: {named_engines(facts[name])}")
+        else:
+            lines.append(f"  {name}: {json.dumps(facts[name])}")
+    return "\n".join(lines)
+
+
+def _shown_participants(known: Mapping[str, Any]) -> str:
+    if known.get("scheme") != SCHEME:
+        return "digests of an older kind, with their key beside them: not used, and not to be passed on"
+    return f"{len(known['digests'])} HMAC-SHA256 digests under the study key {known['key_id']}"

@@ -1,0 +1,243 @@
+"""The page on which a person looks at the most unusual images: slices, the mask's outline, what is odd, the ledger.
+
+It shows people's heads and names images, so it is private and says so.  Only the unusual ones have pictures, so its
+size depends on the configuration and not on the number of images.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy import ndimage
+
+from .. import __version__
+from ..cache.shard_file import Shard
+from ..files import read_table
+from .judge import FIGURES
+
+ODD = 3.5  # robust z-score from which a figure counts as a reason (Iglewicz and Hoaglin, 1993)
+PER_RULE = 10  # images shown of those that a rule excludes
+SMALLEST = 180  # pixels of a slice; smaller ones are enlarged, so that an outline is thin
+QUALITY = 82  # of JPEG
+QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
+OUTLINE = (255, 176, 0)  # seen on grey by the colour-blind, too
+
+
+def page(
+    study: str,
+    tables: Sequence[pd.DataFrame],
+    slices: Sequence[str | Path],
+    ledgers: Sequence[str | Path],
+    settings: Mapping[str, Any],
+    exclude: Mapping[str, Mapping[str, float | None]],
+) -> dict[str, Any]:
+    """Everything that the page shows.
+
+    Parameters
+    ----------
+    study : its name
+    tables : of each cohort, from quality.judge
+    slices : of each shard, ``<shard>.slices.npy``
+    ledgers : of each preprocessing job, ``<shard>/<job>.tsv``
+    settings : `images` and `per_cohort`, how many of the study's and of each cohort's most unusual images are shown
+    exclude : the rules in force
+    """
+    tables = [table for table in tables if len(table)]
+    images = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["cohort", "status", "unusual"])
+    shown = choose(images, settings["images"], settings["per_cohort"])
+    groups = {name: compared_with(table) for name, table in _by_cohort(tables)}
+    pictures = {Path(path).name.removesuffix(".slices.npy"): path for path in slices}
+    rows = ledger_rows(shown, ledgers)
+    cards = []
+    for image in shown.to_dict("records"):
+        picture, outline = thumbnails(Shard(pictures[image["shard"]]).image(int(image["row"])))
+        group = groups[image["cohort"]].loc[image["group"]]
+        cards.append(
+            card(image, group) | {"picture": picture, "outline": outline, "ledger": rows.get(image["image_id"])}
+        )
+    excluded = images[images["status"] == "excluded"]
+    return {
+        "study": study,
+        "images": len(images),
+        "excluded": len(excluded),
+        "odd": int((images["unusual"].astype(float) >= ODD).sum()),
+        "rules": rule_rows(excluded, exclude),
+        "cohorts": [
+            {
+                "name": name,
+                "images": len(table),
+                "excluded": int((table["status"] == "excluded").sum()),
+                "odd": int((table["unusual"] >= ODD).sum()),
+            }
+            for name, table in _by_cohort(tables)
+        ],
+        "settings": dict(settings),
+        "threshold": ODD,
+        "data": {
+            "cards": cards,
+            "figures": [
+                {"name": name, "title": figure.title, "unit": figure.unit, "digits": figure.digits}
+                for name, figure in FIGURES.items()
+            ],
+            "cohorts": [{"name": name} | distributions(table) for name, table in _by_cohort(tables)],
+        },
+    }
+
+
+def _by_cohort(tables: Sequence[pd.DataFrame]) -> list[tuple[str, pd.DataFrame]]:
+    return [(table["cohort"].iloc[0], table) for table in tables]
+
+
+def compared_with(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each group of a cohort its size (`images`) and the median of each figure; "all" is the whole cohort."""
+    names = list(FIGURES)
+    parts = {group: part for group, part in table.groupby("group") if group != "all"} | {"all": table}
+    return pd.DataFrame({group: part[names].median() for group, part in parts.items()}).T.assign(
+        images=[len(part) for part in parts.values()]
+    )
+
+
+def choose(images: pd.DataFrame, count: int, per_cohort: int) -> pd.DataFrame:
+    """The images with pictures, the most unusual first; `first` marks those of the whole study's list.
+
+    Of each cohort the most unusual are there too, and of each rule the most unusual that it excludes, so that no
+    cohort and no rule is without an example.
+    """
+    if images.empty:
+        return images.assign(first=False)
+    ranked = images.sort_values(["unusual", "image_id"], ascending=[False, True], kind="stable")
+    excluded = ranked[ranked["status"] == "excluded"].groupby("reason").head(PER_RULE)
+    wanted = ranked.index[:count].union(ranked.groupby("cohort").head(per_cohort).index).union(excluded.index)
+    chosen = ranked[ranked.index.isin(wanted)]
+    return chosen.assign(first=chosen.index.isin(ranked.index[:count]))
+
+
+def card(image: Mapping[str, Any], group: pd.Series) -> dict[str, Any]:
+    """What the page says of one image.
+
+    Parameters
+    ----------
+    image : a row of its cohort's table
+    group : size (`images`) and median of each figure of the group that it is compared with
+    """
+    figures = []
+    for name, figure in FIGURES.items():
+        value, z = image[name], image[f"z_{name}"]
+        middle = group[name]
+        figures.append(
+            {
+                "name": name,
+                "value": None if pd.isna(value) else value * figure.scale,
+                "z": None if pd.isna(z) else round(float(z), 2),
+                "median": None if pd.isna(middle) else middle * figure.scale,
+            }
+        )
+    odd = [entry["name"] for entry in figures if entry["z"] is not None and abs(entry["z"]) >= ODD]
+    return {
+        "id": image["image_id"],
+        "cohort": image["cohort"],
+        "age": None if pd.isna(image["age"]) else round(float(image["age"]), 1),
+        "group": image["group"],
+        "size": int(group["images"]),
+        "why": image["why"],
+        "reasons": sorted({*odd, image["why"]}, key=list(FIGURES).index),
+        "unusual": round(float(image["unusual"]), 2),
+        "rule": None if pd.isna(image["reason"]) else image["reason"],
+        "detail": None if pd.isna(image["detail"]) else image["detail"],
+        "first": bool(image["first"]),
+        "figures": figures,
+    }
+
+
+def ledger_rows(shown: pd.DataFrame, ledgers: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
+    """Of each image its row of the ledger, with the file (relative to the page) and the line that it stands in."""
+    wanted = set(shown["image_id"]) if len(shown) else set()
+    shards = set(shown["shard"]) if len(shown) else set()
+    rows = {}
+    for path in map(Path, ledgers):
+        if path.parent.name not in shards:
+            continue
+        for at, row in enumerate(read_table(path).to_dict("records")):
+            if row["image_id"] in wanted:
+                facts = {name: None if pd.isna(value) else str(value) for name, value in row.items()}
+                file = f"../preprocessed/{path.parent.name}/{path.name}"
+                rows[row["image_id"]] = facts | {"file": file, "line": at + 2}
+    return rows
+
+
+def thumbnails(slices: np.ndarray) -> tuple[str, str]:
+    """Sagittal, coronal and axial slice side by side, and their masks' outlines to lay over them, as data addresses.
+
+    Parameters
+    ----------
+    slices : uint8 [3, size, size] from cache.middle_slices: sagittal, axial, coronal, in the file's axes (LIA)
+    """
+    sagittal, axial, coronal = slices
+    # superior and anterior up, the person's left on the right; the sagittal one looks to the right
+    strip = np.concatenate([sagittal, coronal.T, axial.T[::-1]], axis=1)
+    zoom = max(1, math.ceil(SMALLEST / len(sagittal)))
+    grey, mask = Image.fromarray(strip & 0xFE), np.kron(strip & 1, np.ones((zoom, zoom), np.uint8)).astype(bool)
+    size = (strip.shape[1] * zoom, strip.shape[0] * zoom)
+    cross, thick = ndimage.generate_binary_structure(2, 1), max(1, len(mask) // 128)
+    edge = mask & ~ndimage.binary_erosion(mask, cross, thick, border_value=1)
+    line = Image.fromarray(edge.astype(np.uint8), "P")
+    line.putpalette([0, 0, 0, *OUTLINE])
+    picture = grey.resize(size, Image.Resampling.BICUBIC) if zoom > 1 else grey
+    return (
+        _address(picture, "jpeg", quality=QUALITY, optimize=True),
+        _address(line, "png", transparency=0, bits=1),
+    )
+
+
+def _address(image: Image.Image, kind: str, **options: Any) -> str:
+    file = io.BytesIO()
+    image.save(file, kind.upper(), **options)
+    return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def rule_rows(excluded: pd.DataFrame, exclude: Mapping[str, Mapping[str, float | None]]) -> list[dict[str, Any]]:
+    """The rules in force in words, and how many images each leaves out."""
+    counts = excluded["reason"].value_counts() if len(excluded) else {}
+    rows = []
+    for name, limits in exclude.items():
+        for ending, word in (("min", "below"), ("max", "above")):
+            limit = limits.get(ending)
+            if limit is None:
+                continue
+            if name == "z":
+                said = f"any |z| {word} {limit:g}"
+            else:
+                figure = FIGURES[name]
+                said = f"{figure.title} {word} {limit * figure.scale:,.{figure.digits}f} {figure.unit}".strip()
+            rows.append({"rule": f"{name}_{ending}", "text": said, "images": int(counts.get(f"{name}_{ending}", 0))})
+    return rows
+
+
+def distributions(table: pd.DataFrame) -> dict[str, Any]:
+    """A cohort's number of images, and of each figure the quantiles that its row of the plot shows."""
+    quantiles = {}
+    for name, figure in FIGURES.items():
+        values = table[name].dropna().astype(float)
+        quantiles[name] = [float(value) * figure.scale for value in values.quantile(QUANTILES)] if len(values) else None
+    return {"images": len(table), "quantiles": quantiles}
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """The page, in one file; every text is escaped."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates")
+    options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = jinja2.Environment(loader=loader, autoescape=True, **options)
+    environment.filters["number"] = lambda value: f"{value:,}"
+    # inside a script element only "<" could end it early
+    data = json.dumps(content["data"], allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return environment.get_template("quality.html.j2").render(version=__version__, **content | {"data": data})

@@ -1,0 +1,182 @@
+"""What the tables of the report's answer show: AUCs, comparisons, worth in scans, the search over settings.
+
+Tables of results/statistics go in, texts come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ..statistics.inference import ADJUSTED, NULLS
+from ..text import MISSING, interval, p_text, signed
+from .figure2 import MODELS
+from .verdicts import Verdict
+
+
+def result_groups(
+    medians: pd.DataFrame, found: Sequence[Verdict], tasks: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Per task, a row per n: each model's median and interval, and what transfer's two tests say."""
+    auc = medians.set_index(["task", "n", "model"])
+    verdict = {(v.task, v.n, v.second): v for v in found if v.first == "transfer"}
+    groups = []
+    for task in tasks:
+        rows = []
+        for n in sorted(medians.loc[medians["task"] == task, "n"].unique()):
+            models = {}
+            for model in (*MODELS, "covariates"):
+                if (task, n, model) in auc.index:
+                    row = auc.loc[(task, n, model)]
+                    # of one replicate there is no interval
+                    between = interval(row["low"], row["high"]) if row["replicates"] > 1 else MISSING
+                    models[model] = {"median": f"{row['median']:.3f}", "interval": between}
+            highest = max((cell["median"] for model, cell in models.items() if model in MODELS), default=None)
+            for model, cell in models.items():
+                cell["highest"] = cell["median"] == highest and model in MODELS
+            tests = {other: verdict.get((task, n, other)) for other in ("baseline", "linear")}
+            rows.append({"n": int(n), "models": models, "tests": tests})
+        groups.append({"title": tasks[task].get("title", task), "rows": rows})
+    return groups
+
+
+def comparison_groups(
+    comparisons: pd.DataFrame, found: Sequence[Verdict], tasks: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Per task, a row per n and pair of models: differences, intervals, p-values of every test and the verdict."""
+    rows = [
+        row
+        | {
+            "mean": signed(row["mean_difference"]),
+            "median": signed(row["median_difference"]),
+            "interval": interval(row["low"], row["high"], sign=True),
+            "p": p_text(row["p_two_sided"]),
+            "holm": p_text(row["p_holm"]),
+            "won": f"{100 * row['wins']:.0f} %",
+            "won_interval": f"{100 * row['wins_low']:.0f} to {100 * row['wins_high']:.0f} %",
+            "population": [
+                {
+                    "p": p_text(row[ADJUSTED[test]]),
+                    "interval": interval(row[f"low_{test}"], row[f"high_{test}"], sign=True),
+                }
+                for test in list(NULLS)[1:]
+            ],
+            "verdict": verdict,
+        }
+        for row, verdict in zip(comparisons.to_dict("records"), found, strict=True)
+    ]
+    titles = {task: settings.get("title", task) for task, settings in tasks.items()}
+    return [{"title": titles[task], "rows": [row for row in rows if row["task"] == task]} for task in tasks]
+
+
+def worth_groups(worth: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Per task, a row per n: transfer's AUC and the n that each other model needs for it; and where transfer passes.
+
+    Tasks with one n are left out: there is no curve to read.
+    """
+    groups = []
+    for task in tasks:
+        mine = worth[worth["task"] == task]
+        sizes = mine["n"].dropna()
+        if sizes.nunique() < 2:
+            continue
+        ends = int(sizes.min()), int(sizes.max())
+        rows = []
+        for n, part in mine.dropna(subset=["n"]).groupby("n"):
+            by_question = part.set_index("question")
+            row: dict[str, Any] = {"n": int(n), "auc": f"{part['auc'].iloc[0]:.3f}"}
+            for other in ("baseline", "linear"):
+                if f"{other} needs" in by_question.index:
+                    row[other] = scans_text(by_question.loc[f"{other} needs"], *ends)
+            rows.append(row)
+        passing = mine[mine["question"] == "transfer overtakes linear"]
+        overtakes = overtaking_text(passing.iloc[0], *ends) if len(passing) else None
+        groups.append({"title": tasks[task].get("title", task), "rows": rows, "overtakes": overtakes})
+    return groups
+
+
+def scans_text(row: pd.Series, smallest: int, largest: int) -> dict[str, str]:
+    """A number of scans and its interval to show, such as "not reached by 500" and "180 to > 500"."""
+
+    def end(value: float) -> str:
+        if pd.isna(value):
+            return MISSING
+        if value == float("inf"):
+            return f"> {largest:,}"
+        return f"≤ {smallest:,}" if value <= smallest else f"{value:,.0f}"
+
+    value = f"not reached by {largest:,}" if row["scans"] == float("inf") else end(row["scans"])
+    low, high = end(row["low"]), end(row["high"])
+    return {"value": value, "interval": low if low == high else f"{low} to {high}"}
+
+
+def overtaking_text(row: pd.Series, smallest: int, largest: int) -> dict[str, str]:
+    """From which n on transfer is not below the linear model, as a sentence, and how sure that is.
+
+    Parameters
+    ----------
+    row : of worth.tsv: `scans` (infinite where it still is below at the largest n), `low`, `high` and `reached`
+    """
+    if row["scans"] == float("inf"):
+        sentence = f"Transfer is still below the linear model at the largest n, {largest:,}"
+    elif row["scans"] <= smallest:
+        sentence = f"Transfer is not below the linear model at any n, from {smallest:,} to {largest:,}"
+    else:
+        sentence = f"Transfer is not below the linear model from about n = {row['scans']:,.0f} on"
+    between = scans_text(row, smallest, largest)["interval"]
+    draws = f"not below at {largest:,} in {100 * row['reached']:.0f} % of draws"
+    return {"sentence": sentence, "certainty": f"{draws}; 95 % interval of that n: {between}"}
+
+
+def search_groups(search: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Per task, a row per n and model: ties, optimism and how much of the search was needed."""
+    groups = []
+    for task in tasks:
+        rows = [
+            {
+                "n": row["n"],
+                "model": row["model"],
+                "validation": f"{row['validation_auc']:.3f}",
+                "test": f"{row['test_auc']:.3f}",
+                "optimism": signed(row["optimism"]),
+                "interval": interval(row["optimism_low"], row["optimism_high"], sign=True),
+                "tied": f"{100 * row['tied']:.0f} %",
+                "gain": signed(row["all_settings"] - row["one_setting"]),
+                "enough": f"{row['enough']} of {row['settings']}",
+            }
+            for row in search[(search["task"] == task) & (search["settings"] > 1)].to_dict("records")
+        ]
+        groups.append({"title": tasks[task].get("title", task), "rows": rows})
+    return groups
+
+
+def alternative(medians: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Figure 2 in words, for those who do not see it."""
+    parts = []
+    for task in tasks:
+        rows = medians[medians["task"] == task].sort_values("n")
+        if rows.empty:
+            continue
+        ends = rows["n"].iloc[0], rows["n"].iloc[-1]
+        said = []
+        for model in MODELS:
+            values = rows.loc[rows["model"] == model, "median"]
+            if len(values):
+                more = f" to {values.iloc[-1]:.2f}" if len(values) > 1 else ""
+                said.append(f"{model} {values.iloc[0]:.2f}{more}")
+        span = f"from n = {ends[0]} to n = {ends[1]}" if ends[0] != ends[1] else f"at n = {ends[0]}"
+        parts.append(f"{tasks[task].get('title', task)}, {span}: {', '.join(said)}")
+    return f"Test AUC against the number of training images, one panel per task. Medians: {'; '.join(parts)}."
+
+
+def missing_fits(
+    medians: pd.DataFrame, config: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]
+) -> dict[str, int]:
+    """How many of the configured test AUCs of the three models are not in the medians: `missing` of `planned`."""
+    sizes, replicates = config["resampling"]["n"], config["resampling"]["replicates"]
+    planned = len(tasks) * len(sizes) * replicates * len(MODELS)
+    counted = medians[medians["model"].isin(list(MODELS)) & medians["task"].isin(list(tasks))]
+    found = int(counted.loc[counted["n"].isin(sizes), "replicates"].clip(upper=replicates).sum())
+    return {"missing": planned - found, "planned": planned}

@@ -1,0 +1,263 @@
+"""Tables into Figure 1: who pretrained the network, and how well it went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from ..manifest.cohorts import TARGETS
+from .figure2 import FAINT, INK, PAPER, RASTER, SOFT, drawing
+
+# Okabe & Ito's colours (2008) that no model of Figure 2 has
+ROLES = {"train": "#56B4E9", "validation": "#CC79A7", "test": "#D55E00", "unused": "#B0B7C0"}
+SPLITS = {"validation": ROLES["validation"], "holdout": ROLES["test"]}
+UNITS = {"age": "years", "bmi": "kg/m²"}
+NAMES = {"validation": "validation", "holdout": "unseen cohorts"}
+SHORT = {"bmi": "BMI", "fluid_intelligence": "fluid int."}  # names of targets that would be long or odd in a cell
+DARKEST = 0.85  # opacity of a cell whose target is known of all images
+COHORTS = 60  # cohorts with a line of their own
+MANY = 22  # cohorts from which on the figure is tall
+
+
+def figure1(
+    images: pd.DataFrame, history: pd.DataFrame | None, metrics: pd.DataFrame, predictions: pd.DataFrame
+) -> Figure:
+    """Ages by role, cohorts, their known targets, pretraining, predicted against true age, and every target's skill.
+
+    Parameters
+    ----------
+    images : results/split/images.tsv
+    history : of pretraining; None where weights were given
+    metrics, predictions : of the pretrained network; either may be empty
+    """
+    count = min(images["cohort"].nunique(), COHORTS)
+    ages = predictions[predictions["target"] == "age"]
+    upper = [] if history is None or history.empty else ["pretraining"]
+    upper += [split for split in SPLITS if (ages["split"] == split).any()]
+    rows = skill_rows(metrics)
+    with drawing():
+        if not upper and rows.empty:  # given weights and nothing to try them on
+            figure = Figure(figsize=(10.5, max(3.8, 1.4 + 0.17 * count)), layout="constrained")
+            right = None
+            axes_of_ages, axes_of_cohorts, axes_of_targets = figure.subplots(1, 3, width_ratios=(1, 1, 0.45))
+        else:
+            tall = count > MANY
+            figure = Figure(figsize=(12.4, max(7.4, 4.3 + 0.17 * count)), layout="constrained")
+            left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1.9))
+            ratios = (1.0, max(1.1, (0.9 + 0.17 * count) / 2.7))
+            grid = left.add_gridspec(2, 2, height_ratios=ratios, width_ratios=(1, 0.5))
+            axes_of_ages = left.add_subplot(grid[0, :])
+            axes_of_cohorts, axes_of_targets = (left.add_subplot(grid[1, place]) for place in (0, 1))
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+        _draw_ages(axes_of_ages, images)
+        order = largest_cohorts(images)
+        _draw_cohorts(axes_of_cohorts, images, order)
+        _draw_targets(axes_of_targets, known_shares(images), order)
+        if right is not None:
+            # of many cohorts the left side is long, so the right one takes a row more
+            lines = [upper[:1], upper[1:]] if tall and len(upper) == 3 else [upper]
+            lines = [line for line in lines if line]
+            parts = right.subfigures(len(lines) + 1, 1, squeeze=False, height_ratios=[1] * len(lines) + [1.15])[:, 0]
+            for part, line in zip(parts, lines, strict=False):
+                for axes, name in zip(part.subplots(1, len(line), squeeze=False)[0], line, strict=True):
+                    _draw_history(axes, history) if name == "pretraining" else _draw_predictions(axes, ages, name)
+            _draw_skill(parts[-1].subplots(), rows)
+    return figure
+
+
+def _draw_ages(axes: Axes, images: pd.DataFrame) -> None:
+    axes.set(title="Ages by role", xlabel="age at scan (years)", ylabel="images")
+    known = images.dropna(subset=["age"])
+    present = [role for role in ROLES if (images["role"] == role).any()]
+    if known.empty:
+        axes.text(0.5, 0.5, "no age is known", ha="center", color=SOFT, transform=axes.transAxes)
+        return
+    edges = np.arange(np.floor(known["age"].min() / 5) * 5, known["age"].max() + 5.01, 5)
+    groups = [known.loc[known["role"] == role, "age"] for role in present]
+    labels = [f"{role} ({(images['role'] == role).sum():,})" for role in present]
+    colours = [ROLES[role] for role in present]
+    axes.hist(groups, edges, stacked=True, color=colours, label=labels, edgecolor=PAPER, linewidth=0.3)
+    axes.set_ylim(0, axes.get_ylim()[1] * (1.12 + 0.09 * len(present)))  # room for the legend
+    axes.legend(loc="upper left", handlelength=1, handleheight=0.9, labelspacing=0.25)
+
+
+def largest_cohorts(images: pd.DataFrame) -> list[str]:
+    """The cohorts with a line of their own, the smallest first."""
+    return list(images.groupby("cohort").size().sort_values(kind="stable").index[-COHORTS:])
+
+
+def _draw_cohorts(axes: Axes, images: pd.DataFrame, order: Sequence[str]) -> None:
+    sizes = images.groupby("cohort").size()
+    sides = {"train": ["train", "validation"], "test": ["test"]}
+    for place, cohort in enumerate(order):
+        rows = images[(images["cohort"] == cohort)].dropna(subset=["age"])
+        parts = {side: rows.loc[rows["role"].isin(roles), "age"] for side, roles in sides.items()}
+        parts = {side: ages for side, ages in parts.items() if len(ages)}
+        for shift, (side, ages) in zip((0.17, -0.17) if len(parts) == 2 else (0,), parts.items(), strict=False):
+            axes.plot(ages.quantile([0, 1]), [place + shift] * 2, color=ROLES[side], linewidth=1)
+            axes.plot(
+                ages.quantile([0.25, 0.75]), [place + shift] * 2, color=ROLES[side], linewidth=4, solid_capstyle="butt"
+            )
+            axes.plot(ages.median(), place + shift, marker="|", color=PAPER, markersize=4, markeredgewidth=1.2)
+    axes.set_yticks(range(len(order)), [f"{_short(cohort)} ({sizes[cohort]:,})" for cohort in order])
+    axes.tick_params(axis="y", length=0, labelsize=8 if len(order) < 25 else 7)
+    axes.set_ylim(-0.7, len(order) - 0.3)
+    axes.grid(axis="x", color=FAINT, linewidth=0.5)
+    axes.set_axisbelow(True)
+    more = f", the largest {COHORTS} of {len(sizes)}" if len(sizes) > COHORTS else ""
+    axes.set(title=f"Cohorts (images){more}", xlabel="age at scan (years)")
+
+
+def known_shares(images: pd.DataFrame) -> pd.DataFrame:
+    """The share of each cohort's images for which a target is known: a row per cohort, a column per target."""
+    return images[[target for target in TARGETS if target in images]].notna().groupby(images["cohort"]).mean()
+
+
+def _draw_targets(axes: Axes, shares: pd.DataFrame, order: Sequence[str]) -> None:
+    """A cell per cohort and target, the darker the more images have it; beside the cohorts, in their order."""
+    ink = {"facecolor": INK, "edgecolor": "none"}
+    frame = {"facecolor": "none", "edgecolor": FAINT, "linewidth": 0.5}
+    for height, cohort in enumerate(order):
+        for place, target in enumerate(shares):
+            corner = (place - 0.42, height - 0.38)
+            axes.add_patch(Rectangle(corner, 0.84, 0.76, alpha=DARKEST * shares.loc[cohort, target], **ink))
+            axes.add_patch(Rectangle(corner, 0.84, 0.76, **frame))
+    axes.set(title="Known targets", xlim=(-0.6, len(shares.columns) - 0.4), ylim=(-0.7, len(order) - 0.3))
+    axes.set_yticks([])
+    axes.set_xticks(range(len(shares.columns)), [SHORT.get(name, name) for name in shares], rotation=90, fontsize=8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    key = [Rectangle((0, 0), 1, 1, alpha=DARKEST * share, **ink) for share in (0.1, 0.5, 1.0)]
+    axes.get_figure(root=False).legend(
+        handles=key,
+        labels=["10 %", "50 %", "100 % of a cohort's images"],
+        loc="outside lower right",
+        ncols=3,
+        handlelength=1,
+        handleheight=0.9,
+        columnspacing=1,
+        handletextpad=0.4,
+    )
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for the plot beside it."""
+    return name if len(name) <= 20 else f"{name[:19]}…"
+
+
+def _draw_history(axes: Axes, history: pd.DataFrame) -> None:
+    axes.set(title="Pretraining", xlabel="epoch", ylabel="weighted loss")
+    epochs = history["epoch"] + 1  # a person counts from one
+    single = {"marker": "."} if len(history) == 1 else {}
+    axes.plot(epochs, history["train_loss"], color=ROLES["train"], label="training", **single)
+    axes.plot(epochs, history["validation_loss"], color=ROLES["validation"], label="validation", **single)
+    if history["validation_loss"].notna().any():
+        best = history["validation_loss"].idxmin()
+        style = {"color": ROLES["validation"], "marker": "o", "linestyle": "none", "markeredgecolor": PAPER}
+        axes.plot(epochs[best], history["validation_loss"][best], label=f"chosen, epoch {epochs[best]}", **style)
+    losses = history[["train_loss", "validation_loss"]].to_numpy()
+    axes.set_ylim(0, float(np.nanpercentile(losses, 97)) * 1.45 or 1)  # first epochs' peaks may leave the panel
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="upper right", labelspacing=0.25, handlelength=1.2)
+
+
+def _draw_predictions(axes: Axes, ages: pd.DataFrame, split: str) -> None:
+    ends = np.array([ages[["truth", "prediction"]].min().min(), ages[["truth", "prediction"]].max().max()])
+    limits = tuple(ends + np.array([-0.04, 0.16]) * max(float(np.ptp(ends)), 1.0))  # room for the words
+    rows = ages[ages["split"] == split]
+    size = float(np.clip(300 / np.sqrt(len(rows)), 2, 14))
+    fade = float(np.clip(12 / np.sqrt(len(rows)), 0.12, 0.7))
+    style = {"s": size, "color": SPLITS[split], "alpha": fade, "linewidths": 0, "rasterized": len(rows) > RASTER}
+    axes.plot(limits, limits, color=SOFT, linewidth=0.8, linestyle=":", zorder=1)
+    axes.scatter(rows["truth"], rows["prediction"], **style)
+    error = (rows["prediction"] - rows["truth"]).abs().mean()
+    axes.text(0.04, 0.97, f"MAE {error:.2f} years\n{len(rows):,} images", transform=axes.transAxes, va="top")
+    axes.set(xlim=limits, ylim=limits, xlabel="true age (years)", ylabel="predicted age (years)")
+    axes.set_title(f"Age, {NAMES[split]}")
+
+
+def _draw_skill(axes: Axes, rows: pd.DataFrame) -> None:
+    axes.set(title="Skill by target: 0 is the dummy, 1 is perfect", xlabel="1 − MAE / dummy's MAE,  or  2 AUC − 1")
+    if rows.empty:
+        axes.text(0.5, 0.5, "nothing was held out", ha="center", color=SOFT, transform=axes.transAxes)
+        return
+    names = list(dict.fromkeys(rows["target"]))[::-1]
+    splits = [split for split in SPLITS if split in set(rows["split"])]
+    for row in rows.itertuples():
+        shift = 0.0 if len(splits) == 1 else (0.19 if row.split == splits[0] else -0.19)
+        at = names.index(row.target) + shift
+        unit = f" {UNITS[row.target]}" if row.metric == "mae" and row.target in UNITS else ""
+        told = f"{row.metric.upper()} {row.value:.2f}, dummy {row.dummy:.2f}{unit}"
+        if np.isfinite(row.skill):
+            error = np.nan_to_num(np.maximum([[row.skill - row.low_skill], [row.high_skill - row.skill]], 0))
+            axes.errorbar(row.skill, at, xerr=error, fmt="o", color=SPLITS[row.split], markersize=4.5, elinewidth=1.6)
+        else:
+            told = f"{row.metric.upper()} not defined here"
+        axes.text(1.03, at, told, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5)
+    axes.axvline(0, color=SOFT, linewidth=0.8, linestyle=":")
+    lowest = np.fmin.reduce([*rows["low_skill"], *rows["skill"], 0.0])
+    axes.set_xlim(max(-1.0, lowest - 0.05), 1.03)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    told = ["BMI" if name == "bmi" else _short(name.replace("_", " ")) for name in names]
+    axes.set_yticks(range(len(names)), told)
+    axes.grid(axis="x", color=FAINT, linewidth=0.5)
+    axes.set_axisbelow(True)
+    style = {"marker": "o", "linestyle": "none"}
+    handles = [Line2D([], [], color=SPLITS[name], label=NAMES[name], **style) for name in splits]
+    axes.get_figure(root=False).legend(handles=handles, loc="outside lower center", ncols=2, handletextpad=0.2)
+
+
+def skill_rows(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The leading metric per split and target (MAE or AUC) on one scale: 0 as the dummy, 1 perfect.
+
+    Skill is the share of the dummy's MAE that is gone, or 2 AUC - 1 (Somers' D); its interval is the metric's.
+    """
+    rows = metrics[metrics["metric"].isin(["mae", "auc"])].copy()
+    for name in ("value", "low", "high"):
+        skill = np.where(rows["metric"] == "mae", 1 - rows[name] / rows["dummy"], 2 * rows[name] - 1)
+        rows["skill" if name == "value" else f"{name}_skill"] = skill.astype(float)
+    error = rows["metric"] == "mae"  # a lower error is more skill, so the ends of its interval change places
+    rows.loc[error, ["low_skill", "high_skill"]] = rows.loc[error, ["high_skill", "low_skill"]].to_numpy()
+    return rows
+
+
+def figure1_data(
+    images: pd.DataFrame, history: pd.DataFrame | None, metrics: pd.DataFrame, predictions: pd.DataFrame
+) -> pd.DataFrame:
+    """What Figure 1 shows, in long form and without identifiers: a row per bar end, curve point and dot.
+
+    Returns
+    -------
+    panel, group, item, quantity, x, value, low, high
+    """
+    ages = images.assign(x=np.floor(images["age"] / 5) * 5).groupby(["role", "x"]).size().rename("value").reset_index()
+    parts = [ages.rename(columns={"role": "group"}).assign(panel="ages", quantity="images, ages x to x + 5")]
+    cohorts = images.assign(group=images["role"].replace("validation", "train")).groupby(["cohort", "group"])["age"]
+    spread = cohorts.agg(value="median", low="min", high="max").reset_index()
+    parts.append(spread.rename(columns={"cohort": "item"}).assign(panel="cohorts", quantity="age (years)"))
+    sizes = cohorts.size().rename("value").reset_index()
+    parts.append(sizes.rename(columns={"cohort": "item"}).assign(panel="cohorts", quantity="images"))
+    shares = known_shares(images).rename_axis("item").reset_index().melt("item", var_name="group")
+    parts.append(shares.assign(panel="targets", quantity="share of images with the target"))
+    if history is not None:
+        for name in ("train_loss", "validation_loss"):
+            curve = pd.DataFrame({"x": history["epoch"] + 1, "value": history[name]})
+            parts.append(curve.assign(panel="pretraining", group=name.removesuffix("_loss"), quantity="loss by epoch"))
+    found = predictions[predictions["target"] == "age"]
+    dots = pd.DataFrame({"group": found["split"], "x": found["truth"], "value": found["prediction"]})
+    # sorted, so that a row's place says nothing about who it is
+    dots = dots.sort_values(["group", "x", "value"])
+    parts.append(dots.assign(panel="age", quantity="predicted age by true age (years)"))
+    rows = skill_rows(metrics)
+    for name, low, high in (("value", "low", "high"), ("skill", "low_skill", "high_skill"), ("dummy", None, None)):
+        part = pd.DataFrame({"group": rows["split"], "item": rows["target"], "value": rows[name]})
+        part["low"], part["high"] = (rows[low], rows[high]) if low else (np.nan, np.nan)
+        parts.append(part.assign(panel="skill", quantity=rows["metric"] if name == "value" else name))
+    columns = ["panel", "group", "item", "quantity", "x", "value", "low", "high"]
+    return pd.concat([part.reindex(columns=columns) for part in parts if len(part)], ignore_index=True)

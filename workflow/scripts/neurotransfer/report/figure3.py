@@ -1,0 +1,102 @@
+"""Learning curves with bands, and what pretraining is worth in scans: Figure 3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter, NullLocator
+
+from .figure2 import FAINT, INK, MODELS, PAPER, SOFT, drawing, rows_and_columns, wrapped
+
+BEYOND = 1.18  # times the largest n: where an arrow ends that leads beyond it
+
+
+def figure3(curves: pd.DataFrame, worth: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Monotone curves of the mean AUC by n, a panel per task, and arrows from transfer to the baseline's n.
+
+    Parameters
+    ----------
+    curves, worth : as in results/statistics
+    tasks : the configuration's tasks, in the order of panels; `title` is shown
+    """
+    shown = [task for task in tasks if task in set(curves["task"])]
+    rows, columns = rows_and_columns(len(shown), 3.6)
+    with drawing():
+        figure = Figure(figsize=(max(5.6, 3.6 * columns + 1.1), 3.4 * rows + 0.8), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for place, axes in enumerate(grid.flat):
+            if place >= len(shown):
+                axes.set_axis_off()
+                continue
+            task = shown[place]
+            _draw_curves(axes, curves[curves["task"] == task])
+            _draw_arrows(axes, worth[(worth["task"] == task) & (worth["question"] == "baseline needs")])
+            axes.set_title(wrapped(str(tasks[task].get("title", task)), 38), parse_math=False)
+            axes.set_xlabel("training images, n (logarithmic)")
+            if place % columns == 0:
+                axes.set_ylabel("mean AUC in the test set")
+        lines = [
+            Line2D([], [], color=colour, marker=marker, markersize=5.5, markeredgecolor=PAPER, label=model)
+            for model, (colour, marker) in MODELS.items()
+            if model in set(curves["model"])
+        ]
+        lines.append(Line2D([], [], color=INK, linewidth=1, marker=">", markersize=4, label="what the baseline needs"))
+        figure.legend(handles=lines, loc="outside upper center", ncols=4)
+    return figure
+
+
+def _draw_curves(axes: Axes, curves: pd.DataFrame) -> None:
+    sizes = sorted(curves["n"].unique())
+    for model, (colour, marker) in MODELS.items():
+        mine = curves[curves["model"] == model].sort_values("n")
+        style = {"marker": marker, "markersize": 5, "markeredgecolor": PAPER, "markeredgewidth": 0.5}
+        axes.plot(mine["n"], mine["auc"], color=colour, linewidth=1.5, zorder=3, **style)
+        axes.fill_between(mine["n"], mine["low"], mine["high"], color=colour, alpha=0.15, linewidth=0, zorder=1)
+    axes.axhline(0.5, color=SOFT, linewidth=0.8, linestyle=":", zorder=0)
+    axes.grid(axis="y", color=FAINT, linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    told = [n for place, n in enumerate(sizes) if n in (sizes[0], sizes[-1]) or _apart(n, sizes, place)]
+    axes.set_xticks(told, [str(n) for n in told])
+    axes.set_xlim(sizes[0] / BEYOND, sizes[-1] * BEYOND**1.5)
+
+
+def _apart(n: int, sizes: list[int], place: int) -> bool:
+    """Whether a size's label has room on a logarithmic axis: at least a tenth of it to both neighbours and the ends."""
+    width = np.log(sizes[-1] / sizes[0])
+    return all(abs(np.log(n / other)) > 0.12 * width for at, other in enumerate(sizes) if at != place)
+
+
+def _draw_arrows(axes: Axes, worth: pd.DataFrame) -> None:
+    """From transfer at n, at its height, to the n that the baseline needs; beyond the largest n it leaves the panel."""
+    if worth.empty:
+        return
+    largest = worth["n"].max()
+    for row in worth.itertuples():
+        end = row.scans if np.isfinite(row.scans) else largest * BEYOND
+        if end > row.n * 1.02:
+            style = {"arrowstyle": "->", "color": INK, "linewidth": 0.9, "shrinkA": 4, "shrinkB": 0}
+            axes.annotate("", (end, row.auc), (row.n, row.auc), arrowprops=style, zorder=2)
+
+
+def figure3_data(curves: pd.DataFrame, worth: pd.DataFrame) -> pd.DataFrame:
+    """What Figure 3 shows: the curves, and what each question's answer in scans is.
+
+    Returns
+    -------
+    quantity, task, model, n, value, low, high, reached
+    """
+    parts = [
+        curves.rename(columns={"auc": "value"}).assign(quantity="monotone mean AUC"),
+        worth.rename(columns={"scans": "value", "question": "model"}).assign(quantity="training images"),
+    ]
+    columns = ["quantity", "task", "model", "n", "value", "low", "high", "reached"]
+    return pd.concat([part.reindex(columns=columns) for part in parts], ignore_index=True).astype({"n": "Int64"})

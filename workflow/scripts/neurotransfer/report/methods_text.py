@@ -1,0 +1,151 @@
+"""A methods text for a paper, generated from the configuration and the ledger, and its references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from .. import __version__
+from ..fit.settings import all_settings
+from ..study.plan import MODELS
+from .references import Reference, number_citations
+from .verdicts import listed
+
+TARGETS = {"bmi": "body mass index", "fluid_intelligence": "fluid intelligence"}
+HEADS = "conformed, skull-stripped"  # what every engine does
+ENGINES = {  # by the ledger's name, what has been done by whom
+    "builtin": f"{HEADS} by an affine registration to the MNI152 template and segmented into tissues and template "
+    f"regions by the builtin engine, version {{version}}, of neurotransfer {__version__}, in the layout of FastSurfer "
+    "[@henschel2020]",
+    "fastsurfer": f"{HEADS} and segmented by FastSurfer {{version}} [@henschel2020]",
+    "freesurfer": f"{HEADS} and segmented by FreeSurfer {{version}} [@fischl2012]",
+    "unknown": f"{HEADS} and segmented by software that its outputs do not name",
+}
+
+
+def methods(
+    config: Mapping[str, Any],
+    run: str,
+    weights: Mapping[str, Any],
+    tasks: Mapping[str, Mapping[str, Any]],
+    ledger: pd.DataFrame,
+) -> tuple[list[str], list[Reference]]:
+    """Paragraphs of plain text, and the references that their numbers in brackets stand for.
+
+    Parameters
+    ----------
+    config : the study's configuration
+    run : "multitask", or "given" where weights took the place of pretraining
+    weights : metadata of the weights
+    tasks : the configuration's tasks that are on
+    ledger : of preprocessing: `status`, `engine` and `engine_version` of every image
+    """
+    paragraphs = [
+        _images(config, ledger),
+        _pretraining(config, run, weights),
+        _comparison(config, tasks),
+        _testing(config),
+    ]
+    return number_citations(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _images(config: Mapping[str, Any], ledger: pd.DataFrame) -> str:
+    crop = " × ".join(str(edge) for edge in config["cache"]["crop"])
+    existing = ""
+    if config["preprocessing"]["engine"] == "derivatives":
+        existing = " These outputs existed before the study and were taken as they were."
+    return f"""
+        The study follows Leonardsen et al. [@leonardsen2025]. T1-weighted images were {made_by_in_words(ledger)},
+        masked, and cropped or padded to {crop} voxels of {config["preprocessing"]["voxel_size"]:g} mm around the
+        brain.{existing}"""
+
+
+def made_by_in_words(ledger: pd.DataFrame) -> str:
+    """What was done to the usable images and by which software, as the ledger has it; with counts where it differs."""
+    usable = ledger[ledger["status"] == "ok"].fillna({"engine": "unknown", "engine_version": "unknown"})
+    clauses = []
+    for engine, mine in sorted(usable.groupby("engine"), key=lambda group: -len(group[1])):
+        versions = mine["engine_version"].value_counts()
+        told = listed("of unknown version" if version == "unknown" else version for version in versions.index)
+        what = ENGINES.get(engine, f"processed by {engine} {{version}}").replace("{version}", told)
+        clauses.append((what, len(mine)))
+    if len(clauses) == 1:
+        return clauses[0][0]
+    return " or ".join(f"{what} ({_count(images, 'image')})" for what, images in clauses)
+
+
+def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]) -> str:
+    network, settings = config["network"], config["pretrain"]
+    channels = ", ".join(str(count) for count in network["channels"])
+    shape = f"""a Simple Fully Convolutional Network [@peng2021] ({channels} channels, a bottleneck of
+        {network["bottleneck"]}, global {network["pooling"]} pooling)"""
+    if run == "given":
+        return f"The pretrained network, {shape}, was not trained here: its weights were given."
+    targets = listed(TARGETS.get(name, name) for name in config["targets"])
+    facts = weights.get("training", {})
+    people = ""
+    if "images" in facts and "participants" in facts:
+        people = f" ({facts['images']:,} images of {facts['participants']:,} participants)"
+    best = f" Epoch {facts['epoch'] + 1} had the lowest validation loss and was kept." if "epoch" in facts else ""
+    schedule, augmentation = settings["schedule"], settings["augmentation"]
+    intensity = augmentation.get("intensity", 0)
+    changed = " and mirrored at random" * augmentation["mirror"]
+    changed += f", with intensities scaled by up to {100 * intensity:.3g} % at random" if intensity else ""
+    return f"""
+        The pretrained network, {shape}, learned {targets} together from healthy participants{people}, by a weighted
+        loss in which missing targets cost nothing. {100 * config["split"]["validation_share"]:.3g} % of the
+        participants, with one image each, were kept apart to choose the epoch. It was trained for
+        {_count(settings["epochs"], "epoch")}{" at most" if settings["patience"] is not None else ""} by stochastic
+        gradient descent (learning rate {settings["learning_rate"]:g}, times {schedule["factor"]:g} every
+        {_count(schedule["every"], "epoch")}, momentum {settings["momentum"]:g}, weight decay
+        {settings["weight_decay"]:g}, batches of {settings["batch_size"]}, dropout {settings["dropout"]:g}) on images
+        shifted by up to {_count(augmentation["shift"], "voxel")}{changed}.
+        {best}"""
+
+
+def _comparison(config: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    resampling, models = config["resampling"], config["models"]
+    titles = listed(f"“{task.get('title', name)}”" for name, task in tasks.items())
+    counts = [len(all_settings(models[name]["settings"])) for name in MODELS]
+    settings = f"{listed(counts)} settings, in this order"
+    if len(set(counts)) == 1:
+        settings = f"{_count(counts[0], 'setting')} each"
+    sizes = ", ".join(str(n) for n in resampling["n"])
+    structures = models["linear"]["structures"]
+    volumes = "regional volumes" if structures is None else f"the volumes of {listed(structures)},"
+    used = {values.get("penalty", "l2") for values in all_settings(models["linear"]["settings"])}
+    penalties = " or ".join(name for key, name in (("l2", "ridge"), ("l1", "lasso")) if key in used)
+    return f"""
+        For {"each of the tasks" if len(tasks) > 1 else "the task"} {titles} and each n in {{{sizes}}},
+        {_count(resampling["replicates"], "resample")} were drawn from images that pretraining never saw: n training
+        images with replacement, then {resampling["validation_share"]:g} n validation and
+        {resampling["test_share"]:g} n test images without replacement, from participants not drawn yet. Each set had
+        at least {_count(resampling["min_per_class"], "image")} of each class, or the draw was redone. On each
+        resample, logistic regression with a {penalties} penalty on {volumes} divided by the brain mask's
+        (linear), the network from random weights (baseline) and the network from the pretrained weights (transfer)
+        were fitted with {settings};
+        both networks for {_count(models["cnn"]["epochs"], "epoch")}, with the same order of the data. The setting
+        with the highest validation AUC was scored once on the test images."""
+
+
+def _testing(config: Mapping[str, Any]) -> str:
+    statistics = config["statistics"]
+    return f"""
+        Models were compared by paired sign-flip permutation tests of the {statistics["statistic"]} difference in
+        test AUC over resamples, two-sided, with all sign patterns where there are at most
+        {statistics["permutations"]:,} and as many random ones otherwise [@phipson2010], and with Holm's adjustment over
+        all comparisons [@holm1979], at {statistics["alpha"]:g}. Intervals are 95 % percentile bootstrap intervals
+        ({statistics["bootstrap"]:,} resamples). This test speaks about the pool of images at hand; about the
+        population that the pool comes from it would be too generous, since resamples share the pool. The mean
+        difference in the population was tested by the corrected resampled t-test [@nadeau2003], by a bootstrap over
+        the pool's participants ({statistics["bootstrap"]:,} draws) that weighed each resample's test images and
+        averaged the AUCs within resamples, without repeating fits, and by the same with an estimate of how fits vary
+        with the pool, from the overlap of training sets; each was adjusted by Holm. Learning curves of the mean AUC
+        were made monotone by isotonic regression and read on a line over the logarithm of n. A logistic regression on
+        age, sex and mask volume, outside the comparisons, shows what these predict alone."""
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -1,0 +1,200 @@
+"""One self-contained page from the tables: the answer first, then figures, trust and methods.
+
+It names no participant and no image, so it can be mailed, and it needs nothing beside itself: figures and their
+files are in it, and nothing is fetched from anywhere; the page itself forbids its reader's browser to.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from .. import __version__
+from ..files import read_table
+from ..split.certificate import duplicates_in_words
+from ..statistics.inference import NULLS
+from ..text import MISSING, p_text, signed
+from . import answer_tables, pretraining_tables, trust_tables
+from .figure2 import FAINT, INK, MODELS, PAPER, PUBLISHED, SOFT
+from .methods_text import methods
+from .references import bibliography
+from .verdicts import answer, verdicts
+
+# The figures' inks on a dark page; the files beside the page and in it stay as they are
+DARK = {INK: "#E6EDF3", SOFT: "#9AA7B4", FAINT: "#30363D", PAPER: "#161B22", MODELS["linear"][0]: "#56B4E9"}
+MIME = {"svg": "image/svg+xml", "png": "image/png", "tsv": "text/tab-separated-values", "tsv.gz": "application/gzip"}
+LARGE = 2**20  # bytes of a table above which the page carries it compressed
+TESTS = {  # what each test is called on the page; inference.NULLS says which null it speaks to
+    "sign_flip": "paired sign-flip",
+    "corrected_t": "corrected t",
+    "participants": "participants drawn anew",
+    "population": "participants and overlap",
+}
+
+
+def content(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    ledger: pd.DataFrame,
+    certificate: Mapping[str, Any],
+    weights: Mapping[str, Any],
+    figures: Mapping[str, Mapping[str, Any]],
+    config: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    tasks: Mapping[str, Mapping[str, Any]],
+    run: str,
+    reasons: Mapping[str, str],
+    seen: Collection[str] | None = None,
+    withdrawn: int | None = 0,
+    unknown: str = "",
+    stages: Sequence[Mapping[str, Any]] = (),
+    rules: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Everything that the page shows, as plain texts and numbers for the template.
+
+    Parameters
+    ----------
+    tables : images (of the split), excluded, metrics, groups, calibration, medians, comparisons, worth, search,
+        settings, resamples and published (the paper's numbers, with their source)
+    ledger : of preprocessing, all jobs' together, with a column `cohort`
+    certificate : of the split
+    weights : metadata of the pretrained weights
+    figures : by name ("figure1" to "figure3"), as `embed` gives them
+    config, defaults : the study's configuration, and the paper's to compare it with
+    tasks : the configuration's tasks that are on
+    run : "multitask", or "given" where weights took the place of pretraining
+    reasons : what the codes of failed images mean
+    seen : this study's participants who are behind given weights; None where that can't be known
+    withdrawn : how many people who have withdrawn are behind the weights; None where nothing can tell
+    unknown : why whom they have seen can't be known
+    stages, rules : what was spent, see costs.by_stage and costs.summary
+    """
+    gone = ledger["status"] == "withdrawn"
+    ledger = ledger[~gone]
+    medians, comparisons = tables["medians"], tables["comparisons"]
+    chosen = {name: config["statistics"][name] for name in ("alpha", "statistic")}
+    found = verdicts(comparisons, **chosen)
+    replicates = sorted(set(medians["replicates"]))
+    paragraphs, cited = methods(config, run, weights, tasks, ledger)
+    return {
+        "study": config["study"],
+        "missing": answer_tables.missing_fits(medians, config, tasks),
+        "given": run == "given",
+        "seen": None if seen is None else len(seen),
+        "withdrawn": {"images": int(gone.sum()), "behind_weights": withdrawn, "weights": weights_name(config, run)},
+        "unknown": unknown,
+        "simulated": bool(config["report"]["truth"]),
+        "replicates": " to ".join(str(count) for count in dict.fromkeys((replicates[0], replicates[-1]))),
+        **chosen,
+        "sentences": answer(comparisons, medians, tasks, **chosen),
+        "results": answer_tables.result_groups(medians, found, tasks),
+        "comparisons": answer_tables.comparison_groups(comparisons, found, tasks),
+        "count": len(comparisons),
+        "exact": bool(comparisons["exact"].all()),
+        "permutations": int(comparisons["permutations"].max()),
+        "figures": figures,
+        "alt": answer_tables.alternative(medians, tasks),
+        "worth": answer_tables.worth_groups(tables["worth"], tasks),
+        "search": answer_tables.search_groups(tables["search"], tasks),
+        "tests": [(TESTS[test], NULLS[test]) for test in NULLS],
+        "metrics": pretraining_tables.metric_groups(tables["metrics"], tables["published"]),
+        "sources": sorted({text.partition(",")[0] for text in tables["published"]["source"]}),
+        "known": pretraining_tables.known_targets(
+            tables["images"], [name for name in config["targets"] if name in tables["images"]]
+        ),
+        "subgroups": pretraining_tables.subgroups(tables["groups"]),
+        "calibration": pretraining_tables.calibration_groups(tables["calibration"]),
+        "certificate": certificate,
+        "duplicates": duplicates_in_words(certificate["duplicates"]),
+        "accounting": trust_tables.accounting(ledger, tables["excluded"], tables["images"]),
+        "failures": trust_tables.failure_rows(ledger, reasons),
+        "cohorts": trust_tables.cohort_rows(tables["images"], ledger, tables["excluded"]),
+        "resamples": trust_tables.resample_groups(tables["resamples"], tasks),
+        "settings": trust_tables.setting_groups(tables["settings"]),
+        "versions": trust_tables.version_rows(ledger, weights),
+        "mixed": trust_tables.mixed_versions(ledger, weights),
+        "seeds": [("study", config["seed"]), *((task["title"], task["seed"]) for task in tasks.values())],
+        "configuration": trust_tables.configuration_lines(config, defaults),
+        "methods": paragraphs,
+        "cited": cited,
+        "bibliography": address(bibliography(cited).encode(), "application/x-bibtex"),
+        "stages": stages,
+        "rules": rules,
+        "retries": sum(stage["retried"] for stage in stages),
+    }
+
+
+def weights_name(config: Mapping[str, Any], run: str) -> str:
+    """What a person knows the weights by."""
+    return str(config["pretrain"]["weights"]) if run == "given" else f"results/pretrain/{run}/weights.safetensors"
+
+
+def read_ledgers(paths: Iterable[str | Path], quality: Iterable[str | Path] = ()) -> pd.DataFrame:
+    """The ledgers of preprocessing, ``<cohort>-<number>/<job>.tsv``, as one table with a column `cohort`.
+
+    Images that the tables of `quality` exclude have that status here, with the rule as their reason.
+    """
+    parts = [read_table(path).assign(cohort=Path(path).parent.name.rpartition("-")[0]) for path in paths]
+    ledger = pd.concat(parts, ignore_index=True).astype({"reason": object})
+    for path in quality:
+        judged = read_table(path)
+        rules = judged[judged["status"] == "excluded"].set_index("image_id")["reason"]
+        rows = ledger["image_id"].isin(rules.index)
+        ledger.loc[rows, "status"], ledger.loc[rows, "reason"] = "excluded", ledger.loc[rows, "image_id"].map(rules)
+    return ledger
+
+
+def render(content: Mapping[str, Any], template: str = "report.html.j2") -> str:
+    """A page of one of the templates; every text in `content` is escaped."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates")
+    options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = jinja2.Environment(loader=loader, autoescape=True, **options)
+    environment.filters["number"] = lambda value: MISSING if value is None or pd.isna(value) else f"{value:,}"
+    environment.filters |= {"p": p_text, "signed": signed}
+    script = Markup((Path(__file__).parents[1] / "templates/report.js").read_text(encoding="utf-8"))
+    # the one script that a browser may run in the page, by its digest
+    given = {"version": __version__, "script": script, "inks": DARK}
+    given["digest"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(**given, **content)
+
+
+def embed(stem: str | Path) -> dict[str, Any]:
+    """A figure for the page: its drawing as markup, and ``<stem>.svg``, ``.png`` and ``.tsv`` as data addresses.
+
+    Returns
+    -------
+    viewbox : of the drawing
+    drawing : what is inside the ``<svg>`` element; the names in it begin with the figure's, so that those of several
+        figures do not meet in one page
+    overlay : whether published medians are in it, which are shown when a reader asks for them
+    files : name, ending and data address of each file; a large table is compressed
+    """
+    stem = Path(stem)
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", stem.with_suffix(".svg").read_text("utf-8"), flags=re.S)
+    head, _, body = text.partition("</style>")  # matplotlib's only style, which the page's own takes the place of
+    viewbox = re.search(r'viewBox="([-\d. ]+)"', head)[1]
+    body = body.removeprefix("\n").lstrip().removeprefix("</defs>").rpartition("</svg>")[0]
+    body = body.replace('style="display: none"', f'class="{PUBLISHED}"')
+    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{stem.name}-", body)
+    files = []
+    for ending in ("svg", "png", "tsv"):
+        data = stem.with_suffix(f".{ending}").read_bytes()
+        if ending == "tsv" and len(data) > LARGE:
+            ending, data = "tsv.gz", gzip.compress(data, mtime=0)
+        files.append({"name": f"{stem.name}.{ending}", "ending": ending, "address": address(data, MIME[ending])})
+    overlay = f'class="{PUBLISHED}"' in body
+    return {"viewbox": viewbox, "drawing": Markup(body), "overlay": overlay, "files": files}
+
+
+def address(data: bytes, kind: str) -> str:
+    """Bytes as a data address."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

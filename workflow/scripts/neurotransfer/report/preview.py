@@ -1,0 +1,104 @@
+"""A preliminary page from the fits that are there so far, while the rest still runs.
+
+Goes in: the plan of a study and its folder, read only.  Comes out: one page of AUCs with the counts that are
+missing.  It holds no test: a p-value looked at again and again until it is small says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from .. import __version__
+from ..study.plan import MODELS, Study
+
+PAIRS = (("transfer", "baseline"), ("transfer", "linear"), ("linear", "baseline"))
+
+
+def finished_fits(study: Study, results: str | Path = "results") -> tuple[dict[tuple, float], Counter]:
+    """The test AUCs that are there, and how many fits are there but can't be used, by reason.
+
+    A fit that is older than its resample or than the weights it started from will be made again, so it is left
+    out.  That it was made with today's configuration is checked at the end of the run and not here.
+
+    Returns
+    -------
+    aucs : by (task, n, replicate, model)
+    left_out : by reason
+    """
+    weights = _time_of(Path(results, "pretrain", study.run, "weights.safetensors"))
+    aucs, left_out = {}, Counter()
+    for task in study.tasks:
+        for n in study.n:
+            for replicate in study.replicates:
+                resample = _time_of(Path(results, "resamples", task, f"n{n}", f"{replicate}.tsv"))
+                for model in MODELS:
+                    path = Path(results, "fits", task, f"n{n}", replicate, f"{model}.json")
+                    made = _time_of(path)
+                    if made is None:
+                        continue
+                    needed = [resample, weights] if model == "transfer" else [resample]
+                    if any(time is None or time > made for time in needed):
+                        left_out["older than its resample or weights"] += 1
+                        continue
+                    try:
+                        aucs[task, n, replicate, model] = float(json.loads(path.read_text())["test_auc"])
+                    except (OSError, ValueError, KeyError, TypeError):
+                        left_out["not readable as a fit"] += 1
+    return aucs, left_out
+
+
+def _time_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def tables(study: Study, aucs: Mapping[tuple, float]) -> list[dict[str, Any]]:
+    """Per task and n: by model the fits that are there and their median, and by pair the mean difference.
+
+    A difference is over the replicates that both models have.
+    """
+    rows = []
+    for task in study.tasks:
+        for n in study.n:
+            found = {m: {r: aucs[task, n, r, m] for r in study.replicates if (task, n, r, m) in aucs} for m in MODELS}
+            models = {m: (len(v), statistics.median(v.values()) if v else None) for m, v in found.items()}
+            pairs = {}
+            for first, second in PAIRS:
+                both = [found[first][r] - found[second][r] for r in found[first] if r in found[second]]
+                pairs[f"{first} − {second}"] = (len(both), statistics.fmean(both) if both else None)
+            rows.append({"task": task, "n": n, "models": models, "pairs": pairs})
+    return rows
+
+
+def page(config: Mapping[str, Any], study: Study, results: str | Path = "results") -> str:
+    """The page as HTML; it names no participant and no image."""
+    aucs, left_out = finished_fits(study, results)
+    failures = Counter(path.parent.name for path in Path(results, "failures").glob("*/*.json"))
+    total = len(study.tasks) * len(study.n) * len(study.replicates)
+    done = Counter(key[3] for key in aucs)
+    loader = jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.get_template("preview.html.j2").render(
+        study=config["study"],
+        when=time.strftime("%Y-%m-%d %H:%M"),
+        version=__version__,
+        done={model: done[model] for model in MODELS},
+        total=total,
+        missing=total * len(MODELS) - len(aucs),
+        left_out=left_out,
+        failures=failures,
+        rows=tables(study, aucs),
+        replicates=len(study.replicates),
+        titles={name: task["title"] for name, task in study.tasks.items()},
+        pretrained=Path(results, "pretrain", study.run, "weights.safetensors").exists(),
+    )

@@ -1,0 +1,167 @@
+"""What the report's tables of trust show: where every image went, what was drawn and chosen, versions, configuration.
+
+Ledgers and tables of all stages go in, texts and counts come out; none names a participant or an image.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from .. import __version__
+from ..text import words
+from .figure2 import MODELS
+
+PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "nibabel", "SimpleITK", "nilearn", "matplotlib")
+LOST = {"failed": "failed", "excluded": "left out by quality control"}  # between the manifest and the index
+EXCLUDED = "beyond a limit of quality.exclude, see results/quality"
+
+
+def accounting(ledger: pd.DataFrame, excluded: pd.DataFrame, images: pd.DataFrame) -> dict[str, Any]:
+    """Where every image that was found has gone, stage by stage, and whether the stages add up.
+
+    Returns
+    -------
+    `rows` (what, images, level of indentation) and `complete`
+    """
+    usable = int((ledger["status"] == "ok").sum())
+    rows: list[tuple[str, int, int]] = [("T1-weighted images found", len(excluded) + len(ledger), 0)]
+    rows += [(f"left out of the manifest: {words(reason)}", len(g), 1) for reason, g in _by(excluded, "reason")]
+    rows.append(("in the manifest", len(ledger), 0))
+    for status, said in LOST.items():
+        lost = ledger[ledger["status"] == status]
+        rows += [(f"{said}: {words(reason)}", len(group), 1) for reason, group in _by(lost, "reason")]
+    rows.append(("preprocessed and cached", usable, 0))
+    names = {"train": "pretraining: training", "validation": "pretraining: validation", "test": "never pretrained on"}
+    rows += [(name, int((images["role"] == role).sum()), 1) for role, name in names.items()]
+    unused = images[images["role"] == "unused"]
+    rows += [(f"unused: {words(reason)}", len(group), 1) for reason, group in _by(unused, "reason")]
+    known = int(images["role"].isin([*names, "unused"]).sum())
+    return {"rows": rows, "complete": usable == len(images) == known}
+
+
+def _by(table: pd.DataFrame, column: str) -> list[tuple[Any, pd.DataFrame]]:
+    """Groups by a column, missing values too, the largest first."""
+    return sorted(table.groupby(column, dropna=False), key=lambda group: -len(group[1]))
+
+
+def failure_rows(ledger: pd.DataFrame, reasons: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Failed and excluded images by reason and cohort, with what the reason means."""
+    rows = []
+    for reason, group in _by(ledger[ledger["status"] != "ok"], "reason"):
+        counts = group["cohort"].value_counts()
+        cohorts = ", ".join(f"{cohort} {count:,}" for cohort, count in counts.items())
+        known = EXCLUDED if (group["status"] == "excluded").all() else "no reason was recorded"
+        meaning = reasons.get(str(reason), known)
+        rows.append({"reason": words(reason), "meaning": meaning, "images": len(group), "cohorts": cohorts})
+    return rows
+
+
+def cohort_rows(images: pd.DataFrame, ledger: pd.DataFrame, excluded: pd.DataFrame) -> list[dict[str, Any]]:
+    """Per cohort: found, left out, failed, and its images by role."""
+    rows = []
+    for cohort in dict.fromkeys([*images["cohort"], *ledger["cohort"], *excluded["cohort"]]):
+        mine, done = images[images["cohort"] == cohort], ledger[ledger["cohort"] == cohort]
+        left_out = int((excluded["cohort"] == cohort).sum())
+        row = {"cohort": cohort, "participants": mine["participant_id"].nunique(), "found": len(done) + left_out}
+        row |= {"left_out": left_out, "failed": int((done["status"] != "ok").sum())}
+        rows.append(
+            row | {role: int((mine["role"] == role).sum()) for role in ("train", "validation", "test", "unused")}
+        )
+    return rows
+
+
+def resample_groups(resamples: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Per task, a row per n: distinct training images and participants, sizes of the sets, redraws."""
+    groups = []
+    for task in tasks:
+        rows = []
+        for n, part in resamples[resamples["task"] == task].groupby("n"):
+            row: dict[str, Any] = {"n": n, "redraws": int(part["redraws"].sum()), "replicates": len(part)}
+            for name in ("train_distinct_images", "train_participants", "validation_images", "test_images"):
+                low, high = int(part[name].min()), int(part[name].max())
+                row[name] = f"{part[name].median():.0f}" + (f" ({low} to {high})" if low != high else "")
+            rows.append(row)
+        groups.append({"title": tasks[task].get("title", task), "rows": rows})
+    return groups
+
+
+def setting_groups(settings: pd.DataFrame) -> list[dict[str, Any]]:
+    """Per model, how often each setting had the best validation AUC, and how often it diverged."""
+    groups = []
+    for model, mine in settings.groupby("model", sort=False):
+        fits = int(mine["chosen"].sum())
+        listed = {text: json.loads(text) for text in dict.fromkeys(mine["values"])}
+        keys = dict.fromkeys(name for values in listed.values() for name in values)
+        keys = sorted(keys, key=lambda name: (name != "learning_rate", name != "weight_decay", name))
+        fixed = [key for key in keys if len({json.dumps(values.get(key)) for values in listed.values()}) == 1]
+        shown = [key for key in keys if key not in fixed] or fixed
+        rows = []
+        for text, part in mine.groupby("values", sort=False):
+            told = ", ".join(f"{words(key)} {listed[text][key]:g}" for key in shown if key in listed[text])
+            chosen, diverged = int(part["chosen"].sum()), int((part["status"] == "diverged").sum())
+            rows.append({"values": told, "chosen": chosen, "share": 100 * chosen / max(1, fits), "diverged": diverged})
+        first = next(iter(listed.values()))
+        always = ", ".join(f"{words(key)} {first[key]:g}" for key in fixed if key not in shown)
+        groups.append({"model": model, "fits": fits, "always": always, "rows": rows})
+    order = [*MODELS, *dict.fromkeys(settings["model"])]
+    return sorted(groups, key=lambda group: order.index(group["model"]))
+
+
+def version_rows(ledger: pd.DataFrame, weights: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What made the results: this report's version, the weights', the engines', and the packages here."""
+    rows = [
+        ("neurotransfer (this report)", __version__),
+        ("neurotransfer (weights)", str(weights.get("version", "unknown"))),
+    ]
+    for (engine, version), group in ledger.groupby(["engine", "engine_version"], dropna=False):
+        rows.append((f"engine {words(engine)}", f"{words(version)} ({len(group):,} images)"))
+    rows.append(("Python", platform.python_version()))
+    for name in PACKAGES:
+        try:
+            rows.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            continue
+    return rows
+
+
+def mixed_versions(ledger: pd.DataFrame, weights: Mapping[str, Any]) -> bool:
+    """Whether results of several versions, of an engine or of neurotransfer, stand beside each other."""
+    return len(ledger[["engine", "engine_version"]].drop_duplicates()) > 1 or weights.get("version") != __version__
+
+
+def configuration_lines(
+    config: Mapping[str, Any], defaults: Mapping[str, Any] | None, indent: int = 0
+) -> list[dict[str, Any]]:
+    """The configuration as lines of YAML; where it differs from the paper's, `paper` holds that value.
+
+    Returns
+    -------
+    `text`, `differs` and `paper` (text, or None) of each line, in order; keys that only the paper's has are left out
+    """
+    lines = []
+    for key, value in config.items():
+        name = f"{'  ' * indent}{_flow(key)}:"
+        known = isinstance(defaults, Mapping) and key in defaults
+        there = defaults[key] if known else None
+        if isinstance(value, Mapping) and value and (isinstance(there, Mapping) or not known):
+            lines.append({"text": name, "differs": not known, "paper": None})
+            lines += configuration_lines(value, there, indent + 1)
+        else:
+            differs = not known or value != there
+            lines.append(
+                {"text": f"{name} {_flow(value)}", "differs": differs, "paper": _flow(there) if known else None}
+            )
+    return lines
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...").strip()

@@ -1,0 +1,395 @@
+"""A study whose truth is known: cohorts as BIDS data sets, their table, and the truth behind each image.
+
+Ventricles, cortex and hippocampi follow age and sex with individual scatter; diseases add atrophy of their
+own; scanners, orientations, column names and missing labels differ between cohorts as they do in reality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pandas as pd
+
+from ..errors import InputError
+from ..files import fingerprint, read_json, write_json, write_table, write_text, written_whole
+from ..seeds import seed_from
+
+VERSION = 1  # of what is simulated; raised when the images change
+SCATTER = 0.5  # sd of a person's own atrophy, in the units of the effects below
+COMPONENTS = ("ventricle", "cortex", "hippocampus", "frontal")
+AGEING = np.array([0.45, 0.50, 0.35, 0.0])  # per 15 years
+MALE = np.array([0.20, 0.10, 0.05, 0.0])
+SIZE = {"male": 1.1, "mean": -0.55, "sd": 0.7}  # of a head, in standard units
+BMI = {"mean": 26.0, "cerebellum": 2.6, "sd": 2.2, "range": (16, 48)}  # kg/m²
+FLUID_INTELLIGENCE = {"mean": 6.0, "size": 0.8, "sd": 1.8}  # points
+NEUROTICISM = {"mean": 4.0, "size": -0.4, "sd": 2.5, "range": (0, 12)}  # points
+LEFT_HANDED = 0.12  # by chance, whatever the brain
+DISEASES = {
+    "AD": np.array([0.60, 0.55, 0.70, 0.0]),  # along ageing, most in the hippocampus
+    "SCZ": np.array([0.15, 0.10, 0.10, 0.50]),  # weak, and mostly elsewhere
+}
+TASKS = {"ad_hc": ("AD", "HC"), "scz_bd": ("SCZ", "BD"), "control": ("B", "A")}
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """One cohort's people, labels and scanner.
+
+    `labels` are the optional targets that it has; `columns` maps cohorts.tsv's mapping columns to what its
+    tables call them; `axes` is the order and direction of its voxel axes.
+    """
+
+    name: str
+    roles: str
+    people: int
+    ages: tuple[float, float]
+    diagnoses: tuple[str, ...] = ("HC",)
+    labels: tuple[str, ...] = ()
+    columns: dict[str, str] = field(default_factory=dict)
+    repeated: float = 0.0
+    pretraining_share: str = ""
+    images_per_job: str = ""
+    axes: str = "RAS"
+    tilt: float = 0.0  # degrees by which the scanner's box is oblique
+    stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)  # voxel size along the axes, in voxel sizes
+    gain: float = 3.0
+    bias: float = 0.12
+    noise: float = 3.0
+
+
+COHORTS = (
+    Cohort("alpha", "pretraining", 34, (20, 85), labels=("handedness", "bmi"), axes="LAS", gain=2.0),
+    Cohort("beta", "pretraining", 34, (20, 85), labels=("handedness", "fluid_intelligence"),
+           columns={"age": "age_years", "sex": "gender", "sex_codes": "1=1,2=0"}, axes="PSR", gain=11.0, noise=4.0),
+    Cohort("gamma", "pretraining", 30, (30, 85), labels=("neuroticism", "height", "weight"),
+           columns={"height": "height_cm", "height_unit": "cm", "weight": "weight_kg"}, repeated=0.25, tilt=12.0),
+    Cohort("delta", "pretraining", 34, (18, 80), labels=("handedness", "neuroticism", "fluid_intelligence"),
+           columns={"sex_codes": "female=0,male=1"}, axes="LPS", stretch=(1, 1, 1.25), gain=0.8),
+    Cohort("epsilon", "holdout", 18, (20, 85), labels=("handedness",), axes="ASL", gain=5.0, bias=0.2,
+           images_per_job="1"),
+    Cohort("memory", "pretraining,holdout,ad_hc", 66, (64, 80), ("AD", "HC"), repeated=0.15,
+           pretraining_share="0.2", columns={"diagnosis": "group", "diagnosis_codes": "1=HC,2=AD"}, axes="LIA"),
+    Cohort("mood", "holdout,scz_bd", 62, (22, 48), ("SCZ", "BD"), labels=("handedness",), axes="RPI", gain=7.0),
+    Cohort("coin", "control", 62, (25, 70), ("A", "B"), axes="SAR", noise=4.0),
+)  # fmt: skip
+
+
+def simulate_study(
+    folder: str | Path,
+    *,
+    seed: int = 7,
+    voxel_size: float = 4.5,
+    cohorts: Sequence[str] | None = None,
+    participants: float = 1.0,
+    processes: int = 1,
+    write_masks: bool = False,
+) -> None:
+    """Write a study's data sets, ``cohorts.tsv`` and ``truth.tsv``; do nothing where it stands already.
+
+    Parameters
+    ----------
+    folder : the study's folder; its table names the cohorts' folders relative to it
+    voxel_size : mm
+    cohorts : names of those to make, of COHORTS; None for all
+    participants : factor on every cohort's number of people
+    processes : images are the same for any number
+    write_masks : also write the true brain masks to ``truth/masks/<cohort>/``
+
+    Raises
+    ------
+    InputError
+        for an unknown cohort, or a folder that holds another simulated study
+    """
+    folder = Path(folder)
+    designs = _designs(cohorts, participants)
+    facts = {"version": VERSION, "seed": seed, "voxel_size": voxel_size, "masks": write_masks}
+    mark = fingerprint(facts | {"cohorts": [asdict(design) for design in designs]})
+    done = folder / "simulated.json"
+    if done.exists():
+        if read_json(done)["fingerprint"] != mark:
+            raise InputError(folder, "", "another simulated study stands here", "choose another folder, or delete it")
+        return
+    images = [image for design in designs for image in _people(design, seed)]
+    jobs = [(folder, design_of(image["cohort"], designs), image, seed, voxel_size, write_masks) for image in images]
+    if processes > 1:
+        with ProcessPoolExecutor(processes) as pool:
+            list(pool.map(_write_image, jobs, chunksize=4))
+    else:
+        for job in jobs:
+            _write_image(job)
+    for design in designs:
+        _write_tables(folder, design, [image for image in images if image["cohort"] == design.name])
+    write_table(_truth(images), folder / "truth.tsv")
+    write_table(cohort_table(designs), folder / "cohorts.tsv")
+    write_json(done, facts | {"fingerprint": mark})
+
+
+def _designs(names: Sequence[str] | None, factor: float) -> list[Cohort]:
+    known = {design.name: design for design in COHORTS}
+    for name in names or ():
+        if name not in known:
+            raise InputError("", "--cohorts", f"there is no cohort {name!r}", f"choose from {', '.join(known)}")
+    chosen = [known[name] for name in names] if names else list(COHORTS)
+    return [Cohort(**{**design.__dict__, "people": max(4, round(design.people * factor))}) for design in chosen]
+
+
+def design_of(name: str, designs: Sequence[Cohort]) -> Cohort:
+    """The design of a cohort by its name."""
+    return next(design for design in designs if design.name == name)
+
+
+def _people(design: Cohort, seed: int) -> list[dict[str, Any]]:
+    """A row per image: who, when, what is written down, and the latents behind it."""
+    generator = np.random.default_rng(seed_from(seed, "people", design.name))
+    rows = []
+    for number in range(1, design.people + 1):
+        male = number % 2 if len(design.diagnoses) == 1 else (number // 2) % 2
+        diagnosis = design.diagnoses[number % len(design.diagnoses)]
+        own = generator.normal(0, SCATTER, len(COMPONENTS))
+        size = SIZE["male"] * male + SIZE["mean"] + generator.normal(0, SIZE["sd"])
+        cerebellum = generator.normal()
+        bmi = BMI["mean"] + BMI["cerebellum"] * cerebellum + generator.normal(0, BMI["sd"])
+        bmi = float(np.clip(bmi, *BMI["range"]))
+        height = float(np.clip(165 + 13 * male + generator.normal(0, 6), 145, 205))
+        left_handed = int(generator.random() < LEFT_HANDED)
+        intelligence = _from_size(FLUID_INTELLIGENCE, size) + generator.normal(0, FLUID_INTELLIGENCE["sd"])
+        neuroticism = _from_size(NEUROTICISM, size) + generator.normal(0, NEUROTICISM["sd"])
+        person = {
+            "cohort": design.name,
+            "label": f"{design.name[:2].upper()}{number:03d}",
+            "sex": male,
+            "diagnosis": diagnosis,
+            "handedness": left_handed,
+            "bmi": bmi,
+            "height": height,
+            "weight": bmi * (height / 100) ** 2,
+            "fluid_intelligence": float(intelligence),
+            "neuroticism": float(np.clip(neuroticism, *NEUROTICISM["range"])),
+        }
+        age = generator.uniform(*design.ages)
+        sessions = 2 if generator.random() < design.repeated else 1
+        severity = 1.0 if diagnosis not in DISEASES else generator.normal(1, 0.2)
+        gap = generator.uniform(1, 3)
+        for session in range(1, sessions + 1):
+            now = age + gap * (session - 1)
+            effect = severity * DISEASES.get(diagnosis, np.zeros(len(COMPONENTS)))
+            latents = AGEING * (now - 50) / 15 + MALE * male + own + effect
+            rows.append(
+                person
+                | {"age": round(now, 2), "session": f"{session:02d}" if design.repeated else ""}
+                | {f"latent_{name}": float(value) for name, value in zip(COMPONENTS, latents, strict=True)}
+                | {"latent_size": size, "latent_cerebellum": cerebellum, "latent_disease": float(effect.sum())}
+                | {"own": own + effect}
+            )
+    return rows
+
+
+def _from_size(target: dict[str, Any], size: Any) -> Any:
+    return target["mean"] + target["size"] * size
+
+
+def best_predictions(truth: pd.DataFrame) -> pd.DataFrame:
+    """What somebody who reads a healthy person's latents from the image without error would predict of the targets.
+
+    No network can do better in expectation, for an image shows its person's latents and nothing else of them.  Age
+    and sex follow from the latents by Bayes' rule, with each cohort's range of ages as known before.
+
+    Parameters
+    ----------
+    truth : of healthy people's images: `cohort` and `latent_...`, as in ``truth.tsv``
+
+    Returns
+    -------
+    by target, rows as in `truth`: of continuous ones the median, which has the least absolute error; of sex and
+    handedness the probability of class 1
+    """
+    latents = truth[[f"latent_{name}" for name in COMPONENTS]].to_numpy(float)
+    size, cerebellum = (truth[f"latent_{name}"].to_numpy(float) for name in ("size", "cerebellum"))
+    ages, males = np.empty(len(truth)), np.empty(len(truth))
+    for at in range(len(truth)):
+        design = design_of(truth["cohort"].iloc[at], COHORTS)
+        grid = np.linspace(design.ages[0], design.ages[1], 1000)
+        chances = []
+        for male in (0, 1):
+            expected = AGEING * (grid[:, None] - 50) / 15 + MALE * male  # [ages, components]
+            of_latents = ((latents[at] - expected) ** 2).sum(1) / SCATTER**2
+            of_size = ((size[at] - SIZE["male"] * male - SIZE["mean"]) / SIZE["sd"]) ** 2
+            chances.append(-(of_latents + of_size) / 2)
+        chances = np.exp(np.stack(chances) - np.max(chances))  # [sexes, ages]
+        chances /= chances.sum()
+        ages[at] = np.interp(0.5, np.cumsum(chances.sum(0)), grid)
+        males[at] = chances[1].sum()
+    return pd.DataFrame(
+        {
+            "age": ages,
+            "sex": males,
+            "handedness": LEFT_HANDED,
+            "bmi": np.clip(BMI["mean"] + BMI["cerebellum"] * cerebellum, *BMI["range"]),
+            "fluid_intelligence": _from_size(FLUID_INTELLIGENCE, size),
+            "neuroticism": np.clip(_from_size(NEUROTICISM, size), *NEUROTICISM["range"]),
+        },
+        index=truth.index,
+    )
+
+
+def image_path(image: dict[str, Any]) -> Path:
+    """Where an image lies, relative to the study."""
+    session = f"ses-{image['session']}" if image["session"] else ""
+    name = "_".join(part for part in (f"sub-{image['label']}", session, "T1w.nii.gz") if part)
+    return Path("data", image["cohort"], f"sub-{image['label']}", session, "anat", name)
+
+
+def _write_image(job: tuple) -> None:
+    from .anatomy import render
+
+    folder, design, image, seed, voxel_size, write_masks = job
+    names = (seed, "image", image["cohort"], image["label"], image["session"])
+    generator = np.random.default_rng(seed_from(*names))
+    affine, shape = _box(design, voxel_size, generator)
+    grid = np.stack(np.meshgrid(*(np.arange(size, dtype=float) for size in shape), indexing="ij"), -1)
+    points = grid @ affine[:3, :3].T + affine[:3, 3]
+    pose = _rotation(generator.normal(0, 3, 3))  # how the head lies in the scanner
+    points = (points - generator.normal(0, 4, 3)) @ pose
+    latents = {name.removeprefix("latent_"): value for name, value in image.items() if name.startswith("latent_")}
+    person = seed_from(seed, "shape", image["cohort"], image["label"])
+    values, brain = render(points, latents, person, voxel_size)
+    values = design.gain * (values * _bias(points, design.bias, generator) + 4)
+    noise = generator.normal(0, design.noise * design.gain, (2, *shape))
+    values = np.hypot(values + noise[0], noise[1])  # magnitude images have Rician noise
+    path = folder / image_path(image)
+    _save(values.astype(np.float32), affine, path)
+    sidecar = {"Modality": "MR", "MagneticFieldStrength": 3, "Manufacturer": f"Simulated {design.name}"}
+    write_json(path.with_name(path.name.replace(".nii.gz", ".json")), sidecar)
+    if write_masks:
+        name = path.name.replace("_T1w", "_mask")
+        _save(brain.astype(np.uint8), affine, folder / "truth/masks" / design.name / name)
+
+
+def _save(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    import gzip
+
+    image = nibabel.Nifti1Image(np.round(values).astype(np.int16), affine)
+    image.header.set_xyzt_units("mm")
+    with written_whole(path, "wb") as file:
+        file.write(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+
+
+def _box(design: Cohort, voxel_size: float, generator: np.random.Generator) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The scanner's box of voxels, 192 x 234 x 212 mm about the head: affine and shape in its own axes."""
+    extent = np.array([192.0, 234.0, 212.0])
+    direction = np.zeros((3, 3))
+    sizes, shape = np.zeros(3), []
+    for axis, letter in enumerate(design.axes):
+        world = next(at for at, pair in enumerate(("RL", "AP", "SI")) if letter in pair)
+        direction[world, axis] = 1.0 if letter in "RAS" else -1.0
+        sizes[axis] = voxel_size * design.stretch[axis]
+        shape.append(round(extent[world] / sizes[axis]))
+    affine = np.eye(4)
+    affine[:3, :3] = _rotation((design.tilt, 0, design.tilt / 3)) @ direction * sizes
+    centre = np.array([0.0, -18.0, -4.0]) + generator.normal(0, 3, 3)
+    affine[:3, 3] = centre - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return affine, tuple(shape)
+
+
+def _rotation(degrees) -> np.ndarray:
+    from scipy.spatial.transform import Rotation
+
+    return Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+
+
+def _bias(points: np.ndarray, strength: float, generator: np.random.Generator) -> np.ndarray:
+    """A receive coil's smooth shading, about 1."""
+    scaled = points / 100
+    terms = np.concatenate([scaled, scaled**2, scaled * np.roll(scaled, 1, -1)], -1)
+    return np.exp(np.clip(terms @ generator.normal(0, strength / 2, 9), -0.6, 0.6))
+
+
+CODES = {"sex": {0: "F", 1: "M"}, "handedness": {0: "R", 1: "L"}}
+DESCRIPTIONS = {
+    "age": {"Description": "age at scan", "Units": "years"},
+    "sex": {"Description": "sex of the participant"},
+    "handedness": {"Description": "preferred hand", "Levels": {"R": "right", "L": "left"}},
+    "bmi": {"Description": "body mass index", "Units": "kg/m^2"},
+    "height": {"Description": "body height", "Units": "cm"},
+    "weight": {"Description": "body weight", "Units": "kg"},
+    "fluid_intelligence": {"Description": "fluid intelligence, points"},
+    "neuroticism": {"Description": "neuroticism, points"},
+    "diagnosis": {"Description": "diagnosis"},
+}
+
+
+def _write_tables(folder: Path, design: Cohort, images: list[dict[str, Any]]) -> None:
+    """A cohort's BIDS files beside its images."""
+    root = folder / "data" / design.name
+    description = {"Name": f"Simulated cohort {design.name}", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
+    write_json(root / "dataset_description.json", description | {"License": "CC0", "GeneratedBy": []})
+    write_text(root / "README", f"Simulated cohort {design.name}: no person was scanned for it.\n")
+    fields = ["age", "sex", *design.labels]
+    if len(design.diagnoses) > 1:
+        fields.append("diagnosis")
+    codes = {name: dict(values) for name, values in CODES.items()}
+    for field_name in ("sex", "diagnosis"):
+        if text := design.columns.get(f"{field_name}_codes"):
+            pairs = [pair.split("=") for pair in text.split(",")]
+            codes[field_name] = {int(new) if new.isdigit() else new: old for old, new in pairs}
+    generator = np.random.default_rng(seed_from("missing", design.name))
+    rows, sessions = [], {}
+    for image in images:
+        row = {"participant_id": f"sub-{image['label']}"}
+        for name in fields:
+            value = codes.get(name, {}).get(image[name], image[name])
+            if name in design.labels and generator.random() < 0.1:
+                value = "n/a"  # patchy, as labels are
+            row[design.columns.get(name, name)] = f"{value:.2f}" if isinstance(value, float) else value
+        if image["session"]:
+            sessions.setdefault(image["label"], []).append((f"ses-{image['session']}", f"{image['age']:.2f}"))
+        if image["session"] in ("", "01"):
+            rows.append(row)
+    write_table(pd.DataFrame(rows), root / "participants.tsv")
+    names = {design.columns.get(name, name): DESCRIPTIONS[name] for name in fields}
+    write_json(root / "participants.json", names)
+    age = design.columns.get("age", "age")
+    for label, visits in sessions.items():
+        table = pd.DataFrame(visits, columns=["session_id", age])
+        write_table(table, root / f"sub-{label}" / f"sub-{label}_sessions.tsv")
+        write_json(root / f"sub-{label}" / f"sub-{label}_sessions.json", {age: DESCRIPTIONS["age"]})
+
+
+def cohort_table(designs: Sequence[Cohort]) -> pd.DataFrame:
+    """The study's cohorts.tsv."""
+    mapping = sorted({name for design in designs for name in design.columns})
+    rows = []
+    for design in designs:
+        row = {"cohort": design.name, "path": f"data/{design.name}", "roles": design.roles}
+        row |= {"pretraining_share": design.pretraining_share, "images_per_job": design.images_per_job}
+        rows.append(row | {name: design.columns.get(name, "") for name in mapping})
+    return pd.DataFrame(rows)
+
+
+def _truth(images: list[dict[str, Any]]) -> pd.DataFrame:
+    """A row per image: its latents and, for a task's people, the best score that its latents allow.
+
+    `latent_score` is the log likelihood ratio of the two diagnoses given the person's atrophy beyond age and
+    sex; where a task has no effect it is that atrophy's sum, which says nothing.
+    """
+    rows = []
+    for image in images:
+        row = {"cohort": image["cohort"], "participant_id": f"{image['cohort']}_{image['label']}"}
+        row |= {"session": image["session"], "t1w": str(image_path(image)), "age": image["age"], "sex": image["sex"]}
+        row |= {name: value for name, value in image.items() if name.startswith("latent_")}
+        row["diagnosis"] = image["diagnosis"]
+        row |= {"task": None, "label": None, "latent_score": None}
+        for task, (positive, negative) in TASKS.items():
+            if image["diagnosis"] in (positive, negative) and task in design_of(image["cohort"], COHORTS).roles:
+                shift = DISEASES.get(positive, np.zeros(len(COMPONENTS)))
+                direction = shift if shift.any() else np.ones(len(COMPONENTS))
+                row |= {"task": task, "label": int(image["diagnosis"] == positive)}
+                row["latent_score"] = float(image["own"] @ direction / SCATTER**2)
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,448 @@
+"""The same scan, or the same head in another scan, under two participants' names.
+
+Goes in: a small volume per image, written beside the cache.  Comes out: pairs of images that look alike.
+
+1. `head_of` finds how a head lies and how a template must be bent to become it: a few hundred numbers that do
+   not depend on intensity scale, pose or format, and hardly on the scanner's shading and noise.
+2. `find_pairs` compares these shapes, all with all, in blocks of matrix products.  Shapes are whitened by the
+   study's own covariance, shrunk as Ledoit and Wolf (2004, J Multivar Anal 88: 365-411) do, so that what all
+   heads have in common makes no two alike, in studies of twenty images too.
+3. `compare_closely` lays one of two alike volumes on the other: two copies of one scan lie in the scanner in the
+   same way and agree voxel by voxel, two scans of one head do neither.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage, stats
+from scipy.spatial.transform import Rotation
+
+from ..cache.shard_file import Shard
+
+SCAN, HEAD = "scan", "head"
+COLUMNS = ["image_1", "participant_1", "cohort_1", "image_2", "participant_2", "cohort_2"]
+COLUMNS += ["similarity", "correlation", "rotation", "kind"]
+COARSE = 4.0  # mm; voxels are averaged up to about this size
+WIDTH = 4.0  # mm, sd by which volumes are blurred before shapes are fitted
+SHADING = 25.0  # mm, sd of what counts as the scanner's shading
+SPACING = 8.0  # mm between the points at which head and template are compared
+WAVES = (5, 6, 5)  # cosines of a bent template along left-right, back-front and bottom-top
+STIFFNESS = 3e3  # penalty on bending
+STEPS = 8  # of fitting the shape; the last one moves less than a thousandth of the first
+POSE = 3  # numbers of a head's row before its shape: a rotation vector in radians
+NUMBERS = POSE + 3 * int(np.prod(WAVES)) + 1  # pose, coefficients of the bending, size
+SAMPLE = 20_000  # images that the covariance is learnt from, at most
+STRANGERS = 3_000  # images whose pairs say how alike strangers are, at most
+LEAST_SPREAD = 0.05  # of strangers' likeness; in a handful of images it can seem smaller than it is
+TURNED = np.radians(2.0)  # two copies of a scan are never estimated further apart; 0.4 was the most in 200
+BATCH = 512  # volumes that are handed to the processes at once
+MOST = 10_000  # pairs that are kept, the most alike ones
+
+
+def small_volume(cropped: np.ndarray, voxel_size: float) -> np.ndarray:
+    """A cached image averaged over blocks of about 4 mm: uint8, voxels that fill no block left out.
+
+    Parameters
+    ----------
+    cropped : uint8 [D, H, W]
+    voxel_size : of it, mm
+    """
+    factor = _factor(voxel_size)
+    if factor == 1:
+        return cropped
+    shape = [edge // factor for edge in cropped.shape]
+    sums = cropped[tuple(slice(edge * factor) for edge in shape)]
+    for axis, edge in enumerate(shape):  # axis by axis, whole rows first: much faster than a mean over three axes
+        sums = sums.reshape(*shape[:axis], edge, factor, *sums.shape[axis + 1 :]).sum(axis + 1, dtype=np.uint32)
+    return ((sums + factor**3 // 2) // factor**3).astype(np.uint8)
+
+
+def small_voxel(voxel_size: float) -> float:
+    """Edge of a small volume's voxel in mm, for images of that voxel size."""
+    return voxel_size * _factor(voxel_size)
+
+
+def _factor(voxel_size: float) -> int:
+    return max(1, round(COARSE / voxel_size))
+
+
+class Volumes(Sequence):
+    """The small volumes of an index's images, read from their shards when asked for."""
+
+    def __init__(self, images: pd.DataFrame, files: Mapping[str, Path]) -> None:
+        self._places = list(zip(images["shard"], images["row"], strict=True))
+        self._files, self._open = files, {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, image: int) -> np.ndarray:
+        shard, row = self._places[image]
+        if shard not in self._open:
+            self._open = {shard: Shard(self._files[shard])}
+        return self._open[shard].image(row)
+
+
+def volumes_of(images: pd.DataFrame, files: Iterable[str | Path]) -> Volumes:
+    """The small volumes of an index's images.
+
+    Parameters
+    ----------
+    images : `shard` and `row`
+    files : ``<shard>.small.npy`` of all their shards
+    """
+    return Volumes(images, {Path(file).name.removesuffix(".small.npy"): Path(file) for file in files})
+
+
+def heads_of(volumes: Iterable[np.ndarray], voxel: float, processes: int = 1) -> np.ndarray:
+    """`head_of` of many small volumes: float32 [images, NUMBERS]; a row of NaN where a volume shows no head."""
+    work = functools.partial(head_of, voxel=voxel)
+    rows: list[np.ndarray] = []
+    if processes > 1:
+        _template()  # made once, and the workers have it
+        remaining = iter(volumes)
+        with ProcessPoolExecutor(processes, initializer=_use_one_thread) as pool:
+            while batch := list(itertools.islice(remaining, BATCH)):
+                rows += pool.map(work, batch, chunksize=8)
+    else:
+        rows = [work(volume) for volume in volumes]
+    return np.array(rows, np.float32).reshape(len(rows), NUMBERS)
+
+
+def _use_one_thread() -> None:
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)  # the processes share the cores already
+
+
+def head_of(volume: np.ndarray, voxel: float) -> np.ndarray:
+    """How a head lies, and its shape: float32 [NUMBERS], NaN where that can't be told.
+
+    Parameters
+    ----------
+    volume : uint8 [D, H, W] in LIA order, brain only
+    voxel : edge of its voxels, mm
+    """
+    nothing = np.full(NUMBERS, np.nan, np.float32)
+    if int(np.count_nonzero(volume)) < 500 or volume.max() == volume[volume > 0].min():
+        return nothing
+    channels = _channels(np.pad(volume.astype(np.float32), 4), voxel)
+    try:
+        pose, shift, scale = _lay_on_template(channels, voxel)
+    except np.linalg.LinAlgError:
+        return nothing
+    template = _template()
+    count = template.waves.shape[1]
+    bend = np.zeros(3 * count)
+    for _ in range(STEPS):
+        moved = template.points + np.stack([template.waves @ bend[axis * count :][:count] for axis in range(3)], 1)
+        places = _index_of(scale * (moved - template.centre) @ pose.T + shift, channels[0].shape, voxel)
+        pull = -template.penalty * bend
+        for channel, wanted, slopes in zip(channels, template.values, template.slopes, strict=True):
+            missing = wanted - ndimage.map_coordinates(channel, places, order=1)
+            pull += missing.astype(np.float32) @ slopes
+        bend += template.inverse @ pull
+    row = np.concatenate([Rotation.from_matrix(pose).as_rotvec(), bend @ template.root, [30 * np.log(scale)]])
+    return row.astype(np.float32) if np.isfinite(row).all() else nothing
+
+
+def _channels(volume: np.ndarray, voxel: float) -> tuple[np.ndarray, np.ndarray]:
+    """What is compared of a volume: where there is brain, and its contrasts without scale and shading."""
+    brain = np.clip(volume / (0.5 * _typical(volume)), 0, 1)
+    return _blur(brain, WIDTH, voxel), _blur(_flattened(volume, brain > 0.5, SHADING, voxel), WIDTH, voxel)
+
+
+def _typical(volume: np.ndarray) -> float:
+    return float(np.median(volume[volume > 0.3 * np.percentile(volume[volume > 0], 99)]))
+
+
+def _flattened(volume: np.ndarray, inside: np.ndarray, width: float, voxel: float) -> np.ndarray:
+    """Intensities over those around them, in standard deviations; 0 outside."""
+    around = _blur(volume * inside, width, voxel) / np.maximum(_blur(inside.astype(np.float32), width, voxel), 0.02)
+    ratio = np.where(inside, volume / np.maximum(around, 1e-3) - 1, 0)
+    return ratio / max(float(ratio[inside].std()), 1e-6)
+
+
+def _blur(volume: np.ndarray, width: float, voxel: float) -> np.ndarray:
+    return ndimage.gaussian_filter(volume, width / voxel, truncate=3, output=np.float32)
+
+
+def _index_of(points: np.ndarray, shape: Sequence[int], voxel: float) -> np.ndarray:
+    """Points in mm about a volume's middle (to the right, front and top) as places in its LIA grid, [3, points]."""
+    middle = (np.array(shape) - 1) / 2
+    return np.stack(
+        [middle[0] - points[:, 0] / voxel, middle[1] - points[:, 2] / voxel, middle[2] + points[:, 1] / voxel]
+    )
+
+
+def _slopes(channel: np.ndarray, places: np.ndarray, voxel: float) -> np.ndarray:
+    """A volume's slope per mm to the right, front and top at places of its grid, [points, 3]."""
+    along = [ndimage.map_coordinates(slope, places, order=1) for slope in np.gradient(channel)]
+    return np.stack([-along[0], along[2], -along[1]], 1) / voxel
+
+
+class _Template:
+    """The MNI152 brain at a few thousand points, and what a step of bending it needs."""
+
+    def __init__(self) -> None:
+        from ..preprocess.engines.builtin import template
+
+        whole, affine = template()[0], template()[3]
+        edges = [edge // 2 * 2 for edge in whole.shape]
+        t1 = (
+            whole[tuple(map(slice, edges))].reshape([part for edge in edges for part in (edge // 2, 2)]).mean((1, 3, 5))
+        )
+        t1 = np.pad(t1, 10)
+        start = affine[:3, 3] + 0.5 - 20  # of the padded volume's first voxel, 2 mm wide
+        channels = _channels(t1, 2.0)
+        box = np.meshgrid(
+            *(np.arange(low, high, SPACING) for low, high in ((-84, 85), (-120, 96), (-76, 92))), indexing="ij"
+        )
+        points = np.stack(box, -1).reshape(-1, 3)
+        near = ndimage.map_coordinates(channels[0], ((points - start) / 2).T, order=1)
+        points = points[near > 0.02]
+        places = ((points - start) / 2).T
+        self.points = points
+        self.values = [ndimage.map_coordinates(channel, places, order=1) for channel in channels]
+        self.centre = (points * self.values[0][:, None]).sum(0) / self.values[0].sum()
+        low, size = points.min(0) - 6, np.ptp(points, axis=0) + 12
+        numbers = np.stack(np.meshgrid(*map(np.arange, WAVES), indexing="ij"), -1).reshape(-1, 3)
+        self.waves = np.cos(np.pi * numbers[None] * ((points - low) / size)[:, None]).prod(-1)
+        bending = ((np.pi * numbers / size) ** 2).sum(1) ** 2  # squared Laplacian of each wave
+        self.penalty = STIFFNESS * len(points) * np.tile(bending, 3)
+        self.slopes, hessian = [], np.diag(self.penalty + 1e-6)
+        for channel, weight in zip(channels, (0.3, 1.0), strict=True):
+            slope = np.stack([ndimage.map_coordinates(g, places, order=1) for g in np.gradient(channel, 2.0)], 1)
+            jacobian = (slope[:, :, None] * self.waves[:, None]).reshape(len(points), -1)
+            self.slopes.append((weight * jacobian).astype(np.float32))
+            hessian += weight * jacobian.T @ jacobian
+        self.inverse = np.linalg.inv(hessian)
+        self.root = np.linalg.cholesky(hessian)  # in its units every coefficient is known equally well
+
+
+@functools.lru_cache(maxsize=1)
+def _template() -> _Template:
+    return _Template()
+
+
+def _lay_on_template(channels: Sequence[np.ndarray], voxel: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """The similarity transform from template points to a volume's, by Gauss-Newton on squared differences.
+
+    Returns
+    -------
+    pose : rotation, [3, 3]
+    shift : mm
+    scale : of the head; the template has 1
+    """
+    template = _template()
+    brain = np.array(ndimage.center_of_mass(channels[0])) - (np.array(channels[0].shape) - 1) / 2
+    pose, scale = np.eye(3), 1.0
+    shift = np.array([-brain[0], brain[2], -brain[1]]) * voxel
+    for _ in range(12):
+        turned = scale * (template.points - template.centre) @ pose.T
+        places = _index_of(turned + shift, channels[0].shape, voxel)
+        matrix, pull = np.zeros((7, 7)), np.zeros(7)
+        for channel, wanted, weight in zip(channels, template.values, (1.0, 0.35), strict=True):
+            slope = _slopes(channel, places, voxel)
+            columns = np.concatenate([np.cross(turned, slope), slope, (slope * turned).sum(1, keepdims=True)], 1)
+            matrix += weight * columns.T @ columns
+            pull += weight * columns.T @ (wanted - ndimage.map_coordinates(channel, places, order=1))
+        step = np.linalg.solve(matrix + 1e-6 * np.diag(np.diag(matrix)), pull)
+        pose = Rotation.from_rotvec(np.clip(step[:3], -0.3, 0.3)).as_matrix() @ pose
+        shift, scale = shift + step[3:6], scale * np.exp(np.clip(step[6], -0.1, 0.1))
+        if np.abs(step[:3]).max() < 2e-4 and np.abs(step[3:6]).max() < 0.02:
+            break
+    return pose, shift, float(scale)
+
+
+def directions(shapes: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Shapes as directions, float32 of length 1: whitened, so that strangers' products scatter about 0.
+
+    Parameters
+    ----------
+    shapes : float32 [images, numbers], finite
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    chosen = np.random.default_rng(seed).permutation(len(shapes))[:SAMPLE]
+    mean = shapes[chosen].mean(0, dtype=np.float64)
+    values, vectors = np.linalg.eigh(ledoit_wolf(shapes[chosen] - mean)[0])
+    whitening = (vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))).astype(np.float32)
+    white = (shapes - mean.astype(np.float32)) @ whitening
+    return white / np.maximum(np.linalg.norm(white, axis=1, keepdims=True), 1e-12)
+
+
+def spread_of_strangers(rows: np.ndarray, people: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """The middle of strangers' products and their spread, as a standard deviation; both robust."""
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:STRANGERS]
+    products = rows[chosen] @ rows[chosen].T
+    strangers = np.triu(people[chosen][:, None] != people[chosen][None], 1)
+    values = products[strangers]
+    middle = float(np.median(values))
+    return middle, max(1.4826 * float(np.median(np.abs(values - middle))), LEAST_SPREAD)
+
+
+def least_by_chance(images: int, chance_pairs: float) -> float:
+    """The likeness, in standard deviations, that `chance_pairs` of all pairs would reach if it were normal."""
+    return float(stats.norm.isf(min(chance_pairs / (images * (images - 1) / 2), 0.5)))
+
+
+def alike(rows: np.ndarray, people: np.ndarray, least: float, most: int = MOST, block: int = 4096) -> pd.DataFrame:
+    """All pairs of different people whose product is at least `least`: the upper triangle, block by block.
+
+    Memory is that of `rows`, one block of products and the pairs kept, whatever the number of images.
+
+    Parameters
+    ----------
+    rows : float32 [images, numbers], of length 1
+    people : int [images]
+    most : pairs that are kept, those with the largest products
+
+    Returns
+    -------
+    `first`, `second` (rows, first < second) and `product`, the largest first; `.attrs["found"]` counts all
+    """
+    found, kept = 0, np.empty((0, 2), np.int64)
+    products = np.empty(0, np.float32)
+    buffer = np.empty((block, block), np.float32)
+    for start in range(0, len(rows), block):
+        for other in range(start, len(rows), block):
+            left, right = rows[start : start + block], rows[other : other + block]
+            part = buffer[: len(left), : len(right)]
+            np.matmul(left, right.T, out=part)
+            first, second = np.nonzero(part >= least)
+            value = part[first, second]
+            first, second = first + start, second + other
+            good = (first < second) & (people[first] != people[second])
+            found += int(good.sum())
+            kept = np.concatenate([kept, np.stack([first[good], second[good]], 1)])
+            products = np.concatenate([products, value[good]])
+            if len(products) > most:
+                best = np.argsort(-products, kind="stable")[:most]
+                kept, products = kept[best], products[best]
+                least = max(least, float(products[-1])) if len(products) == most else least
+    order = np.lexsort((kept[:, 1], kept[:, 0], -products))
+    table = pd.DataFrame({"first": kept[order, 0], "second": kept[order, 1], "product": products[order]})
+    table.attrs["found"] = found
+    return table
+
+
+def find_pairs(
+    heads: np.ndarray,
+    images: pd.DataFrame,
+    volumes: Sequence[np.ndarray],
+    voxel: float,
+    settings: Mapping[str, float],
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Pairs of images of two participants that look like one scan or one head.
+
+    A pair's similarity is how far its likeness lies above strangers', in their standard deviations.  The least
+    that counts is `same_head`, or more in large studies: so much that, were strangers' likeness normal, no more
+    than `chance_pairs` pairs of the whole study would reach it.
+
+    Parameters
+    ----------
+    heads : float32 [images, NUMBERS], from `heads_of`
+    images : `image_id`, `participant_id`, `cohort` and `checksum` of the same images
+    volumes : the small volumes of the same images
+    voxel : edge of the small volumes' voxels, mm
+    settings : `same_head`, `chance_pairs`, `same_scan` (least correlation) and `same_pose` (degrees at most)
+
+    Returns
+    -------
+    pairs : COLUMNS; correlation and rotation (degrees) where the two were compared closely
+    summary : JSON values: what was compared, thresholds, numbers of pairs
+    """
+    usable = np.flatnonzero(np.isfinite(heads).all(1))
+    people = pd.factorize(images["participant_id"])[0]
+    rows = []
+    found, threshold, comparisons = 0, None, len(usable) * (len(usable) - 1) // 2
+    if len(np.unique(people[usable])) > 2:
+        units = directions(heads[usable, POSE:])
+        middle, spread = spread_of_strangers(units, people[usable])
+        threshold = max(settings["same_head"], least_by_chance(len(usable), settings["chance_pairs"]))
+        pairs = alike(units, people[usable], middle + threshold * spread)
+        found = pairs.attrs["found"]
+        for pair in pairs.itertuples():
+            first, second = (int(usable[row]) for row in (pair.first, pair.second))
+            row = {"first": first, "second": second, "similarity": (pair.product - middle) / spread, "kind": HEAD}
+            poses = Rotation.from_rotvec(heads[[first, second], :POSE])
+            if (poses[1] * poses[0].inv()).magnitude() < TURNED:
+                correlation, rotation = compare_closely(volumes[first], volumes[second], voxel, poses)
+                same = correlation >= settings["same_scan"] and rotation <= settings["same_pose"]
+                row |= {"correlation": correlation, "rotation": rotation, "kind": SCAN if same else HEAD}
+            rows.append(row)
+    table = pd.DataFrame(rows, columns=["first", "second", "similarity", "correlation", "rotation", "kind"])
+    for place, side in (("1", "first"), ("2", "second")):
+        mine = images.iloc[table[side].astype(int)]
+        for name in ("image", "participant"):
+            table[f"{name}_{place}"] = mine[f"{name}_id"].to_numpy()
+        table[f"cohort_{place}"] = mine["cohort"].to_numpy()
+    summary = {
+        "images": len(images),
+        "images_compared": len(usable),
+        "pairs_compared": comparisons,
+        "least_similarity": threshold,
+        "pairs_found": found,
+        "pairs_listed": len(table),
+        "scans": int((table["kind"] == SCAN).sum()),
+        "heads": int((table["kind"] == HEAD).sum()),
+        "settings": dict(settings),
+    }
+    return table[COLUMNS].round({"similarity": 2, "correlation": 4, "rotation": 2}), summary
+
+
+def compare_closely(first: np.ndarray, second: np.ndarray, voxel: float, poses: Rotation) -> tuple[float, float]:
+    """Lay the second small volume on the first, rigidly.
+
+    Parameters
+    ----------
+    first, second : uint8 [D, H, W]
+    poses : of both heads, where to start
+
+    Returns
+    -------
+    correlation : of their contrasts in the brain that both show
+    rotation : degrees that the second had to be turned by
+    """
+    sides = []
+    for volume in (first, second):
+        padded = np.pad(volume.astype(np.float32), 4)
+        inside = ndimage.binary_erosion(padded > 0.25 * _typical(padded))
+        sides.append((_blur(_flattened(padded, inside, 15.0, voxel), 2.0, voxel), inside))
+    (fixed, brain), (moving, other) = sides
+    places = np.argwhere(brain)
+    middle = (np.array(fixed.shape) - 1) / 2
+    points = np.stack([middle[0] - places[:, 0], places[:, 2] - middle[2], middle[1] - places[:, 1]], 1) * voxel
+    wanted = fixed[brain]
+    start = (poses[1] * poses[0].inv()).as_matrix()
+    pose, points_middle = start, points.mean(0)
+    there = np.array(ndimage.center_of_mass(other)) - (np.array(other.shape) - 1) / 2
+    shift = np.array([-there[0], there[2], -there[1]]) * voxel
+    for _ in range(12):
+        turned = (points - points_middle) @ pose.T
+        at = _index_of(turned + shift, moving.shape, voxel)
+        slope = _slopes(moving, at, voxel)
+        columns = np.concatenate([np.cross(turned, slope), slope], 1)
+        matrix = columns.T @ columns
+        pull = columns.T @ (wanted - ndimage.map_coordinates(moving, at, order=1))
+        step = np.linalg.solve(matrix + 1e-6 * np.diag(np.diag(matrix)) + 1e-9 * np.eye(6), pull)
+        pose = Rotation.from_rotvec(np.clip(step[:3], -0.1, 0.1)).as_matrix() @ pose
+        shift = shift + step[3:]
+        if np.abs(step[:3]).max() < 2e-4 and np.abs(step[3:]).max() < 0.02:
+            break
+    at = _index_of((points - points_middle) @ pose.T + shift, moving.shape, voxel)
+    both = ndimage.map_coordinates(other.astype(np.float32), at, order=1) > 0.99
+    values = ndimage.map_coordinates(moving, at, order=1)
+    if both.sum() < 100:
+        return 0.0, float(np.degrees(Rotation.from_matrix(pose).magnitude()))
+    correlation = float(np.corrcoef(wanted[both], values[both])[0, 1])
+    return correlation, float(np.degrees(Rotation.from_matrix(pose).magnitude()))

@@ -1,0 +1,273 @@
+"""A task's pool of labelled images, and replicates drawn from it that share no participant between sets.
+
+Drawing follows Leonardsen et al. (2025): n images with replacement for training, then validation and
+test from participants not drawn yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..cache.write import made_by
+from ..errors import InputError
+from ..files import digest_of_rows, fingerprint, read_facts, read_table, write_table
+
+COLUMNS = ["image_id", "participant_id", "role", "label", "cohort", "shard", "row", "index_row", "checksum"]
+INFEASIBLE = 0.01  # share of resamples that may fail before a task x n counts as one its pool can't give
+
+
+def labelled(images: pd.DataFrame, task: Mapping[str, Any], converters: str) -> pd.DataFrame:
+    """The images whose diagnosis belongs to a task, with `label` 1 (positive) or 0 (negative).
+
+    Parameters
+    ----------
+    images : at least `image_id`, `participant_id` and `diagnosis`
+    task : `positive` and `negative`, lists of words of the diagnosis column
+    converters : "by_session" keeps each image under its session's diagnosis; "exclude" leaves out
+        participants whose diagnoses put them on both sides
+
+    Returns
+    -------
+    the rows sorted by `image_id`, so that a draw does not depend on the order of files
+    """
+    positive = images["diagnosis"].isin(task["positive"])
+    pool = images[positive | images["diagnosis"].isin(task["negative"])].copy()
+    pool["label"] = positive[pool.index].astype(int)
+    if converters == "exclude":
+        pool = pool[pool.groupby("participant_id")["label"].transform("nunique") == 1]
+    return pool.sort_values("image_id", ignore_index=True)
+
+
+def pool_of_task(
+    indices: Sequence[pd.DataFrame], splits: Sequence[pd.DataFrame], task: Mapping[str, Any], converters: str
+) -> pd.DataFrame:
+    """A task's pool: labelled images of its cohorts that pretraining never saw (split role "test").
+
+    `index_row` is each image's row in its cohort's index, and so in its table of volumes.
+
+    Raises
+    ------
+    InputError
+        where an image of the indices has no role, because a split is older than its index
+    """
+    images = pd.concat([index.assign(index_row=np.arange(len(index))) for index in indices], ignore_index=True)
+    roles = pd.concat(splits, ignore_index=True).set_index("image_id")["role"]
+    role = images["image_id"].map(roles)
+    if role.isna().any():
+        cohorts = ", ".join(sorted(images.loc[role.isna(), "cohort"].unique()))
+        what = f"{int(role.isna().sum())} images of {cohorts} have no role"
+        raise InputError("results/split/cohorts", "image_id", what, "delete the cohort's file there and run again")
+    return labelled(images[role == "test"], task, converters)
+
+
+def sizes(n: int, settings: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Numbers of images for training, validation and test."""
+    return n, round(n * settings["validation_share"]), round(n * settings["test_share"])
+
+
+def draw(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> tuple[pd.DataFrame, int]:
+    """Draw one replicate.
+
+    Parameters
+    ----------
+    pool : from `pool_of_task`; the order of its rows does not matter
+    n : training images, drawn with replacement
+    settings : `validation_share`, `test_share` (of n), `min_per_class`, `max_redraws`
+
+    Returns
+    -------
+    table : training, validation and test rows in the order drawn, duplicates kept, with `role`
+    redraws : how many draws were thrown away whole because a set was too small or lacked a class
+
+    Raises
+    ------
+    InputError
+        where `max_redraws` draws in a row were invalid, or the pool is empty
+    """
+    if pool.empty:
+        what = "the task's pool is empty"
+        raise InputError("resampling", f"n = {n}", what, "check its diagnosis words and its cohorts' failed images")
+    generator = np.random.default_rng(seed)
+    pool = pool.sort_values("image_id", ignore_index=True)
+    labels = pool["label"].to_numpy()
+    people = pd.factorize(pool["participant_id"])[0]
+    for redraws in range(settings["max_redraws"] + 1):
+        sets = draw_rows(labels, people, sizes(n, settings), settings["min_per_class"], generator)
+        if sets is not None:
+            parts = [
+                pool.iloc[rows].assign(role=role)
+                for role, rows in zip(("train", "validation", "test"), sets, strict=True)
+            ]
+            return pd.concat(parts, ignore_index=True), redraws
+    what = f"{redraws + 1} draws in a row gave no valid sets: {_held(pool)}"
+    raise InputError("resampling", f"n = {n}", what, "choose a smaller n or add cohorts to the task")
+
+
+def drawing_of(
+    key: Mapping[str, Any], seed: int, task: Mapping[str, Any], settings: Mapping[str, Any], converters: str
+) -> str:
+    """Fingerprint of what a resample depends on besides its pool.
+
+    Parameters
+    ----------
+    key : `task`, `n` and `replicate`
+    seed : the study's
+    task : the task's configuration
+    settings : the configuration's `resampling`, without n and replicates
+    converters : what to do with people whose diagnosis changes
+    """
+    return fingerprint([dict(key), seed, dict(task), dict(settings), converters])
+
+
+def draw_rows(
+    labels: np.ndarray, people: np.ndarray, counts: Sequence[int], min_per_class: int, generator: np.random.Generator
+) -> list[np.ndarray] | None:
+    """Rows of the three sets in one draw, or None where one is too small or lacks a class.
+
+    Parameters
+    ----------
+    labels : 0 or 1 per image; `people` : whole numbers from 0 on
+    counts : images to train, to validate and to test
+    """
+    sets = [generator.integers(len(labels), size=counts[0])]
+    drawn = np.zeros(people.max() + 1, dtype=bool)
+    for count in counts[1:]:
+        drawn[people[sets[-1]]] = True
+        free = np.flatnonzero(~drawn[people])
+        if len(free) < count:
+            return None
+        sets.append(generator.choice(free, size=count, replace=False))
+    for rows in sets:
+        if np.bincount(labels[rows], minlength=2).min() < min_per_class:
+            return None
+    return sets
+
+
+def write_resample(resample: pd.DataFrame, path: str | Path, facts: Mapping[str, Any]) -> None:
+    """Write a resample with its facts and, among them, the digest of its rows and the engines of its images.
+
+    Parameters
+    ----------
+    resample : COLUMNS and, of the index, `engine` and `engine_version`
+    facts : `task`, `n`, `replicate`, `redraws` and `fingerprint`
+    """
+    rows = resample[COLUMNS]
+    write_table(rows, path, {**facts, "images_made_by": made_by(resample), "rows": digest_of_rows(rows)})
+
+
+def read_resample(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A resample and its facts, refused where it is not what was drawn, or a participant is in two sets.
+
+    Raises
+    ------
+    InputError
+        naming the file
+    """
+    resample, facts = read_table(path), read_facts(path)
+    if facts.get("rows") != digest_of_rows(Path(path)):
+        raise InputError(path, "", "its rows are not those that were drawn", "delete the file and run again")
+    check_disjoint(resample, path)
+    return resample, facts
+
+
+def check_disjoint(resample: pd.DataFrame, file: str | Path = "resample") -> None:
+    """Refuse a resample in which a participant is in two sets.
+
+    Parameters
+    ----------
+    file : where the resample lies, for the message
+
+    Raises
+    ------
+    InputError
+        with the number of participants concerned
+    """
+    crossing = int((resample.groupby("participant_id")["role"].nunique() > 1).sum())
+    if crossing:
+        raise InputError(file, "", f"{crossing} participants are in two sets", "delete the file and run again")
+
+
+def check_not_pretrained(resample: pd.DataFrame, splits: Sequence[pd.DataFrame], file: str | Path = "resample") -> None:
+    """Refuse a resample with a participant of whom any image trains or validates the pretraining.
+
+    Parameters
+    ----------
+    splits : `participant_id` and `role` of the task's cohorts, from ``results/split/cohorts``
+
+    Raises
+    ------
+    InputError
+        with the number of participants concerned
+    """
+    roles = pd.concat(splits, ignore_index=True)
+    pretrains = set(roles.loc[roles["role"].isin(["train", "validation"]), "participant_id"])
+    seen = len(pretrains & set(resample["participant_id"]))
+    if seen:
+        fix = "delete results/split and results/resamples and run again"
+        raise InputError(file, "participant_id", f"{seen} participants also train or validate the pretraining", fix)
+
+
+def feasibility(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int, draws: int = 1000) -> float:
+    """The share of single draws, none of them redone, that are invalid; 1 where the pool has one class or none.
+
+    Parameters
+    ----------
+    pool : `participant_id` and `label`, from `pool_of_task` or, before any job, from `labelled`
+    draws : how many are simulated
+    """
+    if pool["label"].nunique() < 2:
+        return 1.0
+    generator = np.random.default_rng(seed)
+    labels, people = pool["label"].to_numpy(), pd.factorize(pool["participant_id"])[0]
+    counts = sizes(n, settings)
+    invalid = [draw_rows(labels, people, counts, settings["min_per_class"], generator) is None for _ in range(draws)]
+    return float(np.mean(invalid))
+
+
+def failing_share(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int, draws: int = 1000) -> float:
+    """The share of resamples that would still fail after all their redraws.
+
+    Draws are independent, so a resample fails with the probability of an invalid draw to the power of the
+    draws that it has; simulating single draws gives it without simulating failures a hundred draws long.
+    """
+    return feasibility(pool, n, settings, seed, draws) ** (settings["max_redraws"] + 1)
+
+
+def _held(pool: pd.DataFrame) -> str:
+    people = pool.groupby("label")["participant_id"].nunique()
+    counts = f"{people.get(1, 0)} positive and {people.get(0, 0)} negative participants"
+    return f"the pool holds {len(pool)} images of {counts}"
+
+
+def check_task(
+    name: str,
+    pool: pd.DataFrame,
+    sample_sizes: Sequence[int],
+    settings: Mapping[str, Any],
+    seed: int,
+    draws: int = 1000,
+) -> None:
+    """Refuse a task whose pool has one class, or that its pool can't give at some n.
+
+    Raises
+    ------
+    InputError
+        naming the task, the n, what the pool holds and the fix
+    """
+    held = _held(pool)
+    if pool["label"].nunique() < 2:
+        fix = "check its diagnosis words against the diagnosis column of its cohorts"
+        raise InputError("configuration", f"tasks.{name}", f"the pool has one class or none: {held}", fix)
+    for n in sample_sizes:
+        if failing_share(pool, n, settings, seed, draws) > INFEASIBLE:
+            train, validation, test = sizes(n, settings)
+            what = (
+                f"task {name} can't give n = {n} ({train} training images, then {validation} validation and {test} "
+                f"test images of other participants): {held}"
+            )
+            raise InputError("configuration", "resampling.n", what, "choose a smaller n or add cohorts to the task")

@@ -1,0 +1,126 @@
+"""Who pretrains, who validates, who stays unseen.
+
+Goes in: a cohort's index and its roles.  Comes out: a role per image; certificate.py proves them.
+The unit is the participant: all images of a person have one role, or are not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import InputError
+from ..seeds import seed_from
+
+SETS = ("train", "validation", "test")
+ROLES = (*SETS, "unused")
+COLUMNS = ["image_id", "participant_id", "cohort", "role", "reason"]
+ABOUT = ["age", "sex", "handedness", "bmi", "fluid_intelligence", "neuroticism", "diagnosis"]
+
+
+def split_cohort(
+    index: pd.DataFrame, roles: Collection[str], pretraining_share: float, settings: Mapping[str, Any], seed: int
+) -> pd.DataFrame:
+    """The role of each image of one cohort, from that cohort alone.
+
+    - A cohort without the role ``pretraining`` is test, whole.
+    - A cohort that only pretrains: its healthy participants train or validate, the others are unused.
+    - A cohort that pretrains and has another role (ADNI in Leonardsen et al., 2025): `pretraining_share` of its
+      healthy participants train or validate, everybody else is test.
+
+    A validation participant is represented by one image [paper], drawn; the others are unused.  Participants are
+    drawn within strata of age band and sex by the hash of seed and name, so neither the order of rows nor other
+    cohorts matter, and one more participant moves at most a few others.
+
+    Parameters
+    ----------
+    index : `image_id`, `participant_id`, `cohort`, `age` (years), `sex` and `diagnosis` of one cohort's images
+    roles : the cohort's roles
+    pretraining_share : the share of its healthy participants that pretrain, where it has another role as well
+    settings : `validation_share` (of pretraining participants), `healthy` (diagnoses; none at all counts as
+        healthy, one that is not healthy at any session does not), `age_band` (years)
+    seed : the study's seed
+
+    Returns
+    -------
+    `image_id`, `participant_id`, `cohort`, `role` (train, validation, test, unused) and `reason` (of unused ones)
+    """
+    table = index[["image_id", "participant_id", "cohort"]].copy()
+    table["role"], table["reason"] = "test", None
+    if "pretraining" not in roles or table.empty:
+        return table[COLUMNS]
+    people = _participants(index, settings["healthy"], settings["age_band"])
+    pretrains = set(people.index[people["healthy"]])
+    if set(roles) != {"pretraining"}:
+        pretrains = _draw(people[people["healthy"]], pretraining_share, seed, "pretraining")
+    validates = _draw(people[people.index.isin(pretrains)], settings["validation_share"], seed, "validation")
+    person = table["participant_id"]
+    table.loc[person.isin(pretrains - validates), "role"] = "train"
+    table.loc[person.isin(validates), "role"] = "validation"
+    if set(roles) == {"pretraining"}:
+        sick = ~person.isin(pretrains)
+        table.loc[sick, "role"], table.loc[sick, "reason"] = "unused", "not_healthy"
+    order = table["image_id"].map(lambda image: seed_from(seed, "split", "validation image", image))
+    kept = order[table["role"] == "validation"].groupby(person).idxmin()
+    further = (table["role"] == "validation") & ~table.index.isin(kept)
+    table.loc[further, "role"], table.loc[further, "reason"] = "unused", "validation_takes_one_image"
+    return table[COLUMNS]
+
+
+def _participants(index: pd.DataFrame, healthy: Collection[str], age_band: float) -> pd.DataFrame:
+    """One row per participant, by name: `healthy`, and the `stratum` of age band (at the first scan) and sex."""
+    well = index["diagnosis"].isna() | index["diagnosis"].isin(list(healthy))
+    by_person = index.assign(well=well).groupby("participant_id", sort=True)
+    people = by_person.agg(healthy=("well", "all"), age=("age", "min"), sex=("sex", "first"))
+    band = np.floor(people["age"].astype(float) / age_band)
+    # people of unknown age or sex are a stratum of their own
+    people["stratum"] = [f"{age} {sex}" for age, sex in zip(band, people["sex"].astype(float), strict=True)]
+    return people
+
+
+def _draw(people: pd.DataFrame, share: float, seed: int, purpose: str) -> set[str]:
+    """`share` of the participants, rounded, of each stratum its part within one participant.
+
+    Each stratum gives the whole part of its quota; what is left goes to the strata with the largest remainders.
+    Within a stratum those with the lowest hash are taken.
+    """
+    strata = people.groupby("stratum", sort=True).groups
+    # a product such as 0.29 * 100 = 28.999999999999996 is meant to be 29
+    quota = {name: round(len(members) * share, 9) for name, members in strata.items()}
+    take = {name: int(quota[name]) for name in strata}
+    left = round(len(people) * share) - sum(take.values())
+    by_remainder = sorted(strata, key=lambda name: (take[name] - quota[name], seed_from(seed, purpose, name)))
+    for name in by_remainder[: max(left, 0)]:
+        take[name] += 1
+    drawn: set[str] = set()
+    for name, members in strata.items():
+        ranked = sorted(members, key=lambda person: seed_from(seed, "split", purpose, person))
+        drawn.update(ranked[: take[name]])
+    return drawn
+
+
+def join_splits(splits: Sequence[pd.DataFrame], indices: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """All cohorts' roles in one table, with what is known about each image.
+
+    Parameters
+    ----------
+    splits : from `split_cohort`, one table per cohort
+    indices : the cohorts' indices, in the same order
+
+    Raises
+    ------
+    InputError
+        where a split and its index are not about the same images
+    """
+    joined = []
+    for split, index in zip(splits, indices, strict=True):
+        same = len(split) == len(index) and split["image_id"].tolist() == index["image_id"].tolist()
+        if not same or split["participant_id"].tolist() != index["participant_id"].tolist():
+            cohort = next(iter([*split["cohort"], *index["cohort"]]), "")
+            what = "it is not about the images of the cohort's index"
+            raise InputError(f"results/split/cohorts/{cohort}.tsv", "", what, "delete it and run again")
+        joined.append(pd.concat([split[COLUMNS], index[ABOUT].set_axis(split.index)], axis=1))
+    return pd.concat(joined, ignore_index=True)

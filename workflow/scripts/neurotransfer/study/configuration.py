@@ -1,0 +1,369 @@
+"""The configuration: config/config.yaml with a study's own files on top, checked before anything runs.
+
+Goes in: YAML or JSON files.  Comes out: one dict, or one line per mistake that names the file, the key and
+the fix.  Neither pandas nor Snakemake is imported, since the check runs at every start of Snakemake.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import InputError, raise_all
+from ..preprocess.engines.containers import is_file_reference
+from .plan import CNNS
+
+COMMAND_LINE = "--config"  # where a value comes from that no file holds
+KINDS = {  # JSON Schema's names of types, for a person
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a group of keys",
+    "null": "null",
+}
+
+
+class Mistake(NamedTuple):
+    """One thing that is wrong in a document: the keys that lead to it, what it is, and the fix."""
+
+    path: tuple[str | int, ...]
+    what: str
+    fix: str
+
+
+def load_config(repository: str | Path, overlays: Sequence[str | Path] = ()) -> dict[str, Any]:
+    """The repository's config/config.yaml with overlays on top, as Snakemake merges ``--configfile``.
+
+    Groups of keys merge, key by key; lists, values and null replace what was there; the last overlay wins.
+
+    Raises
+    ------
+    InputError
+        where a file is missing or is not YAML
+    """
+    ours: dict[str, Any] = {}
+    for overlay in overlays:
+        merge(ours, read_document(overlay))
+    # Snakemake starts from the overlays and lays them over again, which decides the order of the keys
+    config = copy.deepcopy(ours)
+    merge(config, read_document(Path(repository) / "config/config.yaml"))
+    merge(config, ours)
+    return copy.deepcopy(config)
+
+
+def merge(config: dict[str, Any], overlay: Mapping[str, Any]) -> None:
+    """Lay `overlay` over `config`, in place, with the semantics of snakemake.utils.update_config."""
+    for key, value in overlay.items():
+        if not isinstance(value, Mapping):
+            config[key] = value
+        elif value and not isinstance(config.get(key), Mapping):
+            config[key] = {}
+            merge(config[key], value)
+        elif value:
+            merge(config[key], value)
+        else:
+            config.setdefault(key, {})  # an empty group replaces nothing there, not even null
+
+
+def read_document(path: str | Path) -> dict[str, Any]:
+    """Read a YAML (or JSON) file of keys and values.
+
+    Raises
+    ------
+    InputError
+        where there is no such file, or it is not YAML, or it is not made of keys
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(path, "", "there is no such configuration file", "correct --configfile") from None
+    except UnicodeDecodeError:
+        raise InputError(path, "", "it is not UTF-8 text", "save it as UTF-8") from None
+    try:
+        document = json.loads(text)
+    except ValueError:
+        try:
+            document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"line {mark.line + 1}" if mark else ""
+            what = f"it is not YAML ({getattr(error, 'problem', None) or error})"
+            raise InputError(path, where, what, "check indentation, colons and quotes there") from None
+    if not isinstance(document, dict):
+        raise InputError(path, "", "it has no keys at its top level", "write lines such as 'seed: 1'")
+    return document
+
+
+def check_config(config: Mapping[str, Any], schemas: str | Path, files: Iterable[str | Path]) -> None:
+    """Check a merged configuration by its schema, and for what a schema cannot say.
+
+    Parameters
+    ----------
+    config : the merged configuration; it is not changed
+    schemas : the folder with config.schema.yaml
+    files : the files that it was merged from, in any order of overlays; the repository's own may be among them
+
+    Raises
+    ------
+    InputError
+        one line for each mistake: the file that holds it, the key, what is wrong, and the fix
+    """
+    schemas = Path(schemas)
+    mistakes = list(_odd_keys(config))
+    mistakes = mistakes or list(schema_mistakes(config, read_document(schemas / "config.schema.yaml")))
+    mistakes = mistakes or list(_cross_mistakes(config))
+    if mistakes:
+        layers = _layers(files, schemas.parent.parent / "config/config.yaml")
+        raise_all([InputError(_holder(m.path, config, layers), _dotted(m.path), m.what, m.fix) for m in mistakes])
+
+
+def schema_mistakes(document: object, schema: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What a JSON schema (Draft 2020-12) finds wrong in a document, in words for a person."""
+    from jsonschema import Draft202012Validator, validators
+
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            # 100.0 is an integer for JSON Schema, and no count for Python
+            "integer": lambda checker, value: isinstance(value, int) and not isinstance(value, bool),
+            "number": lambda checker, value: (
+                isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            ),
+        }
+    )
+    validator = validators.extend(Draft202012Validator, type_checker=types)(schema)
+    seen = set()
+    for error in sorted(validator.iter_errors(document), key=lambda error: [str(key) for key in error.absolute_path]):
+        for mistake in _in_words(error):
+            if mistake not in seen:
+                seen.add(mistake)
+                yield mistake
+
+
+def _in_words(error: Any) -> Iterator[Mistake]:
+    path, given, rule, schema = tuple(error.absolute_path), error.instance, error.validator_value, error.schema
+    shown = _shown(given)
+    match error.validator:
+        case "additionalProperties":
+            yield from _unknown_keys(path, given, schema)
+        case "required":
+            for key in rule:
+                if key not in given:
+                    yield Mistake((*path, key), "this key is missing", f"add it: {_describe(schema, key)}")
+        case "dependentRequired":
+            for key, needed in rule.items():
+                for other in needed if key in given else ():
+                    if other not in given:
+                        yield Mistake((*path, key), f"it needs {other!r} beside it", f"fill in {other}")
+        case "type":
+            kinds = [rule] if isinstance(rule, str) else rule
+            expected = " or ".join(KINDS[kind] for kind in kinds)
+            yield Mistake(path, f"it is {shown} but must be {expected}", _fix_of_type(given, kinds))
+        case "enum" | "const":
+            words = [str(word) for word in (rule if error.validator == "enum" else [rule])]
+            near = difflib.get_close_matches(str(given), words, 1)
+            hint = f"did you mean {near[0]!r}? " if near and len(words) > 1 else ""
+            yield Mistake(path, f"it is {shown}", f"{hint}write {' or '.join(repr(word) for word in words)}")
+        case "minimum" | "exclusiveMinimum" | "maximum" | "exclusiveMaximum":
+            bounds = {"minimum": "at least", "maximum": "at most"}
+            bounds |= {"exclusiveMinimum": "more than", "exclusiveMaximum": "less than"}
+            yield Mistake(path, f"it is {shown}", f"it must be {bounds[error.validator]} {rule}")
+        case "minItems" | "maxItems":
+            exact = schema.get("minItems") == schema.get("maxItems")
+            wanted = "" if exact else "at least " if error.validator == "minItems" else "at most "
+            yield Mistake(path, f"it has {len(given)} entries", f"give {wanted}{rule}")
+        case "uniqueItems":
+            yield Mistake(path, f"it holds an entry twice: {shown}", "remove one of them")
+        case "minLength" | "minProperties":
+            yield Mistake(path, "it is empty", "fill it in, or remove the line")
+        case "pattern":
+            yield Mistake(path, f"it is {shown}", f"expected: {_description(schema)}")
+        case _:
+            yield Mistake(path, error.message, "correct it")
+
+
+def _unknown_keys(path: tuple, given: Mapping, schema: Mapping) -> Iterator[Mistake]:
+    known, patterns = list(schema.get("properties", {})), list(schema.get("patternProperties", {}))
+    for key in given:
+        if key in known or any(re.search(pattern, key) for pattern in patterns):
+            continue
+        near = difflib.get_close_matches(key, known, 1)
+        if near:
+            yield Mistake((*path, key), "there is no such key", f"did you mean {near[0]!r}?")
+        elif known:
+            yield Mistake((*path, key), "there is no such key", f"here there are: {', '.join(known)}")
+        else:
+            fix = "rename it: letters, digits and _ only, and neither pretraining nor holdout"
+            yield Mistake((*path, key), "this name is not allowed", fix)
+
+
+def _fix_of_type(given: object, kinds: Sequence[str]) -> str:
+    if isinstance(given, str | float) and {"integer", "number"} & set(kinds):
+        try:
+            number = float(given)
+        except ValueError:
+            return "write a number"
+        if math.isfinite(number) and (number.is_integer() or "number" in kinds):
+            quotes = ", without quotes" if isinstance(given, str) else ""
+            return f"write {int(number) if 'number' not in kinds else number!r}{quotes}"
+    if given is None:
+        return "give a value, or remove the line"
+    if "string" in kinds and not isinstance(given, Mapping | list):
+        return "put it in quotes"
+    return f"write {' or '.join(KINDS[kind] for kind in kinds)}"
+
+
+def _shown(value: object) -> str:
+    """A value as JSON, which tells "1" from 1, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _describe(schema: Mapping, key: str) -> str:
+    return _description(schema.get("properties", {}).get(key, {})) or key
+
+
+def _description(schema: Mapping) -> str:
+    text = schema.get("description", "")
+    return " ".join(text.split()).rstrip(".")
+
+
+def _odd_keys(document: object, path: tuple = ()) -> Iterator[Mistake]:
+    """Keys that YAML does not read as text, such as 1 or yes."""
+    if isinstance(document, Mapping):
+        for key, value in document.items():
+            if not isinstance(key, str):
+                yield Mistake((*path, str(key)), f"YAML reads this key as {type(key).__name__}", "put it in quotes")
+            yield from _odd_keys(value, (*path, str(key)))
+
+
+def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What a schema cannot say: keys that must fit each other, and files that must exist."""
+    tasks = {name: task for name, task in config["tasks"].items() if task is not None}
+    if not tasks:
+        yield Mistake(("tasks",), "every task is null", "keep one task at least")
+    for name, task in tasks.items():
+        both = sorted(set(task["positive"]) & set(task["negative"]))
+        if both:
+            yield Mistake(("tasks", name), f"{both[0]!r} is in positive and in negative", "keep it in one of them")
+    halvings = 2 ** len(config["network"]["channels"])
+    smallest = min(config["cache"]["crop"])
+    if smallest < halvings:
+        what = (
+            f"{smallest} voxels are too few for {len(config['network']['channels'])} blocks, each of which halves them"
+        )
+        yield Mistake(("cache", "crop"), what, f"give at least {halvings} each, or fewer network.channels")
+    for model in CNNS:
+        for at, setting in enumerate(config["models"][model]["settings"]):
+            blocks, frozen = len(config["network"]["channels"]), setting.get("freeze", 0)
+            counts = [count for count in (frozen if isinstance(frozen, list) else [frozen]) if count != "trunk"]
+            if max(counts, default=0) > blocks:
+                fix = f"write at most {blocks}, or trunk"
+                yield Mistake(("models", model, "settings", at, "freeze"), f"the network has {blocks} blocks", fix)
+    for figure, limits in config["quality"]["exclude"].items():
+        low, high = limits.get("min"), limits.get("max")
+        if low is not None and high is not None and low > high:
+            what = f"min {low:g} is above max {high:g}, so every image would be left out"
+            yield Mistake(("quality", "exclude", figure), what, "exchange them")
+    resampling = config["resampling"]
+    fewest = 2 * resampling["min_per_class"]
+    for position, n in enumerate(resampling["n"]):
+        sets = {key: round(n * resampling[key]) for key in ("validation_share", "test_share")}
+        key, size = min([("n", n), *sets.items()], key=lambda item: item[1])
+        if size < fewest:
+            what = f"{n} training images make a set of {size} ({key}), too few for {fewest // 2} of each class"
+            yield Mistake(("resampling", "n", position), what, "raise n or that share, or lower min_per_class")
+    if not any(target["weight"] > 0 for target in config["targets"].values()):
+        yield Mistake(("targets",), "every weight is 0", "give one target at least a weight above 0")
+    if config["preprocessing"]["engine"] == "fastsurfer":
+        yield from _fastsurfer_mistakes(config["preprocessing"])
+    for path in (("pretrain", "weights"), ("report", "truth")):
+        file = config[path[0]][path[1]]
+        if file is not None and not Path(file).is_file():
+            what = f"there is no file {file} (looked for from {Path.cwd()})"
+            yield Mistake(path, what, "correct the path, or write null")
+
+
+def _fastsurfer_mistakes(settings: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What can be known of FastSurfer on any machine: its voxels, and whether the image is the one that is meant.
+
+    Whether files and programs are there, only the machines can tell where the jobs run.
+    """
+    at, own = ("preprocessing", "fastsurfer"), settings["fastsurfer"]
+    if settings["voxel_size"] > 1:
+        what = f"FastSurfer conforms to voxels of at most 1 mm, not {settings['voxel_size']:g}"
+        yield Mistake(("preprocessing", "voxel_size"), what, "write 1.0, or take the engine builtin")
+    image = own["image"]
+    if own["runs_in"] != "native" and image:
+        if not is_file_reference(image):
+            yield from _tag_mistakes((*at, "image"), image, own["version"], settings["gpus"])
+        elif own["runs_in"] == "docker":
+            yield Mistake((*at, "image"), "Docker runs no image from a file", "write a name and its tag")
+
+
+def _tag_mistakes(path: tuple, image: str, version: str, gpus: int) -> Iterator[Mistake]:
+    name, _, tag = image.rpartition("/")[2].partition(":")
+    if tag.partition("@")[0].split("-")[-1] in ("", "latest", "dev", "stable") and "@sha256" not in image:
+        what = f"{image} is another image from one day to the next"
+        yield Mistake(path, what, f"name its version, such as {name}:{'cuda' if gpus else 'cpu'}-v{version}")
+    found = re.search(r"\d+\.\d+\.\d+", tag)
+    if found and found[0] != version:
+        what = f"{image} is version {found[0]}, and preprocessing.fastsurfer.version says {version}"
+        yield Mistake(path, what, "correct one of the two")
+    if gpus and tag.startswith("cpu"):
+        yield Mistake(path, f"{image} knows no GPU", "name the image for cuda, or set preprocessing.gpus to 0")
+
+
+def _layers(files: Iterable[str | Path], base: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The configuration files with their contents, the repository's own first whatever the order given."""
+    paths = [Path(file) for file in files]
+    paths.sort(key=lambda path: path.resolve() != base.resolve())
+    return [(path, read_document(path)) for path in paths]
+
+
+def _holder(path: tuple, config: Mapping[str, Any], layers: Sequence[tuple[Path, dict[str, Any]]]) -> str | Path:
+    """The last file that holds the value at `path`; for a missing key, the last that holds the group it belongs to."""
+    while path:
+        missing = object()
+        value = _value_at(config, path, missing)
+        for file, document in reversed(layers):
+            found = _value_at(document, path, missing)
+            same = (
+                found == value
+                or (found != found and value != value)
+                or (isinstance(found, Mapping) and isinstance(value, Mapping))
+            )
+            if found is not missing and same:
+                return _near(file)
+        if value is not missing:
+            return COMMAND_LINE
+        path = path[:-1]
+    return _near(layers[-1][0]) if layers else ""
+
+
+def _value_at(document: object, path: tuple, missing: object) -> object:
+    for key in path:
+        try:
+            document = document[key]  # type: ignore[index]
+        except (KeyError, IndexError, TypeError):
+            return missing
+    return document
+
+
+def _near(path: Path) -> Path:
+    """The path from here where it lies below, which is shorter to read."""
+    return path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path
+
+
+def _dotted(path: tuple) -> str:
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")

@@ -1,0 +1,72 @@
+"""What follows from what: the jobs that Snakemake will do once some preprocessing jobs are done again.
+
+Goes in: the plan of a study and the preprocessing jobs.  Comes out: every job that depends on them, known
+from the plan alone, so that a person sees it before anything is deleted.  It mirrors workflow/rules, and a
+test holds it against Snakemake's own dry run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from .plan import MODELS, Study
+
+# Rules between the cache and pretraining, in order: with a job per cohort, and with one job over all cohorts
+OF_COHORT = ("quality", "index", "split", "heads")
+OF_ALL_COHORTS = ("quality_page", "duplicates", "certificate")
+
+
+def jobs_after(study: Study, preprocessing: Mapping[str, Collection[str]]) -> list[str]:
+    """The jobs done again, in the order of the data, where some preprocessing jobs are.
+
+    Parameters
+    ----------
+    study : the plan
+    preprocessing : jobs ("0000", ...) by shard
+
+    Returns
+    -------
+    each job as Snakemake words it: "cache shard=A-0001"
+    """
+    return list(_jobs_after(study, preprocessing)) if preprocessing else []
+
+
+def _jobs_after(study: Study, preprocessing: Mapping[str, Collection[str]]) -> Iterator[str]:
+    for shard, jobs in preprocessing.items():
+        yield from (f"preprocess shard={shard}, job={job}" for job in sorted(jobs))
+    yield from (f"cache shard={shard}" for shard in preprocessing)
+    cohorts = list(dict.fromkeys(study.shards[shard].cohort for shard in preprocessing))
+    for rule in OF_COHORT:
+        yield from (f"{rule} cohort={cohort}" for cohort in cohorts)
+    yield from OF_ALL_COHORTS
+    roles = set().union(*(study.roles[cohort] for cohort in cohorts))
+    pretrains = study.run == "multitask" and "pretraining" in roles
+    if pretrains:
+        yield "pretrain"
+    if roles & {"pretraining", "holdout"}:
+        yield f"evaluate run={study.run}"
+    tasks = [task for task in study.tasks if task in roles]
+    yield from _replicates(study, "resample", tasks)
+    for model in MODELS:
+        yield from _replicates(study, model, study.tasks if model == "transfer" and pretrains else tasks)
+    if tasks or pretrains:
+        yield from ("aggregate", "compare")
+    yield from ("figures", "report")
+
+
+def _replicates(study: Study, rule: str, tasks: Iterable[str]) -> Iterator[str]:
+    for task in tasks:
+        for n in study.n:
+            for replicate in study.replicates:
+                yield f"{rule} task={task}, n={n}, replicate={replicate}"
+
+
+def counts_by_rule(jobs: Iterable[str]) -> dict[str, int]:
+    """How many jobs there are of each rule, in order."""
+    return dict(Counter(job.partition(" ")[0] for job in jobs))
+
+
+def listed_by_rule(jobs: Iterable[str]) -> str:
+    """For a person: "preprocess 2, cache 1, ..."."""
+    return ", ".join(f"{rule} {count:,}" for rule, count in counts_by_rule(jobs).items())

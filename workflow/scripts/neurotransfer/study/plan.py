@@ -1,0 +1,159 @@
+"""The plan of a study: which shards, cohorts, tasks and replicates there are, and which needs which.
+
+Goes in: the configuration and `results/manifest/shards.tsv`.  Comes out: what the Snakefile needs to
+lay out every job.  Standard library only, since the Snakefile is parsed again inside each cluster job.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ..errors import InputError
+
+SHARDS_TABLE = "results/manifest/shards.tsv"
+CNNS = ("baseline", "transfer")
+MODELS = ("linear", *CNNS)
+ARMS = (*MODELS, "covariates")  # what is fitted on each resample: the paper's models, and what confounding predicts
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One cache file of up to `images_per_shard` images, all of one cohort; `images` counts withdrawn ones too."""
+
+    name: str
+    cohort: str
+    images: int
+    images_per_job: int
+    withdrawn: int = 0
+
+    @property
+    def jobs(self) -> list[str]:
+        """Names of its preprocessing jobs, in order: "0000", "0001", ..."""
+        return [f"{job:04d}" for job in range(-(-self.images // self.images_per_job))]
+
+    def images_of_job(self, job: str) -> int:
+        """How many images the job handles: the last one may have fewer."""
+        return min(self.images_per_job, self.images - int(job) * self.images_per_job)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What there is to do.
+
+    `roles` maps a cohort to the set of its roles (`pretraining`, `holdout`, names of tasks), and
+    `pretraining_shares` to the share of its participants that may pretrain (1 or 0 but for cohorts
+    that stand on both sides).  `derivatives` are the cohorts whose images are preprocessed already.
+    """
+
+    shards: Mapping[str, Shard]
+    roles: Mapping[str, frozenset[str]]
+    pretraining_shares: Mapping[str, float]
+    tasks: Mapping[str, Mapping[str, object]]
+    n: tuple[int, ...]
+    replicates: tuple[str, ...]
+    run: str
+    derivatives: frozenset[str] = frozenset()
+
+    def shards_of(self, cohort: str) -> list[str]:
+        """Names of a cohort's shards, in order."""
+        return self._shards_by_cohort.get(cohort, [])
+
+    @cached_property
+    def _shards_by_cohort(self) -> dict[str, list[str]]:
+        by_cohort: dict[str, list[str]] = {}
+        for shard in self.shards.values():
+            by_cohort.setdefault(shard.cohort, []).append(shard.name)
+        return by_cohort
+
+    def ledgers_of(self, shards: Iterable[str]) -> list[str]:
+        """Paths of the ledgers that the preprocessing jobs of some shards write, in order."""
+        return [f"results/preprocessed/{shard}/{job}.tsv" for shard in shards for job in self.shards[shard].jobs]
+
+    def cohorts_of(self, *roles: str) -> list[str]:
+        """Names of the cohorts that have any of these roles (`pretraining`, `holdout` or a task), in order."""
+        return [cohort for cohort, has in self.roles.items() if has & set(roles)]
+
+    @property
+    def cohorts(self) -> list[str]:
+        """Names of all cohorts, in order."""
+        return list(self.roles)
+
+
+def digest_of_cohorts(path: str | Path) -> str:
+    """SHA-256 of the cohort table's bytes; `shards.tsv` keeps it so that a stale manifest is noticed."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def digest_of_withdrawn(path: str | Path | None) -> str | None:
+    """SHA-256 of the bytes of the list of withdrawn people, kept for the same reason; None where there is none."""
+    return digest_of_cohorts(path) if path and Path(path).is_file() else None
+
+
+def read_study(config: Mapping, table: str | Path = SHARDS_TABLE, *, stale_too: bool = False) -> Study:
+    """Read the plan of a study from its configuration and the compiled manifest.
+
+    Parameters
+    ----------
+    stale_too : read it also where the tables that it was compiled from have changed since, to look at only
+
+    Raises
+    ------
+    InputError
+        where the manifest is missing, or older than its tables, or a task has no cohort
+    """
+    if not stale_too:
+        check_fresh(config, table)
+    facts, rows = _read_shards(table)
+    shards = {}
+    for row in rows:
+        images, per_job, withdrawn = int(row["images"]), int(row["images_per_job"]), int(row.get("withdrawn") or 0)
+        shards[row["shard"]] = Shard(row["shard"], row["cohort"], images, per_job, withdrawn)
+    roles = {cohort: frozenset(has) for cohort, has in facts["roles"].items()}
+    tasks = {name: task for name, task in config["tasks"].items() if task is not None}
+    for name in tasks:
+        if not any(name in has for has in roles.values()):
+            fix = f"add the role {name!r} to a cohort, or set tasks.{name} to null"
+            raise InputError(config["cohorts"], "roles", f"no cohort has the role {name!r}, the pool of that task", fix)
+    count = config["resampling"]["replicates"]
+    return Study(
+        shards=shards,
+        roles=roles,
+        pretraining_shares=facts["pretraining_shares"],
+        tasks=tasks,
+        n=tuple(config["resampling"]["n"]),
+        replicates=tuple(f"{replicate:03d}" for replicate in range(1, count + 1)),
+        run="given" if config["pretrain"]["weights"] else "multitask",
+        derivatives=frozenset(facts.get("derivatives", ())),
+    )
+
+
+def check_fresh(config: Mapping, table: str | Path = SHARDS_TABLE) -> None:
+    """Refuse a manifest that was compiled from other tables than there are now.
+
+    Raises
+    ------
+    InputError
+        where there is no cohort table, the manifest is missing, or a table has changed since
+    """
+    cohorts = Path(config["cohorts"])
+    if not cohorts.is_file():
+        raise InputError(cohorts, "", "there is no such cohort table", "write one, or correct the key 'cohorts'")
+    facts, _ = _read_shards(table)
+    again = "run neurotransfer manifest"
+    if facts["cohorts_sha256"] != digest_of_cohorts(cohorts):
+        raise InputError(table, "", f"{cohorts} has changed since it was compiled", again)
+    if facts.get("withdrawn_sha256") != digest_of_withdrawn(config["withdrawn"]):
+        raise InputError(table, "", f"{config['withdrawn']} has changed since it was compiled", again)
+
+
+def _read_shards(table: str | Path) -> tuple[dict, list[dict]]:
+    if not Path(table).is_file():
+        raise InputError(table, "", "the manifest has not been compiled", "run neurotransfer manifest")
+    with Path(table).open(encoding="utf-8", newline="") as file:
+        return json.loads(file.readline().lstrip("# ")), list(csv.DictReader(file, delimiter="\t"))

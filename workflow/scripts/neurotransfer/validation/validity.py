@@ -1,0 +1,363 @@
+"""Does the machinery tell the truth where the truth is known?  Coverage, rejections, and leaks planted on purpose.
+
+Features stand in place of images; resampling, fitting, choice of settings, statistics and guards are the workflow's
+own functions.  `make validate` writes docs/validity.md.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import log_loss, roc_auc_score
+from threadpoolctl import threadpool_limits
+
+from ..errors import InputError
+from ..files import write_json, write_table
+from ..fit import linear
+from ..fit.settings import choose, fingerprint_of_fit, fit_record
+from ..seeds import seed_from
+from ..split import resampling
+from ..statistics.aggregation import read_fits
+from .simulated_pools import Population, aucs_of_pools, draw_pool
+from .type_one import TESTS, Plan, one_thread, rejections, run_studies
+
+SMALL = Population(240, 300, separations=(1.3, 1.3))
+INTERVALS = {
+    "population": "participants and overlap (`expected_low`, `expected_high`)",
+    "participants": "participants drawn anew, fits not repeated",
+    "replicates": "bootstrap over replicates (about this pool)",
+}
+COVERS = "population"  # the interval that claims to cover the AUC expected in the population
+LEAST_COVERAGE = 0.93
+CLAIMS = (("sign_flip", "this pool"), ("corrected_t", "the population"), ("population", "the population"))
+GRID = [{"c": 10.0**power} for power in range(-4, 5)]
+PLAN = {"validation_share": 0.2, "test_share": 0.2, "min_per_class": 2, "max_redraws": 100}
+PARTS = 20  # of the pools behind a true AUC, each with a seed: the same truth however many processes there are
+SCANNER = 20.0  # standard deviations that a volume is off by on a scanner where its segmentation fails
+SHIFT = 1000.0  # what test rows are multiplied by to see whether a fit has looked at them
+
+
+def coverage(
+    population: Population, n: int, *, studies: int, pools: int, replicates: int, processes: int, seed: int = 1
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Many small studies at one n, against the truth from independent pools.
+
+    Returns
+    -------
+    intervals : n, interval, truth, truth_error, covered, error, width (mean), studies
+    tests : n, scenario, test, null, rejected, error, studies
+    """
+    truth, truth_error = expected_auc(population, n, pools, processes, seed)
+    intervals, tests = [], []
+    for scenario in ("this pool", "the population"):
+        plan = Plan("small", population, scenario, n, replicates=replicates)
+        found = run_studies(plan, studies, processes, seed)
+        tests += [{"n": n, "scenario": scenario} | row for row in rejections(found)]
+        if scenario == "this pool":
+            continue
+        for name in INTERVALS:
+            low, high = found[f"low_{name}"], found[f"high_{name}"]
+            covered = float(((low <= truth) & (truth <= high)).mean())
+            row = {"n": n, "interval": name, "truth": truth, "truth_error": truth_error, "covered": covered}
+            row |= {"error": float(np.sqrt(covered * (1 - covered) / studies)), "width": float((high - low).mean())}
+            intervals.append(row | {"studies": studies})
+    return pd.DataFrame(intervals), pd.DataFrame(tests)
+
+
+def expected_auc(population: Population, n: int, pools: int, processes: int, seed: int) -> tuple[float, float]:
+    """The mean test AUC at n over independent pools, one replicate in each, and its standard error."""
+    counts = [pools // PARTS + (part < pools % PARTS) for part in range(PARTS)]
+    seeds = [seed_from("truth", seed, n, part) for part in range(PARTS)]
+    if processes == 1:
+        found = [_part(population, n, *each) for each in zip(counts, seeds, strict=True)]
+    else:
+        with ProcessPoolExecutor(processes, initializer=one_thread) as workers:
+            found = list(workers.map(partial(_part, population, n), counts, seeds))
+    aucs = np.concatenate(found)
+    return float(aucs.mean()), float(aucs.std(ddof=1) / np.sqrt(len(aucs)))
+
+
+def _part(population: Population, n: int, count: int, seed: int) -> np.ndarray:
+    return aucs_of_pools(population, n, count, np.random.default_rng(seed))
+
+
+def broken_claims(intervals: pd.DataFrame, tests: pd.DataFrame, leaks: Sequence[Leak]) -> list[str]:
+    """What was promised and did not hold, in words; empty where everything did."""
+    broken = []
+    for row in intervals[intervals["interval"] == COVERS].itertuples():
+        if row.covered < LEAST_COVERAGE:
+            broken.append(f"n = {row.n}: the interval covers in {row.covered:.3f} of studies, not {LEAST_COVERAGE}")
+    for test, null in CLAIMS:
+        for row in tests[(tests["test"] == test) & (tests["scenario"] == null)].itertuples():
+            most = 0.05 + 3 * np.sqrt(0.05 * 0.95 / row.studies)
+            if row.rejected > most:
+                broken.append(f"n = {row.n}: {TESTS[test][0]} rejects {row.rejected:.3f}, more than {most:.3f}")
+    for leak in leaks:
+        if not leak.caught or leak.false_alarm:
+            broken.append(f"{leak.what}: the guard {'sees a leak where there is none' if leak.caught else 'is blind'}")
+    return broken
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A leak planted on purpose.
+
+    Attributes
+    ----------
+    honest, leaky : mean test AUC over replicates without and with it
+    moved, error : the mean of their paired differences and its standard error
+    guard : what should catch it
+    caught : whether it did
+    false_alarm : whether the guard also complains of the honest study
+    """
+
+    what: str
+    honest: float
+    leaky: float
+    moved: float
+    error: float
+    guard: str
+    caught: bool
+    false_alarm: bool
+
+
+def leaks(replicates: int, seed: int = 1) -> list[Leak]:
+    """The three leaks, the second in two pools, each measured on replicates of one simulated pool."""
+    with threadpool_limits(1):  # matrices this small are slower on several cores
+        return [
+            _participant_on_both_sides(replicates, seed),
+            _scaled_on_all(replicates, seed, scanner=False),
+            _scaled_on_all(replicates, seed, scanner=True),
+            _chosen_on_test(replicates, seed),
+        ]
+
+
+def _pool(population: Population, seed: int, *, null: bool) -> tuple[pd.DataFrame, np.ndarray]:
+    """A pool's images and their features; where `null`, the labels of participants say nothing."""
+    generator = np.random.default_rng(seed)
+    pool = draw_pool(population, generator)
+    labels = pool.labels
+    if null:
+        labels = generator.permutation(np.arange(population.participants) % 2)[pool.people]
+    images = pd.DataFrame({"participant_id": [f"p{person:04d}" for person in pool.people], "label": labels})
+    images["image_id"] = [f"i{image:05d}" for image in range(len(images))]
+    images["index_row"] = np.arange(len(images))
+    return images, pool.features[0].astype(float)
+
+
+def _fit(features: np.ndarray, resample: pd.DataFrame) -> tuple[list[dict[str, Any]], float]:
+    """The linear model's records, and the chosen setting's test AUC."""
+    labels, roles = resample["label"].to_numpy(), resample["role"].to_numpy(str)
+    records, _, scores = linear.fit_settings(features, labels, roles, GRID, 5000)
+    return records, float(roc_auc_score(labels[roles == "test"], scores))
+
+
+def _leak(what: str, honest: list[float], leaky: list[float], guard: str, caught: bool, false_alarm: bool) -> Leak:
+    moved = np.subtract(leaky, honest)
+    error = float(moved.std(ddof=1) / np.sqrt(len(moved)))
+    return Leak(
+        what, float(np.mean(honest)), float(np.mean(leaky)), float(moved.mean()), error, guard, caught, false_alarm
+    )
+
+
+def _refused(check: Callable[[], object]) -> bool:
+    try:
+        check()
+    except InputError:
+        return True
+    return False
+
+
+def _participant_on_both_sides(replicates: int, seed: int) -> Leak:
+    """Images drawn as if each were a participant of its own, where labels say nothing: three alike scans a person."""
+    images, features = _pool(Population(100, 300, features=60, stable=0.95), seed, null=True)
+    alone = images.assign(participant_id=images["image_id"])
+    people = images.set_index("image_id")["participant_id"]
+    aucs: dict[str, list[float]] = {"honest": [], "leaky": []}
+    alarms: dict[str, list[bool]] = {"honest": [], "leaky": []}
+    for replicate in range(replicates):
+        for name, pool in (("honest", images), ("leaky", alone)):
+            drawn, _ = resampling.draw(pool, 100, PLAN, seed_from("both sides", seed, replicate))
+            aucs[name].append(_fit(features[drawn["index_row"]], drawn)[1])
+            named = drawn.assign(participant_id=drawn["image_id"].map(people))
+            alarms[name].append(_refused(partial(resampling.check_disjoint, named)))
+    guard = "`resampling.check_disjoint`, when a resample is drawn and again before every fit"
+    caught, false_alarm = all(alarms["leaky"]), any(alarms["honest"])
+    return _leak("a participant on both sides", aucs["honest"], aucs["leaky"], guard, caught, false_alarm)
+
+
+def _scaled_on_all(replicates: int, seed: int, *, scanner: bool) -> Leak:
+    """Volumes standardised by the mean and spread of all three sets in place of the training set's.
+
+    Where the sets are alike, all three say nearly what the training set says, so little moves.  Where half of the
+    test images come from a `scanner` of their own, on which a quarter of the volumes are off by SCANNER standard
+    deviations, all three sets together know of it: these volumes shrink, and with them what the scanner does.
+    """
+    images, features = _pool(Population(240, 300, features=60, separations=(1.3, 1.3)), seed, null=False)
+    spread = features.std(0)
+    honest, leaky, alarms = [], [], {"honest": False, "leaky": False}
+    for replicate in range(replicates):
+        generator = np.random.default_rng(seed_from("scanner", seed, replicate))
+        drawn, _ = resampling.draw(images, 60, PLAN, seed_from("scaled", seed, replicate))
+        chosen = features[drawn["index_row"]]
+        test = (drawn["role"] == "test").to_numpy()
+        if scanner:
+            volumes = generator.permutation(features.shape[1])[: features.shape[1] // 4]
+            foreign = np.flatnonzero(test)[generator.random(test.sum()) < 0.5]
+            chosen[np.ix_(foreign, volumes)] += SCANNER * spread[volumes]
+        honest.append(_fit(chosen, drawn)[1])
+        leaky.append(_fit_scaled_on_all(chosen, drawn)[1])
+        if replicate == 0:  # whether the validation losses change where nothing but test rows does
+            changed = np.where(test[:, None], SHIFT * chosen, chosen)
+            for name, fitted in (("honest", _fit), ("leaky", _fit_scaled_on_all)):
+                before, after = (
+                    [record["validation_loss"] for record in fitted(x, drawn)[0]] for x in (chosen, changed)
+                )
+                alarms[name] = before != after
+    what = "volumes standardised on all data, " + ("a scanner in the test set only" if scanner else "sets alike")
+    guard = "scaling and imputing are steps of `linear.pipeline`, fitted on training rows; a test changes the test rows"
+    return _leak(what, honest, leaky, guard, alarms["leaky"], alarms["honest"])
+
+
+def _fit_scaled_on_all(features: np.ndarray, resample: pd.DataFrame) -> tuple[list[dict[str, Any]], float]:
+    """As `_fit`, with a pipeline whose scaler has seen every row; the rest of it is the workflow's own."""
+    labels, roles = resample["label"].to_numpy(), resample["role"].to_numpy(str)
+    scaled = (features - features.mean(0)) / features.std(0)
+    records, models = [], []
+    for values in GRID:
+        model = linear.pipeline(values["c"], 5000).set_params(standardscaler="passthrough")
+        model.fit(scaled[roles == "train"], labels[roles == "train"])
+        records.append(_record(values, model.predict_proba(scaled[roles == "validation"])[:, 1], labels, roles))
+        models.append(model)
+    scores = models[choose(records)].predict_proba(scaled[roles == "test"])[:, 1]
+    return records, float(roc_auc_score(labels[roles == "test"], scores))
+
+
+def _record(values: dict[str, float], scores: np.ndarray, labels: np.ndarray, roles: np.ndarray) -> dict[str, Any]:
+    """A setting's record from its scores of the validation rows."""
+    known = labels[roles == "validation"]
+    record = {"values": values, "status": "ok", "epoch": None, "validation_auc": float(roc_auc_score(known, scores))}
+    return record | {"validation_loss": float(log_loss(known, scores, labels=[0, 1]))}
+
+
+def _chosen_on_test(replicates: int, seed: int) -> Leak:
+    """Of nine settings the one with the best test AUC, where labels say nothing."""
+    images, features = _pool(Population(240, 300, features=60), seed, null=True)
+    honest, leaky = [], []
+    alarms: dict[str, list[bool]] = {"honest": [], "leaky": []}
+    for replicate in range(replicates):
+        drawn, _ = resampling.draw(images, 60, PLAN, seed_from("chosen", seed, replicate))
+        chosen, labels, roles = features[drawn["index_row"]], drawn["label"].to_numpy(), drawn["role"].to_numpy(str)
+        records, scores = [], []
+        for values in GRID:
+            model = linear.pipeline(values["c"], 5000).fit(chosen[roles == "train"], labels[roles == "train"])
+            validation = model.predict_proba(chosen[roles == "validation"])[:, 1]
+            records.append(_record(values, validation, labels, roles))
+            scores.append(model.predict_proba(chosen[roles == "test"])[:, 1])
+        aucs = [float(roc_auc_score(labels[roles == "test"], score)) for score in scores]
+        places = {"honest": choose(records), "leaky": int(np.argmax(aucs))}
+        honest.append(aucs[places["honest"]])
+        leaky.append(aucs[places["leaky"]])
+        for name, place in places.items():
+            if name == "honest" or place != places["honest"]:
+                alarms[name].append(_fit_is_refused(drawn, records, place, aucs[place], scores[place]))
+    guard = "`aggregation.read_fits` chooses again from the validation numbers of every fit and refuses another choice"
+    caught, false_alarm = bool(alarms["leaky"]) and all(alarms["leaky"]), any(alarms["honest"])
+    return _leak("the setting chosen on the test set", honest, leaky, guard, caught, false_alarm)
+
+
+def _fit_is_refused(
+    drawn: pd.DataFrame, records: list[dict[str, Any]], chosen: int, auc: float, scores: np.ndarray
+) -> bool:
+    """Whether the aggregation refuses a fit with this choice, written as the rule writes it."""
+    fitting = {"linear": {"settings": GRID, "max_iterations": 5000}}
+    facts = {"task": "null", "n": 60, "replicate": "001"}
+    test = np.flatnonzero(drawn["role"] == "test")
+    with tempfile.TemporaryDirectory() as folder:
+        resample = Path(folder, "resamples/null/n60/001.tsv")
+        write_table(drawn, resample, facts)
+        weights = Path(folder, "weights")
+        weights.touch()
+        record = fit_record(
+            facts=facts,
+            model="linear",
+            settings=records,
+            chosen=chosen,
+            test_auc=auc,
+            test={
+                "position": test.tolist(),
+                "label": drawn["label"].to_numpy()[test].tolist(),
+                "score": scores.tolist(),
+            },
+            seeds={},
+            fingerprint=fingerprint_of_fit("linear", fitting["linear"], resample, None),
+        )
+        fit = Path(folder, "fits/null/n60/001/linear.json")
+        write_json(fit, record)
+        return _refused(lambda: read_fits([fit], fitting, weights, Path(folder, "resamples")))
+
+
+def page(
+    intervals: pd.DataFrame, tests: pd.DataFrame, found: Sequence[Leak], broken: Sequence[str], setting: str
+) -> str:
+    """Markdown: what was promised, what was measured, and whether it held."""
+    lines = [
+        "# Does the machinery tell the truth where the truth is known?",
+        "",
+        f"Made by `make validate`: {setting} Features stand in place of images; drawing, fitting, choosing, testing "
+        "and guarding are the workflow's own functions. [statistics.md](statistics.md) describes tests and simulation, "
+        "[type-one.md](type-one.md) measures the tests at the paper's sizes.",
+        "",
+        "**Every promise on this page held.**" if not broken else "**Broken: " + "; ".join(broken) + ".**",
+        "",
+        "## Does the interval for a model's expected AUC at n cover it?",
+        "",
+        "The truth is the mean AUC of as many independent pools as stated above, with one replicate each. Promise: the "
+        f"first interval covers it in at least {100 * LEAST_COVERAGE:.0f} % of studies. The others are there to show "
+        "why it is needed.",
+        "",
+        "| n | true AUC | interval | covers | mean width |",
+        "| ---: | ---: | --- | ---: | ---: |",
+    ]
+    for row in intervals.itertuples():
+        lines.append(
+            f"| {row.n} | {row.truth:.4f} ± {row.truth_error:.4f} | {INTERVALS[row.interval]} "
+            f"| {row.covered:.3f} ± {row.error:.3f} | {row.width:.3f} |"
+        )
+    lines += [
+        "",
+        "## How often do tests reject where there is nothing?",
+        "",
+        "Share of studies with p ≤ 0.05. Promise: no more than 0.05 beyond chance for the tests in bold, which claim "
+        "to hold under that null.",
+        "",
+        "| n | null that holds | " + " | ".join(name for name, _ in TESTS.values()) + " |",
+        "| ---: | --- | " + " | ".join("---:" for _ in TESTS) + " |",
+    ]
+    for (n, scenario), part in tests.groupby(["n", "scenario"], sort=False):
+        shares = part.set_index("test")["rejected"]
+        cells = [f"**{shares[test]:.3f}**" if (test, scenario) in CLAIMS else f"{shares[test]:.3f}" for test in TESTS]
+        lines.append(f"| {n} | no difference in {scenario} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "## What do leaks do, and who notices?",
+        "",
+        "Mean test AUC of the linear model over replicates, without and with a leak that was planted on purpose. "
+        "Promise: the guard catches it, and is silent where there is none.",
+        "",
+        "| leak | without | with | moves the AUC by | caught | by |",
+        "| --- | ---: | ---: | ---: | --- | --- |",
+    ]
+    for leak in found:
+        moved = f"{leak.moved:+.3f} ± {leak.error:.3f}".replace("-", "−")
+        verdict = "yes" if leak.caught else "**no**"
+        lines.append(f"| {leak.what} | {leak.honest:.3f} | {leak.leaky:.3f} | {moved} | {verdict} | {leak.guard} |")
+    return "\n".join([*lines, "", "± is one standard error throughout.", ""])
