@@ -34,6 +34,7 @@ from neurotransfer.pretrain.checkpoints import Checkpoints  # noqa: E402
 from neurotransfer.pretrain.evaluation import metrics_with_intervals, point_metrics, weighted_metrics  # noqa: E402
 from neurotransfer.pretrain.targets import Target, learn_targets  # noqa: E402
 from neurotransfer.simulation import demo, study  # noqa: E402
+from neurotransfer.split.pools import check_pools  # noqa: E402
 from neurotransfer.statistics.tests import bootstrap_interval  # noqa: E402
 from neurotransfer.study.configuration import load_config  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
@@ -55,7 +56,7 @@ def prepare(folder: Path, cores: int) -> None:
         Path(), seed=demo.SEED, voxel_size=demo.VOXEL_SIZE, cohorts=COHORTS, participants=PEOPLE, processes=cores
     )
     config = load_config(ROOT, OVERLAYS)
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     made = [f"results/{kind}/{cohort}.tsv" for kind in ("index", "split/cohorts") for cohort in COHORTS]
     made += [f"results/resamples/ad_hc/n{n}/{name}.tsv" for n, name in resamples(config)]
     line = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--cores", cores, "--quiet"]

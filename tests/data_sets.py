@@ -8,6 +8,7 @@ from neurotransfer.errors import InputError, Mistakes
 from neurotransfer.files import read_table
 from neurotransfer.manifest.cohorts import read_cohorts
 from neurotransfer.manifest.compile import compile_manifest, images_of_cohort
+from neurotransfer.split.pools import check_pools
 
 
 def people(number, diagnosis="HC", first=1):
@@ -51,7 +52,7 @@ def images():
 
 def lines_of(config):
     with pytest.raises(InputError) as caught:
-        compile_manifest(config)
+        compile_manifest(config, check_pools)
     assert not Path("results").exists(), "nothing is written where something is wrong"
     return str(caught.value).splitlines()
 

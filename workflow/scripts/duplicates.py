@@ -5,8 +5,9 @@ from neurotransfer.jobs.job import job
 with job(snakemake):
     import numpy as np
     import pandas as pd
+    from neurotransfer.cache.small_volumes import small_voxel, volumes_of
     from neurotransfer.files import read_table, write_json, write_table
-    from neurotransfer.split.duplicates import find_pairs, small_voxel, volumes_of
+    from neurotransfer.split.duplicates import find_pairs
 
     source, params = snakemake.input, snakemake.params
     images = pd.concat([read_table(path) for path in source.indices], ignore_index=True)

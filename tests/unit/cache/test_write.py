@@ -11,10 +11,10 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from neurotransfer.cache import write
+from neurotransfer.cache.image_figures import bounding_box
 from neurotransfer.cache.shard_file import Shard
 from neurotransfer.errors import InputError
 from neurotransfer.preprocess.volumes import stats_text
-from neurotransfer.quality.judge import bounding_box
 from scipy import ndimage
 
 LIA = np.array([[-2.0, 0, 0, 0], [0, 0, 2, 0], [0, -2, 0, 0], [0, 0, 0, 1]])

@@ -73,7 +73,7 @@ def test_where_every_setting_diverges_one_line_says_so(study, resample):
 def test_a_fit_has_started_within_five_seconds():
     """Seconds of CPU, which other work on the machine does not lengthen, of everything that is imported."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", "import neurotransfer.finetuning, neurotransfer.jobs"], check=True)
+    subprocess.run([sys.executable, "-c", "import neurotransfer.fit.finetuning, neurotransfer.jobs.job"], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert 0 < after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
 

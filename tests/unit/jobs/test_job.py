@@ -70,7 +70,7 @@ def test_a_lease_waits_for_its_living_holder(tmp_path):
 
 
 def test_the_lease_of_a_process_that_was_killed_is_taken_over(tmp_path):
-    code = f"import sys, time; sys.path[:0] = {sys.path!r}\nfrom neurotransfer import jobs\n"
+    code = f"import sys, time; sys.path[:0] = {sys.path!r}\nfrom neurotransfer.jobs import job\n"
     code += f"with job.held({str(tmp_path / 'out')!r}):\n    print('held', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
@@ -134,7 +134,7 @@ def test_the_twin_that_slurm_started_again_waits_for_silence_and_not_for_its_own
 
 def test_a_holder_whose_lease_was_taken_over_stops(tmp_path):
     """A node that was cut off comes back, and finds that another one does its work."""
-    code = f"import sys, time; sys.path[:0] = {sys.path!r}\nfrom neurotransfer import jobs\njobs.HEARTBEAT = 0.1\n"
+    code = f"import sys, time; sys.path[:0] = {sys.path!r}\nfrom neurotransfer.jobs import job\njob.HEARTBEAT = 0.1\n"
     code += f"with job.held({str(tmp_path / 'out')!r}):\n    print('held', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"

@@ -31,7 +31,7 @@ def test_a_living_snakemake_is_named(locked):
 
 
 def test_a_killed_one_is_told_from_a_living_and_its_lock_from_others(locked):
-    code = "from neurotransfer.running import note_run; note_run()"
+    code = "from neurotransfer.jobs.lock_note import note_run; note_run()"
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=True)
     told = lock_note.explain_lock(["--profile", "slurm", "--configfile", "my study.yaml"])
     assert "was killed" in told

@@ -25,6 +25,7 @@ from neurotransfer.manifest.bids import Scan, printable, safe
 from neurotransfer.manifest.compile import compile_manifest
 from neurotransfer.manifest.image_choice import choose, fits, rule_mistake
 from neurotransfer.manifest.path_patterns import fill_in, pattern_mistake
+from neurotransfer.split.pools import check_pools
 from neurotransfer.study.plan import read_study
 
 
@@ -180,7 +181,7 @@ def test_whatever_is_left_out_is_listed_with_its_reason(study):
     Path("A/sub-06/anat/sub-06_acq-x_T1w.nii.gz").symlink_to("sub-06_acq-x_T1w.nii.gz")
     Path("A/sub-88").symlink_to("nowhere")
     Path("A/sub-99").symlink_to("sub-99")
-    summary = compile_manifest(config)
+    summary = compile_manifest(config, check_pools)
     assert excluded() == {
         "A/sub-01/anat/sub-01_T1w.nii.gz": "empty_file",
         "A/sub-02/anat/sub-02_T1w.nii.gz": "broken_link",
@@ -256,7 +257,7 @@ def test_labels_that_try_to_leave_their_folder_are_left_out(study):
     text = Path("A/participants.tsv").read_text()
     Path("A/participants.tsv").write_text(text + "sub-../../secret\t40\tF\tHC\n..\t41\tF\tHC\n/etc/passwd\t42\tF\tHC\n")
     write_rows(Path("A/sub-03/sub-03_sessions.tsv"), [{"session_id": "../../../secret", "age": 3}])
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     assert {Path(file).name: reason for file, reason in excluded().items()} == {
         "sub-..": "odd_name",
         "ses-..": "odd_name",
@@ -275,7 +276,7 @@ def test_a_name_that_no_line_of_a_table_can_hold_is_left_out(study, name):
         Path("A/sub-01/anat", name).write_bytes(b"scan")
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     assert list(excluded().values()) == ["odd_name"] and len(images()) == 80
     assert len(Path("results/manifest/excluded.tsv").read_text().splitlines()) == 2
 
@@ -315,7 +316,7 @@ def test_existing_outputs_are_found_by_the_cohorts_pattern(study):
         Path(f"A/derivatives/fs/{name}").mkdir(parents=True)
     pattern = "derivatives/fs/sub-{participant}[_ses-{session}]"
     write_cohorts([rows[0] | {"derivatives": pattern}, rows[1]])
-    summary = compile_manifest(config)
+    summary = compile_manifest(config, check_pools)
     table = images()
     assert table.loc["A_01_ses-1_run-2", "derivatives"] == "A/derivatives/fs/sub-01_ses-1"
     assert table.loc["A_02", "derivatives"] == "A/derivatives/fs/sub-02"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from neurotransfer.errors import InputError
 from neurotransfer.files import read_facts, read_table
 from neurotransfer.manifest.compile import COLUMNS, assign_shards, compile_manifest
+from neurotransfer.split.pools import check_pools
 from neurotransfer.study.configuration import load_config
 from neurotransfer.study.plan import read_study
 from runs import REPOSITORY
@@ -20,7 +21,7 @@ SHARDS = Path("results/manifest/shards.tsv")
 
 def test_a_study_is_compiled_into_images_and_shards(study):
     config, _ = study
-    summary = compile_manifest(config)
+    summary = compile_manifest(config, check_pools)
     table = images()
     assert len(table) == 80 and table["t1w"].map(lambda path: Path(path).is_file()).all()
     assert table.loc["A_01", ["participant_id", "age", "sex", "diagnosis"]].tolist() == ["A_01", 21, 1, "HC"]
@@ -40,21 +41,21 @@ def test_a_study_is_compiled_into_images_and_shards(study):
 
 def test_compiling_again_touches_no_file(study):
     config, _ = study
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     before = {path: path.stat().st_mtime_ns for path in Path("results").rglob("*.tsv")}
-    assert compile_manifest(config).written == 0
+    assert compile_manifest(config, check_pools).written == 0
     assert {path: path.stat().st_mtime_ns for path in Path("results").rglob("*.tsv")} == before
 
 
 def test_a_growing_study_leaves_its_shards_alone(study):
     config, rows = study
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path("results/manifest/shards").iterdir()}
     old = images()["shard"]
     write_cohort(Path("A"), [*people(20), {"participant_id": "sub-00", "age": 50, "sex": "F"}])
     write_cohort(Path("New"), people(9))
     write_cohorts([{"cohort": "New", "path": "New", "roles": "holdout"}, *rows])
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before}
     assert after == before
     new = images()["shard"]
@@ -74,7 +75,7 @@ def test_growth_leaves_shards_alone_with_every_new_column_in_use(study):
     more = {"t1w": "acq-fast, first", "derivatives": "deriv/sub-{participant}[_{session}]", "age_unit": "years"}
     rows = [rows[0] | more | {"neuroticism": "phenotype/neo.tsv:N"}, rows[1]]
     write_cohorts(rows)
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path("results/manifest/shards").iterdir()}
     table = images()
     assert table.loc["A_01_ses-1_acq-fast_rec-norm_run-1", ["acquisition", "reconstruction"]].tolist() == [
@@ -84,25 +85,25 @@ def test_growth_leaves_shards_alone_with_every_new_column_in_use(study):
     write_cohort(Path("A"), people(24), [f"sub-{at}/anat/sub-{at}_T1w.nii.gz" for at in (21, 22, 23, 24)])
     write_rows(Path("A/phenotype/neo.tsv"), [row | {"N": "1,5"} for row in people(24)])
     add_scan(Path("A/sub-01/ses-1/anat/sub-01_ses-1_acq-slow_T1w.nii.gz"))
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
     assert len(images()) == len(table) + 4, "the second image of a session is not taken"
 
 
 def test_an_image_that_is_gone_leaves_the_others_where_they_are(study):
     config, _ = study
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     Path("A/sub-03/anat/sub-03_T1w.nii.gz").unlink()
     for at in range(17, 21):
         Path(f"A/sub-{at}/anat/sub-{at}_T1w.nii.gz").unlink()
-    assert "0 images are new, 5 are gone" in compile_manifest(config).text()
+    assert "0 images are new, 5 are gone" in compile_manifest(config, check_pools).text()
     assert read_table("results/manifest/shards/A-0001.tsv")["image_id"].tolist() == [
         f"A_0{at}" for at in (1, 2, 4, 5, 6, 7, 8)
     ]
     assert read_table("results/manifest/shards/A-0003.tsv").empty, "an empty shard keeps its file, and so its number"
     assert "A-0003" not in read_study(config).shards
     add_scan(Path("A/sub-20/anat/sub-20_T1w.nii.gz"))
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     assert images()["shard"]["A_20"] == "A-0004"
 
 
@@ -111,13 +112,13 @@ def test_a_cohort_that_comes_back_has_its_old_shards(study):
     write_cohort(Path("C"), people(5))
     with_c = [*rows, {"cohort": "C", "path": "C", "roles": "holdout"}]
     write_cohorts(with_c)
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     before = {path: path.stat().st_mtime_ns for path in Path("results/manifest/shards").iterdir()}
     write_cohorts(rows)
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     assert not [shard for shard in read_study(config).shards if shard.startswith("C")]
     write_cohorts(with_c)
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     assert {path: path.stat().st_mtime_ns for path in Path("results/manifest/shards").iterdir()} == before
 
 
@@ -358,11 +359,11 @@ def test_of_many_mistakes_alike_only_the_first_are_listed(study):
 
 def test_a_mistake_leaves_the_manifest_of_before(study):
     config, rows = study
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     before = {path: path.read_bytes() for path in Path("results").rglob("*.tsv")}
     age_of_230(config, rows)
     with pytest.raises(InputError):
-        compile_manifest(config)
+        compile_manifest(config, check_pools)
     assert {path: path.read_bytes() for path in Path("results").rglob("*.tsv")} == before
 
 

@@ -24,6 +24,7 @@ from neurotransfer.manifest.withdrawal import (
 )
 from neurotransfer.preprocess import run
 from neurotransfer.quality import judge
+from neurotransfer.split.pools import check_pools
 from neurotransfer.study.configuration import load_config
 from neurotransfer.study.plan import read_study
 from synthetic_results import draw_figures, make_results, page_of
@@ -52,7 +53,7 @@ def config(tmp_path, monkeypatch):
         Path(cohort, "participants.tsv").write_text("\n".join(rows) + "\n")
     Path("cohorts.tsv").write_text("cohort\tpath\troles\nA\tA\tpretraining\nB\tB\tholdout, ad_hc\n")
     LIST.write_text("participant_id\timage_id\n")
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     return config
 
 
@@ -78,7 +79,7 @@ def files_that_name(word: str) -> set[str]:
 def test_the_withdrawn_leave_and_nobody_else_moves(config):
     before, rows = contents(), read_table("results/manifest/images.tsv")
     withdraw("A_03", images=["B_10"])
-    summary = compile_manifest(config)
+    summary = compile_manifest(config, check_pools)
     after = contents()
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {"A-0001.tsv", "B-0002.tsv"} == {f"{shard}.tsv" for shard in summary.withdrawn_shards}
@@ -102,14 +103,14 @@ def test_the_withdrawn_leave_and_nobody_else_moves(config):
 
 def test_compiling_again_changes_nothing_and_new_people_get_new_shards(config):
     withdraw("A_03")
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     before = contents()
-    again = compile_manifest(config)
+    again = compile_manifest(config, check_pools)
     assert again.written == 0 and again.withdrawn_shards == ()
     add_scan("A/sub-21/anat/sub-21_T1w.nii.gz")
     with Path("A/participants.tsv").open("a") as file:
         file.write("sub-21\t60\tF\tHC\n")
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     after = contents()
     assert {name: after[name] for name in before} == before
     assert b"A_21" in after["A-0004.tsv"]
@@ -117,10 +118,10 @@ def test_compiling_again_changes_nothing_and_new_people_get_new_shards(config):
 
 def test_the_data_may_be_deleted_after_the_withdrawal(config):
     withdraw("A_03")
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     before = contents()
     Path("A/sub-03/anat/sub-03_T1w.nii.gz").unlink()
-    assert compile_manifest(config).written == 0
+    assert compile_manifest(config, check_pools).written == 0
     assert contents() == before
 
 
@@ -130,15 +131,15 @@ def test_who_withdraws_before_getting_a_place_never_gets_one(config):
         file.write("sub-21\t60\tF\tHC\n")
     withdraw("A_21")
     before = contents()
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     assert contents() == before and files_that_name("A_21") == set()
     Path("A/sub-21/anat/sub-21_T1w.nii.gz").unlink()
-    compile_manifest(config)  # the row in the list is still no mistake
+    compile_manifest(config, check_pools)  # the row in the list is still no mistake
 
 
 def test_a_whole_shard_may_withdraw_and_keeps_its_file_and_number(config):
     withdraw(*(f"A_{at:02d}" for at in range(1, 9)))
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     plan = read_study(config)
     assert plan.shards["A-0001"].images == plan.shards["A-0001"].withdrawn == 8
     assert list(plan.shards)[:3] == ["A-0001", "A-0002", "A-0003"]
@@ -147,9 +148,9 @@ def test_a_whole_shard_may_withdraw_and_keeps_its_file_and_number(config):
 def test_taking_a_row_out_brings_the_image_back_to_its_place(config):
     before = contents()
     withdraw("A_03", "B_10")
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     withdraw("B_10")
-    assert compile_manifest(config).withdrawn_shards == ("A-0001",)
+    assert compile_manifest(config, check_pools).withdrawn_shards == ("A-0001",)
     assert contents()["A-0001.tsv"] == before["A-0001.tsv"]
 
 
@@ -158,7 +159,7 @@ def test_a_cohort_that_has_left_the_table_loses_its_withdrawn_too(config):
     Path("C").symlink_to("A")
     Path("cohorts.tsv").write_text("cohort\tpath\troles\nC\tC\tpretraining\nB\tB\tholdout, ad_hc\n")
     withdraw("A_03")
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     new = SHARDS.joinpath("A-0001.tsv").read_text().splitlines()
     changed = [
         line for was, line in zip(old, new, strict=True) if line != f"{was}\t" and not line.endswith("withdrawn")
@@ -182,17 +183,17 @@ def test_a_mistake_in_the_list_is_a_line_and_changes_nothing(config, text, line)
     before = contents()
     LIST.write_text(text)
     with pytest.raises(InputError, match=line):
-        compile_manifest(config)
+        compile_manifest(config, check_pools)
     assert contents() == before
 
 
 def test_a_list_that_vanishes_is_noticed(config):
     withdraw("A_03")
-    compile_manifest(config)
+    compile_manifest(config, check_pools)
     LIST.unlink()
     config["withdrawn"] = str(DEFAULT)
     with pytest.raises(InputError, match="1 images are withdrawn, and the list that says so is gone; put it back"):
-        compile_manifest(config)
+        compile_manifest(config, check_pools)
 
 
 def test_no_list_means_nobody_at_its_usual_place_only(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from neurotransfer.pretrain import distributed, job
 from neurotransfer.pretrain.weights import read_weights
 from runs import REPOSITORY
 
-START = "import json, sys; from neurotransfer import pretraining as p; p.pretrain_in(2, json.load(sys.stdin), None)"
+START = "import json, sys; from neurotransfer.pretrain import job as p; p.pretrain_in(2, json.load(sys.stdin), None)"
 
 
 @pytest.fixture

@@ -6,20 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from neurotransfer.cache.image_figures import FIGURES, bounding_box, contrast, holes, parts
 from neurotransfer.errors import InputError
 from neurotransfer.preprocess.volumes import Statistics
-from neurotransfer.quality.judge import (
-    FIGURES,
-    accepted,
-    bounding_box,
-    cached_images,
-    contrast,
-    holes,
-    judge,
-    parts,
-    robust_z,
-    why_empty,
-)
+from neurotransfer.quality.judge import accepted, cached_images, judge, robust_z, why_empty
 from scipy import ndimage, stats
 from synthetic_quality import SETTINGS, figures
 

@@ -13,6 +13,7 @@ from browsers import chromium, visit
 from crowds import crowd, index_of
 from neurotransfer.errors import InputError
 from neurotransfer.files import digest_of_file, write_json, write_table
+from neurotransfer.report.certificate_page import page
 from neurotransfer.split.certificate import (
     certify,
     check_behind_weights,
@@ -21,7 +22,6 @@ from neurotransfer.split.certificate import (
     check_sources,
     check_waivers,
     duplicates_in_words,
-    page,
 )
 from neurotransfer.split.duplicates import COLUMNS, HEAD, SCAN
 from neurotransfer.split.resampling import labelled, write_resample

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from neurotransfer.cache.small_volumes import small_volume, small_voxel
 from neurotransfer.simulation.anatomy import render
 from neurotransfer.split import duplicates
 from neurotransfer.split.duplicates import HEAD, NUMBERS, POSE, SCAN
@@ -149,9 +150,9 @@ def test_blocked_products_find_what_all_products_at_once_find():
 @pytest.mark.parametrize(("voxel", "factor"), [(1.0, 4), (0.8, 5), (2.0, 2), (4.5, 1)])
 def test_small_volumes_are_means_of_blocks(voxel, factor):
     image = np.random.default_rng(0).integers(0, 256, (23, 24, 26)).astype(np.uint8)
-    small = duplicates.small_volume(image, voxel)
+    small = small_volume(image, voxel)
     assert small.shape == tuple(edge // factor for edge in image.shape) and small.dtype == np.uint8
-    assert duplicates.small_voxel(voxel) == pytest.approx(voxel * factor)
+    assert small_voxel(voxel) == pytest.approx(voxel * factor)
     for place in [(0, 0, 0), (2, 1, 3), tuple(edge - 1 for edge in small.shape)]:
         block = image[tuple(slice(at * factor, (at + 1) * factor) for at in place)]
         assert abs(int(small[place]) - block.mean()) <= 0.51

@@ -105,12 +105,12 @@ def test_a_task_without_a_cohort_is_named(config, shards):
 
 def test_parsing_imports_nothing_heavy():
     heavy = {"numpy", "pandas", "torch", "nibabel", "jsonschema", "snakemake"}
-    program = f"import sys, neurotransfer.study, neurotransfer.jobs; print(sorted({heavy} & set(sys.modules)))"
+    program = f"import sys, neurotransfer.study.plan, neurotransfer.jobs.job; print(sorted({heavy} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
 
 
 def test_the_configuration_is_checked_without_pandas():
-    program = "import sys, neurotransfer.configuration; print('pandas' in sys.modules or 'numpy' in sys.modules)"
+    program = "import sys, neurotransfer.study.configuration; print('pandas' in sys.modules or 'numpy' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"

@@ -124,8 +124,9 @@ def _enter_study(chosen: argparse.Namespace) -> dict:
 def _manifest(chosen: argparse.Namespace) -> None:
     config = _enter_study(chosen)
     from .manifest.compile import compile_manifest
+    from .split.pools import check_pools
 
-    summary = compile_manifest(config)
+    summary = compile_manifest(config, check_pools)
     print(summary.text())
     if summary.withdrawn_shards:
         from .manifest.withdrawal import consequences

@@ -91,7 +91,7 @@ class ImageError(ValueError):
 
     Parameters
     ----------
-    reason : a short code for tables, such as ``truncated`` (the list is in preprocessing.py)
+    reason : a short code for tables, such as ``truncated`` (the list is in preprocess/run.py)
     detail : one line for a person
     """
 

@@ -350,13 +350,13 @@ def test_a_tag_that_does_not_exist(way, head, tmp_path, trace):
 def test_another_version_in_the_image(head, tmp_path, trace):
     (tmp_path / "fastsurfer-2.4.2.sif").touch()
     line = broken(tmp_path, head, "this is FastSurfer 2.4.2", image=str(tmp_path / "fastsurfer-2.4.2.sif"))
-    assert "run.fastsurfer.version says 2.5.0" in line
+    assert "preprocessing.fastsurfer.version says 2.5.0" in line
     assert not trace("start")
 
 
 def test_no_image_and_no_licence_where_they_are_named(head, tmp_path, trace):
     line = broken(tmp_path, head, "there is no .*fastsurfer-2.5.0.sif", image=str(tmp_path / "fastsurfer-2.5.0.sif"))
-    assert "run.fastsurfer.image" in line
+    assert "preprocessing.fastsurfer.image" in line
     assert "fastsurfer.license" in broken(tmp_path, head, "there is no .*l.txt", license=str(tmp_path / "l.txt"))
 
 
@@ -378,7 +378,7 @@ def test_docker_itself_takes_these_options(head, tmp_path, trace, monkeypatch):
 def test_a_node_without_a_gpu_stops_instead_of_taking_hours(way, head, tmp_path, trace, monkeypatch):
     monkeypatch.setenv("STANDIN_NO_GPU", "1")
     monkeypatch.setenv("STANDIN_DEVICE", "cpu")
-    broken(tmp_path, head, "set run.gpus to 0", runs_in=way)
+    broken(tmp_path, head, "set preprocessing.gpus to 0", runs_in=way)
 
 
 def test_a_path_that_no_container_can_be_shown(head, tmp_path, trace, monkeypatch):
@@ -407,7 +407,7 @@ def test_options_of_another_version_stop_the_job(head, tmp_path, trace, monkeypa
 
 def test_a_licence_that_is_needed(head, tmp_path, trace, monkeypatch):
     monkeypatch.setitem(fastsurfer.OPTIONS, "2.5", fastsurfer.OPTIONS["2.5"] + " --tal_reg")
-    broken(tmp_path, head, "require a FreeSurfer License.*run.fastsurfer.license")
+    broken(tmp_path, head, "require a FreeSurfer License.*preprocessing.fastsurfer.license")
 
 
 # --- A run of failures with one cause ------------------------------------------------------------

@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 from nibabel.freesurfer.mghformat import MGHError, MGHHeader
 
+from ..cache.image_figures import FIGURES, Box, bounding_box, quality_figures
+from ..cache.small_volumes import small_volume
 from ..errors import InputError
 from ..files import digest_of_file, table_text, write_table
 from ..preprocess.volumes import Statistics, read_stats, stats_file
-from ..quality.judge import FIGURES, Box, bounding_box, quality_figures
-from ..split.duplicates import small_volume
 from .shard_file import checksum, shard_written
 
 FROM_LEDGER = ("image_id", "status", "reason", "engine", "engine_version")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -24,9 +24,6 @@ import pandas as pd
 
 from ..errors import InputError, Mistakes
 from ..files import table_text, write_text
-from ..seeds import seed_from
-from ..split.resampling import check_task, labelled
-from ..split.roles import split_cohort
 from ..study.demands import images_per_job
 from ..study.plan import digest_of_cohorts
 from .bids import Exclusion, Participant, Scan, find_participants, key_of, safe
@@ -42,6 +39,7 @@ COLUMNS = [
     *("derivatives", *TARGETS, "diagnosis", "shard"),
 ]
 EXCLUDED = ["cohort", "file", "reason", "detail"]
+PoolsCheck = Callable[[Mapping[str, Any], pd.DataFrame, Sequence[Cohort], Mistakes], None]
 
 
 @dataclass(frozen=True)
@@ -95,12 +93,15 @@ class Summary:
         return [name, f"{len(table):,}", f"{table['participant_id'].nunique():,}", *shares, left_out]
 
 
-def compile_manifest(config: Mapping[str, Any], folder: str | Path = "results/manifest") -> Summary:
+def compile_manifest(
+    config: Mapping[str, Any], check_pools: PoolsCheck, folder: str | Path = "results/manifest"
+) -> Summary:
     """Read the cohorts and write the manifest, or write nothing and say everything that is wrong.
 
     Parameters
     ----------
     config : the study's configuration, checked
+    check_pools : split.pools.check_pools; it is called before anything is written and collects its mistakes
     folder : where the manifest lies
 
     Raises
@@ -123,7 +124,7 @@ def compile_manifest(config: Mapping[str, Any], folder: str | Path = "results/ma
     excluded = excluded[~withdrawn.own(excluded)]
     mistakes.raise_if_any()
     images = assign_shards(images, previous, numbers, config["manifest"]["images_per_shard"])
-    _check_pools(config, images, cohorts, mistakes)
+    check_pools(config, images, cohorts, mistakes)
     mistakes.raise_if_any()
     written = _write(folder, table, cohorts, images, excluded, previous, apart)
     return Summary(
@@ -362,39 +363,6 @@ def _check_roles(config: Mapping[str, Any], table: Path, cohorts: Sequence[Cohor
     if "pretraining" not in roles and not config["pretrain"]["weights"]:
         fix = "add it to a cohort, or give existing weights as pretrain.weights"
         mistakes.add(InputError(table, "roles", "no cohort has the role pretraining", fix))
-
-
-def _check_pools(
-    config: Mapping[str, Any], images: pd.DataFrame, cohorts: Sequence[Cohort], mistakes: Mistakes
-) -> None:
-    """Whether pretraining has both its sets, and each task's pool can give its resamples.
-
-    What preprocessing will fail on is not known yet, so this is the best case.
-    """
-    split = {}
-    for cohort in cohorts:
-        index = images[images["cohort"] == cohort.name]
-        split[cohort.name] = split_cohort(
-            index, cohort.roles, cohort.pretraining_share, config["split"], config["seed"]
-        )["role"]
-    role = pd.concat(list(split.values()))
-    if not config["pretrain"]["weights"]:
-        for name in ("train", "validation"):
-            if not (role == name).any():
-                what = f"no healthy participant of the pretraining cohorts is left for {name}"
-                fix = "add participants or cohorts, or change split.validation_share or split.healthy"
-                mistakes.add(InputError(config["cohorts"], "roles", what, fix))
-    for name, task in config["tasks"].items():
-        if task is None:
-            continue
-        has = [cohort.name for cohort in cohorts if name in cohort.roles]
-        unseen = images[images["cohort"].isin(has) & (role.reindex(images.index) == "test")]
-        pool = labelled(unseen, task, config["manifest"]["converters"])
-        try:
-            settings = config["resampling"]
-            check_task(name, pool, settings["n"], settings, seed_from(config["seed"], "check", name))
-        except InputError as error:
-            mistakes.add(error)
 
 
 def read_assignments(folder: Path) -> tuple[dict[str, tuple[str, int]], dict[str, int]]:

@@ -1,6 +1,6 @@
 """Pretraining as the rule does it: from indices and splits to the file of weights, in one process or in several.
 
-``python -m neurotransfer.pretraining`` is what torchrun starts, once per GPU.
+``python -m neurotransfer.pretrain.job`` is what torchrun starts, once per GPU.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ size depends on the configuration and not on the number of images.
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import math
@@ -14,16 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
-from .. import __version__
+from .. import pages
+from ..cache.image_figures import FIGURES
 from ..cache.shard_file import Shard
 from ..files import read_table
-from .judge import FIGURES
 
 ODD = 3.5  # robust z-score from which a figure counts as a reason (Iglewicz and Hoaglin, 1993)
 PER_RULE = 10  # images shown of those that a rule excludes
@@ -202,7 +200,7 @@ def thumbnails(slices: np.ndarray) -> tuple[str, str]:
 def _address(image: Image.Image, kind: str, **options: Any) -> str:
     file = io.BytesIO()
     image.save(file, kind.upper(), **options)
-    return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode()
+    return pages.address(file.getvalue(), f"image/{kind}")
 
 
 def rule_rows(excluded: pd.DataFrame, exclude: Mapping[str, Mapping[str, float | None]]) -> list[dict[str, Any]]:
@@ -234,10 +232,6 @@ def distributions(table: pd.DataFrame) -> dict[str, Any]:
 
 def render(content: Mapping[str, Any]) -> str:
     """The page, in one file; every text is escaped."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates")
-    options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = jinja2.Environment(loader=loader, autoescape=True, **options)
-    environment.filters["number"] = lambda value: f"{value:,}"
     # inside a script element only "<" could end it early
     data = json.dumps(content["data"], allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return environment.get_template("quality.html.j2").render(version=__version__, **content | {"data": data})
+    return pages.render(content | {"data": data}, "quality.html.j2")

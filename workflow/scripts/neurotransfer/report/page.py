@@ -14,15 +14,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from .. import __version__
+from .. import pages
 from ..files import read_table
 from ..split.certificate import duplicates_in_words
 from ..statistics.inference import NULLS
-from ..text import MISSING, p_text, signed
 from . import answer_tables, pretraining_tables, trust_tables
 from .figure2 import FAINT, INK, MODELS, PAPER, PUBLISHED, SOFT
 from .methods_text import methods
@@ -126,7 +124,7 @@ def content(
         "configuration": trust_tables.configuration_lines(config, defaults),
         "methods": paragraphs,
         "cited": cited,
-        "bibliography": address(bibliography(cited).encode(), "application/x-bibtex"),
+        "bibliography": pages.address(bibliography(cited).encode(), "application/x-bibtex"),
         "stages": stages,
         "rules": rules,
         "retries": sum(stage["retried"] for stage in stages),
@@ -153,18 +151,11 @@ def read_ledgers(paths: Iterable[str | Path], quality: Iterable[str | Path] = ()
     return ledger
 
 
-def render(content: Mapping[str, Any], template: str = "report.html.j2") -> str:
-    """A page of one of the templates; every text in `content` is escaped."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates")
-    options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = jinja2.Environment(loader=loader, autoescape=True, **options)
-    environment.filters["number"] = lambda value: MISSING if value is None or pd.isna(value) else f"{value:,}"
-    environment.filters |= {"p": p_text, "signed": signed}
-    script = Markup((Path(__file__).parents[1] / "templates/report.js").read_text(encoding="utf-8"))
-    # the one script that a browser may run in the page, by its digest
-    given = {"version": __version__, "script": script, "inks": DARK}
-    given["digest"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template(template).render(**given, **content)
+def render(content: Mapping[str, Any]) -> str:
+    """The report's page; the one script that a browser may run in it is named by its digest."""
+    script = Markup((pages.TEMPLATES / "report.js").read_text(encoding="utf-8"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return pages.render({"script": script, "digest": digest, "inks": DARK, **content}, "report.html.j2")
 
 
 def embed(stem: str | Path) -> dict[str, Any]:
@@ -190,11 +181,6 @@ def embed(stem: str | Path) -> dict[str, Any]:
         data = stem.with_suffix(f".{ending}").read_bytes()
         if ending == "tsv" and len(data) > LARGE:
             ending, data = "tsv.gz", gzip.compress(data, mtime=0)
-        files.append({"name": f"{stem.name}.{ending}", "ending": ending, "address": address(data, MIME[ending])})
+        files.append({"name": f"{stem.name}.{ending}", "ending": ending, "address": pages.address(data, MIME[ending])})
     overlay = f'class="{PUBLISHED}"' in body
     return {"viewbox": viewbox, "drawing": Markup(body), "overlay": overlay, "files": files}
-
-
-def address(data: bytes, kind: str) -> str:
-    """Bytes as a data address."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -14,9 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from .. import __version__
+from .. import pages
 from ..study.plan import MODELS, Study
 
 PAIRS = (("transfer", "baseline"), ("transfer", "linear"), ("linear", "baseline"))
@@ -86,19 +84,17 @@ def page(config: Mapping[str, Any], study: Study, results: str | Path = "results
     failures = Counter(path.parent.name for path in Path(results, "failures").glob("*/*.json"))
     total = len(study.tasks) * len(study.n) * len(study.replicates)
     done = Counter(key[3] for key in aucs)
-    loader = jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.get_template("preview.html.j2").render(
-        study=config["study"],
-        when=time.strftime("%Y-%m-%d %H:%M"),
-        version=__version__,
-        done={model: done[model] for model in MODELS},
-        total=total,
-        missing=total * len(MODELS) - len(aucs),
-        left_out=left_out,
-        failures=failures,
-        rows=tables(study, aucs),
-        replicates=len(study.replicates),
-        titles={name: task["title"] for name, task in study.tasks.items()},
-        pretrained=Path(results, "pretrain", study.run, "weights.safetensors").exists(),
-    )
+    content = {
+        "study": config["study"],
+        "when": time.strftime("%Y-%m-%d %H:%M"),
+        "done": {model: done[model] for model in MODELS},
+        "total": total,
+        "missing": total * len(MODELS) - len(aucs),
+        "left_out": left_out,
+        "failures": failures,
+        "rows": tables(study, aucs),
+        "replicates": len(study.replicates),
+        "titles": {name: task["title"] for name, task in study.tasks.items()},
+        "pretrained": Path(results, "pretrain", study.run, "weights.safetensors").exists(),
+    }
+    return pages.render(content, "preview.html.j2")

@@ -37,13 +37,14 @@ def run_demo(folder: Path, repository: Path, *, cores: int) -> int:
     started = time.monotonic()
     with _alone(folder):
         from ..manifest.compile import compile_manifest
+        from ..split.pools import check_pools
         from ..study.configuration import load_config
         from .study import simulate_study
 
         os.chdir(folder)
         print("demo: simulating cohorts whose truth is known ...", flush=True)
         simulate_study(Path(), seed=SEED, voxel_size=VOXEL_SIZE, processes=cores)
-        print(compile_manifest(load_config(repository, [overlay])).text(), flush=True)
+        print(compile_manifest(load_config(repository, [overlay]), check_pools).text(), flush=True)
         status = _run_workflow(repository, overlay, cores)
     if status:
         _print_failures()

@@ -289,24 +289,6 @@ def duplicates_in_words(summary: Mapping[str, Any]) -> str:
     return said
 
 
-def page(certificate: Mapping[str, Any], study: str) -> str:
-    """The certificate as a page for a person, complete in itself and without a name of a participant or image."""
-    from ..report.page import render
-
-    names = {"train": "training", "validation": "validation", "test": "test", "unused": "not used"}
-    shared = [(cohort, certificate["cohorts"][cohort]) for cohort in certificate["shared_cohorts"]]
-    engines = [(names[role], named_engines(pairs)) for role, pairs in certificate["engines"].items() if pairs]
-    content = {
-        "study": study,
-        "names": names,
-        "shared": shared,
-        "engines": engines,
-        "duplicates": duplicates_in_words(certificate["duplicates"]),
-        "certificate": certificate,
-    }
-    return render(content, "certificate.html.j2")
-
-
 def _identical(used: pd.DataFrame) -> pd.DataFrame:
     """Pairs of images, of two participants, whose cached bytes are the same: columns as duplicates.find_pairs'."""
     known = used[used["checksum"].notna()]

@@ -17,7 +17,6 @@ import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,9 @@ import pandas as pd
 from scipy import ndimage, stats
 from scipy.spatial.transform import Rotation
 
-from ..cache.shard_file import Shard
-
 SCAN, HEAD = "scan", "head"
 COLUMNS = ["image_1", "participant_1", "cohort_1", "image_2", "participant_2", "cohort_2"]
 COLUMNS += ["similarity", "correlation", "rotation", "kind"]
-COARSE = 4.0  # mm; voxels are averaged up to about this size
 WIDTH = 4.0  # mm, sd by which volumes are blurred before shapes are fitted
 SHADING = 25.0  # mm, sd of what counts as the scanner's shading
 SPACING = 8.0  # mm between the points at which head and template are compared
@@ -45,61 +41,6 @@ LEAST_SPREAD = 0.05  # of strangers' likeness; in a handful of images it can see
 TURNED = np.radians(2.0)  # two copies of a scan are never estimated further apart; 0.4 was the most in 200
 BATCH = 512  # volumes that are handed to the processes at once
 MOST = 10_000  # pairs that are kept, the most alike ones
-
-
-def small_volume(cropped: np.ndarray, voxel_size: float) -> np.ndarray:
-    """A cached image averaged over blocks of about 4 mm: uint8, voxels that fill no block left out.
-
-    Parameters
-    ----------
-    cropped : uint8 [D, H, W]
-    voxel_size : of it, mm
-    """
-    factor = _factor(voxel_size)
-    if factor == 1:
-        return cropped
-    shape = [edge // factor for edge in cropped.shape]
-    sums = cropped[tuple(slice(edge * factor) for edge in shape)]
-    for axis, edge in enumerate(shape):  # axis by axis, whole rows first: much faster than a mean over three axes
-        sums = sums.reshape(*shape[:axis], edge, factor, *sums.shape[axis + 1 :]).sum(axis + 1, dtype=np.uint32)
-    return ((sums + factor**3 // 2) // factor**3).astype(np.uint8)
-
-
-def small_voxel(voxel_size: float) -> float:
-    """Edge of a small volume's voxel in mm, for images of that voxel size."""
-    return voxel_size * _factor(voxel_size)
-
-
-def _factor(voxel_size: float) -> int:
-    return max(1, round(COARSE / voxel_size))
-
-
-class Volumes(Sequence):
-    """The small volumes of an index's images, read from their shards when asked for."""
-
-    def __init__(self, images: pd.DataFrame, files: Mapping[str, Path]) -> None:
-        self._places = list(zip(images["shard"], images["row"], strict=True))
-        self._files, self._open = files, {}
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, image: int) -> np.ndarray:
-        shard, row = self._places[image]
-        if shard not in self._open:
-            self._open = {shard: Shard(self._files[shard])}
-        return self._open[shard].image(row)
-
-
-def volumes_of(images: pd.DataFrame, files: Iterable[str | Path]) -> Volumes:
-    """The small volumes of an index's images.
-
-    Parameters
-    ----------
-    images : `shard` and `row`
-    files : ``<shard>.small.npy`` of all their shards
-    """
-    return Volumes(images, {Path(file).name.removesuffix(".small.npy"): Path(file) for file in files})
 
 
 def heads_of(volumes: Iterable[np.ndarray], voxel: float, processes: int = 1) -> np.ndarray:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError, raise_all
-from ..preprocess.engines.containers import is_file_reference
+from .container_names import is_file_reference
 from .plan import CNNS
 
 COMMAND_LINE = "--config"  # where a value comes from that no file holds

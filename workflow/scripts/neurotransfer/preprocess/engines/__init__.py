@@ -1,6 +1,6 @@
 """Engines: what turns one T1-weighted image into FastSurfer's file layout.
 
-A job opens one engine for its images; preprocessing.py hands it a `Scan` and an empty folder at a time, and
+A job opens one engine for its images; preprocess/run.py hands it a `Scan` and an empty folder at a time, and
 writes the ledger.  Which files must be there at the end, and what they must look like, is in outputs.py.
 """
 

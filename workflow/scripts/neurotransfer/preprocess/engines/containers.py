@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InstallationError
+from ...study.container_names import is_file_reference
 
 OUTPUT = "/output"
 UNSAFE = frozenset(':,"\\')  # what the syntax of binds gives a meaning of its own
@@ -72,11 +73,6 @@ def is_bindable(path: Path) -> bool:
 def image_reference(given: str | None, version: str, gpu: bool) -> str:
     """The image: what the configuration names, or FastSurfer's official one for this version and device."""
     return given or f"deepmi/fastsurfer:{'cuda' if gpu else 'cpu'}-v{version}"
-
-
-def is_file_reference(image: str) -> bool:
-    """Whether an image is named by a path (a .sif file or a sandbox), not by a registry's name."""
-    return "://" not in image and (image.endswith((".sif", ".simg", ".img")) or image.startswith(("/", ".", "~")))
 
 
 def apptainer(

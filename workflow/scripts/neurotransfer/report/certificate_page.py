@@ -1,0 +1,28 @@
+"""The split certificate as a page for a person, complete in itself and without a name of a participant or image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import pages
+from ..cache.write import named_engines
+from ..split.certificate import duplicates_in_words
+from .page import DARK
+
+
+def page(certificate: Mapping[str, Any], study: str) -> str:
+    """The certificate as a page for a person, complete in itself and without a name of a participant or image."""
+    names = {"train": "training", "validation": "validation", "test": "test", "unused": "not used"}
+    shared = [(cohort, certificate["cohorts"][cohort]) for cohort in certificate["shared_cohorts"]]
+    engines = [(names[role], named_engines(pairs)) for role, pairs in certificate["engines"].items() if pairs]
+    content = {
+        "study": study,
+        "inks": DARK,
+        "names": names,
+        "shared": shared,
+        "engines": engines,
+        "duplicates": duplicates_in_words(certificate["duplicates"]),
+        "certificate": certificate,
+    }
+    return pages.render(content, "certificate.html.j2")

@@ -1,0 +1,48 @@
+"""Whether the images of a manifest can give pretraining its sets and each task its resamples.
+
+Goes in: the manifest's images, before any is preprocessed.  Comes out: one line for each set or pool that is too small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ..errors import InputError, Mistakes
+from ..manifest.cohorts import Cohort
+from ..seeds import seed_from
+from .resampling import check_task, labelled
+from .roles import split_cohort
+
+
+def check_pools(config: Mapping[str, Any], images: pd.DataFrame, cohorts: Sequence[Cohort], mistakes: Mistakes) -> None:
+    """Whether pretraining has both its sets, and each task's pool can give its resamples.
+
+    What preprocessing will fail on is not known yet, so this is the best case.
+    """
+    split = {}
+    for cohort in cohorts:
+        index = images[images["cohort"] == cohort.name]
+        split[cohort.name] = split_cohort(
+            index, cohort.roles, cohort.pretraining_share, config["split"], config["seed"]
+        )["role"]
+    role = pd.concat(list(split.values()))
+    if not config["pretrain"]["weights"]:
+        for name in ("train", "validation"):
+            if not (role == name).any():
+                what = f"no healthy participant of the pretraining cohorts is left for {name}"
+                fix = "add participants or cohorts, or change split.validation_share or split.healthy"
+                mistakes.add(InputError(config["cohorts"], "roles", what, fix))
+    for name, task in config["tasks"].items():
+        if task is None:
+            continue
+        has = [cohort.name for cohort in cohorts if name in cohort.roles]
+        unseen = images[images["cohort"].isin(has) & (role.reindex(images.index) == "test")]
+        pool = labelled(unseen, task, config["manifest"]["converters"])
+        try:
+            settings = config["resampling"]
+            check_task(name, pool, settings["n"], settings, seed_from(config["seed"], "check", name))
+        except InputError as error:
+            mistakes.add(error)
