@@ -52,8 +52,13 @@ def load_config(repository: str | Path, overlays: Sequence[str | Path] = ()) -> 
     ours: dict[str, Any] = {}
     for overlay in overlays:
         merge(ours, read_document(overlay))
+    return with_defaults(repository, ours)
+
+
+def with_defaults(repository: str | Path, ours: Mapping[str, Any]) -> dict[str, Any]:
+    """The repository's config/config.yaml with a study's own keys on top; neither of the two is changed."""
     # Snakemake starts from the overlays and lays them over again, which decides the order of the keys
-    config = copy.deepcopy(ours)
+    config = copy.deepcopy(dict(ours))
     merge(config, read_document(Path(repository) / "config/config.yaml"))
     merge(config, ours)
     return copy.deepcopy(config)
