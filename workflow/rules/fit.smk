@@ -84,7 +84,7 @@ rule transfer:
     input:
         resample="results/resamples/{task}/n{n}/{replicate}.tsv",
         weights=f"results/pretrain/{study.run}/weights.safetensors",
-        participants="results/pretrain/multitask/participants.tsv" if study.run == "multitask" else [],
+        participants=PRETRAINED_PARTICIPANTS,
     output:
         fit="results/fits/{task}/n{n}/{replicate}/transfer.json",
     log:

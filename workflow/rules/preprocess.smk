@@ -1,7 +1,5 @@
 # T1-weighted images -> FastSurfer's file layout and a ledger that accounts for every image.
 
-# What later stages depend on: settings that only change how it is done repeat no fit.
-PREPROCESSING = demands.identity(config["preprocessing"])
 EXISTING = config["preprocessing"] | {"engine": "derivatives"}
 IDENTITIES = {False: PREPROCESSING, True: demands.identity(EXISTING)}  # shared by all jobs, which may be many
 

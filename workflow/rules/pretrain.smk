@@ -6,16 +6,6 @@
 NO_TRAINING = ("weights", "accept_other_preprocessing", "participants_key", "threads", "gpus", "checkpoint_minutes")
 
 
-def of_cohorts(folder, *roles):
-    return [f"results/{folder}/{cohort}.tsv" for cohort in study.cohorts_of(*roles)]
-
-
-def shards_of_cohorts(*roles):
-    return lambda wildcards: [
-        f"results/cache/{shard}.npy" for cohort in study.cohorts_of(*roles) for shard in study.shards_of(cohort)
-    ]
-
-
 rule pretrain:
     """The multi-task network, from scratch; by torchrun where it has more than one GPU."""
     input:
@@ -35,7 +25,7 @@ rule pretrain:
     threads: config["pretrain"]["threads"]
     resources:
         mem_mb=lambda wc, attempt: 32000 * attempt,
-        runtime=lambda wc, attempt: 2880,
+        runtime=lambda wc, attempt: PRETRAIN_MINUTES * attempt,
         gpu=config["pretrain"]["gpus"],
     params:
         seed=config["seed"],

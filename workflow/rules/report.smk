@@ -57,7 +57,7 @@ rule report:
         groups=f"results/pretrain/{study.run}/groups.tsv",
         calibration=f"results/pretrain/{study.run}/calibration.tsv",
         weights=f"results/pretrain/{study.run}/weights.safetensors",
-        participants="results/pretrain/multitask/participants.tsv" if study.run == "multitask" else [],
+        participants=PRETRAINED_PARTICIPANTS,
         withdrawn=config["withdrawn"] if config["withdrawn"] and Path(config["withdrawn"]).is_file() else [],
         medians="results/statistics/medians.tsv",
         comparisons="results/statistics/comparisons.tsv",

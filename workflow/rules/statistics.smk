@@ -23,7 +23,7 @@ rule aggregate:
         fits=all_fits,
         resamples=all_resamples,
         weights=f"results/pretrain/{study.run}/weights.safetensors",
-        participants="results/pretrain/multitask/participants.tsv" if study.run == "multitask" else [],
+        participants=PRETRAINED_PARTICIPANTS,
         indices=of_cohorts("index", *study.tasks),
         splits=of_cohorts("split/cohorts", *study.tasks, *["pretraining"][: study.run == "multitask"]),
         certificate=ancient("results/split/certificate.json"),

@@ -6,6 +6,7 @@ with job(snakemake):
     from neurotransfer.files import read_table, write_table
     from neurotransfer.split.certificate import check_behind_weights, check_certified, check_resamples_certified
     from neurotransfer.statistics.aggregation import check_resamples, describe_resamples, number_participants, read_fits
+    from neurotransfer.study import layout
 
     source, output = snakemake.input, snakemake.output
     check_certified(source.certificate, [*source.indices, *source.splits])
@@ -14,7 +15,7 @@ with job(snakemake):
     if source.participants:
         check_behind_weights(read_table(source.participants), splits, source.participants)
     check_resamples(source.resamples, **snakemake.params.drawing)
-    aucs, settings, scores = read_fits(source.fits, snakemake.params.fitting, source.weights, "results/resamples")
+    aucs, settings, scores = read_fits(source.fits, snakemake.params.fitting, source.weights, layout.RESAMPLES)
     predictions, pools = number_participants(scores, source.resamples)
     write_table(aucs, output.aucs)
     write_table(settings, output.settings)

@@ -11,6 +11,7 @@ with job(snakemake, lease=snakemake.output.metrics):
     from neurotransfer.pretrain.loop import predictions_of
     from neurotransfer.pretrain.targets import from_metadata
     from neurotransfer.split.certificate import check_certified
+    from neurotransfer.study import layout
 
     source, params = snakemake.input, snakemake.params
     check_certified(source.certificate, [*source.indices, *source.splits])
@@ -26,7 +27,7 @@ with job(snakemake, lease=snakemake.output.metrics):
     parts["holdout"] = images[(role == "test") & images["cohort"].isin(params.holdout)]
     accept = snakemake.config["pretrain"]["accept_other_preprocessing"]
     weights.check_made_by(metadata, made_by(pd.concat(parts.values())), source.weights, accept=accept)
-    predictions = predictions_of(model, parts, "results/cache", targets, params.batch_size, device)
+    predictions = predictions_of(model, parts, layout.CACHE, targets, params.batch_size, device)
     drawn = {"resamples": params.bootstrap, "seed": params.seed}
     write_table(predictions, snakemake.output.predictions)
     write_table(evaluation.evaluate(predictions, targets, **drawn), snakemake.output.metrics)

@@ -19,13 +19,12 @@ import pandas as pd
 
 from ..errors import InputError
 from ..files import digest_of_file, read_table
+from ..study import layout
 from ..study.plan import Study
 from .shard_file import Shard, checksum
 from .write import FROM_LEDGER, digest_of_rows
 
-CACHE = Path("results/cache")
-SHARDS = Path("results/manifest/shards")
-INDEX = Path("results/index")
+CACHE, SHARDS, INDEX = (Path(name) for name in (layout.CACHE, layout.SHARD_TABLES, layout.INDEX))
 WRITING = 60.0  # seconds since a temporary file last grew after which nobody is writing it any more
 ENDINGS = (".slices.npy", ".small.npy", ".volumes.tsv", ".npy", ".tsv")
 
@@ -143,7 +142,7 @@ def _read_cache_table(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def _again(name: str) -> str:
-    return f"delete results/cache/{name}.*, then run snakemake again"
+    return f"delete {layout.CACHE}/{name}.*, then run snakemake again"
 
 
 def _against_manifest(name: str, table: pd.DataFrame, path: Path) -> Iterator[InputError]:

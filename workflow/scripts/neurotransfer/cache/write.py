@@ -24,6 +24,7 @@ from ..cache.small_volumes import small_volume
 from ..errors import InputError
 from ..files import digest_of_file, table_text, write_table
 from ..preprocess.volumes import Statistics, read_stats, stats_file
+from ..study import layout
 from .shard_file import checksum, shard_written
 
 FROM_LEDGER = ("image_id", "status", "reason", "engine", "engine_version")
@@ -153,7 +154,9 @@ def images_of_shard(images: pd.DataFrame, ledger: pd.DataFrame, name: str) -> pd
     if rows["status"].isna().any():
         image = rows.loc[rows["status"].isna(), "image_id"].iloc[0]
         what = f"the ledgers of the shard have no row for {image}"
-        raise InputError(f"results/preprocessed/{name}", "", what, "delete the ledgers there, then run snakemake again")
+        raise InputError(
+            f"{layout.PREPROCESSED}/{name}", "", what, "delete the ledgers there, then run snakemake again"
+        )
     return rows
 
 

@@ -28,10 +28,10 @@ from ..pretrain.loop import Momentum, learning_rate, predict
 from ..pretrain.weights import check_made_by, check_weights, expected_of, read_weights, seen_by, why_unknown
 from ..seeds import seed_from
 from ..split.resampling import read_resample
+from ..study import layout
 from .settings import choose, fingerprint_of_fit, fit_record, seeds_of_fit
 
 logger = logging.getLogger("neurotransfer")
-CACHE = "results/cache"
 HEAD_SD = 0.01  # [assumed] of the head's first weights
 
 
@@ -73,7 +73,7 @@ def pretrained_trunk(
         logger.warning("%s: %s: %s", weights, unknown, why_unknown(metadata, key))
     elif seen:
         what = f"{len(seen)} of its participants are behind the weights {weights}, such as {min(seen)}"
-        fix = "delete results/split and results/resamples and run again; with given weights, leave these people out"
+        fix = f"delete {layout.SPLIT} and {layout.RESAMPLES} and run again; with given weights, leave these people out"
         raise InputError(resample, "participant_id", what, fix)
     return trunk_of(state)
 
@@ -232,7 +232,7 @@ def fit(
     names = (fitting["seed"], facts["task"], facts["n"], facts["replicate"], model_name)
     seeds = [seeds_of_fit(*names, position) for position in range(len(fitting["settings"]))]
     records, chosen, scores = fit_settings(
-        Held(resample, CACHE, device),
+        Held(resample, layout.CACHE, device),
         resample,
         network=fitting["network"],
         training=training,

@@ -26,9 +26,11 @@ from typing import Any
 from .. import __version__
 from ..errors import InputError
 from ..files import fingerprint, read_json, write_json
+from ..study import layout
+from ..study.rules import base_name
 
 logger = logging.getLogger("neurotransfer")
-FAILURES = Path("results/failures")
+FAILURES = Path(layout.FAILURES)
 HEARTBEAT = 30.0  # seconds between two signs of life in a lease
 SILENCE = 300.0  # seconds without one after which a holder on another machine counts as dead
 
@@ -76,13 +78,14 @@ def job(snakemake: Any, lease: str | Path | None = None) -> Iterator[None]:
     """
     set_up_logging(snakemake.log[0] if snakemake.log else None)
     key = "-".join(str(value) for value in snakemake.wildcards) or "all"
-    failure = FAILURES / snakemake.rule / f"{key}.json"
+    rule = base_name(snakemake.rule)
+    failure = FAILURES / rule / f"{key}.json"
     signal.signal(signal.SIGTERM, _exit_at_sigterm)
     _tell_what_it_has(snakemake, failure)
     try:
         with held(lease, _work_of(snakemake)) if lease else contextlib.nullcontext(False) as done:
             if done and all(Path(path).exists() for path in snakemake.output):
-                logger.info("%s %s: finished by the job that was waited for", snakemake.rule, key)
+                logger.info("%s %s: finished by the job that was waited for", rule, key)
                 failure.unlink(missing_ok=True)
                 sys.exit(0)
             yield
@@ -92,8 +95,8 @@ def job(snakemake: Any, lease: str | Path | None = None) -> Iterator[None]:
         cause = explain(error)
         if not isinstance(error, InputError | KeyboardInterrupt | SystemExit):
             logger.error("%s", traceback.format_exc().rstrip())
-        logger.error("%s %s failed: %s", snakemake.rule, key, cause)
-        facts = {"rule": snakemake.rule, "key": key, "cause": cause, "version": __version__, "time": time.time()}
+        logger.error("%s %s failed: %s", rule, key, cause)
+        facts = {"rule": rule, "key": key, "cause": cause, "version": __version__, "time": time.time()}
         facts |= {"wildcards": [str(value) for value in snakemake.wildcards]}
         facts |= {"log": str(snakemake.log[0]) if snakemake.log else None, "slurm_job": os.environ.get("SLURM_JOB_ID")}
         with contextlib.suppress(OSError):
@@ -116,7 +119,9 @@ def _tell_what_it_has(snakemake: Any, failure: Path) -> None:
 def _work_of(snakemake: Any) -> str:
     """Fingerprint of a job's parameters and of its inputs as far as a glance tells."""
     inputs = [[str(path), os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in snakemake.input]
-    return fingerprint([snakemake.rule, json.loads(json.dumps(dict(snakemake.params.items()), default=str)), inputs])
+    return fingerprint(
+        [base_name(snakemake.rule), json.loads(json.dumps(dict(snakemake.params.items()), default=str)), inputs]
+    )
 
 
 def _exit_at_sigterm(number: int, frame: object) -> None:

@@ -24,6 +24,7 @@ import pandas as pd
 
 from ..errors import InputError, Mistakes
 from ..files import table_text, write_text
+from ..study import layout
 from ..study.demands import images_per_job
 from ..study.plan import digest_of_cohorts
 from .bids import Exclusion, Participant, Scan, find_participants, key_of, safe
@@ -94,7 +95,7 @@ class Summary:
 
 
 def compile_manifest(
-    config: Mapping[str, Any], check_pools: PoolsCheck, folder: str | Path = "results/manifest"
+    config: Mapping[str, Any], check_pools: PoolsCheck, folder: str | Path = layout.MANIFEST
 ) -> Summary:
     """Read the cohorts and write the manifest, or write nothing and say everything that is wrong.
 

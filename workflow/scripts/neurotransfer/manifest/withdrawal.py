@@ -23,6 +23,7 @@ import pandas as pd
 
 from ..errors import InputError, Mistakes
 from ..files import read_facts, write_text
+from ..study import layout
 from ..study.consequences import jobs_after, listed_by_rule
 from ..study.plan import digest_of_withdrawn, read_study
 from .bids import safe
@@ -193,7 +194,7 @@ def set_apart(
         name, names = (row.image, there) if row.image else (row.participant, people)
         if name not in names and row.digest not in known:
             near = difflib.get_close_matches(name, list(names), 3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "see results/manifest/images.tsv for their names"
+            hint = f"did you mean {' or '.join(near)}?" if near else f"see {layout.IMAGES} for their names"
             what = f"the study has no {'image' if row.image else 'participant'} {name}"
             mistakes.add(InputError(withdrawn.path, f"line {row.line}", what, hint))
     places = {image: place for image, place in previous.items() if withdrawn.has(image)}
@@ -228,7 +229,7 @@ def consequences(shards: Collection[str], config: Mapping[str, Any]) -> str:
     if left:
         lines.append(
             "these shards are of cohorts that are not in the table of cohorts any more, so no job empties them; delete "
-            f"their files in results/preprocessed, results/cache and results/index: {', '.join(left)}"
+            f"their files in {layout.PREPROCESSED}, {layout.CACHE} and {layout.INDEX}: {', '.join(left)}"
         )
     return "\n".join(lines)
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..fit.settings import all_settings
+from ..study import layout
 from ..study.plan import CNNS, Study
+from ..study.rules import PRETRAINING, STAGES, cores_of, uses_gpu
 
-BENCHMARKS = Path("results/benchmarks")
 COLUMNS = ["rule", "key", "seconds", "memory_mb", "units", "device"]
 DEVICE = re.compile(r"computing on (?:the )?(.+?)(?: with \d+ threads)?$", re.MULTILINE)
 EVALUATION = 1 / 3  # of the cost of a training step: forward only
@@ -31,15 +32,6 @@ ASSUMED = {
     ("resample", "cpu"): (3.0, "measured elsewhere: 3 s per file, most of it Python's start"),
     ("linear", "cpu"): (5.0, "measured elsewhere: 5 s per fit, most of it Python's start"),
 }
-STAGES = {  # the rules whose cost is counted, by stage, in the order of a run
-    "preprocessing": ("preprocess",),
-    "cache": ("cache",),
-    "pretraining": ("pretrain", "evaluate"),
-    "resampling": ("resample",),
-    "linear fits": ("linear",),
-    "baseline fits": ("baseline",),
-    "transfer fits": ("transfer",),
-}
 PAPER_VOXELS = 224 * 192 * 224  # what the assumed costs of the network are for
 
 
@@ -52,7 +44,7 @@ class Cost:
     gpu: bool
 
 
-def gather(study: Study, config: Mapping[str, Any], folder: str | Path = BENCHMARKS) -> list[dict[str, Any]]:
+def gather(study: Study, config: Mapping[str, Any], folder: str | Path = layout.BENCHMARKS) -> list[dict[str, Any]]:
     """A row (see COLUMNS) per finished job that left a benchmark file, read from the study's folder.
 
     `units` is the work that the job did: images, or for the network images in training steps.
@@ -112,20 +104,11 @@ def cost_of(rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any]) ->
             return Cost(0.5, "assumed: half a second to link and check an image's files", False)
         place = "builtin" if engine == "builtin" else "gpu" if gpu else "cpu"
         return Cost(*ASSUMED["preprocess", place], gpu)
-    if rule in ("pretrain", "evaluate", *CNNS):
+    if rule in (*PRETRAINING, *CNNS):
         seconds, basis = ASSUMED["network", "gpu" if gpu else "cpu"]
         crop = config["cache"]["crop"]
         return Cost(seconds * crop[0] * crop[1] * crop[2] / PAPER_VOXELS, basis, gpu)
     return Cost(*ASSUMED[rule, "cpu"], False)
-
-
-def uses_gpu(rule: str, config: Mapping[str, Any]) -> bool:
-    """Whether a rule's jobs ask for a GPU."""
-    if rule == "preprocess":
-        return config["preprocessing"]["engine"] == "fastsurfer" and bool(config["preprocessing"].get("gpus", 1))
-    if rule in ("pretrain", "evaluate"):
-        return bool(config["pretrain"]["gpus"])
-    return rule in CNNS and bool(config["models"]["cnn"]["gpus"])
 
 
 def summary(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -153,28 +136,15 @@ def by_stage(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[dict
             row["device"] != "CPU" if row["device"] else row["rule"] == "preprocess" and uses_gpu("preprocess", config)
         )
         stage["jobs"] += 1
-        stage["gpu_hours"] += (
-            hours * on_gpu * (config["pretrain"]["gpus"] if row["rule"] in STAGES["pretraining"] else 1)
-        )
+        stage["gpu_hours"] += hours * on_gpu * (config["pretrain"]["gpus"] if row["rule"] in PRETRAINING else 1)
         stage["core_hours"] += hours * cores_of(row["rule"], config)
         stage["retried"] += "an earlier attempt failed: " in _log(row["rule"], row["key"].split("/"))
     return [stage for stage in stages.values() if stage["jobs"]]
 
 
-def cores_of(rule: str, config: Mapping[str, Any]) -> int:
-    """Cores that a job of a rule asks for."""
-    if rule == "preprocess":
-        return config["preprocessing"]["threads"]
-    if rule in STAGES["pretraining"]:
-        return config["pretrain"]["threads"]
-    if rule in CNNS:
-        return config["models"]["cnn"]["threads"]
-    return config["models"]["linear"]["threads"] if rule == "linear" else 1
-
-
 def _log(rule: str, parts: list[str]) -> str:
     try:
-        return Path("logs", rule, *parts).with_suffix(".log").read_text(encoding="utf-8")
+        return Path(layout.log(rule, *parts)).read_text(encoding="utf-8")
     except OSError:
         return ""
 

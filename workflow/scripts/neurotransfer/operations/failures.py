@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..study.plan import MODELS
+from ..study import layout
+from ..study.rules import RULES, base_name, target_of
 
-SUMMARY = "results/statistics/aucs.tsv"  # what needs every fit, and so makes all that a group did not
+SUMMARY = layout.AUCS  # what needs every fit, and so makes all that a group did not
 LINES = 4  # of a log that are shown
 # what Slurm, the kernel or Python write in a log when a job ends without a word of its own
 KILLED = (
@@ -58,7 +59,7 @@ def failures_of(folder: str | Path = ".", results: str | Path | None = None) -> 
     """
     folder = Path(folder)
     found = {failure.target: failure for failure in _killed(folder)}
-    found |= {failure.target: failure for failure in _told(folder, Path(results or folder / "results"))}
+    found |= {failure.target: failure for failure in _told(folder, Path(results or folder / layout.RESULTS))}
     return sorted(found.values(), key=lambda failure: -failure.time)
 
 
@@ -92,26 +93,6 @@ def kind_of(failure: Failure) -> str:
     return f"{failure.rule} {NUMBERS.sub('N', cause)}"
 
 
-def target_of(rule: str, parts: Sequence[str]) -> str:
-    """What to ask Snakemake for to get a job's result made."""
-    try:
-        if rule in MODELS:
-            return f"results/fits/{parts[0]}/n{parts[1]}/{parts[2]}/{rule}.json"
-        if rule == "resample":
-            return f"results/resamples/{parts[0]}/n{parts[1]}/{parts[2]}.tsv"
-        if rule == "preprocess":
-            return f"results/preprocessed/{parts[0]}/{parts[1]}.tsv"
-        if rule == "split":
-            return f"results/split/cohorts/{parts[0]}.tsv"
-        if rule == "evaluate":
-            return f"results/pretrain/{parts[0]}/metrics.tsv"
-        if rule in ("cache", "index"):
-            return f"results/{rule}/{parts[0]}.tsv"
-    except IndexError:
-        pass
-    return rule
-
-
 def by_kind(failures: Sequence[Failure]) -> list[list[Failure]]:
     """Failures that are alike together, the most frequent first."""
     groups: dict[str, list[Failure]] = {}
@@ -121,7 +102,7 @@ def by_kind(failures: Sequence[Failure]) -> list[list[Failure]]:
 
 
 def _told(folder: Path, results: Path) -> Iterator[Failure]:
-    for path in results.glob("failures/*/*.json"):
+    for path in layout.within(results, layout.FAILURES).glob("*/*.json"):
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
             rule, key, cause, when = (facts[name] for name in ("rule", "key", "cause", "time"))
@@ -134,7 +115,7 @@ def _told(folder: Path, results: Path) -> Iterator[Failure]:
 
 def _parts(rule: str, key: str) -> list[str]:
     """A key's wildcards; only a shard's name holds the dash that joins them."""
-    if rule in ("preprocess", "cache"):
+    if rule in RULES and "shard" in RULES[rule].wildcards:
         shard = re.match(r"[A-Za-z0-9]+-\d+", key)
         return [shard[0], *key[shard.end() + 1 :].split("-")] if shard else [key]
     return key.split("-")
@@ -142,15 +123,15 @@ def _parts(rule: str, key: str) -> list[str]:
 
 def _killed(folder: Path) -> Iterator[Failure]:
     """Jobs and groups whose newest Slurm log ends with a kill, and whose result is not there or is older."""
-    for place in folder.glob("logs/slurm/group_*"):
+    for place in folder.glob(f"{layout.SLURM_LOGS}/group_*"):
         log = max(place.glob("*.log"), key=lambda path: path.stat().st_mtime, default=None)
         cause = _cause_of_kill(log) if log else None
         aucs = folder / SUMMARY
         if cause and not (aucs.exists() and aucs.stat().st_mtime >= log.stat().st_mtime):
             name = f"group of {JOB.match(place.name)[1]} fits"
             yield Failure(name, f"Slurm job {log.stem}", cause, SUMMARY, _last_lines(log), log.stat().st_mtime)
-    for place in folder.glob("logs/slurm/rule_*"):
-        rule = JOB.match(place.name)[1]
+    for place in folder.glob(f"{layout.SLURM_LOGS}/rule_*"):
+        rule = base_name(JOB.match(place.name)[1])
         newest: dict[Path, Path] = {}
         for log in place.rglob("*.log"):
             if log.parent not in newest or log.stat().st_mtime > newest[log.parent].stat().st_mtime:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
+from ..study import layout
 
 STATES = OK, FAILED, EXCLUDED, WAITING = ("ok", "failed", "excluded", "waiting")
-IMAGES = "manifest/images.tsv"
 UNKNOWN = "no reason was recorded"
 
 
@@ -29,7 +29,7 @@ class State(NamedTuple):
     reason: str | None
 
 
-def states_of_images(results: str | Path = "results") -> Iterator[tuple[str, State]]:
+def states_of_images(results: str | Path = layout.RESULTS) -> Iterator[tuple[str, State]]:
     """Each image of the manifest, in its order, with its state.
 
     An image's row in a ledger counts first, then its ``status.json``; one that has neither waits.  Of those that
@@ -41,7 +41,7 @@ def states_of_images(results: str | Path = "results") -> Iterator[tuple[str, Sta
         where the manifest has not been compiled
     """
     results = Path(results)
-    path = results / IMAGES
+    path = layout.within(results, layout.IMAGES)
     if not path.is_file():
         raise InputError(path, "", "the manifest has not been compiled", "run neurotransfer manifest")
     excluded: dict[str, dict[str, str]] = {}
@@ -53,10 +53,10 @@ def states_of_images(results: str | Path = "results") -> Iterator[tuple[str, Sta
             shard, folders = image["shard"], None
             rows = ledger_rows(results, shard)
         if cohort not in excluded:
-            excluded[cohort] = _excluded(results / "quality" / f"{cohort}.tsv")
+            excluded[cohort] = _excluded(layout.within(results, layout.JUDGED.format(cohort=cohort)))
         found = rows.get(image_id)
         if found is None:
-            place = results / "preprocessed/subjects" / shard
+            place = layout.within(results, layout.SUBJECTS) / shard
             folders = set(names_in(place)) if folders is None else folders
             found = _status_json(place / image_id) if image_id in folders else None
         state, reason = found or (WAITING, None)
@@ -114,7 +114,7 @@ def ledger_rows(results: str | Path, shard: str) -> dict[str, tuple[str, str | N
 
 def ledgers_of(results: str | Path, shard: str) -> list[str]:
     """Paths of a shard's ledgers that are there, in order."""
-    folder = os.path.join(results, "preprocessed", shard)
+    folder = os.path.join(layout.within(results, layout.PREPROCESSED), shard)
     return [f"{folder}/{name}" for name in sorted(names_in(folder, ".tsv"))]
 
 

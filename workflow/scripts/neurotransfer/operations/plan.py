@@ -20,9 +20,10 @@ from ..files import read_table
 from ..seeds import seed_from
 from ..split.resampling import INFEASIBLE, draw_rows, labelled, sizes
 from ..split.roles import split_cohort
-from ..study.consequences import OF_ALL_COHORTS, OF_COHORT
+from ..study import layout
 from ..study.plan import ARMS, CNNS, MODELS, Study
-from .costs import EVALUATION, Cost, cores_of, cost_of, gather, steps_of_fit
+from ..study.rules import PRETRAIN_MINUTES, PRETRAINING, RULES, cores_of
+from .costs import EVALUATION, Cost, cost_of, gather, steps_of_fit
 
 DRAWS = 200  # simulated resamples per task and n
 POWER_DRAWS = 400  # simulated test sets
@@ -46,7 +47,7 @@ def forecast(config: Mapping[str, Any], study: Study, *, gpus: int, cores: int) 
     ----------
     gpus, cores : that the study may use at once, for the longest path
     """
-    images = read_table("results/manifest/images.tsv")
+    images = read_table(layout.IMAGES)
     role = roles_of(images, study, config)
     rows = gather(study, config)
     work = work_of(study, config, role)
@@ -68,7 +69,7 @@ def forecast(config: Mapping[str, Any], study: Study, *, gpus: int, cores: int) 
 
 def roles_of(images: pd.DataFrame, study: Study, config: Mapping[str, Any]) -> pd.Series:
     """The role of each image: of the split that is there, else as it will be if no image fails."""
-    made = Path("results/split/images.tsv")
+    made = Path(layout.SPLIT_IMAGES)
     if made.exists():
         roles = read_table(made).set_index("image_id")["role"]
         return images["image_id"].map(roles).fillna("unused").set_axis(images.index)
@@ -109,16 +110,19 @@ def work_of(study: Study, config: Mapping[str, Any], role: pd.Series) -> dict[st
 
 def jobs_of(study: Study) -> dict[str, int]:
     """How many jobs each rule has."""
-    replicates = len(study.tasks) * len(study.n) * len(study.replicates)
-    count = {"preprocess": sum(len(shard.jobs) for shard in study.shards.values()), "cache": len(study.shards)}
-    count |= dict.fromkeys(OF_COHORT, len(study.cohorts)) | dict.fromkeys(OF_ALL_COHORTS, 1)
-    count |= {"pretrain" if study.run == "multitask" else "adopt": 1, "evaluate": 1, "resample": replicates}
-    return count | dict.fromkeys(MODELS, replicates) | dict.fromkeys(("aggregate", "compare", "figures", "report"), 1)
+    count = {
+        ("shard", "job"): sum(len(shard.jobs) for shard in study.shards.values()),
+        ("shard",): len(study.shards),
+        ("cohort",): len(study.cohorts),
+        ("task", "n", "replicate"): len(study.tasks) * len(study.n) * len(study.replicates),
+    }
+    unused = "adopt" if study.run == "multitask" else "pretrain"
+    return {name: count.get(rule.wildcards, 1) for name, rule in RULES.items() if name != unused}
 
 
 def hours(rule: str, work: Sequence[float], cost: Cost) -> float:
     """Hours of a rule's jobs together.  Pretraining and evaluation that ran are measured as whole jobs."""
-    if rule in ("pretrain", "evaluate") and "finished jobs" in cost.basis:
+    if rule in PRETRAINING and "finished jobs" in cost.basis:
         return cost.seconds / 3600
     return sum(work) * cost.seconds / 3600
 
@@ -202,10 +206,11 @@ def _path(work, costs, gpus, cores, warnings) -> str:
         "  (queueing not counted; linear fits run beside)",
     ]
     longest = max((max(lengths) for lengths in fits.values() if lengths), default=0.0)
-    if pretrain > 48:
+    limit = PRETRAIN_MINUTES / 60
+    if pretrain > limit:
         warnings.append(
-            f"pretraining takes {_days(pretrain)}, longer than its job's 48 hours: it goes on from its checkpoint, "
-            "each time limit costing one of the profile's retries; raise those, or its runtime"
+            f"pretraining takes {_days(pretrain)}, longer than its job's {limit:.0f} hours: it goes on from its "
+            "checkpoint, each time limit costing one of the profile's retries; raise those, or its runtime"
         )
     if longest > 6:
         warnings.append(f"the longest fit takes {_days(longest)}: check models.cnn, and the gpus it asks for")
@@ -227,7 +232,7 @@ def _disk(config, study, images, warnings) -> str:
     fits = replicates * (sum(FIT_KB.values()) + 25) * 1e3
     needed = derivatives + cache + fits
     free = shutil.disk_usage(Path.cwd()).free
-    written = [Path("results") / name for name in ("cache", "preprocessed")]
+    written = [Path(layout.CACHE), Path(layout.PREPROCESSED)]
     if needed > free and not any(path.exists() for path in written):
         warnings.append(f"the study needs {_size(needed)}, and {_size(free)} are free in {Path.cwd()}")
     return "\n".join(

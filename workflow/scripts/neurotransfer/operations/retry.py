@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..jobs.job import is_held
+from ..study import layout
 from ..study.consequences import counts_by_rule, jobs_after
 from ..study.plan import Study
 from .image_states import EXCLUDED, FAILED, OK, UNKNOWN, State, ledgers_of, read_rows, states_of_images
@@ -57,7 +58,7 @@ class Retry:
 
 def choose(
     study: Study,
-    results: str | Path = "results",
+    results: str | Path = layout.RESULTS,
     *,
     reason: str | None = None,
     cohort: str | None = None,
@@ -91,7 +92,7 @@ def choose(
     if images:
         for image in images:
             if image not in states:
-                _refuse("--image", image, "the manifest has no such image", states, "see results/manifest/images.tsv")
+                _refuse("--image", image, "the manifest has no such image", states, f"see {layout.IMAGES}")
         usable = {image: states[image] for image in images if states[image].state in (OK, EXCLUDED, FAILED)}
         chosen = {image: state for image, state in usable.items() if cohort in (None, state.cohort)}
         chosen = {image: state for image, state in chosen.items() if reason in (None, state.reason)}
@@ -132,7 +133,7 @@ def _consequences(study: Study, results: Path, chosen: Mapping[str, State]) -> R
     preprocessing: dict[str, set[str]] = {}
     for shard, images in by_shard.items():
         # the job of an image follows from its place in the shard's file, which Snakemake's job goes by too
-        places = enumerate(read_rows(results / "manifest/shards" / f"{shard}.tsv", "image_id"))
+        places = enumerate(read_rows(layout.within(results, layout.SHARD_TABLES) / f"{shard}.tsv", "image_id"))
         per_job = study.shards[shard].images_per_job
         preprocessing[shard] = {f"{place // per_job:04d}" for place, row in places if row["image_id"] in images}
         ledgers += [
@@ -145,12 +146,12 @@ def _consequences(study: Study, results: Path, chosen: Mapping[str, State]) -> R
         path
         for shard, jobs in preprocessing.items()
         for job in jobs
-        if is_held(path := results / "preprocessed" / shard / f"{job}.tsv")
+        if is_held(path := layout.within(results, layout.ledger(shard, job)))
     ]
     if running:
         what = f"{len(running)} of the jobs that would be marked run now"
         raise InputError(f"{running[0]}.lease", "", what, "wait for their end, then say it again")
-    subjects = results / "preprocessed/subjects"
+    subjects = layout.within(results, layout.SUBJECTS)
     return Retry(
         images=chosen,
         status_files=tuple(subjects / state.shard / image / "status.json" for image, state in chosen.items()),

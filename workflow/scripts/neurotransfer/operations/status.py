@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..jobs.job import SILENCE, process_runs
+from ..study import layout
 from ..study.plan import ARMS, Study
+from ..study.rules import PAGES, RULES, STATISTICS
 from .failures import Failure, by_kind, failures_of
 from .image_states import EXCLUDED, FAILED, STATES, UNKNOWN, names_in, states_of_images
 
@@ -172,7 +174,7 @@ def _table(rows: Sequence[Sequence[str]], sides: str) -> str:
     return "\n".join(lines)
 
 
-def status_of(study: Study, results: str | Path = "results") -> Status:
+def status_of(study: Study, results: str | Path = layout.RESULTS) -> Status:
     """Look at a study's results.
 
     Parameters
@@ -205,8 +207,8 @@ def status_of(study: Study, results: str | Path = "results") -> Status:
         replicates=replicates,
         fits=fits,
         after=(
-            _one("statistics", results / "statistics/comparisons.tsv", failed.keys() & {"aggregate", "compare"}),
-            _one("report", results / "report/report.html", failed.keys() & {"figures", "report"}),
+            _one("statistics", layout.within(results, layout.COMPARISONS), failed.keys() & set(STATISTICS)),
+            _one("report", layout.within(results, layout.REPORT), failed.keys() & set(PAGES)),
         ),
         failures=failures,
     )
@@ -215,7 +217,7 @@ def status_of(study: Study, results: str | Path = "results") -> Status:
 def _before(study: Study, results: Path, failed: Mapping[str, set[str]]) -> Iterator[Step]:
     wanted, done, live, times = set(), set(), set(), []
     for shard in study.shards.values():
-        folder = results / "preprocessed" / shard.name
+        folder = layout.within(results, layout.PREPROCESSED) / shard.name
         names = set(names_in(folder))
         wanted |= {f"{shard.name}-{job}" for job in shard.jobs}
         mine = [f"{shard.name}-{job}" for job in shard.jobs if f"{job}.tsv" in names]
@@ -225,21 +227,22 @@ def _before(study: Study, results: Path, failed: Mapping[str, set[str]]) -> Iter
         if mine:  # a look at each ledger would take long where a job has one image
             times += [folder.stat().st_mtime] * len(mine)
     yield _step("preprocessing jobs", wanted, done, live, failed.get("preprocess", set()), times)
-    for name, rule, place, keys in (
-        ("cached shards", "cache", "cache", study.shards),
-        ("cohorts with an index", "index", "index", study.cohorts),
-        ("cohorts with a split", "split", "split/cohorts", study.cohorts),
+    for name, rule, keys in (
+        ("cached shards", "cache", study.shards),
+        ("cohorts with an index", "index", study.cohorts),
+        ("cohorts with a split", "split", study.cohorts),
     ):
-        there = _times(results / place)
+        folder = layout.within(results, RULES[rule].result).parent
+        there = _times(folder)
         made = {key: there[f"{key}.tsv"] for key in keys if f"{key}.tsv" in there}
         leases = [name for name in there if name.endswith(".lease")]
-        live = {name.partition(".")[0] for name in leases if _is_live(results / place / name)}
+        live = {name.partition(".")[0] for name in leases if _is_live(folder / name)}
         yield _step(name, set(keys), set(made), live, failed.get(rule, set()), list(made.values()))
-    yield _one("certificate", results / "split/certificate.json", failed.keys() & {"certificate"})
-    pretrained, name = results / "pretrain" / study.run, "given weights" if study.run == "given" else "pretraining"
+    yield _one("certificate", layout.within(results, layout.CERTIFICATE), failed.keys() & {"certificate"})
+    name = "given weights" if study.run == "given" else "pretraining"
     ended = failed.keys() & {"pretrain", "adopt"}
-    yield _one(name, pretrained / "weights.safetensors", ended, _progress(study, results))
-    yield _one("evaluation", pretrained / "metrics.tsv", failed.keys() & {"evaluate"})
+    yield _one(name, layout.within(results, layout.weights(study.run)), ended, _progress(study, results))
+    yield _one("evaluation", layout.within(results, layout.METRICS.format(run=study.run)), failed.keys() & {"evaluate"})
 
 
 def _replicates(
@@ -251,8 +254,8 @@ def _replicates(
     times: dict[str, list[float]] = {name: [] for name in names}
     for task in study.tasks:
         for n in study.n:
-            folder = results / f"fits/{task}/n{n}"
-            drawn = _times(results / f"resamples/{task}/n{n}")
+            folder = layout.within(results, layout.FITS) / task / f"n{n}"
+            drawn = _times(layout.within(results, layout.RESAMPLES) / task / f"n{n}")
             fitted = {replicate: _times(folder / replicate) for replicate in study.replicates}
             steps = []
             for name in names:
@@ -316,10 +319,10 @@ def _is_live(lease: Path) -> bool:
 
 def _progress(study: Study, results: Path) -> str:
     """How far a pretraining that has begun says it is."""
-    if study.run == "given" or not names_in(results / "checkpoints/pretrain/multitask", ".pt"):
+    if study.run == "given" or not names_in(layout.within(results, layout.CHECKPOINTS), ".pt"):
         return ""
     try:
-        lines = Path(results.parent, "logs/pretrain/multitask.log").read_text(encoding="utf-8").splitlines()
+        lines = Path(results.parent, layout.log("pretrain", "multitask")).read_text(encoding="utf-8").splitlines()
     except OSError:
         return "begun"
     told = next((line for line in reversed(lines) if " epoch " in line), "")

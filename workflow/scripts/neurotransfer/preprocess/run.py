@@ -25,6 +25,7 @@ import pandas as pd
 from ..errors import ImageError, InstallationError, TryAlone
 from ..files import fingerprint, read_json, write_json
 from ..manifest.withdrawal import erase
+from ..study import layout
 from .engines import Engine, Scan, open_engine
 from .engines.inputs import check_file
 
@@ -77,7 +78,7 @@ REMEDIES = {
     "killed": "raise preprocessing.max_mem_mb or lower preprocessing.images_at_once, retry",
     "engine_failed": "read scripts/ in the image's folder",
 }
-OUTCOMES = "results/preprocessed/outcomes.log"
+OUTCOMES = layout.OUTCOMES
 TAIL = 256 * 1024  # bytes at the end of the outcomes that are looked at: some 4,000 images
 
 

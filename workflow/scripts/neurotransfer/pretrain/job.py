@@ -11,13 +11,12 @@ from typing import Any
 
 from ..files import fingerprint, read_tables, write_table
 from ..network.device import choose_device
+from ..study import layout
 from . import loop, weights
 from .batches import Images
 from .checkpoints import Checkpoints
 from .distributed import rank, start, take_part
 from .targets import as_metadata, learn_targets
-
-CACHE = "results/cache"
 
 
 def pretrain_in(gpus: int, facts: Mapping[str, Any], log: str | Path | None) -> None:
@@ -44,7 +43,7 @@ def pretrain_study(facts: Mapping[str, Any]) -> None:
     depends = fingerprint([facts["seed"], network, settings, as_metadata(targets), used])
     checkpoints = Checkpoints(facts["checkpoints"], depends, facts["checkpoint_minutes"])
     result = loop.pretrain(
-        *(Images(table, CACHE) for table in tables),
+        *(Images(table, layout.CACHE) for table in tables),
         tables,
         targets=targets,
         network=network,

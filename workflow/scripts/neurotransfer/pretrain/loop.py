@@ -23,6 +23,7 @@ from ..network.device import place
 from ..network.fused_norm import ranks
 from ..network.sfcn import SFCN, calibrate
 from ..seeds import seed_from
+from ..study import layout
 from .batches import Images, as_input, augment, dropout_mask, epoch_order
 from .checkpoints import Checkpoints, asked_to_stop
 from .distributed import add_gradients, any_rank, check_all_have, gather, passes_of, rank, share_of
@@ -323,11 +324,11 @@ def training_rows(indices: pd.DataFrame, splits: pd.DataFrame) -> tuple[pd.DataF
     for role, table in zip(("training", "validation"), tables, strict=True):
         if table.empty:
             fix = "give more cohorts the role pretraining, or raise split.validation_share"
-            raise InputError("results/split/cohorts", "role", f"no image is for {role}", fix)
+            raise InputError(layout.COHORT_SPLITS, "role", f"no image is for {role}", fix)
     shared = set(tables[0]["participant_id"]) & set(tables[1]["participant_id"])
     if shared:
-        fix = "delete results/split, then run the same command again"
-        raise InputError("results/split/cohorts", "role", f"{len(shared)} participants are on two sides", fix)
+        fix = f"delete {layout.SPLIT}, then run the same command again"
+        raise InputError(layout.COHORT_SPLITS, "role", f"{len(shared)} participants are on two sides", fix)
     return tables
 
 

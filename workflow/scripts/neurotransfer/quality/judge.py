@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..cache.image_figures import FIGURES
 from ..errors import InputError
+from ..study import layout
 
 logger = logging.getLogger("neurotransfer")
 SCORES = [f"z_{name}" for name in FIGURES]
@@ -62,8 +63,8 @@ def cached_images(images: pd.DataFrame, cached: pd.DataFrame) -> pd.DataFrame:
         where the cohort has no image at all
     """
     if images.empty:
-        fix = "look into results/manifest/excluded.tsv, or remove the cohort's row from its table"
-        raise InputError("results/manifest/shards.tsv", "", "the cohort has no image", fix)
+        fix = f"look into {layout.EXCLUDED}, or remove the cohort's row from its table"
+        raise InputError(layout.SHARDS, "", "the cohort has no image", fix)
     about = images[["image_id", "cohort", "shard", "age"]]
     figures = cached[cached["status"] == "ok"][["image_id", "row", "engine", "engine_version", *FIGURES, "checksum"]]
     return about.merge(figures, on="image_id", how="inner", validate="one_to_one")

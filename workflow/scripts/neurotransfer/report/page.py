@@ -21,6 +21,7 @@ from .. import pages
 from ..files import read_table
 from ..split.certificate import duplicates_in_words
 from ..statistics.inference import NULLS
+from ..study import layout
 from . import answer_tables, pretraining_tables, trust_tables
 from .figure2 import FAINT, INK, MODELS, PAPER, PUBLISHED, SOFT
 from .methods_text import methods
@@ -133,7 +134,7 @@ def content(
 
 def weights_name(config: Mapping[str, Any], run: str) -> str:
     """What a person knows the weights by."""
-    return str(config["pretrain"]["weights"]) if run == "given" else f"results/pretrain/{run}/weights.safetensors"
+    return str(config["pretrain"]["weights"]) if run == "given" else layout.weights(run)
 
 
 def read_ledgers(paths: Iterable[str | Path], quality: Iterable[str | Path] = ()) -> pd.DataFrame:

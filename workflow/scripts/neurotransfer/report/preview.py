@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import pages
+from ..study import layout
 from ..study.plan import MODELS, Study
 
 PAIRS = (("transfer", "baseline"), ("transfer", "linear"), ("linear", "baseline"))
 
 
-def finished_fits(study: Study, results: str | Path = "results") -> tuple[dict[tuple, float], Counter]:
+def finished_fits(study: Study, results: str | Path = layout.RESULTS) -> tuple[dict[tuple, float], Counter]:
     """The test AUCs that are there, and how many fits are there but can't be used, by reason.
 
     A fit that is older than its resample or than the weights it started from will be made again, so it is left
@@ -31,14 +32,14 @@ def finished_fits(study: Study, results: str | Path = "results") -> tuple[dict[t
     aucs : by (task, n, replicate, model)
     left_out : by reason
     """
-    weights = _time_of(Path(results, "pretrain", study.run, "weights.safetensors"))
+    weights = _time_of(layout.within(results, layout.weights(study.run)))
     aucs, left_out = {}, Counter()
     for task in study.tasks:
         for n in study.n:
             for replicate in study.replicates:
-                resample = _time_of(Path(results, "resamples", task, f"n{n}", f"{replicate}.tsv"))
+                resample = _time_of(layout.within(results, layout.resample(task, n, replicate)))
                 for model in MODELS:
-                    path = Path(results, "fits", task, f"n{n}", replicate, f"{model}.json")
+                    path = layout.within(results, layout.fit(task, n, replicate, model))
                     made = _time_of(path)
                     if made is None:
                         continue
@@ -78,10 +79,10 @@ def tables(study: Study, aucs: Mapping[tuple, float]) -> list[dict[str, Any]]:
     return rows
 
 
-def page(config: Mapping[str, Any], study: Study, results: str | Path = "results") -> str:
+def page(config: Mapping[str, Any], study: Study, results: str | Path = layout.RESULTS) -> str:
     """The page as HTML; it names no participant and no image."""
     aucs, left_out = finished_fits(study, results)
-    failures = Counter(path.parent.name for path in Path(results, "failures").glob("*/*.json"))
+    failures = Counter(path.parent.name for path in layout.within(results, layout.FAILURES).glob("*/*.json"))
     total = len(study.tasks) * len(study.n) * len(study.replicates)
     done = Counter(key[3] for key in aucs)
     content = {
@@ -95,6 +96,6 @@ def page(config: Mapping[str, Any], study: Study, results: str | Path = "results
         "rows": tables(study, aucs),
         "replicates": len(study.replicates),
         "titles": {name: task["title"] for name, task in study.tasks.items()},
-        "pretrained": Path(results, "pretrain", study.run, "weights.safetensors").exists(),
+        "pretrained": layout.within(results, layout.weights(study.run)).exists(),
     }
     return pages.render(content, "preview.html.j2")

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import InputError
+from ..study import layout
 
 SEED = 7
 VOXEL_SIZE = 4.5  # mm; as preprocessing.voxel_size in config/demo.yaml
@@ -53,8 +54,8 @@ def run_demo(folder: Path, repository: Path, *, cores: int) -> int:
     from ..statistics.aggregation import headline
 
     print()
-    print(headline(read_table("results/statistics/medians.tsv"), read_table("results/statistics/comparisons.tsv")))
-    print(f"\nreport: {folder / 'results/report/report.html'}   ({time.monotonic() - started:.0f} s)")
+    print(headline(read_table(layout.MEDIANS), read_table(layout.COMPARISONS)))
+    print(f"\nreport: {folder / layout.REPORT}   ({time.monotonic() - started:.0f} s)")
     return 0
 
 

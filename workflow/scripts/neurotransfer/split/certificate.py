@@ -18,13 +18,12 @@ import pandas as pd
 from ..cache.write import made_by, named_engines
 from ..errors import InputError, Mistakes, raise_all
 from ..files import digest_of_file, read_json
+from ..study import layout
 from .duplicates import COLUMNS as PAIR
 from .duplicates import HEAD, SCAN
 from .resampling import read_resample
 from .roles import ROLES, SETS, join_splits, split_cohort
 
-FOLDER = "results/split/cohorts"
-PAIRS = "results/duplicates/pairs.tsv"
 AGAIN = "delete it, then run the same command again"
 
 
@@ -71,13 +70,13 @@ def certify(
     engines = {role: made_by(images[images["role"] == role]) for role in SETS}
     mistakes = Mistakes()
     for error in _crossings(used):
-        mistakes.add(error, FOLDER, "participant_id")
+        mistakes.add(error, layout.COHORT_SPLITS, "participant_id")
     for error in _leaking_scans(alike):
-        mistakes.add(error, PAIRS, "image_2")
+        mistakes.add(error, layout.PAIRS, "image_2")
     for error in _out_of_place(images, roles):
-        mistakes.add(error, FOLDER)
+        mistakes.add(error, layout.COHORT_SPLITS)
     for error in _strange_engines(engines) if one_engine else ():
-        mistakes.add(error, "results/index")
+        mistakes.add(error, layout.INDEX)
     mistakes.raise_if_any()
     people = {role: set(used.loc[used["role"] == role, "participant_id"]) for role in SETS}
     counts = {role: _counts(images[images["role"] == role]) for role in ROLES}
@@ -145,13 +144,13 @@ def check_sources(
         mine = known.reindex(index["image_id"]).reset_index(drop=True)
         other = (mine != index[names].reset_index(drop=True)).any(axis=1).to_numpy() | strangers.to_numpy()
         if other.any():
-            what = f"{int(other.sum())} of its images have another participant than in results/manifest/images.tsv"
-            wrong.append(InputError(f"results/index/{cohort}.tsv", "participant_id", what, AGAIN))
+            what = f"{int(other.sum())} of its images have another participant than in {layout.IMAGES}"
+            wrong.append(InputError(layout.index(cohort), "participant_id", what, AGAIN))
         drawn = split_cohort(index, has, pretraining_shares[cohort], settings, seed)
         columns = ["image_id", "participant_id", "role"]
         if not split[columns].reset_index(drop=True).equals(drawn[columns].reset_index(drop=True)):
             what = "its roles are not those that the configuration draws from the cohort's index"
-            wrong.append(InputError(f"{FOLDER}/{cohort}.tsv", "role", what, AGAIN))
+            wrong.append(InputError(f"{layout.COHORT_SPLITS}/{cohort}.tsv", "role", what, AGAIN))
     raise_all(wrong)
 
 
@@ -262,7 +261,7 @@ def check_behind_weights(participants: pd.DataFrame, splits: Sequence[pd.DataFra
     new = int((table.isin(["train", "validation"]) & ~table.index.isin(behind.index)).sum())
     if moved or new:
         what = f"{moved} people behind the weights have another role in the certified split, {new} who pretrain are not"
-        fix = "delete results/pretrain and run again, or give the weights as pretrain.weights"
+        fix = f"delete {layout.PRETRAIN} and run again, or give the weights as pretrain.weights"
         raise InputError(path, "role", what, fix)
     return int(today.isna().sum())
 
@@ -343,7 +342,9 @@ def _leaking_scans(alike: pd.DataFrame) -> Iterator[InputError]:
         else:
             continue
         what = f"it is the same scan as {pair.image_1}, {where}"
-        yield InputError(PAIRS, pair.image_2, what, "remove one of the two, or waive them in split.waived_duplicates")
+        yield InputError(
+            layout.PAIRS, pair.image_2, what, "remove one of the two, or waive them in split.waived_duplicates"
+        )
 
 
 def _crossings(used: pd.DataFrame) -> Iterator[InputError]:
@@ -355,7 +356,7 @@ def _crossings(used: pd.DataFrame) -> Iterator[InputError]:
         other = rows[rows["role"] != first["role"]].iloc[0]
         what = f"the participant is in {first['role']} and in {other['role']}"
         fix = "delete the cohorts' splits and run again"
-        yield InputError(f"{FOLDER}/{other['cohort']}.tsv", name, what, fix)
+        yield InputError(f"{layout.COHORT_SPLITS}/{other['cohort']}.tsv", name, what, fix)
 
 
 def _strange_engines(engines: Mapping[str, Sequence[Sequence[str]]]) -> Iterator[InputError]:
@@ -365,14 +366,14 @@ def _strange_engines(engines: Mapping[str, Sequence[Sequence[str]]]) -> Iterator
         if others:
             what = f"{role} has images of {named_engines(others)}, training of {named_engines(engines['train'])}"
             fix = "process them alike, or say pretrain.accept_other_preprocessing: true"
-            yield InputError("results/index", "engine", what, fix)
+            yield InputError(layout.INDEX, "engine", what, fix)
 
 
 def _out_of_place(images: pd.DataFrame, roles: Mapping[str, Collection[str]]) -> list[InputError]:
     """An error for each cohort that pretrains without the role, and each participant validating with many images."""
     pretrain = images[images["role"].isin(["train", "validation"])]
     errors = [
-        InputError(f"results/split/cohorts/{cohort}.tsv", "", "images of it pretrain without that role", "run it again")
+        InputError(layout.cohort_split(cohort), "", "images of it pretrain without that role", "run it again")
         for cohort in pretrain["cohort"].unique()
         if "pretraining" not in roles[cohort]
     ]
@@ -381,7 +382,7 @@ def _out_of_place(images: pd.DataFrame, roles: Mapping[str, Collection[str]]) ->
     for name in many.index[many > 1]:
         cohort = validation.loc[validation["participant_id"] == name, "cohort"].iloc[0]
         what = f"the participant validates with {many[name]} images instead of one"
-        errors.append(InputError(f"results/split/cohorts/{cohort}.tsv", name, what, "delete it and run again"))
+        errors.append(InputError(layout.cohort_split(cohort), name, what, "delete it and run again"))
     return errors
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from ..cache.write import made_by
 from ..errors import InputError
 from ..files import digest_of_rows, fingerprint, read_facts, read_table, write_table
+from ..study import layout
 
 COLUMNS = ["image_id", "participant_id", "role", "label", "cohort", "shard", "row", "index_row", "checksum"]
 INFEASIBLE = 0.01  # share of resamples that may fail before a task x n counts as one its pool can't give
@@ -61,7 +62,7 @@ def pool_of_task(
     if role.isna().any():
         cohorts = ", ".join(sorted(images.loc[role.isna(), "cohort"].unique()))
         what = f"{int(role.isna().sum())} images of {cohorts} have no role"
-        raise InputError("results/split/cohorts", "image_id", what, "delete the cohort's file there and run again")
+        raise InputError(layout.COHORT_SPLITS, "image_id", what, "delete the cohort's file there and run again")
     return labelled(images[role == "test"], task, converters)
 
 
@@ -208,7 +209,7 @@ def check_not_pretrained(resample: pd.DataFrame, splits: Sequence[pd.DataFrame],
     pretrains = set(roles.loc[roles["role"].isin(["train", "validation"]), "participant_id"])
     seen = len(pretrains & set(resample["participant_id"]))
     if seen:
-        fix = "delete results/split and results/resamples and run again"
+        fix = f"delete {layout.SPLIT} and {layout.RESAMPLES} and run again"
         raise InputError(file, "participant_id", f"{seen} participants also train or validate the pretraining", fix)
 
 

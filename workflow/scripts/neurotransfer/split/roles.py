@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..errors import InputError
 from ..seeds import seed_from
+from ..study import layout
 
 SETS = ("train", "validation", "test")
 ROLES = (*SETS, "unused")
@@ -121,6 +122,6 @@ def join_splits(splits: Sequence[pd.DataFrame], indices: Sequence[pd.DataFrame])
         if not same or split["participant_id"].tolist() != index["participant_id"].tolist():
             cohort = next(iter([*split["cohort"], *index["cohort"]]), "")
             what = "it is not about the images of the cohort's index"
-            raise InputError(f"results/split/cohorts/{cohort}.tsv", "", what, "delete it and run again")
+            raise InputError(layout.cohort_split(cohort), "", what, "delete it and run again")
         joined.append(pd.concat([split[COLUMNS], index[ABOUT].set_axis(split.index)], axis=1))
     return pd.concat(joined, ignore_index=True)

@@ -17,6 +17,7 @@ from ..files import digest_of_file, fingerprint, read_facts, read_json, read_tab
 from ..fit.settings import choose
 from ..seeds import seed_from
 from ..split.resampling import drawing_of
+from ..study import layout
 from ..study.plan import CNNS
 from .populations import overlap
 from .tests import bootstrap_interval, holm, sign_flip_test, superiority
@@ -188,8 +189,8 @@ def _check_complete(aucs: pd.DataFrame) -> None:
     for wrong, what in ((~np.isfinite(aucs["auc"]), "it has no AUC"), (aucs.duplicated(names), "it is there twice")):
         if wrong.any():
             where = ", ".join(f"{name} {aucs.loc[wrong, name].iloc[0]}" for name in names)
-            fix = "delete results/statistics/aucs.tsv, then run the same command again"
-            raise InputError("results/statistics/aucs.tsv", where, what, fix)
+            fix = f"delete {layout.AUCS}, then run the same command again"
+            raise InputError(layout.AUCS, where, what, fix)
 
 
 def summarise(aucs: pd.DataFrame, *, bootstrap: int, seed: int) -> pd.DataFrame:

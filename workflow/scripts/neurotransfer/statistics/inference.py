@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..errors import InputError
 from ..seeds import seed_from
+from ..study import layout
 from .learning_curves import interval, monotone, size_from_which, worth_in_scans
 from .populations import Draws, bootstrap_test, draw_participants, expected_value
 from .tests import corrected_t_test, holm
@@ -103,7 +104,7 @@ def draw_scores(scores: pd.DataFrame, models: Sequence[str], participants: int, 
     missing = [model for model in models if model not in scores or scores[model].isna().any()]
     if missing:
         what = f"scores of {missing[0]} are missing for {scores['task'].iloc[0]}, n = {scores['n'].iloc[0]}"
-        raise InputError("results/statistics/predictions.tsv", missing[0], what, "finish the missing fits")
+        raise InputError(layout.PREDICTIONS, missing[0], what, "finish the missing fits")
     return draw_participants(
         scores[list(models)].to_numpy(float).T,
         scores["label"].to_numpy(),

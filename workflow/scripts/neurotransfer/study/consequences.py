@@ -11,10 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from .plan import MODELS, Study
-
-# Rules between the cache and pretraining, in order: with a job per cohort, and with one job over all cohorts
-OF_COHORT = ("quality", "index", "split", "heads")
-OF_ALL_COHORTS = ("quality_page", "duplicates", "certificate")
+from .rules import OF_ALL_COHORTS, OF_COHORT, PAGES, STATISTICS
 
 
 def jobs_after(study: Study, preprocessing: Mapping[str, Collection[str]]) -> list[str]:
@@ -51,8 +48,8 @@ def _jobs_after(study: Study, preprocessing: Mapping[str, Collection[str]]) -> I
     for model in MODELS:
         yield from _replicates(study, model, study.tasks if model == "transfer" and pretrains else tasks)
     if tasks or pretrains:
-        yield from ("aggregate", "compare")
-    yield from ("figures", "report")
+        yield from STATISTICS
+    yield from PAGES
 
 
 def _replicates(study: Study, rule: str, tasks: Iterable[str]) -> Iterator[str]:

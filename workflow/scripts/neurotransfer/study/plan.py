@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ..errors import InputError
+from . import layout
 
-SHARDS_TABLE = "results/manifest/shards.tsv"
 CNNS = ("baseline", "transfer")
 MODELS = ("linear", *CNNS)
 ARMS = (*MODELS, "covariates")  # what is fitted on each resample: the paper's models, and what confounding predicts
@@ -73,7 +73,7 @@ class Study:
 
     def ledgers_of(self, shards: Iterable[str]) -> list[str]:
         """Paths of the ledgers that the preprocessing jobs of some shards write, in order."""
-        return [f"results/preprocessed/{shard}/{job}.tsv" for shard in shards for job in self.shards[shard].jobs]
+        return [layout.ledger(shard, job) for shard in shards for job in self.shards[shard].jobs]
 
     def cohorts_of(self, *roles: str) -> list[str]:
         """Names of the cohorts that have any of these roles (`pretraining`, `holdout` or a task), in order."""
@@ -95,7 +95,7 @@ def digest_of_withdrawn(path: str | Path | None) -> str | None:
     return digest_of_cohorts(path) if path and Path(path).is_file() else None
 
 
-def read_study(config: Mapping, table: str | Path = SHARDS_TABLE, *, stale_too: bool = False) -> Study:
+def read_study(config: Mapping, table: str | Path = layout.SHARDS, *, stale_too: bool = False) -> Study:
     """Read the plan of a study from its configuration and the compiled manifest.
 
     Parameters
@@ -133,7 +133,7 @@ def read_study(config: Mapping, table: str | Path = SHARDS_TABLE, *, stale_too: 
     )
 
 
-def check_fresh(config: Mapping, table: str | Path = SHARDS_TABLE) -> None:
+def check_fresh(config: Mapping, table: str | Path = layout.SHARDS) -> None:
     """Refuse a manifest that was compiled from other tables than there are now.
 
     Raises

@@ -1,0 +1,86 @@
+"""The table of rules (study/rules.py) says of each rule what workflow/rules says, and every job has a target."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from fan_out import fan_out
+from neurotransfer.operations.failures import failures_of
+from neurotransfer.study.configuration import load_config
+from neurotransfer.study.rules import RULES, cores_of, uses_gpu
+from runs import REPOSITORY, planned_jobs
+
+# each rule as Snakemake has it once the workflow is parsed
+DUMP = """
+include: "{repository}/Snakefile"
+
+import json
+
+facts = {{}}
+for known in workflow.rules:
+    threads, gpu = (known.resources[name].value if name in known.resources else 0 for name in ("_cores", "gpu"))
+    gpu = 1 if callable(gpu) else gpu  # a function asks for one of some jobs
+    facts[known.name] = {{"outputs": list(map(str, known.output)), "threads": threads, "gpu": gpu}}
+with open("rules.json", "w") as file:
+    json.dump(facts, file)
+"""
+VALUES = {"shard": "ADNI-0001", "job": "0000", "cohort": "ADNI", "run": "multitask"}
+VALUES |= {"task": "ad_hc", "n": "100", "replicate": "001"}
+TARGETS = {"all", "cached", "pretrained"}  # what a person asks for; they have no script
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study of the paper's configuration in which every rule of the default run has a job."""
+    folder = fan_out(tmp_path_factory.mktemp("rules") / "study", 45)
+    overlay = folder / "small.yaml"
+    overlay.write_text(yaml.safe_dump({"resampling": {"n": [100], "replicates": 1}}))
+    return folder, overlay
+
+
+@pytest.fixture(scope="module")
+def parsed(study):
+    """Of each rule its outputs, its threads and its GPUs, as Snakemake parsed them."""
+    folder, overlay = study
+    (folder / "Dump").write_text(DUMP.format(repository=REPOSITORY))
+    line = [sys.executable, "-m", "snakemake", "--snakefile", "Dump", "--list-rules", "--configfile", str(overlay)]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "rules.json").read_text())
+
+
+def test_every_rule_is_in_the_table_and_nothing_else(parsed):
+    assert set(parsed) - TARGETS == set(RULES)
+
+
+def test_a_rules_result_is_one_of_its_outputs(parsed):
+    for name, rule in RULES.items():
+        outputs = [re.sub(r"\{(\w+),[^}]*\}", r"{\1}", output) for output in parsed[name]["outputs"]]
+        assert rule.result in outputs, name
+
+
+def test_cores_and_gpus_are_those_that_the_rules_ask_for(parsed, study):
+    config = load_config(REPOSITORY, [study[1]])
+    for name in RULES:
+        if name not in ("heads", "duplicates"):  # their number is the rule's own, and no hours of theirs are counted
+            assert parsed[name]["threads"] == cores_of(name, config), name
+        assert bool(parsed[name]["gpu"]) == uses_gpu(name, config), name
+
+
+def test_snakemake_accepts_the_target_that_is_offered_for_a_failed_job_of_every_rule(study):
+    folder, overlay = study
+    for at, (name, rule) in enumerate(RULES.items()):
+        wildcards = [VALUES[wildcard] for wildcard in rule.wildcards]
+        key = "-".join(wildcards) or "all"
+        path = folder / f"results/failures/{name}/{key}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"rule": name, "key": key, "cause": "no", "time": at, "wildcards": wildcards}))
+    targets = {failure.rule: failure.target for failure in failures_of(folder)}
+    assert set(targets) == set(RULES)
+    planned = planned_jobs(folder, *targets.values(), overlays=[overlay])
+    for name, rule in RULES.items():
+        values = ", ".join(f"{wildcard}={VALUES[wildcard]}" for wildcard in rule.wildcards)
+        assert f"{name} {values}".strip() in planned, name

@@ -1,0 +1,114 @@
+"""The rules of the workflow: of each its wildcards, its result, the stage whose cost it counts in, cores and GPU.
+
+The files in workflow/rules say how a result is made; a test holds them against this table.  Standard library only,
+because the Snakefile is parsed again inside each cluster job.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import layout
+from .demands import has_gpu
+from .plan import CNNS
+
+PRETRAIN_MINUTES = 48 * 60  # of the first attempt at pretraining; a later one has as many again
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule.
+
+    `result` is the path that asks Snakemake for the rule's job, with its wildcards in braces in the order in which
+    Snakemake lists them.  `stage` is what the rule's hours are counted as; None if they are not counted.  `per` says
+    how many jobs there are: one per shard, cohort, replicate or study, or several per shard (``job``).
+    """
+
+    name: str
+    result: str
+    stage: str | None = None
+
+    @property
+    def wildcards(self) -> tuple[str, ...]:
+        """Names of its wildcards, in order."""
+        return tuple(re.findall(r"\{(\w+)\}", self.result))
+
+    def target(self, values: Sequence[str]) -> str:
+        """The path that asks for one job, by the values of its wildcards; the rule's name if one is missing."""
+        if len(values) < len(self.wildcards):
+            return self.name
+        return self.result.format(**dict(zip(self.wildcards, values, strict=False)))
+
+
+def _fit(model: str) -> str:
+    return layout.FIT.replace("{model}", model)
+
+
+RULES = {  # in the order in which data passes them
+    rule.name: rule
+    for rule in (
+        Rule("preprocess", layout.LEDGER, "preprocessing"),
+        Rule("cache", layout.CACHED, "cache"),
+        Rule("quality", layout.JUDGED),
+        Rule("index", layout.INDEXED),
+        Rule("split", layout.COHORT_SPLIT),
+        Rule("heads", layout.HEADS),
+        Rule("quality_page", layout.QUALITY_PAGE),
+        Rule("duplicates", layout.PAIRS),
+        Rule("certificate", layout.CERTIFICATE),
+        Rule("pretrain", layout.weights("multitask"), "pretraining"),
+        Rule("adopt", layout.weights("given")),
+        Rule("evaluate", layout.METRICS, "pretraining"),
+        Rule("resample", layout.RESAMPLE, "resampling"),
+        Rule("linear", _fit("linear"), "linear fits"),
+        *(Rule(model, _fit(model), f"{model} fits") for model in CNNS),
+        Rule("aggregate", layout.AUCS),
+        Rule("compare", layout.COMPARISONS),
+        Rule("figures", layout.FIGURE2),
+        Rule("report", layout.REPORT),
+    )
+}
+OF_COHORT = tuple(name for name, rule in RULES.items() if rule.wildcards == ("cohort",))
+OF_ALL_COHORTS = ("quality_page", "duplicates", "certificate")  # between the cache and pretraining
+STATISTICS = ("aggregate", "compare")
+PAGES = ("figures", "report")
+PRETRAINING = ("pretrain", "evaluate")
+STAGES: dict[str, tuple[str, ...]] = {}  # the rules whose cost is counted, by stage
+for _rule in RULES.values():
+    if _rule.stage:
+        STAGES[_rule.stage] = (*STAGES.get(_rule.stage, ()), _rule.name)
+
+
+def base_name(name: str) -> str:
+    """A rule's own name, also if another workflow took it in under a name with a prefix or suffix, as nt_cache."""
+    fitting = [known for known in RULES if name == known or name.endswith(f"_{known}") or name.startswith(f"{known}_")]
+    return max(fitting, key=lambda known: (name == known, len(known)), default=name)
+
+
+def target_of(name: str, values: Sequence[str]) -> str:
+    """The path or rule that asks Snakemake for a job's result, by the values of the job's wildcards."""
+    rule = RULES.get(name)
+    return rule.target(values) if rule else name
+
+
+def cores_of(name: str, config: Mapping[str, Any]) -> int:
+    """Cores that a job of a rule asks for, as far as the configuration decides it; else 1."""
+    if name == "preprocess":
+        return config["preprocessing"]["threads"]
+    if name in PRETRAINING:
+        return config["pretrain"]["threads"]
+    if name in CNNS:
+        return config["models"]["cnn"]["threads"]
+    return config["models"]["linear"]["threads"] if name == "linear" else 1
+
+
+def uses_gpu(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a rule's jobs ask for a GPU."""
+    if name == "preprocess":
+        return has_gpu(config["preprocessing"])
+    if name in PRETRAINING:
+        return bool(config["pretrain"]["gpus"])
+    return name in CNNS and bool(config["models"]["cnn"]["gpus"])
