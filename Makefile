@@ -37,9 +37,10 @@ slurm-up: $(VENV)/.installed ## start a Slurm cluster of four nodes on this mach
 slurm-down: ## end it
 	@python tests/slurm/cluster.py down .slurm
 
-lint: $(VENV)/.installed ## ruff, snakefmt, codespell
+lint: $(VENV)/.installed ## ruff, snakefmt, codespell, snakemake --lint
 	@ruff check . && ruff format --check .
-	@snakefmt --check Snakefile workflow/rules benchmarks/bare.smk
+	@snakefmt --check Snakefile workflow/Snakefile workflow/rules benchmarks/bare.smk
+	@python tests/workflow/lint.py
 	@codespell
 
 bench: $(VENV)/.installed ## a training step against plain torch layers and against the machine: benchmarks/README.md

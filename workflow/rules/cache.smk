@@ -5,10 +5,6 @@ def ledgers(wildcards):
     return study.ledgers_of([wildcards.shard])
 
 
-def shards_of_cohort(folder, ending="tsv"):
-    return lambda wildcards: [f"results/{folder}/{shard}.{ending}" for shard in study.shards_of(wildcards.cohort)]
-
-
 rule cache:
     """orig x mask, cropped around the mask's bounding box, one row per image of the shard, and what lies beside it."""
     input:

@@ -14,3 +14,7 @@ def shards_of_cohorts(*roles):
     return lambda wildcards: [
         f"results/cache/{shard}.npy" for cohort in study.cohorts_of(*roles) for shard in study.shards_of(cohort)
     ]
+
+
+def shards_of_cohort(folder, ending="tsv"):
+    return lambda wildcards: [f"results/{folder}/{shard}.{ending}" for shard in study.shards_of(wildcards.cohort)]
