@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from runs import REPOSITORY
+from runs import REPOSITORY, copy_of, planned_jobs
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 
@@ -55,3 +55,18 @@ def test_parsing_is_short_beside_snakemakes_own_start(tables):
     empty = dry_run.best(2, lambda: dry_run.snakemake_alone(folder))
     ours = dry_run.best(2, lambda: dry_run.snakemake(folder, overlay, "--list-rules"))
     assert ours.cpu - empty.cpu < 1.0
+
+
+def test_the_catalogues_study_dry_runs(tmp_path):
+    """The command that .test/config.yaml shows."""
+    study = copy_of(REPOSITORY / ".test", tmp_path / "study")
+    planned = planned_jobs(study, overlays=[REPOSITORY / "config/demo.yaml", study / "config.yaml"])
+    fits = {f"{model} task=ad_hc, n=18, replicate={at}" for model in ("linear", "transfer") for at in ("001", "002")}
+    assert fits | {"pretrain", "report", "preprocess shard=memory-0001, job=0000"} <= planned
+
+
+def test_the_repositorys_own_snakefile_asks_for_the_whole_study(tmp_path):
+    """A file that is included loses its default target; without one nothing would be done, silently."""
+    study = copy_of(REPOSITORY / ".test", tmp_path / "study")
+    overlays = [REPOSITORY / "config/demo.yaml", study / "config.yaml"]
+    assert planned_jobs(study, overlays=overlays) == planned_jobs(study, "all", overlays=overlays)

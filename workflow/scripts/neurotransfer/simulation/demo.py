@@ -75,7 +75,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _run_workflow(repository: Path, overlay: Path, cores: int) -> int:
     """Run Snakemake, turning its many lines into one of progress; its own log keeps them all."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "Snakefile")]
-    command += ["--configfile", str(overlay), "--cores", str(cores), "--keep-going", "--rerun-incomplete"]
+    command += ["--profile", str(repository / "profiles/local"), "--configfile", str(overlay), "--cores", str(cores)]
     # `_alone` stands in for Snakemake's lock, which would outlive a killed run
     command += ["--nolock", "--quiet", "host", "reason"]
     started = time.monotonic()
