@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT / "workflow/scripts"), str(ROOT / "tests")]
 import torch  # noqa: E402
 from neurotransfer.network.device import choose_data_type, choose_device, place  # noqa: E402
 from neurotransfer.network.sfcn import SFCN  # noqa: E402
-from neurotransfer.pretrain.loop import Momentum  # noqa: E402
+from neurotransfer.pretrain.optimiser import Momentum  # noqa: E402
 from plain_layers import PlainSFCN  # noqa: E402
 from torch.nn import functional  # noqa: E402
 

@@ -32,6 +32,8 @@ from neurotransfer.pretrain import loop  # noqa: E402
 from neurotransfer.pretrain.batches import Images  # noqa: E402
 from neurotransfer.pretrain.checkpoints import Checkpoints  # noqa: E402
 from neurotransfer.pretrain.evaluation import metrics_with_intervals, point_metrics, weighted_metrics  # noqa: E402
+from neurotransfer.pretrain.job import training_rows  # noqa: E402
+from neurotransfer.pretrain.step import predictions_of  # noqa: E402
 from neurotransfer.pretrain.targets import Target, learn_targets  # noqa: E402
 from neurotransfer.simulation import demo, study  # noqa: E402
 from neurotransfer.split.pools import check_pools  # noqa: E402
@@ -73,7 +75,7 @@ def resamples(config: dict) -> list[tuple[int, str]]:
 def sides() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Index rows of the training and of the validation images."""
     kinds = ("index", "split/cohorts")
-    return loop.training_rows(*(read_tables(f"results/{kind}/{name}.tsv" for name in COHORTS) for kind in kinds))
+    return training_rows(*(read_tables(f"results/{kind}/{name}.tsv" for name in COHORTS) for kind in kinds))
 
 
 def pretrain(name: str, seed: int) -> None:
@@ -93,7 +95,7 @@ def pretrain(name: str, seed: int) -> None:
     result = loop.pretrain(*images, tables, **asked, seed=seed, device=device, checkpoints=checkpoints)
     model = SFCN(network["channels"], network["bottleneck"], len(targets), network["pooling"], 0.0)
     model.load_state_dict(result.state)
-    found = loop.predictions_of(model, {"validation": tables[1]}, "results/cache", targets, 32, device)
+    found = predictions_of(model, {"validation": tables[1]}, "results/cache", targets, 32, device)
     save_file({key: value.contiguous() for key, value in result.state.items()}, folder / "weights.safetensors")
     write_table(result.history, folder / "history.tsv")
     write_table(found, folder / "predictions.tsv")

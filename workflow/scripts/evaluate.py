@@ -8,7 +8,7 @@ with job(snakemake, lease=snakemake.output.metrics):
     from neurotransfer.files import read_table, write_table
     from neurotransfer.network.device import choose_device, place
     from neurotransfer.pretrain import evaluation, weights
-    from neurotransfer.pretrain.loop import predictions_of
+    from neurotransfer.pretrain.step import predictions_of
     from neurotransfer.pretrain.targets import from_metadata
     from neurotransfer.split.certificate import check_certified
     from neurotransfer.study import layout

@@ -13,7 +13,7 @@ from neurotransfer.errors import InputError
 from neurotransfer.fit import finetuning
 from neurotransfer.fit.settings import seeds_of_fit
 from neurotransfer.network.sfcn import trunk_of
-from neurotransfer.pretrain.batches import Held
+from neurotransfer.pretrain.batches import ResidentImages
 from neurotransfer.pretrain.targets import as_metadata, learn_targets
 from neurotransfer.pretrain.weights import digests_of, write_weights
 from neurotransfer.split.resampling import write_resample
@@ -52,7 +52,7 @@ def settings_of(*rates):
 def fits(study, resample, model, trunk, settings):
     seeds = [seeds_of_fit(1, "task", 24, "001", model, at) for at in range(len(settings))]
     return finetuning.fit_settings(
-        Held(resample, study[0], CPU), resample, network=planted.NETWORK, training=FITTING["training"],
+        ResidentImages(resample, study[0], CPU), resample, network=planted.NETWORK, training=FITTING["training"],
         settings=settings, seeds=seeds, trunk=trunk, device=CPU,
     )  # fmt: skip
 
@@ -172,7 +172,7 @@ def test_baseline_and_transfer_share_the_head_and_differ_in_the_trunk():
 
 def test_a_fit_begins_without_an_opinion(study, resample, trunk):
     """The first head calls no image a case or a control, whichever trunk it stands on."""
-    images = torch.cat(list(Held(resample, study[0], CPU).batches([np.arange(len(resample))], CPU)))
+    images = torch.cat(list(ResidentImages(resample, study[0], CPU).batches([np.arange(len(resample))], CPU)))
     for first in (None, trunk):
         model = finetuning.first_network(planted.NETWORK, 0.0, {"trunk": 1, "head": 2}, first)
         with torch.no_grad():
@@ -190,7 +190,7 @@ def test_pretraining_helps_a_fit_on_the_same_signal(study, resample, trunk):
 
 
 def test_a_record_holds_what_scikit_learn_computes_from_it(study, resample, tmp_path, monkeypatch):
-    monkeypatch.setattr(finetuning, "CACHE", study[0])
+    monkeypatch.setattr(finetuning.layout, "CACHE", study[0])
     path = tmp_path / "001.tsv"
     write_resample(resample.assign(index_row=0), path, {"task": "task", "n": 24, "replicate": "001"})
     record = finetuning.fit("baseline", path, FITTING | {"settings": settings_of(0.005, 0.02)})
@@ -206,7 +206,7 @@ def test_a_record_holds_what_scikit_learn_computes_from_it(study, resample, tmp_
 
 
 def test_validation_figures_are_those_of_scikit_learn(study, resample):
-    images = Held(resample, study[0], CPU)
+    images = ResidentImages(resample, study[0], CPU)
     labels = torch.tensor(resample["label"].to_numpy(), dtype=torch.float32)
     rows = {role: np.flatnonzero(resample["role"] == role) for role in ("train", "validation", "test")}
     seeds = seeds_of_fit(1, "task", 24, "001", "baseline", 0)

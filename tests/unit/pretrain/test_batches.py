@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from neurotransfer.errors import InputError
 from neurotransfer.network.sfcn import SFCN
 from neurotransfer.pretrain import batches, distributed
-from neurotransfer.pretrain.batches import Held, Images, as_input, augment, dropout_mask, epoch_order
+from neurotransfer.pretrain.batches import Images, ResidentImages, as_input, augment, dropout_mask, epoch_order
 from neurotransfer.seeds import seed_from
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def stored(table, positions):
 
 def test_batches_hold_the_images_that_the_order_names(study):
     order = epoch_order(48, 7, 1, 0)
-    for images in (Images(study[1], study[0]), Held(study[1], study[0], CPU)):
+    for images in (Images(study[1], study[0]), ResidentImages(study[1], study[0], CPU)):
         found = [batch.clone() for batch in images.batches(order, CPU)]
         assert len(found) == len(order)
         for batch, positions in zip(found, order, strict=True):
@@ -49,7 +49,7 @@ def test_no_shard_stays_open(study):
 
 def test_an_image_that_a_resample_has_twice_is_held_once(study):
     resample = planted.resample_of(study[1])
-    held = Held(resample, study[0], CPU)
+    held = ResidentImages(resample, study[0], CPU)
     assert len(held.images) == resample["image_id"].nunique() < len(resample)
     found = torch.cat(list(held.batches([np.arange(48)], CPU)))
     assert np.array_equal(found.numpy(), stored(resample, np.arange(48)))
@@ -65,7 +65,7 @@ def test_a_flipped_byte_stops_before_it_is_used(study, tmp_path):
     with pytest.raises(InputError, match=r"x-0001.npy: row 23"):
         images.read([1, 23])
     with pytest.raises(InputError, match=r"x-0001.npy: row 23"):
-        Held(table[:24], tmp_path, CPU)
+        ResidentImages(table[:24], tmp_path, CPU)
 
 
 def test_the_batches_before_a_damaged_image_come_and_its_own_never_does(study, tmp_path):

@@ -19,33 +19,43 @@ from neurotransfer.files import read_table, write_table
 from neurotransfer.jobs.job import start_of
 from neurotransfer.pretrain import distributed, job
 from neurotransfer.pretrain.weights import read_weights
+from neurotransfer.study import layout
 from runs import REPOSITORY
 
-START = "import json, sys; from neurotransfer.pretrain import job as p; p.pretrain_in(2, json.load(sys.stdin), None)"
+START = (
+    "import json, sys; from neurotransfer.pretrain import job; "
+    "job.pretrain_in(2, job.PretrainingJob(**json.load(sys.stdin)), None)"
+)
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """A study's cache, index and split in the working directory, and what pretraining is told of it."""
+    """A study's cache, index and split in the working directory; the fields of its job except those it writes."""
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
-    (tmp_path / job.CACHE).mkdir(parents=True)
-    table = planted.plant(tmp_path / job.CACHE)
+    Path(layout.CACHE).mkdir(parents=True)
+    table = planted.plant(Path(layout.CACHE))
     write_table(table.drop(columns="label"), "index.tsv")
     roles = np.where(np.arange(len(table)) < planted.TRAINING, "train", "validation")
     write_table(table[["image_id"]].assign(role=roles), "split.tsv")
     preprocessing = {"engine": "builtin", "voxel_size": 1.0, "grid": [12, 12, 12]}
-    facts = {"indices": ["index.tsv"], "splits": ["split.tsv"], "key": "study.key", "checkpoint_minutes": 10}
-    facts |= {"targets": planted.TARGETS, "network": planted.NETWORK, "seed": 3, "crop": [12, 12, 12], "threads": 1}
-    return facts | {"preprocessing": preprocessing, "training": planted.SETTINGS | {"device": "cpu"}}
+    return {
+        "indices": ["index.tsv"], "splits": ["split.tsv"], "key": "study.key", "checkpoint_minutes": 10,
+        "targets": planted.TARGETS, "network": planted.NETWORK, "training": planted.SETTINGS | {"device": "cpu"},
+        "preprocessing": preprocessing, "crop": [12, 12, 12], "seed": 3, "threads": 1,
+    }  # fmt: skip
 
 
 def trained(study, gpus, name, **changes):
     """State, metadata and history of a run in so many processes."""
-    paths = {"checkpoints": f"checkpoints-{name}"}
-    paths |= {key: f"{name}-{key}" for key in ("weights", "history", "participants")}
-    job.pretrain_in(gpus, study | paths | {"training": study["training"] | changes}, None)
+    paths = written_by(name)
+    job.pretrain_in(gpus, job.PretrainingJob(**study | paths | {"training": study["training"] | changes}), None)
     return *read_weights(paths["weights"]), read_table(paths["history"])
+
+
+def written_by(name):
+    """The fields of a job that say where it writes."""
+    return {key: f"{name}-{key}" for key in ("weights", "history", "participants", "checkpoints")}
 
 
 def test_two_ranks_take_the_step_of_one(study):
@@ -74,13 +84,12 @@ def test_ended_by_signals_and_started_again_the_bytes_are_the_same(study):
     """SIGTERM lets all ranks save; after kill -9 of the one who started them none of them goes on alone."""
     settings = {"epochs": 12}
     undisturbed = trained(study, 2, "undisturbed", **settings)
-    paths = {key: f"stopped-{key}" for key in ("weights", "history", "participants", "checkpoints")}
-    facts = json.dumps(study | paths | {"training": study["training"] | settings})
+    fields = study | written_by("stopped") | {"training": study["training"] | settings}
     growing = Path("stopped-checkpoints/history.tsv")
     for number, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
         before = growing.read_text() if growing.exists() else ""
         process = subprocess.Popen([sys.executable, "-c", START], stdin=subprocess.PIPE, text=True, env=environment())
-        process.stdin.write(facts)
+        process.stdin.write(json.dumps(fields))
         process.stdin.close()
         while not growing.exists() or growing.read_text() == before:
             assert process.poll() is None
@@ -94,7 +103,7 @@ def test_ended_by_signals_and_started_again_the_bytes_are_the_same(study):
             assert time.monotonic() < end
             time.sleep(0.05)
         assert list(growing.parent.glob("*.pt")) and not os.path.exists("stopped-weights")
-    job.pretrain_in(2, json.loads(facts), None)
+    job.pretrain_in(2, job.PretrainingJob(**fields), None)
     resumed = read_weights("stopped-weights")[0]
     assert all(torch.equal(resumed[name], undisturbed[0][name]) for name in resumed)
     pd.testing.assert_frame_equal(read_table("stopped-history"), undisturbed[2])
@@ -115,9 +124,9 @@ def environment():
 
 
 def test_a_damaged_shard_stops_all_ranks_with_its_name(study):
-    content = np.load(f"{job.CACHE}/x-0002.npy")
+    content = np.load(f"{layout.CACHE}/x-0002.npy")
     content[3, 5, 5, 5] ^= 1
-    np.save(f"{job.CACHE}/x-0002.npy", content)
+    np.save(f"{layout.CACHE}/x-0002.npy", content)
     with pytest.raises(InputError, match=r"x-0002\.npy"):
         trained(study, 2, "damaged")
     assert not os.path.exists("damaged-weights")

@@ -10,8 +10,10 @@ import torch
 from neurotransfer.errors import InputError
 from neurotransfer.network.device import place
 from neurotransfer.network.sfcn import SFCN
-from neurotransfer.pretrain import loop
-from neurotransfer.pretrain.batches import as_input
+from neurotransfer.pretrain import loop, progress, step
+from neurotransfer.pretrain.batches import Images, as_input
+from neurotransfer.pretrain.optimiser import Momentum, learning_rate
+from neurotransfer.pretrain.step import predictions_of
 from neurotransfer.pretrain.targets import encode, learn_targets, masked_loss
 
 CPU = torch.device("cpu")
@@ -48,7 +50,7 @@ def test_the_epoch_with_the_lowest_validation_loss_is_kept(undisturbed):
 @pytest.mark.parametrize("stop_at", [1, 5, 20])  # within an epoch, at its end, at the end of all
 def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bytes(study, undisturbed, tmp_path, stop_at, monkeypatch):
     steps = 0
-    real = loop.augment
+    real = step.augment
 
     def stopping(*arguments):
         nonlocal steps
@@ -57,7 +59,7 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bytes(study, undisturbed, 
             signal.raise_signal(signal.SIGTERM)
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "augment", stopping)
+    monkeypatch.setattr(step, "augment", stopping)
     with pytest.raises(SystemExit) as stopped:
         planted.pretrained(*study, tmp_path, CPU)
     assert (stopped.value.code, steps) == (143, stop_at)
@@ -69,7 +71,7 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bytes(study, undisturbed, 
 
 def test_a_sigterm_between_two_passes_of_a_step_does_not_wait_for_the_others(study, tmp_path, monkeypatch):
     undisturbed = planted.pretrained(*study, tmp_path / "undisturbed", CPU, accumulate=2)
-    real, passes = loop.augment, []
+    real, passes = step.augment, []
 
     def stopping(*arguments):
         passes.append(1)
@@ -77,7 +79,7 @@ def test_a_sigterm_between_two_passes_of_a_step_does_not_wait_for_the_others(stu
             signal.raise_signal(signal.SIGTERM)
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "augment", stopping)
+    monkeypatch.setattr(step, "augment", stopping)
     with pytest.raises(SystemExit) as stopped:
         planted.pretrained(*study, tmp_path / "stopped", CPU, accumulate=2)
     assert (stopped.value.code, len(passes)) == (143, 5)
@@ -109,7 +111,7 @@ def test_a_process_killed_at_any_moment_goes_on_from_its_last_checkpoint(study, 
         pass
 
     monkeypatch.setattr(loop.Checkpoints, "is_due", lambda self: True)  # a checkpoint after every step
-    real, calls = loop.Momentum.step, []
+    real, calls = Momentum.step, []
 
     def dying(self, rate):
         calls.append(1)
@@ -117,7 +119,7 @@ def test_a_process_killed_at_any_moment_goes_on_from_its_last_checkpoint(study, 
             raise Killed
         real(self, rate)
 
-    monkeypatch.setattr(loop.Momentum, "step", dying)
+    monkeypatch.setattr(Momentum, "step", dying)
     for _ in range(3):
         with pytest.raises(Killed):
             planted.pretrained(*study, tmp_path, CPU)
@@ -158,7 +160,7 @@ def test_a_damaged_shard_stops_training_with_its_name_before_the_network_sees_it
     raw[-9] ^= 1
     (tmp_path / "x-0001.npy").write_bytes(raw)
     seen = []
-    monkeypatch.setattr(loop, "as_input", lambda images: seen.extend(images.numpy()) or as_input(images))
+    monkeypatch.setattr(step, "as_input", lambda images: seen.extend(images.numpy()) or as_input(images))
     with pytest.raises(InputError, match=r"x-0001\.npy: row 23"):
         still = {"shift": 0, "mirror": False}
         planted.pretrained(tmp_path, table, tmp_path / "checkpoints", CPU, augmentation=still, epochs=1)
@@ -180,7 +182,7 @@ def test_momentum_is_torchs_own(momentum, weight_decay):
     ours, theirs = (torch.nn.Linear(4, 3) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
     settings = {"momentum": momentum, "weight_decay": weight_decay}
-    optimiser, reference = loop.Momentum(ours, settings), torch.optim.SGD(theirs.parameters(), lr=1.0, **settings)
+    optimiser, reference = Momentum(ours, settings), torch.optim.SGD(theirs.parameters(), lr=1.0, **settings)
     for rate in (0.1, 0.1, 0.03):
         x = torch.randn(5, 4)
         for model in (ours, theirs):
@@ -196,19 +198,20 @@ def test_a_line_a_minute_says_where_training_is_how_good_and_how_long_it_takes(m
     """100 images a minute: the second half of an epoch of 400 images and two more take ten minutes."""
     caplog.set_level("INFO", "neurotransfer")
     now = 0.0
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
-    progress = loop.Progress(400, 4, 0)
-    for step in range(40):
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    lines_of = progress.Progress(400, 4, 0)
+    for number in range(40):
         now += 6.1
-        progress.tell(0, step + 1, 10, 0.25)
-    progress.conclude({"epoch": 0, "step": 40, "learning_rate": 0.1, "train_loss": 0.5, "validation_age_mae": 6.5})
-    for step in range(20):
+        lines_of.tell(0, number + 1, 10, 0.25)
+    figures = {"train_loss": 0.5, "validation_loss": 0.75, "validation_age_mae": 6.5}
+    lines_of.conclude({"epoch": 0, "step": 40, "learning_rate": 0.1, **figures})
+    for number in range(20):
         now += 6.1
-        progress.tell(1, step + 1, 10, 0.125)
+        lines_of.tell(1, number + 1, 10, 0.125)
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 4 + 1 + 2
-    assert lines[4].startswith("epoch 0: train_loss 0.500, age_mae 6.500; 1.6 images/s, 12 min to go")
-    expected = "epoch 1, step 20: loss 0.1250 (after epoch 0: age_mae 6.500); 1.6 images/s, 10 min to go"
+    assert lines[4].startswith("epoch 0: train_loss 0.500, loss 0.750, age_mae 6.500; 1.6 images/s, 12 min to go")
+    expected = "epoch 1, step 20: loss 0.1250 (after epoch 0: loss 0.750, age_mae 6.500); 1.6 images/s, 10 min to go"
     assert lines[-1] == expected
 
 
@@ -216,12 +219,12 @@ def test_the_loss_in_bfloat16_stays_within_the_spread_of_seeds_in_float32(study)
     """Over 200 steps, in stretches of 20, another data type moves the curve less than another seed does."""
     table = planted.sides(study[1])[0]
     targets = learn_targets(planted.TARGETS, table)
-    images, truth = as_input(loop.Images(table, study[0]).read(np.arange(len(table)))), encode(table, targets)
+    images, truth = as_input(Images(table, study[0]).read(np.arange(len(table)))), encode(table, targets)
 
     def curve(seed: int, data_type: str) -> np.ndarray:
         torch.manual_seed(seed)
         model = place(SFCN([4, 8], 8, 2, "average", 0.1), CPU, data_type).train()
-        optimiser, losses = loop.Momentum(model, {"momentum": 0.9, "weight_decay": 0.0}), []
+        optimiser, losses = Momentum(model, {"momentum": 0.9, "weight_decay": 0.0}), []
         for _ in range(200):
             batch = torch.randperm(len(table))[:8]
             optimiser.clear()
@@ -240,35 +243,7 @@ def test_the_loss_in_bfloat16_stays_within_the_spread_of_seeds_in_float32(study)
 
 def test_the_learning_rate_falls_in_steps():
     settings = {"learning_rate": 1.0, "schedule": {"factor": 0.5, "every": 3}}
-    assert [loop.learning_rate(settings, epoch) for epoch in range(7)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]
-
-
-def test_training_rows_follow_the_split_and_refuse_a_participant_on_two_sides(study):
-    table = study[1]
-    split = table[["image_id"]].assign(role=["train"] * 30 + ["validation"] * 8 + ["test"] * 10)
-    train, validation = loop.training_rows(table, split)
-    assert (len(train), len(validation)) == (30, 8)
-    assert not set(train["image_id"]) & set(validation["image_id"])
-    with pytest.raises(InputError, match="1 participants are on two sides"):
-        loop.training_rows(table.assign(participant_id=table["participant_id"].replace("x_31", "x_01")), split)
-    with pytest.raises(InputError, match="no image is for validation"):
-        loop.training_rows(table, split.replace("validation", "train"))
-
-
-def test_weights_say_what_they_were_made_with_and_from_whom(study, undisturbed):
-    tables = planted.sides(study[1])
-    preprocessing = {"engine": "builtin", "voxel_size": 1.0, "grid": [12, 12, 12], "threads": 3}
-    facts = loop.metadata_of(
-        undisturbed, tables, learn_targets(planted.TARGETS, tables[0]), network=planted.NETWORK, crop=[12, 12, 12],
-        preprocessing=preprocessing, key=b"k" * 32,
-    )  # fmt: skip
-    assert facts["preprocessing"] == {"engine": "builtin", "voxel_size": 1.0, "grid": [12, 12, 12]}
-    assert facts["training"]["participants"] == 36
-    assert facts["training"]["validation_loss"] == undisturbed.history["validation_loss"].min()
-    assert facts["targets"][0]["mean"] == pytest.approx(tables[0]["age"].mean())
-    assert len(facts["participants"]["digests"]) == 48
-    assert facts["images_made_by"] == [["builtin", "1"]]
-    assert loop.participants_of(tables)["role"].value_counts().to_dict() == {"train": 36, "validation": 12}
+    assert [learning_rate(settings, epoch) for epoch in range(7)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]
 
 
 def test_predictions_have_a_row_per_image_and_known_target(study, undisturbed):
@@ -277,7 +252,7 @@ def test_predictions_have_a_row_per_image_and_known_target(study, undisturbed):
     model.load_state_dict(undisturbed.state)
     targets = learn_targets(planted.TARGETS, tables[0])
     parts = {"validation": tables[1], "holdout": tables[1][:0]}
-    found = loop.predictions_of(model, parts, study[0], targets, 5, CPU)
+    found = predictions_of(model, parts, study[0], targets, 5, CPU)
     assert len(found) == tables[1]["age"].notna().sum() + tables[1]["sex"].notna().sum()
     mae = (found["truth"] - found["prediction"])[found["target"] == "age"].abs().mean()
     assert mae == pytest.approx(undisturbed.history["validation_age_mae"][undisturbed.epoch], rel=1e-4)

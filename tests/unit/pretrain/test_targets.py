@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 import torch
 from neurotransfer.pretrain.targets import (
-    NAMES,
     as_metadata,
     decode,
     encode,
@@ -14,6 +13,7 @@ from neurotransfer.pretrain.targets import (
     learn_targets,
     masked_loss,
 )
+from neurotransfer.study.targets import TARGETS
 
 SETTINGS = {
     "age": {"kind": "continuous", "weight": 1.0, "loss": "squared"},
@@ -36,7 +36,7 @@ def table():
 
 
 def test_targets_stand_in_the_published_order(table):
-    assert [target.name for target in learn_targets(dict(reversed(SETTINGS.items())), table)] == list(NAMES[:4])
+    assert [target.name for target in learn_targets(dict(reversed(SETTINGS.items())), table)] == list(TARGETS[:4])
 
 
 def test_the_loss_is_the_weighted_sum_of_torchs_losses_over_what_is_present(table):

@@ -1,6 +1,8 @@
-"""Numbers and codes as a person reads them in the report."""
+"""Numbers, codes and tables as a person reads them, on a page or in a terminal."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 MISSING = "–"
 
@@ -45,3 +47,37 @@ def words(code: object) -> str:
 def number(value: float | None) -> str:
     """A count with its thousands marked off; missing is a dash."""
     return MISSING if is_missing(value) else f"{value:,}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time with a unit that suits it: "90 s", "12 min", "3.4 h", "2.1 days"."""
+    for size, digits, unit in ((86_400, 1, "days"), (3600, 1, "h"), (60, 0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def byte_size(count: float) -> str:
+    """A number of bytes with a unit that suits it: "830 B", "12 kB", "1.1 TB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def aligned(rows: Sequence[Sequence[str]], sides: str = "", rest: str = "r") -> str:
+    """Rows of cells as lines of text whose columns line up.
+
+    Parameters
+    ----------
+    sides : per column "l" or "r", the side on which its cells stand
+    rest : the side of the columns beyond those of `sides`
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = sides.ljust(len(widths), rest)
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, sides, strict=True)
+        lines.append("  ".join(cell.ljust(width) if side == "l" else cell.rjust(width) for cell, width, side in cells))
+    return "\n".join(line.rstrip() for line in lines)

@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
-from ..files import digest_of_file, read_table
+from ..files import digest_of_file, digest_of_rows, read_table
 from ..study import layout
 from ..study.plan import Study
 from .shard_file import Shard, checksum
-from .write import FROM_LEDGER, digest_of_rows
+from .write import FROM_LEDGER
 
 CACHE, SHARDS, INDEX = (Path(name) for name in (layout.CACHE, layout.SHARD_TABLES, layout.INDEX))
 WRITING = 60.0  # seconds since a temporary file last grew after which nobody is writing it any more
@@ -132,11 +132,11 @@ def verify_shard(name: str, study: Study) -> tuple[list[InputError], int, int]:
 def _read_cache_table(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A shard's table and its facts; ValueError where a byte of them is not the one that was written."""
     # bytes: reading as text would take other line ends for the same
-    first, _, rows = path.read_bytes().partition(b"\n")
+    first, _, _ = path.read_bytes().partition(b"\n")
     facts = json.loads(first.removeprefix(b"# "))
     if set(facts) != {"crop", "rows", "files"} or first.decode() != f"# {json.dumps(facts, sort_keys=True)}":
         raise ValueError("the facts are not as they were written")
-    if digest_of_rows(rows.decode()) != facts["rows"]:
+    if digest_of_rows(path) != facts["rows"]:
         raise ValueError("the rows are not as they were written")
     return read_table(path), facts
 

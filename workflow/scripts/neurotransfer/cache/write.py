@@ -8,7 +8,6 @@ images, and three slices of each for a person to look at.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import zlib
 from collections.abc import Iterable, Sequence
@@ -22,7 +21,7 @@ from nibabel.freesurfer.mghformat import MGHError, MGHHeader
 from ..cache.image_figures import FIGURES, Box, bounding_box, quality_figures
 from ..cache.small_volumes import small_volume
 from ..errors import InputError
-from ..files import digest_of_file, table_text, write_table
+from ..files import digest_of_file, digest_of_rows, write_table
 from ..preprocess.volumes import Statistics, read_stats, stats_file
 from ..study import layout
 from .shard_file import checksum, shard_written
@@ -233,14 +232,9 @@ def write_cache_table(table: pd.DataFrame, path: str | Path, crop: Sequence[int]
     table : from `write_shard`
     beside : files of the same folder that were made with the shard
     """
-    facts = {"crop": list(crop), "rows": digest_of_rows(table_text(table))}
+    facts = {"crop": list(crop), "rows": digest_of_rows(table)}
     facts["files"] = {Path(file).name: digest_of_file(file) for file in beside}
     write_table(table, path, facts)
-
-
-def digest_of_rows(text: str) -> str:
-    """SHA-256 of a table's text without its line of facts."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def made_by(images: pd.DataFrame) -> list[list[str]]:

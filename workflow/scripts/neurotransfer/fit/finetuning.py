@@ -21,10 +21,11 @@ from ..errors import InputError
 from ..files import read_table
 from ..network.device import choose_device, place
 from ..network.sfcn import SFCN, calibrate, trunk_of
-from ..pretrain.batches import Held, as_input, augment, dropout_mask, epoch_order
+from ..pretrain.batches import ResidentImages, as_input, epoch_order
 from ..pretrain.distributed import passes_of
 from ..pretrain.evaluation import point_metrics
-from ..pretrain.loop import Momentum, learning_rate, predict
+from ..pretrain.optimiser import Momentum, learning_rate
+from ..pretrain.step import backward_passes, predict
 from ..pretrain.weights import check_made_by, check_weights, expected_of, read_weights, seen_by, why_unknown
 from ..seeds import seed_from
 from ..split.resampling import read_resample
@@ -98,7 +99,7 @@ def first_network(
 
 
 def fit_setting(
-    images: Held,
+    images: ResidentImages,
     labels: torch.Tensor,
     rows: Mapping[str, np.ndarray],
     model: SFCN,
@@ -134,15 +135,18 @@ def fit_setting(
         reading = images.batches(seen, device)
         model.train()
         for step, batch in enumerate(order):
-            draws = [seed_from(seeds[name], epoch, step) for name in ("augmentation", "dropout")]
-            kept = dropout_mask(model, len(batch), draws[1])
+            wanted = labels[torch.as_tensor(batch)]  # [batch]
             optimiser.clear()
-            for places in passes_of(len(batch), settings["accumulate"]):
-                shifted = augment(next(reading), settings["augmentation"], draws[0], places, len(batch))
-                outputs = model(as_input(shifted), kept[places].to(device))[:, 0]
-                wanted = labels[torch.as_tensor(batch[places])].to(device)
-                losses = functional.binary_cross_entropy_with_logits(outputs, wanted, reduction="sum")
-                (losses / len(batch)).backward()
+            backward_passes(
+                model,
+                reading,
+                passes_of(len(batch), settings["accumulate"]),
+                len(batch),
+                seeds={name: seed_from(seeds[name], epoch, step) for name in ("augmentation", "dropout")},
+                augmentation=settings["augmentation"],
+                loss_of=lambda outputs, positions, wanted=wanted: _share_of_loss(outputs, wanted, positions),
+                device=device,
+            )
             optimiser.step(rate)
         calibrate(model, map(as_input, images.batches(seen, device)))
         outputs = predict(model, images, rows["validation"], settings["batch_size"], device)[:, 0]
@@ -159,8 +163,15 @@ def fit_setting(
     return best, state
 
 
+def _share_of_loss(outputs: torch.Tensor, wanted: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
+    """What a pass adds to the batch's mean logistic loss: outputs [n, 1] against the labels [batch] at `positions`."""
+    truth = wanted[positions].to(outputs.device)
+    losses = functional.binary_cross_entropy_with_logits(outputs[:, 0], truth, reduction="sum")
+    return losses / len(wanted)
+
+
 def fit_settings(
-    images: Held,
+    images: ResidentImages,
     resample: pd.DataFrame,
     *,
     network: Mapping[str, Any],
@@ -232,7 +243,7 @@ def fit(
     names = (fitting["seed"], facts["task"], facts["n"], facts["replicate"], model_name)
     seeds = [seeds_of_fit(*names, position) for position in range(len(fitting["settings"]))]
     records, chosen, scores = fit_settings(
-        Held(resample, layout.CACHE, device),
+        ResidentImages(resample, layout.CACHE, device),
         resample,
         network=fitting["network"],
         training=training,

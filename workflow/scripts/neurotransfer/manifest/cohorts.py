@@ -14,12 +14,12 @@ from typing import Any
 
 from ..errors import InputError, Mistakes
 from ..study.configuration import read_document, schema_mistakes
+from ..study.targets import TARGETS
 from .bids_tables import MISSING, read_tsv
 from .image_choice import rule_mistake
 from .path_patterns import pattern_mistake
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas/cohorts.schema.yaml"
-TARGETS = ("age", "sex", "handedness", "bmi", "fluid_intelligence", "neuroticism")
 FIELDS = (*TARGETS, "diagnosis")
 EXTRA_FIELDS = ("height", "weight", "birth_date")  # what a target can be computed from, where cohorts.tsv names it
 T1W = ("first",)  # [assumed] of several images of one session, which is taken

@@ -27,9 +27,11 @@ from ..files import table_text, write_text
 from ..study import layout
 from ..study.demands import images_per_job
 from ..study.plan import digest_of_cohorts
+from ..study.targets import TARGETS
+from ..text import aligned
 from .bids import Exclusion, Participant, Scan, find_participants, key_of, safe
 from .bids_tables import Table, day_of, read_acquisitions, read_participants, read_sessions
-from .cohorts import TARGETS, Cohort, read_cohorts
+from .cohorts import Cohort, read_cohorts
 from .image_choice import choose
 from .labels import Labels, Person, Visit, mapped_columns
 from .path_patterns import fill_in
@@ -71,15 +73,7 @@ class Summary:
             rows.append(self._row(cohort, self.images["cohort"] == cohort, self.excluded["cohort"] == cohort))
         if len(self.cohorts) > 1:
             rows.append(self._row("total", self.images["cohort"].notna(), self.excluded["cohort"].notna()))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if at in (0, len(header) - 1) else cell.rjust(width)
-                for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        lines += [f"note: {note}" for note in self.notes]
+        lines = [aligned(rows, "l" + "r" * (len(header) - 2) + "l"), *(f"note: {note}" for note in self.notes)]
         gone = f" {self.gone_images} are gone," if self.gone_images else ""
         changed = f"{self.new_images} images are new,{gone} {self.written} files were written"
         changed = changed if self.written else "no change"

@@ -23,6 +23,7 @@ from ..split.roles import split_cohort
 from ..study import layout
 from ..study.plan import ARMS, CNNS, MODELS, Study
 from ..study.rules import PRETRAIN_MINUTES, PRETRAINING, RULES, cores_of
+from ..text import byte_size, duration
 from .costs import EVALUATION, Cost, cost_of, gather, steps_of_fit
 
 DRAWS = 200  # simulated resamples per task and n
@@ -201,24 +202,21 @@ def _path(work, costs, gpus, cores, warnings) -> str:
     fits = {m: [units * costs[m].seconds / 3600 for units in work[m]] for m in CNNS}
     rest = makespan(fits, pretrain, gpus if costs["transfer"].gpu else cores)
     lines = [
-        f"Longest path with {gpus} GPUs and {cores} cores at once: {_days(prepare + rest)}",
-        f"  preprocessing {_days(prepare)}, then pretraining {_days(pretrain)} and the fits, together {_days(rest)}",
+        f"Longest path with {gpus} GPUs and {cores} cores at once: {duration(3600 * (prepare + rest))}",
+        f"  preprocessing {duration(3600 * prepare)}, then pretraining {duration(3600 * pretrain)} and the fits, "
+        f"together {duration(3600 * rest)}",
         "  (queueing not counted; linear fits run beside)",
     ]
     longest = max((max(lengths) for lengths in fits.values() if lengths), default=0.0)
     limit = PRETRAIN_MINUTES / 60
     if pretrain > limit:
         warnings.append(
-            f"pretraining takes {_days(pretrain)}, longer than its job's {limit:.0f} hours: it goes on from its "
-            "checkpoint, each time limit costing one of the profile's retries; raise those, or its runtime"
+            f"pretraining takes {duration(3600 * pretrain)}, longer than its job's {limit:.0f} hours: it goes on from "
+            "its checkpoint, each time limit costing one of the profile's retries; raise those, or its runtime"
         )
     if longest > 6:
-        warnings.append(f"the longest fit takes {_days(longest)}: check models.cnn, and the gpus it asks for")
+        warnings.append(f"the longest fit takes {duration(3600 * longest)}: check models.cnn, and the gpus it asks for")
     return "\n".join(lines)
-
-
-def _days(spent: float) -> str:
-    return f"{spent * 60:.0f} min" if spent < 2 else f"{spent:.1f} h" if spent < 72 else f"{spent / 24:.1f} days"
 
 
 def _disk(config, study, images, warnings) -> str:
@@ -234,25 +232,17 @@ def _disk(config, study, images, warnings) -> str:
     free = shutil.disk_usage(Path.cwd()).free
     written = [Path(layout.CACHE), Path(layout.PREPROCESSED)]
     if needed > free and not any(path.exists() for path in written):
-        warnings.append(f"the study needs {_size(needed)}, and {_size(free)} are free in {Path.cwd()}")
+        warnings.append(f"the study needs {byte_size(needed)}, and {byte_size(free)} are free in {Path.cwd()}")
     return "\n".join(
         [
             "Disk:",
-            f"  derivatives  {_size(derivatives):>9} in at most {files:,} files [assumed: {each} each]",
-            f"  cache        {_size(cache):>9} in {CACHE_FILES * len(study.shards):,} files",
-            f"  fits         {_size(fits):>9} in {sum(REPLICATE_FILES.values()) * replicates:,} files"
+            f"  derivatives  {byte_size(derivatives):>9} in at most {files:,} files [assumed: {each} each]",
+            f"  cache        {byte_size(cache):>9} in {CACHE_FILES * len(study.shards):,} files",
+            f"  fits         {byte_size(fits):>9} in {sum(REPLICATE_FILES.values()) * replicates:,} files"
             f" ({', '.join(REPLICATE_FILES)})",
-            f"  free here    {_size(free):>9}",
+            f"  free here    {byte_size(free):>9}",
         ]
     )
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def expected_draws(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> tuple[float, float, float]:

@@ -19,6 +19,7 @@ from ..jobs.job import SILENCE, process_runs
 from ..study import layout
 from ..study.plan import ARMS, Study
 from ..study.rules import PAGES, RULES, STATISTICS
+from ..text import aligned, duration
 from .failures import Failure, by_kind, failures_of
 from .image_states import EXCLUDED, FAILED, STATES, UNKNOWN, names_in, states_of_images
 
@@ -106,17 +107,17 @@ class Status:
         ----------
         reasons : what the codes of failed images mean
         """
-        parts = [_table(self._cohort_rows(), "l")]
+        parts = [aligned(self._cohort_rows(), "l")]
         rows = self._reason_rows(reasons)
         if rows:
-            parts.append(_table([["not usable", "reason", "images", "cohorts", "meaning"], *rows], "llrll"))
+            parts.append(aligned([["not usable", "reason", "images", "cohorts", "meaning"], *rows], "llrll"))
         steps = [*self.before, *self.fits, *self.after]
         parts.append(
-            _table([["", "done", "of", "running", "failed", "waiting", ""], *map(_step_row, steps)], "lrrrrrl")
+            aligned([["", "done", "of", "running", "failed", "waiting", ""], *map(_step_row, steps)], "lrrrrrl")
         )
         models = ("resamples", *ARMS)
         done = [[row.task, str(row.n), *map(row.cell, models)] for row in self.replicates]
-        parts.append(_table([["task", "n", *models], *done], "l"))
+        parts.append(aligned([["task", "n", *models], *done], "l"))
         if self.failures:
             kinds = by_kind(self.failures)
             lines = [f"{len(self.failures):,} jobs failed when last tried (neurotransfer failures shows their logs):"]
@@ -152,26 +153,8 @@ class Status:
 
 def _step_row(step: Step) -> list[str]:
     numbers = (step.done, step.of, step.running, step.failed, step.waiting)
-    left = "" if step.seconds is None else f"{_duration(step.seconds)} left at the rate of the newest results"
+    left = "" if step.seconds is None else f"{duration(step.seconds)} left at the rate of the newest results"
     return [step.name, *(f"{number:,}" for number in numbers), step.remark or left]
-
-
-def _duration(seconds: float) -> str:
-    for size, word in ((86_400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {word}"
-    return f"{seconds:.0f} s"
-
-
-def _table(rows: Sequence[Sequence[str]], sides: str) -> str:
-    """Rows as aligned text; `sides` has an l or r per column, and columns beyond it are numbers."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = sides.ljust(len(widths), "r")
-    lines = []
-    for row in rows:
-        cells = zip(row, widths, sides, strict=True)
-        lines.append("  ".join(f"{cell:{'<' if side == 'l' else '>'}{width}}" for cell, width, side in cells).rstrip())
-    return "\n".join(lines)
 
 
 def status_of(study: Study, results: str | Path = layout.RESULTS) -> Status:

@@ -106,8 +106,8 @@ class Images:
         return self.known[name]
 
 
-class Held(Images):
-    """The same, held on the device: for a resample, which several settings read again and again.
+class ResidentImages(Images):
+    """The same, resident on the device: for a resample, which several settings read again and again.
 
     An image that the table has several times is held once.
     """

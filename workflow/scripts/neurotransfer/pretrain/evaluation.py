@@ -23,6 +23,11 @@ GROUPS = ["split", "target", "by", "group", "metric", "value", "low", "high", "o
 CALIBRATION = ["split", "target", "bin", "predicted", "observed", "low", "high", "observations", "participants"]
 
 
+def is_metric(column: str) -> bool:
+    """Whether a column of the history is a target's validation metric, such as ``validation_age_mae``."""
+    return column.startswith("validation_") and column != "validation_loss"
+
+
 def weighted_metrics(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray, kind: str) -> dict[str, np.ndarray]:
     """Metrics under many weightings of the observations at once.
 

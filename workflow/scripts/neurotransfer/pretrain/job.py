@@ -5,62 +5,160 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from ..cache.write import made_by
+from ..errors import InputError
 from ..files import fingerprint, read_tables, write_table
 from ..network.device import choose_device
 from ..study import layout
-from . import loop, weights
+from . import weights
 from .batches import Images
 from .checkpoints import Checkpoints
 from .distributed import rank, start, take_part
-from .targets import as_metadata, learn_targets
+from .evaluation import is_metric
+from .loop import Pretrained, pretrain
+from .targets import Target, as_metadata, learn_targets
 
 
-def pretrain_in(gpus: int, facts: Mapping[str, Any], log: str | Path | None) -> None:
-    """Run `pretrain_study` in as many processes as there are GPUs to use; in this one where that is at most one."""
-    if gpus > 1:
-        start(gpus, "neurotransfer.pretrain.job", facts, log)
-    else:
-        pretrain_study(facts)
+@dataclass(frozen=True)
+class PretrainingJob:
+    """What a pretraining reads, writes and depends on; JSON values, because they cross to other processes.
 
-
-def pretrain_study(facts: Mapping[str, Any]) -> None:
-    """Train on the healthy participants and write weights, history and participants; one rank does the writing.
-
-    Parameters
-    ----------
-    facts : JSON values: the paths `indices`, `splits`, `weights`, `history`, `participants`, `checkpoints` and
-        `key`; `targets`, `network` and `training` of the configuration; `seed`, `crop`, `preprocessing`, `threads`
-        (of this process) and `checkpoint_minutes`
+    `indices` and `splits` are tables read; `weights`, `history` and `participants` are files written; `checkpoints` is
+    a folder and `key` the file of the study key.  `targets`, `network` and `training` are groups of the configuration,
+    `preprocessing` the identity of the engine (study/demands.py), and `threads` those of one process.
     """
-    tables = loop.training_rows(read_tables(facts["indices"]), read_tables(facts["splits"]))
-    targets = learn_targets(facts["targets"], tables[0])
-    network, settings = facts["network"], facts["training"]
+
+    indices: list[str]
+    splits: list[str]
+    weights: str
+    history: str
+    participants: str
+    checkpoints: str
+    key: str
+    targets: Mapping[str, Mapping[str, Any]]
+    network: Mapping[str, Any]
+    training: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    crop: Sequence[int]
+    seed: int
+    threads: int
+    checkpoint_minutes: float
+
+
+def pretrain_in(gpus: int, job: PretrainingJob, log: str | Path | None) -> None:
+    """Run `pretrain_study` in as many processes as there are GPUs to use; in this one if that is at most one."""
+    if gpus > 1:
+        start(gpus, "neurotransfer.pretrain.job", asdict(job), log)
+    else:
+        pretrain_study(job)
+
+
+def pretrain_study(job: PretrainingJob) -> None:
+    """Train on the healthy participants and write weights, history and participants; one rank does the writing."""
+    tables = training_rows(read_tables(job.indices), read_tables(job.splits))
+    targets = learn_targets(job.targets, tables[0])
     used = [table[["image_id", "checksum"]].to_numpy().tolist() for table in tables]
-    depends = fingerprint([facts["seed"], network, settings, as_metadata(targets), used])
-    checkpoints = Checkpoints(facts["checkpoints"], depends, facts["checkpoint_minutes"])
-    result = loop.pretrain(
+    depends = fingerprint([job.seed, job.network, job.training, as_metadata(targets), used])
+    checkpoints = Checkpoints(job.checkpoints, depends, job.checkpoint_minutes)
+    result = pretrain(
         *(Images(table, layout.CACHE) for table in tables),
         tables,
         targets=targets,
-        network=network,
-        settings=settings,
-        seed=facts["seed"],
-        device=choose_device(settings["device"], facts["threads"], deterministic=settings["deterministic"]),
+        network=job.network,
+        settings=job.training,
+        seed=job.seed,
+        device=choose_device(job.training["device"], job.threads, deterministic=job.training["deterministic"]),
         checkpoints=checkpoints,
     )
     if rank() > 0:
         return
-    made_with = {"network": network, "crop": facts["crop"], "preprocessing": facts["preprocessing"]}
-    metadata = loop.metadata_of(result, tables, targets, key=weights.make_study_key(facts["key"]), **made_with)
-    write_table(loop.participants_of(tables), facts["participants"])
-    write_table(result.history, facts["history"])
-    weights.write_weights(facts["weights"], result.state, metadata)
+    made_with = {"network": job.network, "crop": job.crop, "preprocessing": job.preprocessing}
+    metadata = metadata_of(result, tables, targets, key=weights.make_study_key(job.key), **made_with)
+    write_table(participants_of(tables), job.participants)
+    write_table(result.history, job.history)
+    weights.write_weights(job.weights, result.state, metadata)
     checkpoints.delete()
 
 
+def training_rows(indices: pd.DataFrame, splits: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The index rows of the training and of the validation images.
+
+    Raises
+    ------
+    InputError
+        where either has none, or a participant is in both
+    """
+    roles = indices["image_id"].map(splits.set_index("image_id")["role"])
+    tables = tuple(indices[roles == role].reset_index(drop=True) for role in ("train", "validation"))
+    for role, table in zip(("training", "validation"), tables, strict=True):
+        if table.empty:
+            fix = "give more cohorts the role pretraining, or raise split.validation_share"
+            raise InputError(layout.COHORT_SPLITS, "role", f"no image is for {role}", fix)
+    shared = set(tables[0]["participant_id"]) & set(tables[1]["participant_id"])
+    if shared:
+        fix = f"delete {layout.SPLIT}, then run the same command again"
+        raise InputError(layout.COHORT_SPLITS, "role", f"{len(shared)} participants are on two sides", fix)
+    return tables
+
+
+def participants_of(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Who is behind the weights: participant_id and role ("train" or "validation"), a row per person."""
+    people = [
+        table[["participant_id"]].assign(role=role) for table, role in zip(tables, ("train", "validation"), strict=True)
+    ]
+    return pd.concat(people).drop_duplicates().sort_values("participant_id", ignore_index=True)
+
+
+def metadata_of(
+    result: Pretrained,
+    tables: Sequence[pd.DataFrame],
+    targets: list[Target],
+    *,
+    network: Mapping[str, Any],
+    crop: Sequence[int],
+    preprocessing: Mapping[str, Any],
+    key: bytes,
+) -> dict[str, Any]:
+    """What the file of weights says of them: what they must be used with, and what they come from.
+
+    Parameters
+    ----------
+    key : the study key that the participants' digests are made with; it is not among what is returned
+    """
+    best = result.history.iloc[result.epoch]
+    metrics = {name: float(best[name]) for name in best.index if is_metric(name) and math.isfinite(best[name])}
+    figures = {
+        "epoch": result.epoch,
+        "epochs": len(result.history),
+        "images": len(tables[0]),
+        "participants": int(tables[0]["participant_id"].nunique()),
+        "validation_images": len(tables[1]),
+        "validation_loss": float(best["validation_loss"]),
+        **metrics,
+    }
+    return {
+        "network": dict(network),
+        "crop": list(crop),
+        "scaling": weights.SCALING,
+        "preprocessing": {name: preprocessing[name] for name in ("engine", "voxel_size", "grid")},
+        "targets": as_metadata(targets),
+        "training": figures,
+        "images_made_by": made_by(tables[0]),
+        "participants": weights.digests_of(participants_of(tables)["participant_id"], key),
+    }
+
+
+def _take_part(facts: Mapping[str, Any]) -> None:
+    pretrain_study(PretrainingJob(**facts))
+
+
 if __name__ == "__main__":
-    take_part(pretrain_study)
+    take_part(_take_part)

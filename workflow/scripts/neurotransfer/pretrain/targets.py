@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-NAMES = ("age", "sex", "handedness", "bmi", "fluid_intelligence", "neuroticism")
+from ..study.targets import TARGETS
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def learn_targets(settings: Mapping[str, Mapping[str, Any]], training: pd.DataFr
     A target that no training image has keeps its output with mean 0 and sd 1, and never costs anything.
     """
     targets = []
-    for name in NAMES:
+    for name in TARGETS:
         if name not in settings:
             continue
         chosen, values = settings[name], training[name].dropna().astype(float)

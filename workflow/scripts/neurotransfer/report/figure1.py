@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from ..manifest.cohorts import TARGETS
+from ..study.targets import TARGETS
 from .figure2 import FAINT, INK, PAPER, RASTER, SOFT, drawing
 
 # Okabe & Ito's colours (2008) that no model of Figure 2 has

@@ -15,11 +15,12 @@ import pandas as pd
 from ..errors import InputError
 from ..seeds import seed_from
 from ..study import layout
+from ..study.targets import TARGETS
 
 SETS = ("train", "validation", "test")
 ROLES = (*SETS, "unused")
 COLUMNS = ["image_id", "participant_id", "cohort", "role", "reason"]
-ABOUT = ["age", "sex", "handedness", "bmi", "fluid_intelligence", "neuroticism", "diagnosis"]
+ABOUT = [*TARGETS, "diagnosis"]
 
 
 def split_cohort(
