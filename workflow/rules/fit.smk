@@ -9,13 +9,14 @@ def settings_of(model):
 
 CNN = {
     "seed": config["seed"],
-    "network": config["network"],
-    "training": {key: value for key, value in config["models"]["cnn"].items() if key != "gpus"},
+    "recipe": RECIPE,
+    "network": identity(config, "network"),
+    "training": identity(config, "models.cnn", ["gpus"]),
 }
 # What each model's fit depends on besides its input files; aggregate refuses fits made with anything else.
 FITTING = {
-    "linear": {"seed": config["seed"], **config["models"]["linear"], **settings_of("linear")},
-    "covariates": {"seed": config["seed"], **config["models"]["covariates"], **settings_of("covariates")},
+    "linear": {"seed": config["seed"], **identity(config, "models.linear"), **settings_of("linear")},
+    "covariates": {"seed": config["seed"], **identity(config, "models.covariates"), **settings_of("covariates")},
     "baseline": {**CNN, **settings_of("baseline")},
     "transfer": {
         **CNN,

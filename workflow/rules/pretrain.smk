@@ -3,7 +3,10 @@
 
 # keys of `pretrain` that change no training; a certificate is ancient() wherever it is used: it comes first, and a
 # new one, of a study that has grown, makes nothing old anew, since each user checks that its own files stand in it
-NO_TRAINING = ("weights", "accept_other_preprocessing", "participants_key", "threads", "gpus", "checkpoint_minutes")
+NO_TRAINING = (
+    *("weights", "accept_other_preprocessing", "participants_key", "threads", "gpus", "checkpoint_minutes"),
+    "on_divergence",  # a run that diverges with `stop` has no result, and continues if it says `lower_rate`
+)
 
 
 rule pretrain:
@@ -29,9 +32,9 @@ rule pretrain:
         gpu=config["pretrain"]["gpus"],
     params:
         seed=config["seed"],
-        targets=config["targets"],
-        network=config["network"],
-        training={key: value for key, value in config["pretrain"].items() if key not in NO_TRAINING},
+        targets=identity(config, "targets"),
+        network=identity(config, "network"),
+        training=identity(config, "pretrain", NO_TRAINING) | {"recipe": RECIPE},
         threads=config["pretrain"]["threads"],
         crop=config["cache"]["crop"],
         preprocessing=PREPROCESSING,
@@ -54,10 +57,10 @@ rule adopt:
         mem_mb=2000,
         runtime=10,
     params:
-        network=config["network"],
+        network=identity(config, "network"),
         crop=config["cache"]["crop"],
         preprocessing=PREPROCESSING,
-        targets=config["targets"],
+        targets=identity(config, "targets"),
     script:
         "../scripts/adopt.py"
 
@@ -87,7 +90,7 @@ rule evaluate:
         gpu=min(1, config["pretrain"]["gpus"]),
     params:
         seed=config["seed"],
-        targets=config["targets"],
+        targets=identity(config, "targets"),
         device=config["pretrain"]["device"],
         data_type=config["pretrain"]["data_type"],
         batch_size=config["pretrain"]["batch_size"],

@@ -1,6 +1,6 @@
 # Figures of cached images -> how unusual each is in its cohort, who is left out for it, and a page to look at.
 
-QUALITY = config["quality"]
+QUALITY = identity(config, "quality")
 
 
 rule quality:

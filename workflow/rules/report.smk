@@ -39,7 +39,7 @@ rule figures:
         runtime=15,
     params:
         tasks=study.tasks,
-        statistics=config["statistics"],
+        statistics=identity(config, "statistics"),
     script:
         "../scripts/figures.py"
 

@@ -4,7 +4,7 @@
 DRAWING = {
     "seed": config["seed"],
     "tasks": study.tasks,
-    "settings": {key: value for key, value in config["resampling"].items() if key not in ("n", "replicates")},
+    "settings": identity(config, "resampling", ["n", "replicates"]),
     "converters": config["manifest"]["converters"],
 }
 

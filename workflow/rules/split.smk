@@ -1,6 +1,6 @@
 # Index -> who pretrains, who validates, who stays unseen -> the proof that nobody crosses.
 
-SPLITTING = {key: value for key, value in config["split"].items() if key != "waived_duplicates"}
+SPLITTING = identity(config, "split", ["waived_duplicates"])
 
 
 rule split:

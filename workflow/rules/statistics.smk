@@ -78,6 +78,6 @@ rule compare:
         runtime=60,
     params:
         seed=config["seed"],
-        statistics=config["statistics"],
+        statistics=identity(config, "statistics"),
     script:
         "../scripts/compare.py"

@@ -18,6 +18,7 @@ with job(snakemake, lease=snakemake.output.weights):
         key=settings["participants_key"],
         threads=max(1, params.threads // max(1, settings["gpus"])),
         checkpoint_minutes=settings["checkpoint_minutes"],
+        on_divergence=settings["on_divergence"],
         **{name: output[name] for name in ("weights", "history", "participants")},
         **{name: params[name] for name in given},
     )

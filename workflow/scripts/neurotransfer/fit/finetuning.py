@@ -20,20 +20,20 @@ from torch.nn import functional
 from ..errors import InputError
 from ..files import read_table
 from ..network.device import choose_device, place
-from ..network.sfcn import SFCN, calibrate, trunk_of
+from ..network.sfcn import SFCN, calibrate, start_head, training_scale, trunk_of
 from ..pretrain.batches import ResidentImages, as_input, epoch_order
 from ..pretrain.distributed import passes_of
 from ..pretrain.evaluation import point_metrics
-from ..pretrain.optimiser import Momentum, learning_rate
+from ..pretrain.optimiser import WeightAverage, learning_rate, make_optimiser
 from ..pretrain.step import backward_passes, predict
 from ..pretrain.weights import check_made_by, check_weights, expected_of, read_weights, seen_by, why_unknown
 from ..seeds import seed_from
 from ..split.resampling import read_resample
 from ..study import layout
+from ..study.recipe import RECIPE
 from .settings import choose, fingerprint_of_fit, fit_record, seeds_of_fit
 
 logger = logging.getLogger("neurotransfer")
-HEAD_SD = 0.01  # [assumed] of the head's first weights
 
 
 def pretrained_trunk(
@@ -89,12 +89,12 @@ def first_network(
     simulated images from a pretrained trunk could end with test AUCs below .2.
     """
     torch.manual_seed(seeds["trunk"])
-    model = SFCN(network["channels"], network["bottleneck"], 1, network["pooling"], dropout)
+    scale = training_scale(network["bottleneck"])
+    model = SFCN(network["channels"], network["bottleneck"], 1, network["pooling"], dropout, scale)
     if trunk is not None:
         model.load_state_dict({**model.state_dict(), **trunk})
     torch.manual_seed(seeds["head"])
-    torch.nn.init.normal_(model.head.weight, std=HEAD_SD)
-    torch.nn.init.zeros_(model.head.bias)
+    start_head(model.head)
     return model
 
 
@@ -117,18 +117,17 @@ def fit_setting(
 
     Returns
     -------
-    record : status, epoch, validation AUC and loss
-    state : the network's at that epoch; empty where it diverged
+    record : status, epoch, validation AUC and loss; `diverged_epoch` if a later epoch's loss was not finite
+    state : the network's at that epoch; empty if the first epoch diverged
     """
     place(model, device, settings["data_type"], compiled=settings["compile"])
-    optimiser = Momentum(model, settings)
+    optimiser, average = make_optimiser(model, settings), WeightAverage(model, settings.get("weight_average"))
     train = rows["train"]
     truth = labels[torch.as_tensor(rows["validation"])]
     best: dict[str, Any] = {}
     least = (math.inf,)
     state: dict[str, torch.Tensor] = {}
     for epoch in range(settings["epochs"]):
-        rate = learning_rate(settings, epoch)
         order = [train[batch] for batch in epoch_order(len(train), settings["batch_size"], seeds["order"], epoch)]
         parts = [[batch[places] for places in passes_of(len(batch), settings["accumulate"])] for batch in order]
         seen = [rows for part in parts for rows in part]
@@ -147,19 +146,26 @@ def fit_setting(
                 loss_of=lambda outputs, positions, wanted=wanted: _share_of_loss(outputs, wanted, positions),
                 device=device,
             )
-            optimiser.step(rate)
-        calibrate(model, map(as_input, images.batches(seen, device)))
-        outputs = predict(model, images, rows["validation"], settings["batch_size"], device)[:, 0]
+            optimiser.step(learning_rate(settings, epoch, step, len(order)))
+            average.update()
+        with average.in_use():
+            calibrate(model, map(as_input, images.batches(seen, device)))
+            outputs = predict(model, images, rows["validation"], settings["batch_size"], device)[:, 0]  # [validation]
+            now = copy.deepcopy(model.state_dict())
         loss = float(functional.binary_cross_entropy_with_logits(torch.from_numpy(outputs), truth))
         if not math.isfinite(loss):
-            logger.warning("diverged in epoch %d at a learning rate of %g", epoch, rate)
+            diverged = "diverged in epoch %d at a learning rate of %g"
+            if best:
+                logger.warning(f"{diverged}; epoch %d is kept", epoch, settings["learning_rate"], best["epoch"])
+                return best | {"diverged_epoch": epoch}, state
+            logger.warning(diverged, epoch, settings["learning_rate"])
             return {"status": "diverged", "epoch": None, "validation_auc": None, "validation_loss": None}, {}
         auc = point_metrics(truth.numpy(), outputs, "binary")["auc"]
         badness = (-auc, loss) if settings["epoch_by"] == "auc" else (loss,)
         if badness < least:
             least = badness
             best = {"status": "ok", "epoch": epoch, "validation_auc": auc, "validation_loss": loss}
-            state = copy.deepcopy(model.state_dict())
+            state = now
     return best, state
 
 
@@ -263,4 +269,5 @@ def fit(
         test={"position": test.tolist(), "label": labels.tolist(), "score": scores.tolist()},
         seeds=seeds[chosen],
         fingerprint=fingerprint_of_fit(model_name, fitting, resample_path, weights),
+        recipe=fitting.get("recipe", RECIPE),
     )

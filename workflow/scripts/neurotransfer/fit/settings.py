@@ -83,6 +83,7 @@ def fit_record(
     test: Mapping[str, Sequence],
     seeds: Mapping[str, int],
     fingerprint: str,
+    recipe: int | None = None,
 ) -> dict[str, Any]:
     """The content of ``results/fits/<task>/n<n>/<replicate>/<model>.json``.
 
@@ -91,8 +92,9 @@ def fit_record(
     facts : `task`, `n` and `replicate`, from the resample's first line
     settings : a record per setting: values, status, validation AUC and loss, epoch
     test : `position` (row in the resample), `label` and `score` of each test image
+    recipe : that a network was trained by (study/recipe.py); None for other models
     """
-    return {
+    record = {
         "task": facts["task"],
         "n": facts["n"],
         "replicate": facts["replicate"],
@@ -105,6 +107,7 @@ def fit_record(
         "fingerprint": fingerprint,
         "version": __version__,
     }
+    return record if recipe is None else record | {"recipe": recipe}
 
 
 def _json_number(value: Any) -> Any:

@@ -16,6 +16,7 @@ from .first_block import convolve_normalise_pool_relu
 from .fused_norm import left_to_compiler, normalise_pool_relu
 
 EPSILON, MOMENTUM = 1e-3, 0.01  # of batch norm [published]
+HEAD_SD = 0.01  # [assumed] of the head's first weights
 WIDE = 16  # channels from which the first block's own way pays; the demo's 8 took 45 ms by it and 30 without
 
 
@@ -58,9 +59,19 @@ class SFCN(nn.Module):
     outputs : numbers per image
     pooling : "max" over the remaining voxels (the authors) or "average" (Peng et al.)
     dropout : probability of zeroing a pooled feature in training
+    scale : the pooled features are multiplied by it before the head (see `training_scale`); state dicts do not
+        hold it, and `folded` moves it into the head's weights
     """
 
-    def __init__(self, channels: Sequence[int], bottleneck: int, outputs: int, pooling: str, dropout: float) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        bottleneck: int,
+        outputs: int,
+        pooling: str,
+        dropout: float,
+        scale: float = 1.0,
+    ) -> None:
         super().__init__()
         if pooling not in ("max", "average"):
             raise ValueError(f"pooling is 'max' or 'average', not {pooling!r}")
@@ -70,13 +81,19 @@ class SFCN(nn.Module):
         self.norm = nn.BatchNorm3d(bottleneck, eps=EPSILON, momentum=MOMENTUM)
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
+        self.scale = scale
         self.head = nn.Linear(bottleneck, outputs)
         self.data_type = torch.float32  # of convolutions and matrix products; `device.place` sets it
 
     def forward(self, images: Tensor, kept: Tensor | None = None) -> Tensor:  # [N, 1, D, H, W], float -> [N, outputs]
+        x = self.pooled(images)  # [N, bottleneck]
+        x = self.dropout(x) if kept is None else x * kept  # kept [N, bottleneck]: a mask drawn elsewhere
+        return self.head(x * self.scale)  # [N, outputs]
+
+    def pooled(self, images: Tensor) -> Tensor:  # [N, 1, D, H, W] -> [N, bottleneck]
+        """The pooled features, computed in `data_type` and returned in the head's type."""
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.data_type == torch.bfloat16):
-            x = self.features(images).to(self.head.weight.dtype)  # [N, bottleneck]
-        return self.head(self.dropout(x) if kept is None else x * kept)  # kept [N, bottleneck]: a mask drawn elsewhere
+            return self.features(images).to(self.head.weight.dtype)  # [N, bottleneck]
 
     def features(self, images: Tensor) -> Tensor:  # [N, 1, D, H, W] -> [N, bottleneck]
         """What the trunk says of each image, the same for all targets."""
@@ -107,9 +124,53 @@ def _norms(model: nn.Module, *, frozen: bool) -> list[nn.BatchNorm3d]:
     return [norm for norm in norms if norm.weight.requires_grad != frozen]
 
 
+def training_scale(bottleneck: int) -> float:
+    """What training multiplies the pooled features by: 1 / sqrt(bottleneck).
+
+    A maximum over many normalised voxels is 2 to 4 in size, so the squared length of a feature vector grows with the
+    bottleneck's width.  The curvature of the head's squared loss is twice that squared length.  Divided by the width,
+    it no longer limits the learning rate (docs/pretraining.md).
+    """
+    return bottleneck**-0.5
+
+
+def folded(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """A state whose head takes the pooled features as they are: the state of a network with `scale` 1.
+
+    Parameters
+    ----------
+    state : of a network that was trained with `scale`
+    """
+    return {**state, "head.weight": state["head.weight"] * scale}
+
+
+def start_head(head: nn.Linear) -> None:
+    """Draw the head's first weights near zero, with biases of 0: the first outputs hardly depend on the image."""
+    nn.init.normal_(head.weight, std=HEAD_SD)
+    nn.init.zeros_(head.bias)
+
+
 def trunk_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What transfer carries over of a network's state: everything but the head."""
     return {name: value for name, value in state.items() if not name.startswith("head.")}
+
+
+@torch.no_grad()
+def live_features(model: SFCN, batches: Iterable[Tensor]) -> Tensor:
+    """Which pooled features are above zero for any image of `batches`: bool [bottleneck].
+
+    It is counted in evaluation mode, so batch norm's running statistics must be those of the weights as they are
+    now: call `calibrate` first.
+
+    Parameters
+    ----------
+    batches : inputs of the network, float32 [N, 1, D, H, W]
+    """
+    model.eval()
+    live = torch.zeros(model.head.in_features, dtype=torch.bool, device=model.head.weight.device)  # [bottleneck]
+    for batch in batches:
+        live |= (model.pooled(batch) > 0).any(0)  # [N, bottleneck] -> [bottleneck]
+    return live
 
 
 @torch.no_grad()

@@ -67,19 +67,28 @@ def gather(outputs: np.ndarray, count: int, device: torch.device) -> np.ndarray:
     return torch.stack(everyone, 1).flatten(0, 1)[:count].cpu().numpy()
 
 
-def add_gradients(parameters: Iterable[Tensor], loss: Tensor, asked: bool) -> tuple[float, bool]:
-    """Sum gradients over ranks, in place; the sum of their losses, and whether any of them is asked to stop."""
+def add_gradients(parameters: Iterable[Tensor], losses: Tensor, asked: bool) -> tuple[list[float], bool]:
+    """Sum gradients and losses over ranks, the gradients in place.
+
+    Parameters
+    ----------
+    losses : this rank's, [losses]
+    asked : whether this rank has received a signal to stop
+
+    Returns
+    -------
+    the sums of the losses, and whether any rank has received a signal to stop
+    """
     if ranks() == 1:
-        return loss.item(), asked
+        return losses.tolist(), asked
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    facts = torch.tensor([0.0, float(asked)], device=loss.device)
-    facts[0] = loss
-    total = over_all_ranks(torch.cat([facts, *(gradient.flatten() for gradient in gradients)]))
-    parts = total[2:].split([gradient.numel() for gradient in gradients])
+    stop = torch.tensor([float(asked)], device=losses.device)
+    total = over_all_ranks(torch.cat([stop, losses, *(gradient.flatten() for gradient in gradients)]))
+    parts = total[1 + len(losses) :].split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
-    value, stop = total[:2].tolist()
-    return value, stop > 0
+    stop, *values = total[: 1 + len(losses)].tolist()
+    return values, stop > 0
 
 
 def any_rank(yes: bool, device: torch.device) -> bool:

@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..files import fingerprint, read_tables, write_table
 from ..network.device import choose_device
 from ..study import layout
+from ..study.recipe import RECIPE
 from . import weights
 from .batches import Images
 from .checkpoints import Checkpoints
@@ -34,6 +35,8 @@ class PretrainingJob:
     `indices` and `splits` are tables read; `weights`, `history` and `participants` are files written; `checkpoints` is
     a folder and `key` the file of the study key.  `targets`, `network` and `training` are groups of the configuration,
     `preprocessing` the identity of the engine (study/demands.py), and `threads` those of one process.
+    `on_divergence` ("stop" or "lower_rate") is apart from `training`: it is no part of the checkpoints' fingerprint, so
+    a run that has stopped can continue with another value.
     """
 
     indices: list[str]
@@ -51,6 +54,7 @@ class PretrainingJob:
     seed: int
     threads: int
     checkpoint_minutes: float
+    on_divergence: str = "stop"
 
 
 def pretrain_in(gpus: int, job: PretrainingJob, log: str | Path | None) -> None:
@@ -73,7 +77,7 @@ def pretrain_study(job: PretrainingJob) -> None:
         tables,
         targets=targets,
         network=job.network,
-        settings=job.training,
+        settings={**job.training, "on_divergence": job.on_divergence},
         seed=job.seed,
         device=choose_device(job.training["device"], job.threads, deterministic=job.training["deterministic"]),
         checkpoints=checkpoints,
@@ -144,6 +148,8 @@ def metadata_of(
         "validation_loss": float(best["validation_loss"]),
         **metrics,
     }
+    if lowered := int(result.history["times_lowered"].max()):
+        figures["times_lowered"] = lowered
     return {
         "network": dict(network),
         "crop": list(crop),
@@ -151,6 +157,7 @@ def metadata_of(
         "preprocessing": {name: preprocessing[name] for name in ("engine", "voxel_size", "grid")},
         "targets": as_metadata(targets),
         "training": figures,
+        "recipe": RECIPE,
         "images_made_by": made_by(tables[0]),
         "participants": weights.digests_of(participants_of(tables)["participant_id"], key),
     }

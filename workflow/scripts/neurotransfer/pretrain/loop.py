@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import sys
@@ -17,21 +18,27 @@ from torch import Tensor
 from ..errors import InputError
 from ..files import write_table
 from ..network.device import place
-from ..network.fused_norm import ranks
-from ..network.sfcn import SFCN, calibrate
+from ..network.fused_norm import over_all_ranks, ranks
+from ..network.sfcn import SFCN, calibrate, folded, live_features, start_head, training_scale
 from ..seeds import seed_from
 from .batches import Images, as_input, epoch_order
 from .checkpoints import Checkpoints, asked_to_stop
 from .distributed import add_gradients, any_rank, check_all_have, gather, passes_of, rank, share_of
 from .evaluation import point_metrics
-from .optimiser import Momentum, learning_rate
+from .optimiser import Optimiser, WeightAverage, learning_rate, make_optimiser
 from .progress import Progress
 from .step import backward_passes, predict
-from .targets import Target, decode, encode, first_biases, masked_loss
+from .targets import Target, decode, encode, first_biases, masked_loss, target_losses
 
 logger = logging.getLogger("neurotransfer")
 CALIBRATION_BATCHES = 32  # batches over which batch norm's statistics are taken at the end of an epoch
-LOWER = "lower it, by a factor of 3 say"
+DEAD_IMAGES = 32  # training images, at least, over which dead features are counted
+LOWERED, LOWERINGS = 3.0, 5  # [assumed] what a diverging run divides its rate by, and how many times
+LOWER = "lower it by a factor of 3, or set pretrain.clip_norm: 1, or pretrain.on_divergence: lower_rate"
+
+
+class DivergenceError(InputError):
+    """The loss is no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -66,38 +73,72 @@ class TrainingState:
     """Everything that a training changes, as a checkpoint keeps it.
 
     `best` has the `loss`, `epoch` and `state` of the best epoch.  `epoch` and `step` are the next ones, `steps` counts
-    those done in all, and `total` sums the losses of the epoch's images so far.
+    those done in all.  Of the epoch so far, `total` sums the losses of the images, and `largest` and `norm` are the
+    largest loss and gradient norm of a step.  `first` and `last` are each target's part of the loss in the first and
+    in the latest step.  `lowered` counts how often the rate was lowered because the loss was not finite, and
+    `epoch_start` is the whole state before the epoch's first step.
     """
 
     model: SFCN
-    optimiser: Momentum
+    optimiser: Optimiser
+    average: WeightAverage
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=lambda: {"loss": math.inf, "epoch": -1, "state": {}})
     epoch: int = 0
     step: int = 0
     steps: int = 0
     total: float = 0.0
+    largest: float = 0.0
+    norm: float = 0.0
+    first: list[float] = field(default_factory=list)
+    last: list[float] = field(default_factory=list)
+    lowered: int = 0
+    epoch_start: dict[str, Any] = field(default_factory=dict)
+
+    NUMBERS = ("history", "best", "epoch", "step", "steps", "total", "largest", "norm", "first", "last", "lowered")
 
     @property
     def serial(self) -> int:
         """Counts up with every step; an epoch's end counts as later than its last step."""
         return 2 * self.steps + (self.step == 0)
 
+    def contents(self) -> dict[str, Any]:
+        """Everything except `epoch_start`; tensors are the ones in use, not copies."""
+        tensors = {"model": self.model.state_dict(), "optimiser": self.optimiser.state()}
+        return tensors | {"average": self.average.state()} | {name: getattr(self, name) for name in self.NUMBERS}
+
+    def restore(self, contents: Mapping[str, Any]) -> None:
+        """Take over what `contents` gave."""
+        self.model.load_state_dict(contents["model"])
+        self.optimiser.load(contents["optimiser"])
+        self.average.load(contents["average"])
+        for name in self.NUMBERS:
+            setattr(self, name, copy.deepcopy(contents[name]))
+
+    def begin_epoch(self) -> None:
+        """Copy the state before an epoch's first step, to go back to if the loss is not finite in the epoch."""
+        self.epoch_start = copy.deepcopy(self.contents())
+
+    def lower_rate(self) -> None:
+        """Go back to the epoch's first step, with a lower rate from there on."""
+        lowered = self.lowered + 1
+        self.restore(self.epoch_start)
+        self.lowered = self.epoch_start["lowered"] = lowered
+
+    def rate_at(self, settings: Mapping[str, Any], step: int, steps: int) -> float:
+        """The learning rate of a step of this epoch, which has so many steps."""
+        return learning_rate(settings, self.epoch, step, steps) / LOWERED**self.lowered
+
     def save(self, checkpoints: Checkpoints) -> None:
         """Write a checkpoint; one rank does."""
-        if rank() > 0:
-            return
-        kept = {name: getattr(self, name) for name in ("history", "best", "epoch", "step", "steps", "total")}
-        tensors = {"model": self.model.state_dict(), "velocities": self.optimiser.velocities}
-        checkpoints.save(self.serial, tensors | kept)
+        if rank() == 0:
+            checkpoints.save(self.serial, self.contents() | {"epoch_start": self.epoch_start})
 
     def load(self, checkpoints: Checkpoints) -> None:
-        """Go on from the newest checkpoint, if there is one."""
+        """Continue from the newest checkpoint, if there is one."""
         if saved := checkpoints.load():
-            self.model.load_state_dict(saved.pop("model"))
-            self.optimiser.load(saved.pop("velocities"))
-            for name, value in saved.items():
-                setattr(self, name, value)
+            self.epoch_start = saved["epoch_start"]
+            self.restore(saved)
 
     def stop(self, checkpoints: Checkpoints, device: torch.device) -> NoReturn:
         """Save and end the process with status 143, as after SIGTERM."""
@@ -130,18 +171,22 @@ def pretrain(
     Parameters
     ----------
     tables : of the training and the validation images, with a column per target
-    settings : `epochs`, `batch_size`, `accumulate`, `learning_rate`, `momentum`, `weight_decay`, `schedule`,
-        `dropout`, `augmentation`, `patience`, `data_type`, `compile`
+    settings : `epochs`, `batch_size`, `accumulate`, `optimiser`, `learning_rate`, `momentum`, `weight_decay`,
+        `schedule`, `warmup`, `clip_norm`, `weight_average`, `dropout`, `augmentation`, `patience`, `on_divergence`,
+        `data_type`, `compile`
 
     Raises
     ------
     InputError
-        if the loss is no longer finite, with the step, the rate and what to try
+        if the loss is no longer finite, with the step, the rate, the target and what to try
     SystemExit
         with status 143 after SIGTERM, once a checkpoint is written
     """
     torch.manual_seed(seed_from(seed, "pretrain", "initial"))
-    model = SFCN(network["channels"], network["bottleneck"], len(targets), network["pooling"], settings["dropout"])
+    scale = training_scale(network["bottleneck"])
+    shape = (network["channels"], network["bottleneck"], len(targets), network["pooling"])
+    model = SFCN(*shape, settings["dropout"], scale)
+    start_head(model.head)
     with torch.no_grad():
         model.head.bias.copy_(first_biases(targets))
     place(model, device, settings["data_type"], compiled=settings["compile"])
@@ -149,17 +194,26 @@ def pretrain(
     problem = Problem(
         training, validation, truth, validation_truth, tables[1], targets, settings=settings, seed=seed, device=device
     )
-    state = TrainingState(model, Momentum(model, settings))
+    average = WeightAverage(model, settings.get("weight_average"))
+    state = TrainingState(model, make_optimiser(model, settings), average)
     state.load(checkpoints)
     check_all_have(state.serial, device)
     progress = Progress(len(training), settings["epochs"], state.epoch)
     with asked_to_stop() as asked:
         while state.epoch < settings["epochs"] and not _is_out_of_patience(state, settings["patience"]):
-            batches = train_epoch(state, problem, checkpoints, progress, asked)
+            try:
+                batches = train_epoch(state, problem, checkpoints, progress, asked)
+            except DivergenceError as error:
+                if settings.get("on_divergence", "stop") == "stop" or state.lowered == LOWERINGS:
+                    raise
+                state.lower_rate()
+                logger.warning("%s: back to the start of epoch %d, at a lower rate", error.what, state.epoch)
+                state.save(checkpoints)
+                continue
             progress.conclude(conclude_epoch(state, problem, batches, checkpoints, asked))
     if not state.best["state"]:
         raise InputError("configuration", "pretrain.learning_rate", "no epoch had a finite validation loss", LOWER)
-    return Pretrained(state.best["state"], pd.DataFrame(state.history), state.best["epoch"])
+    return Pretrained(folded(state.best["state"], scale), pd.DataFrame(state.history), state.best["epoch"])
 
 
 def train_epoch(
@@ -172,7 +226,8 @@ def train_epoch(
     asked : signals received that ask to stop
     """
     settings, seed, device, model = problem.settings, problem.seed, problem.device, state.model
-    rate = learning_rate(settings, state.epoch)
+    if state.step == 0:
+        state.begin_epoch()
     order = epoch_order(len(problem.training), settings["batch_size"], seed, state.epoch)
     passes = [passes_of(len(batch), settings["accumulate"]) for batch in order]
     rows = [[batch[positions] for positions in part] for batch, part in zip(order, passes, strict=True)]
@@ -187,6 +242,7 @@ def train_epoch(
         wanted = problem.truth[torch.as_tensor(batch)]  # [batch, targets]
         known = (~torch.isnan(wanted)).sum(0)  # [targets], of all ranks and passes, so that their losses add up
         state.optimiser.clear()
+        rate = state.rate_at(settings, state.step, len(order))
         summed = backward_passes(
             model,
             reading,
@@ -194,18 +250,25 @@ def train_epoch(
             len(batch),
             seeds={name: seed_from(seed, name, state.epoch, state.step) for name in ("augmentation", "dropout")},
             augmentation=settings["augmentation"],
-            loss_of=lambda outputs, positions, wanted=wanted, known=known: masked_loss(
+            loss_of=lambda outputs, positions, wanted=wanted, known=known: target_losses(
                 outputs, wanted[positions].to(device), problem.targets, known.to(device)
             ),
             device=device,
             before_pass=before_pass,
         )
-        loss, asked_somewhere = add_gradients(state.optimiser.parameters, summed, bool(asked))
-        state.optimiser.step(rate)
+        parts, asked_somewhere = add_gradients(state.optimiser.parameters, summed, bool(asked))
+        loss = sum(parts)
+        if state.steps == 0:
+            state.first = parts
+            means = first_biases(problem.targets).expand_as(wanted)  # [batch, targets]
+            dummy = float(masked_loss(means, wanted, problem.targets))
+            logger.info("the first batch's loss is %.4f; predicting the training means gives %.4f", loss, dummy)
+        if not math.isfinite(loss):
+            raise _divergence(state, problem.targets, rate)
+        norm = state.optimiser.step(rate)
+        state.average.update()
         state.total += loss * len(batch)
-        if not math.isfinite(state.total):
-            where = f"epoch {state.epoch}, step {state.step}, at a learning rate of {rate:g}"
-            raise InputError("configuration", "pretrain.learning_rate", f"the loss is not finite in {where}", LOWER)
+        state.largest, state.norm, state.last = max(state.largest, loss), max(state.norm, norm), parts
         state.step, state.steps = state.step + 1, state.steps + 1
         progress.tell(state.epoch, state.step, len(batch), loss)
         if checkpoints.is_due():
@@ -222,11 +285,15 @@ def conclude_epoch(
     checkpoints: Checkpoints,
     asked: Sequence[int],
 ) -> dict[str, float]:
-    """Settle batch norm, validate, keep the epoch if it is the best, and save; the epoch's row of the history.
+    """Settle batch norm, count dead features, validate, keep the epoch if it is the best, and save.
 
     Parameters
     ----------
     batches : rows of the training images over which batch norm's statistics are taken
+
+    Returns
+    -------
+    the epoch's row of the history
     """
     settings, device, model = problem.settings, problem.device, state.model
 
@@ -234,28 +301,52 @@ def conclude_epoch(
         if any_rank(bool(asked), device):
             state.stop(checkpoints, device)
 
-    calibrate(model, _with_stops(map(as_input, problem.training.batches(batches, device)), stop_if_asked))
-    share = share_of(len(problem.validation))
-    outputs = predict(model, problem.validation, share, settings["batch_size"], device, stop_if_asked)
-    outputs = gather(outputs, len(problem.validation), device)  # [validation images, targets]
+    looked_at = batches[: settings["accumulate"] * -(-DEAD_IMAGES // settings["batch_size"])]
+    with state.average.in_use():
+        calibrate(model, _with_stops(map(as_input, problem.training.batches(batches, device)), stop_if_asked))
+        live = live_features(model, map(as_input, problem.training.batches(looked_at, device)))  # [bottleneck]
+        share = share_of(len(problem.validation))
+        outputs = predict(model, problem.validation, share, settings["batch_size"], device, stop_if_asked)
+        outputs = gather(outputs, len(problem.validation), device)  # [validation images, targets]
+        kept = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    dead = int((over_all_ranks(live.float()) == 0).sum())
+    if 2 * dead > len(live):
+        what = "epoch %d: %d of %d pooled features are zero for all %d training images looked at"
+        fix = "try a lower pretrain.learning_rate, pretrain.optimiser: adamw, or network.pooling: average"
+        logger.warning(f"{what}; {fix}", state.epoch, dead, len(live), ranks() * sum(map(len, looked_at)))
     loss = float(masked_loss(torch.from_numpy(outputs), problem.validation_truth, problem.targets))
     row = {
         "epoch": state.epoch,
         "step": state.steps,
-        "learning_rate": learning_rate(settings, state.epoch),
+        "learning_rate": state.rate_at(settings, state.step - 1, state.step),
         "train_loss": state.total / len(problem.training),
         "validation_loss": loss,
         **_validation_metrics(outputs, problem.validation_table, problem.targets),
+        "largest_loss": state.largest,
+        "gradient_norm": state.norm,
+        "dead_features": dead,
+        "times_lowered": state.lowered,
     }
     state.history.append(row)
     if loss < state.best["loss"]:
-        kept = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
         state.best = {"loss": loss, "epoch": state.epoch, "state": kept}
+    state.largest = state.norm = 0.0
     state.epoch, state.step, state.total = state.epoch + 1, 0, 0.0
     state.save(checkpoints)
     if rank() == 0:
         write_table(pd.DataFrame(state.history), checkpoints.folder / "history.tsv")
     return row
+
+
+def _divergence(state: TrainingState, targets: Sequence[Target], rate: float) -> DivergenceError:
+    """The error that says in which step the loss is not finite, and which target's loss grew before."""
+    what = f"the loss is not finite in epoch {state.epoch}, step {state.step}, at a learning rate of {rate:g}"
+    if state.last:
+        grown = [last - first for first, last in zip(state.first, state.last, strict=True)]
+        worst = max(range(len(grown)), key=grown.__getitem__)
+        what += f"; one step before, {targets[worst].name}'s part of it was {state.last[worst]:.3g}"
+        what += f" ({state.first[worst]:.3g} in the first step), and the largest gradient norm {state.norm:.3g}"
+    return DivergenceError("configuration", "pretrain.learning_rate", what, LOWER)
 
 
 def _with_stops(batches: Iterable[Tensor], stop_if_asked: Callable[[], None]) -> Iterator[Tensor]:

@@ -1,45 +1,222 @@
-"""The optimiser, shared by pretraining and fits, and the rate at which it moves."""
+"""The optimisers, shared by pretraining and fits; the rate at which they move; the average of the weights.
+
+torch.optim is not used: when one of its optimisers is made, it imports torch's compiler, which takes more than a
+second that each of thousands of fits would pay.  Tests compare each optimiser with torch's own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+SECOND_MOMENT, EPSILON = 0.999, 1e-8  # of AdamW: decay of the squares' average, and what its root is raised by
 
-class Momentum:
-    """Stochastic gradient descent with momentum and weight decay, as torch.optim.SGD computes it.
 
-    torch's own imports its compiler when it is made, a second that each of thousands of fits would pay.
+class Optimiser:
+    """What optimisers have in common: parameters, the clipping of their gradients, and a state to save.
+
+    Parameters
+    ----------
+    settings : `weight_decay`; `clip_norm`, the largest norm of all gradients together (None or missing: no limit)
     """
 
     def __init__(self, model: torch.nn.Module, settings: Mapping[str, Any]) -> None:
         self.parameters = list(model.parameters())
-        self.momentum, self.weight_decay = settings["momentum"], settings["weight_decay"]
-        self.velocities = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.weight_decay, self.clip_norm = settings["weight_decay"], settings.get("clip_norm")
 
     def clear(self) -> None:
         """Forget all gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
+    def step(self, rate: float) -> float:
+        """Move every parameter that has a gradient; the norm of all gradients before clipping."""
+        norm = self.limit_gradients()
+        self.move(rate)
+        return norm
+
     @torch.no_grad()
-    def step(self, rate: float) -> None:
+    def limit_gradients(self) -> float:
+        """Scale all gradients, in place, to a norm of at most `clip_norm`; their norm before that."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if not gradients:
+            return 0.0
+        norm = float(torch.stack(torch._foreach_norm(gradients)).norm())  # root of the sum of all squares
+        if self.clip_norm is not None and math.isfinite(norm) and norm > self.clip_norm:
+            torch._foreach_mul_(gradients, self.clip_norm / norm)
+        return norm
+
+    def move(self, rate: float) -> None:
         """Move every parameter that has a gradient."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the steps change, except the parameters: tensors and numbers."""
+        raise NotImplementedError
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from the state of a checkpoint."""
+        raise NotImplementedError
+
+
+class Momentum(Optimiser):
+    """Stochastic gradient descent with momentum and weight decay, as torch.optim.SGD computes it."""
+
+    def __init__(self, model: torch.nn.Module, settings: Mapping[str, Any]) -> None:
+        super().__init__(model, settings)
+        self.momentum = settings["momentum"]
+        self.velocities = [torch.zeros_like(parameter) for parameter in self.parameters]
+
+    @torch.no_grad()
+    def move(self, rate: float) -> None:
+        """Velocity = momentum * velocity + gradient + decay * parameter; parameter -= rate * velocity."""
         for parameter, velocity in zip(self.parameters, self.velocities, strict=True):
             if parameter.grad is not None:
                 velocity.mul_(self.momentum).add_(parameter.grad).add_(parameter, alpha=self.weight_decay)
                 parameter.sub_(velocity, alpha=rate)
 
-    def load(self, velocities: Sequence[Tensor]) -> None:
-        """Go on with the velocities of a checkpoint."""
-        for velocity, saved in zip(self.velocities, velocities, strict=True):
-            velocity.copy_(saved)
+    def state(self) -> dict[str, Any]:
+        """The velocities."""
+        return {"velocities": self.velocities}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue with the velocities of a checkpoint."""
+        _copy(state["velocities"], self.velocities)
 
 
-def learning_rate(settings: Mapping[str, Any], epoch: int) -> float:
-    """The step schedule: the first rate times `factor` for every `every` epochs done."""
-    schedule = settings["schedule"]
-    return settings["learning_rate"] * schedule["factor"] ** (epoch // schedule["every"])
+class AdamW(Optimiser):
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019, arXiv:1711.05101), as torch.optim.AdamW computes it.
+
+    `momentum` of the settings is Adam's first decay (beta 1); the second one is `SECOND_MOMENT`.
+    """
+
+    def __init__(self, model: torch.nn.Module, settings: Mapping[str, Any]) -> None:
+        super().__init__(model, settings)
+        self.momentum = settings["momentum"]
+        self.steps = 0
+        self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
+
+    @torch.no_grad()
+    def move(self, rate: float) -> None:
+        """Shrink the parameters, then move each by its mean gradient over the root of its mean squared gradient."""
+        self.steps += 1
+        moved = [at for at, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        if not moved:
+            return
+        parameters, means, squares = (
+            [tensors[at] for at in moved] for tensors in (self.parameters, self.means, self.squares)
+        )
+        gradients = [parameter.grad for parameter in parameters]
+        torch._foreach_mul_(parameters, 1 - rate * self.weight_decay)
+        torch._foreach_lerp_(means, gradients, 1 - self.momentum)  # mean += (1 - beta 1) * (gradient - mean)
+        torch._foreach_mul_(squares, SECOND_MOMENT)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - SECOND_MOMENT)
+        # both averages began at 0: divided by their weights' sums, they are averages of what was seen
+        root = math.sqrt(1 - SECOND_MOMENT**self.steps)
+        denominators = torch._foreach_sqrt(squares)
+        torch._foreach_div_(denominators, root)
+        torch._foreach_add_(denominators, EPSILON)
+        torch._foreach_addcdiv_(parameters, means, denominators, -rate / (1 - self.momentum**self.steps))
+
+    def state(self) -> dict[str, Any]:
+        """The number of steps and both averages."""
+        return {"steps": self.steps, "means": self.means, "squares": self.squares}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue with the averages of a checkpoint."""
+        self.steps = state["steps"]
+        _copy(state["means"], self.means)
+        _copy(state["squares"], self.squares)
+
+
+OPTIMISERS: dict[str, type[Optimiser]] = {"sgd": Momentum, "adamw": AdamW}
+
+
+def make_optimiser(model: torch.nn.Module, settings: Mapping[str, Any]) -> Optimiser:
+    """The optimiser that `optimiser` of the settings names ("sgd" if the key is missing)."""
+    return OPTIMISERS[settings.get("optimiser", "sgd")](model, settings)
+
+
+class WeightAverage:
+    """An exponential moving average of a network's weights, to be evaluated, saved and used in their place.
+
+    The first averages forget faster, so that the random first weights do not weigh for hundreds of steps: after t
+    steps the decay is at most (1 + t) / (10 + t), as in TensorFlow's ExponentialMovingAverage.
+
+    Parameters
+    ----------
+    decay : share of the average that a step keeps; None: the weights themselves are used, and nothing is averaged
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float | None) -> None:
+        self.parameters, self.decay, self.steps = list(model.parameters()), decay, 0
+        self.values = [] if decay is None else [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after a step."""
+        if self.decay is None:
+            return
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self.values, self.parameters, 1 - decay)
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While the block runs, the network has the averages as its weights."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for parameter, value in zip(self.parameters if self.values else [], self.values, strict=True):
+            raw = parameter.clone()
+            parameter.copy_(value)
+            value.copy_(raw)
+
+    def state(self) -> dict[str, Any]:
+        """The number of steps and the averages."""
+        return {"steps": self.steps, "values": self.values}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue with the averages of a checkpoint."""
+        self.steps = state["steps"]
+        _copy(state["values"], self.values)
+
+
+def learning_rate(settings: Mapping[str, Any], epoch: int, step: int = 0, steps: int = 1) -> float:
+    """The learning rate of a step.
+
+    `schedule.kind` says how it falls: "step" (also if the key is missing) multiplies it by `factor` after every
+    `every` epochs, "cosine" follows half a cosine from the first step to 0 after the last one, and "constant" leaves
+    it.  Before that, `warmup` steps raise it linearly.
+
+    Parameters
+    ----------
+    settings : `learning_rate`, `schedule`, `epochs` (read by "cosine" only) and, if not 0, `warmup`
+    epoch, step : from 0; the step is counted within its epoch
+    steps : of each epoch
+    """
+    schedule, done = settings["schedule"], epoch * steps + step
+    rate = settings["learning_rate"]
+    match schedule.get("kind", "step"):
+        case "step":
+            rate *= schedule["factor"] ** (epoch // schedule["every"])
+        case "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * done / (settings["epochs"] * steps)))
+    warmup = settings.get("warmup", 0)
+    return rate * (done + 1) / warmup if done < warmup else rate
+
+
+def _copy(saved: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+    for tensor, value in zip(tensors, saved, strict=True):
+        tensor.copy_(value)

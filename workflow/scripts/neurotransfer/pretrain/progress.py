@@ -45,6 +45,8 @@ class Progress:
         self.told = time.monotonic()
         elapsed, done = self.told - self.started, row["epoch"] + 1 - self.first
         figures = [f"{name.removeprefix('validation_')} {row[name]:.3f}" for name in row if is_metric(name)]
+        if "dead_features" in row:
+            figures.append(f"dead_features {row['dead_features']}")
         losses = [f"train_loss {row['train_loss']:.3f}", f"loss {row['validation_loss']:.3f}"]
         self.figures = f" (after epoch {row['epoch']}: {', '.join([losses[1], *figures])})"
         left = duration(elapsed / done * (self.epochs - row["epoch"] - 1))

@@ -38,13 +38,13 @@ def backward_passes(
     count : images of the whole batch, over all passes and ranks
     seeds : `augmentation` and `dropout`; both are drawn for the whole batch, however it is shared out
     augmentation : settings of `batches.augment`
-    loss_of : from the network's outputs, float32 [n, outputs], and their positions in the batch to a scalar;
-        the scalars of all passes and ranks add up to the batch's loss
+    loss_of : from the network's outputs, float32 [n, outputs], and their positions in the batch to losses, a
+        scalar or [losses], whose sum is trained on; those of all passes and ranks add up to the batch's
     before_pass : called with the pass's number before each pass
 
     Returns
     -------
-    the sum of this rank's scalars, on the device, without a gradient
+    the sums of this rank's losses, on the device, without a gradient
     """
     kept = dropout_mask(model, count, seeds["dropout"])  # [count, features]
     total = torch.zeros((), device=device)
@@ -52,9 +52,9 @@ def backward_passes(
         before_pass(number)
         images = augment(next(reading), augmentation, seeds["augmentation"], positions, count)  # uint8 [n, D, H, W]
         outputs = model(as_input(images), kept[positions].to(device))  # [n, outputs]
-        loss = loss_of(outputs, positions)
-        loss.backward()
-        total += loss.detach()
+        losses = loss_of(outputs, positions)  # [losses]
+        losses.sum().backward()
+        total = total + losses.detach()
     return total
 
 

@@ -85,24 +85,34 @@ def first_biases(targets: list[Target]) -> Tensor:
     return torch.tensor(biases)
 
 
-def masked_loss(outputs: Tensor, truth: Tensor, targets: list[Target], known: Tensor | None = None) -> Tensor:
-    """The weighted sum over targets of the mean loss over the images that have the target.
+def target_losses(outputs: Tensor, truth: Tensor, targets: list[Target], known: Tensor | None = None) -> Tensor:
+    """Each target's part of the loss; their sum is the weighted mean, over the targets that a batch has, of their losses.
 
-    A target that no image of the batch has adds nothing to the loss and nothing to any gradient.
+    A target's loss is the mean over the images that have the target.  A target that no image of the batch has adds
+    nothing to the loss and nothing to any gradient, and its weight does not count in the mean.
 
     Parameters
     ----------
     outputs : float32 [N, targets]; of continuous targets standardised values, of binary ones logits
     truth : float32 [N, targets], from `encode`: NaN where missing
-    known : images that have each target, [targets], where these N are part of a batch whose losses add up
+    known : images that have each target, [targets], if these N are part of a batch whose losses add up
+
+    Returns
+    -------
+    float32 [targets]
     """
-    present = ~torch.isnan(truth)
-    filled = torch.where(present, truth, 0.0)
-    total = outputs.sum() * 0.0
+    present = ~torch.isnan(truth)  # [N, targets]
+    filled = torch.where(present, truth, 0.0)  # [N, targets]
+    counts = present.sum(0) if known is None else known  # [targets]
+    weights = torch.tensor([target.weight for target in targets], device=outputs.device)  # [targets]
+    in_batch = (weights * (counts > 0)).sum()
+    shares = weights / torch.where(in_batch > 0, in_batch, 1.0)  # [targets]
+    parts = []
     for column, target in enumerate(targets):
         if target.weight == 0:
+            parts.append(torch.zeros((), device=outputs.device))
             continue
-        output, wanted = outputs[:, column], filled[:, column]
+        output, wanted = outputs[:, column], filled[:, column]  # [N] each
         if target.kind == "binary":
             weight = torch.tensor(target.positive_weight, device=outputs.device)
             losses = functional.binary_cross_entropy_with_logits(output, wanted, pos_weight=weight, reduction="none")
@@ -110,10 +120,14 @@ def masked_loss(outputs: Tensor, truth: Tensor, targets: list[Target], known: Te
             losses = (output - wanted).abs()
         else:
             losses = (output - wanted) ** 2
-        mask = present[:, column]
-        count = mask.sum() if known is None else known[column]
-        total = total + target.weight * torch.where(mask, losses, 0.0).sum() / count.clamp(min=1)
-    return total
+        total = torch.where(present[:, column], losses, 0.0).sum()
+        parts.append(shares[column] * total / counts[column].clamp(min=1))
+    return torch.stack(parts)
+
+
+def masked_loss(outputs: Tensor, truth: Tensor, targets: list[Target], known: Tensor | None = None) -> Tensor:
+    """The sum of `target_losses`."""
+    return target_losses(outputs, truth, targets, known).sum()
 
 
 def as_metadata(targets: list[Target]) -> list[dict[str, Any]]:

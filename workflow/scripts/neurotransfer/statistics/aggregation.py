@@ -67,6 +67,9 @@ def read_fits(
                 raise InputError(path, "", f"it holds the fit {key}, not the one of its name", AGAIN)
             if resample not in digests:
                 digests[resample] = digest_of_file(resample)
+            if (recipe := fitting[key["model"]].get("recipe")) and fit.get("recipe", 1) != recipe:
+                what = f"recipe {fit.get('recipe', 1)} trained it, and this version trains by recipe {recipe}"
+                raise InputError(path, "recipe", what, AGAIN)
             facts = {"model": key["model"], "parameters": fitting[key["model"]], "resample": digests[resample]}
             facts["weights"] = weights_digest if key["model"] == "transfer" else None
             if fit["fingerprint"] != fingerprint(facts):

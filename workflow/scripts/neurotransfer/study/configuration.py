@@ -275,6 +275,8 @@ def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
             if max(counts, default=0) > blocks:
                 fix = f"write at most {blocks}, or trunk"
                 yield Mistake(("models", model, "settings", at, "freeze"), f"the network has {blocks} blocks", fix)
+    for path, settings in ((("pretrain",), config["pretrain"]), (("models", "cnn"), config["models"]["cnn"])):
+        yield from _schedule_mistakes((*path, "schedule"), settings["schedule"])
     for figure, limits in config["quality"]["exclude"].items():
         low, high = limits.get("min"), limits.get("max")
         if low is not None and high is not None and low > high:
@@ -297,6 +299,16 @@ def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
         if file is not None and not Path(file).is_file():
             what = f"there is no file {file} (looked for from {Path.cwd()})"
             yield Mistake(path, what, "correct the path, or write null")
+
+
+def _schedule_mistakes(path: tuple[str, ...], schedule: Mapping[str, Any]) -> Iterator[Mistake]:
+    """A step schedule needs factor and every; the others have neither."""
+    for key in ("factor", "every"):
+        if schedule["kind"] == "step" and key not in schedule:
+            yield Mistake((*path, key), "a schedule of the kind step needs it", "add it, such as factor: 0.3, every: 30")
+        elif schedule["kind"] != "step" and key in schedule:
+            what = f"a schedule of the kind {schedule['kind']} has no such key"
+            yield Mistake((*path, key), what, "remove it, or write kind: step beside it")
 
 
 def _fastsurfer_mistakes(settings: Mapping[str, Any]) -> Iterator[Mistake]:

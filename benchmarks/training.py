@@ -1,0 +1,206 @@
+"""Which recipe trains the paper's network: simulated heads at 2 mm, over optimisers, rates, poolings and seeds.
+
+    python benchmarks/training.py                   # every run that has no result yet, then the table
+    python benchmarks/training.py --only decide     # the runs that decide the default
+    python benchmarks/training.py --table           # the table of the results so far
+
+The network has its full width.  A crop of 96³ voxels of 2 mm holds a whole brain and leaves 3³ voxels for the global
+maximum; fewer hide what makes training unstable.  Each run's result is a JSON file in `--folder`: the benchmark can be
+stopped at any time and continues with the runs that have none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "workflow/scripts")]
+
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+from neurotransfer.cache.shard_file import checksum, shard_written  # noqa: E402
+from neurotransfer.errors import InputError  # noqa: E402
+from neurotransfer.files import read_json, read_table, write_json, write_table, write_text  # noqa: E402
+from neurotransfer.network.device import choose_device  # noqa: E402
+from neurotransfer.pretrain import loop  # noqa: E402
+from neurotransfer.pretrain.batches import Images  # noqa: E402
+from neurotransfer.pretrain.checkpoints import Checkpoints  # noqa: E402
+from neurotransfer.pretrain.targets import encode, first_biases, learn_targets, masked_loss  # noqa: E402
+from neurotransfer.seeds import seed_from  # noqa: E402
+from neurotransfer.simulation import anatomy, study  # noqa: E402
+from neurotransfer.study.configuration import load_config  # noqa: E402
+
+CROP, VOXEL_SIZE = 96, 2.0  # voxels along each axis, mm
+TRAINING, VALIDATION = 160, 48  # images
+PER_SHARD = 16
+COHORTS = ("alpha", "beta", "gamma", "delta")
+NOISE = 3.0  # sd of the intensities' noise
+
+
+def draw(person: dict, seed: int) -> np.ndarray:
+    """A person's masked head in LIA order about the middle of the brain: uint8 [CROP, CROP, CROP]."""
+    generator = np.random.default_rng(seed_from(seed, "image", person["cohort"], person["label"], person["session"]))
+    along = (np.arange(CROP) - (CROP - 1) / 2) * VOXEL_SIZE  # mm
+    left, inferior, anterior = np.meshgrid(-along, -along, along, indexing="ij")
+    points = np.stack([left, anterior, inferior], -1) + (0, -18, 8) + generator.normal(0, 1.5, 3)  # RAS mm
+    latents = {name.removeprefix("latent_"): value for name, value in person.items() if name.startswith("latent_")}
+    shape = seed_from(seed, "shape", person["cohort"], person["label"])
+    values, brain = anatomy.render(points, latents, shape, VOXEL_SIZE)  # [CROP, CROP, CROP] each
+    values = values + generator.normal(0, NOISE, values.shape)
+    return np.where(brain, values, 0).round().clip(0, 255).astype(np.uint8)
+
+
+def draw_shard(folder: Path, name: str, people: list[dict], seed: int) -> list[str]:
+    """Write a shard of people's images; the checksum of each."""
+    sums = []
+    with shard_written(folder / f"{name}.npy", len(people), (CROP,) * 3, None) as write:
+        for person in people:
+            image = draw(person, seed)
+            write(image)
+            sums.append(checksum(image))
+    return sums
+
+
+def prepare(folder: Path, processes: int, seed: int = 7) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of the training and of the validation images, which are drawn if there are none yet."""
+    path = folder / "images.tsv"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        share = (TRAINING + VALIDATION) / 100
+        designs = [design for design in study._designs(COHORTS, share)]
+        people = [person for design in designs for person in study._people(design, seed) if person["session"] in ("", "01")]
+        order = np.random.default_rng(seed).permutation(len(people))[: TRAINING + VALIDATION]
+        people = [people[at] for at in order]
+        names = [f"x-{at:04d}" for at in range(len(people) // PER_SHARD)]
+        parts = [people[at * PER_SHARD : (at + 1) * PER_SHARD] for at in range(len(names))]
+        with ProcessPoolExecutor(processes) as pool:
+            made = list(pool.map(draw_shard, [folder] * len(names), names, parts, [seed] * len(names)))
+        table = pd.DataFrame(people).drop(columns="own")
+        labels = {design.name: {*design.labels, "bmi"} if "height" in design.labels else set(design.labels) for design in designs}
+        for target in ("handedness", "bmi", "fluid_intelligence", "neuroticism"):
+            table.loc[[target not in labels[name] for name in table["cohort"]], target] = np.nan
+        table["image_id"] = table["participant_id"] = table["cohort"] + "_" + table["label"]
+        table["shard"] = np.repeat(names, PER_SHARD)
+        table["row"] = np.tile(np.arange(PER_SHARD), len(names))
+        table["checksum"] = [one for part in made for one in part]
+        write_table(table, path)
+    table = read_table(path)
+    return table[:TRAINING].reset_index(drop=True), table[TRAINING:].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: what differs from config.yaml, for how many steps, and why it is run.
+
+    The schedule is constant and the warm-up is 0, so every step is at the full rate.
+    """
+
+    group: str
+    seed: int
+    steps: int = 30
+    batch_size: int = 4
+    optimiser: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    dropout: float = 0.0
+    clip_norm: float | None = 50.0
+    pooling: str = "max"
+    data_type: str = "float32"
+
+    @property
+    def name(self) -> str:
+        """Of the result's file."""
+        parts = [self.group, self.optimiser, f"{self.learning_rate:g}", self.pooling, f"{self.steps}x{self.batch_size}"]
+        return "-".join([*parts, f"seed{self.seed}"])
+
+
+SGD = {"optimiser": "sgd", "learning_rate": 0.01, "weight_decay": 0.001}
+PUBLISHED = SGD | {"dropout": 0.5, "clip_norm": None}  # what config.yaml had before, except for the head and the loss
+# in the order in which they are done: what decides the default comes first
+RUNS = [
+    *(Run("decide", seed) for seed in range(3)),
+    *(Run("decide", seed, learning_rate=3e-4) for seed in range(2)),
+    *(Run("twice", seed, learning_rate=2e-3) for seed in range(2)),
+    Run("contrast", 0, **PUBLISHED),
+    *(Run("decide", seed) for seed in range(3, 10)),
+    Run("contrast", 0, **SGD),
+    *(Run("learn", 0, steps=160, learning_rate=rate) for rate in (1e-3, 3e-4)),
+    *(Run("decide", seed, learning_rate=3e-4) for seed in range(2, 10)),
+    *(Run("twice", seed, learning_rate=6e-4) for seed in range(2)),
+    Run("learn", 0, steps=160, **PUBLISHED),
+    *(Run("pooling", seed, pooling="average") for seed in range(2)),
+    Run("pooling", 0, pooling="average", **PUBLISHED),
+    *(Run("learn", seed, steps=160, learning_rate=rate) for seed in (1, 2) for rate in (1e-3, 3e-4)),
+]
+
+
+def train(run: Run, folder: Path, images: Path) -> None:
+    """Do a run if it has no result yet; write what it found, a value per step and the last epoch's figures."""
+    path = folder / f"{run.name}.json"
+    if path.exists():
+        return
+    config = load_config(ROOT)
+    tables = prepare(images, 1)
+    # an epoch of 30 steps, or as many epochs of all images as the steps are
+    count = min(TRAINING, run.steps * run.batch_size)
+    tables = tables[0][:count], tables[1]
+    targets = learn_targets(config["targets"], tables[0])
+    asked = {name: value for name, value in asdict(run).items() if name not in ("group", "seed", "steps", "pooling")}
+    settings = config["pretrain"] | asked | {"schedule": {"kind": "constant"}, "warmup": 0}
+    settings |= {"epochs": run.steps * run.batch_size // count, "patience": None, "on_divergence": "stop"}
+    losses: list[float] = []
+    real = loop.Progress.tell
+    loop.Progress.tell = functools.wraps(real)(
+        lambda self, epoch, step, images, loss: (losses.append(loss), real(self, epoch, step, images, loss))[1]
+    )
+    found: dict[str, Any] = {"run": asdict(run), "diverged": "", "history": []}
+    started, checkpoints = time.process_time(), Checkpoints(folder / run.name, "benchmark", 5.0)
+    try:
+        result = loop.pretrain(
+            *(Images(table, images) for table in tables),
+            tables,
+            targets=targets,
+            network=config["network"] | {"pooling": run.pooling},
+            settings=settings,
+            seed=run.seed,
+            device=choose_device("cpu", 1),
+            checkpoints=checkpoints,
+        )
+        found["history"] = result.history.to_dict("records")
+    except InputError as error:
+        found["diverged"] = error.what
+    finally:
+        loop.Progress.tell = real
+    biases = first_biases(targets)
+    truth = encode(tables[0], targets)
+    found |= {"losses": losses, "dummy_loss": float(masked_loss(biases.expand_as(truth), truth, targets))}
+    found |= {"dummy_age_mae": float((tables[1]["age"] - tables[0]["age"].mean()).abs().mean())}
+    write_json(path, found | {"cpu_seconds": time.process_time() - started, "torch": torch.__version__})
+    checkpoints.delete()
+
+
+def main() -> None:
+    """Train, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=ROOT / ".bench/training", help="of images and results")
+    parser.add_argument("--processes", type=int, default=2, help="runs at once, of one thread each")
+    parser.add_argument("--only", nargs="*", help="groups of runs: decide, twice, contrast, learn, pooling")
+    asked = parser.parse_args()
+    images, results = asked.folder / "images", asked.folder / "results"
+    prepare(images, asked.processes)
+    runs = [run for run in RUNS if not asked.only or run.group in asked.only]
+    with ProcessPoolExecutor(asked.processes, max_tasks_per_child=1) as pool:
+        for done in [pool.submit(train, run, results, images) for run in runs]:
+            done.result()
+
+
+if __name__ == "__main__":
+    main()
