@@ -1,6 +1,7 @@
 """The library's rooms: a sub-package imports from those before it in the data's order, never from one after it."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,9 @@ def test_a_room_imports_nothing_from_a_later_one(room):
         if HEIGHT[room_of(module)] > HEIGHT[room]
     ]
     assert not upward, "\n".join(upward)
+
+
+def test_the_picture_in_the_documentation_has_every_room_in_order():
+    picture = (REPOSITORY / "docs/architecture.md").read_text().split("## The life")[0]
+    assert tuple(re.findall(r"[a-z]+", re.search(r"stages +(.*?)│", picture, re.DOTALL)[1])) == ROOMS
+    assert tuple(re.search(r"ground floor  (.*)", picture)[1].split()) == GROUND
