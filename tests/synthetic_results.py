@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 from neurotransfer.files import read_table
-from neurotransfer.preprocess.run import REASONS
+from neurotransfer.preprocess.reasons import MEANINGS
 from neurotransfer.pretrain.evaluation import calibration, evaluate, evaluate_groups, long_form
 from neurotransfer.pretrain.targets import learn_targets
 from neurotransfer.report import page
@@ -304,7 +304,7 @@ def page_of(results: SimpleNamespace, drawings: Path, **options) -> str:
         defaults=results.defaults,
         tasks=results.config["tasks"],
         run=results.run,
-        reasons=REASONS,
+        reasons=MEANINGS,
         **options,
     )
     return page.render(content)

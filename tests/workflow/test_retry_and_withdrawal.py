@@ -114,7 +114,7 @@ def test_who_withdraws_is_in_no_result(study):
     assert compiled.returncode == 0, compiled.stderr
     assert f"withdrawn: {len(gone)} images of 1 people" in compiled.stdout
     planned = planned_jobs(study)
-    assert told_jobs(compiled.stdout, "because of who is withdrawn") == by_rule(planned)
+    assert told_jobs(compiled.stdout, "because of the withdrawals") == by_rule(planned)
     assert "pretrain" not in planned, "the cohort is a task's alone"
     before = statuses(study)
 

@@ -8,7 +8,7 @@ with job(snakemake):
     from neurotransfer.files import read_table, write_text
     from neurotransfer.manifest.withdrawal import behind_weights, read_withdrawn
     from neurotransfer.operations import costs
-    from neurotransfer.preprocess.run import REASONS
+    from neurotransfer.preprocess.reasons import MEANINGS
     from neurotransfer.pretrain import weights
     from neurotransfer.report import page
     from neurotransfer.report.references import bibliography
@@ -38,7 +38,7 @@ with job(snakemake):
         stages=costs.by_stage(finished, params.config),
         rules=list(costs.summary(finished)),
         defaults=read_document(params.defaults),
-        reasons=REASONS,
+        reasons=MEANINGS,
         **{name: params[name] for name in ("config", "tasks", "run")},
     )
     write_text(snakemake.output.bibliography, bibliography(shown["cited"]))

@@ -137,10 +137,10 @@ def _manifest(chosen: argparse.Namespace) -> None:
 def _status(chosen: argparse.Namespace) -> None:
     config = _enter_study(chosen)
     from .operations.status import status_of
-    from .preprocess.run import REASONS
+    from .preprocess.reasons import MEANINGS
     from .study.plan import check_fresh, read_study
 
-    print(status_of(read_study(config, stale_too=True)).text(REASONS))
+    print(status_of(read_study(config, stale_too=True)).text(MEANINGS))
     try:
         check_fresh(config)
     except InputError as error:  # what is there can be looked at all the same

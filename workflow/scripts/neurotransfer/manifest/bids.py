@@ -158,7 +158,7 @@ def _scan(entry: os.DirEntry, name: re.Match[str], prefix: str, session: str) ->
 
 
 def _problem(entry: os.DirEntry, prefix: str) -> tuple[str, str] | None:
-    """Why a scan cannot be used, as a reason and a sentence; None where it can."""
+    """Why a scan cannot be used, as a reason and a sentence; None if it can."""
     if printable(entry) != entry.path:
         return "odd_name", "its path has a control character, or is not UTF-8 text; rename it"
     try:
@@ -195,7 +195,7 @@ def _how_to_fetch(entry: os.DirEntry, command: str = "datalad get") -> str:
 
 
 def _label_problem(name: str) -> tuple[str, str] | None:
-    """Why a folder's or file's label is not used: it is empty, or could lead out of a folder where it makes a path."""
+    """Why a folder's or file's label is not used: it is empty, or could lead out of a folder as a part of a path."""
     label = name.partition("-")[2] if "-" in name else name
     if label.strip() in ("", ".", ".."):
         return "odd_name", f"{label!r} is no label; rename it"

@@ -23,7 +23,7 @@ from .inputs import read_image
 from .outputs import LARGEST, SMALLEST
 
 LEFT_RIGHT = ("Left", "Right")
-# SegIds: FreeSurfer's where the meaning agrees, 12000 and up for template regions that have none there.
+# SegIds: FreeSurfer's if the meaning agrees, 12000 and up for template regions that have none there.
 PRIOR_POWER = 0.5  # 1 would let the template decide, 0 the intensities alone
 DARKEST = 3  # percentile of the brain's intensities that is surely fluid
 SAMPLES = 20_000  # points of the image in which registration compares intensities
@@ -80,7 +80,7 @@ def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> None:
     Raises
     ------
     ImageError
-        with a reason of preprocessing.REASONS
+        with a reason of reasons.REASONS
     """
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(settings["threads"])
     data, affine = read_image(source)
@@ -250,8 +250,8 @@ def warp_template(to_template: np.ndarray, shape: tuple[int, ...], affine: np.nd
     ]
     world = to_template @ affine
     axes = np.meshgrid(*(np.arange(size, dtype=np.float32) for size in shape), indexing="ij", sparse=True)
-    places = [sum(world[row, axis] * axes[axis] for axis in range(3)) + world[row, 3] for row in range(3)]
-    return *warped, np.stack(places).astype(np.float32)
+    positions = [sum(world[row, axis] * axes[axis] for axis in range(3)) + world[row, 3] for row in range(3)]
+    return *warped, np.stack(positions).astype(np.float32)
 
 
 def brain_mask(image: np.ndarray, brain: np.ndarray, voxel_size: float) -> np.ndarray:
@@ -260,7 +260,7 @@ def brain_mask(image: np.ndarray, brain: np.ndarray, voxel_size: float) -> np.nd
     Raises
     ------
     ImageError
-        where what remains is not the size of a brain
+        if what remains is not the size of a brain
     """
     ball = ndimage.generate_binary_structure(3, 1)
     steps = max(1, round(4 / voxel_size))
@@ -291,13 +291,13 @@ def tissues(image: np.ndarray, mask: np.ndarray, gm: np.ndarray, wm: np.ndarray)
 
     Each voxel goes to the likeliest of three normal distributions under flattened template priors.  Their
     means are anchored: white matter's where the template is sure of it, fluid's at the mask's darkest
-    voxels, and grey matter's between them as in the template, so that lost grey matter is fewer voxels and
+    voxels, and grey matter's between them as in the template, so lost grey matter is fewer voxels and
     not a darker class.
 
     Raises
     ------
     ImageError
-        where white matter is not brighter than the darkest part of the mask
+        if white matter is not brighter than the darkest part of the mask
     """
     values = image[mask]
     sure = wm[mask] > min(0.8, float(np.quantile(wm[mask], 0.95)))

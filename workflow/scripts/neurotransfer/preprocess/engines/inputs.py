@@ -13,7 +13,7 @@ from ...errors import ImageError
 
 
 def check_file(source: Path) -> None:
-    """Raise ImageError where the file is missing (or a link to nothing), empty or not ours to read."""
+    """Raise ImageError if the file is missing (or a link to nothing), empty or not readable for this user."""
     if not source.is_file():
         raise ImageError("missing", f"{source} is not there")
     if not source.stat().st_size:

@@ -46,7 +46,7 @@ def check_outputs(outputs: Outputs, voxel_size: float, *, all_listed: bool = Fal
     Parameters
     ----------
     voxel_size : mm, of the configuration
-    all_listed : the statistics are of this very segmentation, so that labels without a row tell of a file that ends
+    all_listed : the statistics are of this very segmentation, so labels without a row show a file that ends
         too early
 
     Raises

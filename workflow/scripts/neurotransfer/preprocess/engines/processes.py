@@ -61,7 +61,7 @@ class Commands:
         Raises
         ------
         OSError
-            where the program cannot be started
+            if the program cannot be started
         TimedOut, Stopped
             when it was ended, together with all that it had started
         """
@@ -149,7 +149,7 @@ def _undo(command: Sequence[str]) -> None:
 
 
 def guard() -> None:
-    """Read what starts and what ends; when nobody is left to tell, end what is still running."""
+    """Read what starts and what ends; when no reader is left, end what is still running."""
     running = {}
     for line in sys.stdin:
         message = json.loads(line)
