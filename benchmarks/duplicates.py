@@ -25,7 +25,7 @@ from neurotransfer.cache import write
 from neurotransfer.preprocess.engines import builtin
 from neurotransfer.seeds import seed_from
 from neurotransfer.simulation import study
-from neurotransfer.simulation.anatomy import render
+from neurotransfer.simulation.anatomy import image_at
 from neurotransfer.split import duplicates
 
 SETTINGS = {"same_head": 4.0, "chance_pairs": 1, "same_scan": 0.99, "same_pose": 0.3}  # as in config/config.yaml
@@ -93,14 +93,14 @@ def _three_scans(image: dict) -> list[np.ndarray]:
     return [_cached(*scan) for scan in ((first, affine), _scan(image, other, 2), (copy, flipped))]
 
 
-def _scan(image: dict, design: study.Cohort, visit: int) -> tuple[np.ndarray, np.ndarray]:
+def _scan(image: dict, design: study.CohortDesign, visit: int) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed_from("visit", image["cohort"], image["label"], design.name, visit))
     affine, shape = study._box(design, ENGINE["voxel_size"], generator)
     grid = np.stack(np.meshgrid(*(np.arange(size, dtype=float) for size in shape), indexing="ij"), -1)
     points = grid @ affine[:3, :3].T + affine[:3, 3]
     points = (points - generator.normal(0, 4, 3)) @ study._rotation(generator.normal(0, 3, 3))
     latents = {name.removeprefix("latent_"): value for name, value in image.items() if name.startswith("latent_")}
-    values, _ = render(points, latents, seed_from(7, "shape", image["cohort"], image["label"]), ENGINE["voxel_size"])
+    values, _ = image_at(points, latents, seed_from(7, "shape", image["cohort"], image["label"]), ENGINE["voxel_size"])
     values = design.gain * (values * study._bias(points, design.bias, generator) + 4)
     noise = generator.normal(0, design.noise * design.gain, (2, *shape))
     return np.round(np.hypot(values + noise[0], noise[1])).astype(np.int16), affine

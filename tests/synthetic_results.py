@@ -16,8 +16,9 @@ from neurotransfer.pretrain.evaluation import calibration, evaluate, evaluate_gr
 from neurotransfer.pretrain.targets import learn_targets
 from neurotransfer.report import page
 from neurotransfer.report.figure1 import figure1, figure1_data
-from neurotransfer.report.figure2 import figure2, figure2_data, published_medians, save_figure
+from neurotransfer.report.figure2 import figure2, figure2_data, published_medians
 from neurotransfer.report.figure3 import figure3, figure3_data
+from neurotransfer.report.style import save_figure
 from neurotransfer.split.certificate import certify
 from neurotransfer.split.duplicates import COLUMNS as PAIR
 from neurotransfer.statistics.aggregation import compare, summarise
@@ -294,7 +295,7 @@ def draw_figures(results: SimpleNamespace, folder: Path) -> Path:
 def page_of(results: SimpleNamespace, drawings: Path, **options) -> str:
     """The whole page of some results, with the figures that lie in a folder."""
     published = read_table(PUBLISHED)
-    content = page.content(
+    content = page.report_content(
         {name: getattr(results, name) for name in TABLES} | {"published": published},
         ledger=results.ledger,
         certificate=results.certificate,
@@ -307,4 +308,4 @@ def page_of(results: SimpleNamespace, drawings: Path, **options) -> str:
         reasons=REASONS,
         **options,
     )
-    return page.render(content)
+    return page.report_html(content)

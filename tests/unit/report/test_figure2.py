@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from neurotransfer.files import read_table
 from neurotransfer.report.figure1 import figure1, figure1_data, skill_rows
-from neurotransfer.report.figure2 import MODELS, drawing, figure2, figure2_data, latent_bounds, save_figure
+from neurotransfer.report.figure2 import figure2, figure2_data, latent_bounds
 from neurotransfer.report.figure3 import figure3, figure3_data
+from neurotransfer.report.style import drawing, save_figure
+from neurotransfer.study.plan import MODELS
 from synthetic_results import make_results
 
 

@@ -21,11 +21,12 @@ from neurotransfer.files import read_table
 from neurotransfer.operations import costs
 from neurotransfer.report import page as report
 from neurotransfer.report.answer_tables import overtaking_text, scans_text
-from neurotransfer.report.figure2 import figure2, figure2_data, published_medians, save_figure
+from neurotransfer.report.figure2 import figure2, figure2_data, published_medians
 from neurotransfer.report.figure3 import figure3
 from neurotransfer.report.methods_text import made_by_in_words, methods
 from neurotransfer.report.pretraining_tables import known_targets
 from neurotransfer.report.references import LIBRARY, bibliography
+from neurotransfer.report.style import save_figure
 from neurotransfer.report.trust_tables import (
     accounting,
     cohort_rows,

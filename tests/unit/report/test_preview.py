@@ -30,7 +30,7 @@ def write(path, text, age):
 
 
 def page(plan, results):
-    return preview.page({"study": "x"}, plan, results)
+    return preview.preview_html({"study": "x"}, plan, results)
 
 
 def test_missing_fits_are_counted_and_the_page_is_marked(study):
@@ -40,7 +40,7 @@ def test_missing_fits_are_counted_and_the_page_is_marked(study):
 
 
 def test_a_difference_is_over_the_replicates_that_both_have(study):
-    row = preview.tables(study[0], preview.finished_fits(*study)[0])[0]
+    row = preview.preview_rows(study[0], preview.finished_fits(*study)[0])[0]
     assert row["pairs"]["transfer − linear"] == (1, pytest.approx(0.1))
     assert row["pairs"]["transfer − baseline"] == (0, None)
     assert row["models"]["transfer"] == (2, pytest.approx(0.85))

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from neurotransfer.errors import InputError
 from neurotransfer.files import read_table
-from neurotransfer.simulation.study import COHORTS, Cohort, _people, best_predictions, simulate_study
+from neurotransfer.simulation.study import COHORTS, CohortDesign, _people, best_predictions, simulate_study
 from sklearn.linear_model import LogisticRegression, QuantileRegressor
 from sklearn.metrics import roc_auc_score
 
@@ -86,21 +86,21 @@ def test_an_unknown_cohort_is_refused(tmp_path):
 
 
 def test_ageing_shrinks_grey_matter_and_widens_ventricles():
-    from neurotransfer.simulation.anatomy import render
+    from neurotransfer.simulation.anatomy import image_at
 
     grid = np.stack(
         np.meshgrid(np.arange(-40.0, 41, 3), np.arange(-60.0, 41, 3), np.arange(0.0, 45, 3), indexing="ij"), -1
     )
     zero = dict.fromkeys(("ventricle", "cortex", "hippocampus", "frontal", "size", "cerebellum"), 0.0)
-    young, _ = render(grid, zero | {"ventricle": -1.5, "cortex": -1.5}, 1, 3.0)
-    old, _ = render(grid, zero | {"ventricle": 2.5, "cortex": 2.5}, 1, 3.0)
+    young, _ = image_at(grid, zero | {"ventricle": -1.5, "cortex": -1.5}, 1, 3.0)
+    old, _ = image_at(grid, zero | {"ventricle": 2.5, "cortex": 2.5}, 1, 3.0)
     assert (old < 120).sum() > 1.5 * (young < 120).sum() > 0
     assert old.mean() < young.mean()
 
 
 def test_nobody_who_sees_the_latents_predicts_better_than_the_best_predictions():
     """Of 1,500 simulated people; the opponents are fitted to the very people whom they predict."""
-    design = Cohort("alpha", "pretraining", 1500, (20, 85))
+    design = CohortDesign("alpha", "pretraining", 1500, (20, 85))
     people = pd.DataFrame(_people(design, 3))
     best = best_predictions(people)
     latents = people.filter(regex="^latent_(?!disease)")

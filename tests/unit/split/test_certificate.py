@@ -13,7 +13,7 @@ from browsers import chromium, visit
 from crowds import crowd, index_of
 from neurotransfer.errors import InputError
 from neurotransfer.files import digest_of_file, write_json, write_table
-from neurotransfer.report.certificate_page import page
+from neurotransfer.report.certificate_page import certificate_html
 from neurotransfer.split.certificate import (
     certify,
     check_behind_weights,
@@ -265,7 +265,7 @@ def certificate_page(study, **changes):
         "duplicates": SUMMARY | changes,
         "files": {"results/index/P.tsv": "0" * 64},
     }
-    return page(proof, 'A study <script>alert("1")</script>'), proof
+    return certificate_html(proof, 'A study <script>alert("1")</script>'), proof
 
 
 def test_the_page_says_what_the_certificate_says_names_nobody_and_asks_for_nothing(study):

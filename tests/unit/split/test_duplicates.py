@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from neurotransfer.cache.small_volumes import small_volume, small_voxel
-from neurotransfer.simulation.anatomy import render
+from neurotransfer.simulation.anatomy import image_at
 from neurotransfer.split import duplicates
 from neurotransfer.split.duplicates import HEAD, NUMBERS, POSE, SCAN
 from scipy import ndimage
@@ -24,7 +24,7 @@ def scan_of(person: int, visit: int) -> np.ndarray:
     places = np.stack(axes, -1) - (np.array(SHAPE) - 1) / 2
     points = np.stack([-places[..., 0], places[..., 2], -places[..., 1]], -1) * VOXEL + (0, -18, 8)
     points = (points - now.normal(0, 3, 3)) @ Rotation.from_euler("xyz", now.normal(0, 3, 3), degrees=True).as_matrix()
-    image, brain = render(points, latents, 1000 + person, VOXEL)
+    image, brain = image_at(points, latents, 1000 + person, VOXEL)
     shading = np.exp((points / 100) @ now.normal(0, 0.08, 3) + ((points / 100) ** 2) @ now.normal(0, 0.08, 3))
     image = np.hypot(image * shading + now.normal(0, 3, SHAPE), now.normal(0, 3, SHAPE))
     edge = ndimage.gaussian_filter(brain.astype(float), 0.7) + ndimage.gaussian_filter(now.normal(0, 0.6, SHAPE), 1)

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from ..statistics.inference import ADJUSTED, NULLS
+from ..study.plan import ARMS, MODELS
 from ..text import MISSING, interval, p_text, signed
-from .figure2 import MODELS
 from .verdicts import Verdict
 
 
@@ -27,7 +27,7 @@ def result_groups(
         rows = []
         for n in sorted(medians.loc[medians["task"] == task, "n"].unique()):
             models = {}
-            for model in (*MODELS, "covariates"):
+            for model in ARMS:
                 if (task, n, model) in auc.index:
                     row = auc.loc[(task, n, model)]
                     # of one replicate there is no interval

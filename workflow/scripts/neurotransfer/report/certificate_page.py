@@ -8,10 +8,10 @@ from typing import Any
 from .. import pages
 from ..cache.write import named_engines
 from ..split.certificate import duplicates_in_words
-from .page import DARK
+from .style import DARK
 
 
-def page(certificate: Mapping[str, Any], study: str) -> str:
+def certificate_html(certificate: Mapping[str, Any], study: str) -> str:
     """The certificate as a page for a person, complete in itself and without a name of a participant or image."""
     names = {"train": "training", "validation": "validation", "test": "test", "unused": "not used"}
     shared = [(cohort, certificate["cohorts"][cohort]) for cohort in certificate["shared_cohorts"]]

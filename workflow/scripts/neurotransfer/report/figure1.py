@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from ..study.targets import TARGETS
-from .figure2 import FAINT, INK, PAPER, RASTER, SOFT, drawing
+from .style import FAINT, INK, PAPER, RASTER, SOFT, draw_grid, drawing
 
 # Okabe & Ito's colours (2008) that no model of Figure 2 has
 ROLES = {"train": "#56B4E9", "validation": "#CC79A7", "test": "#D55E00", "unused": "#B0B7C0"}
@@ -108,8 +108,7 @@ def _draw_cohorts(axes: Axes, images: pd.DataFrame, order: Sequence[str]) -> Non
     axes.set_yticks(range(len(order)), [f"{_short(cohort)} ({sizes[cohort]:,})" for cohort in order])
     axes.tick_params(axis="y", length=0, labelsize=8 if len(order) < 25 else 7)
     axes.set_ylim(-0.7, len(order) - 0.3)
-    axes.grid(axis="x", color=FAINT, linewidth=0.5)
-    axes.set_axisbelow(True)
+    draw_grid(axes, "x")
     more = f", the largest {COHORTS} of {len(sizes)}" if len(sizes) > COHORTS else ""
     axes.set(title=f"Cohorts (images){more}", xlabel="age at scan (years)")
 
@@ -206,8 +205,7 @@ def _draw_skill(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_ylim(-0.6, len(names) - 0.4)
     told = ["BMI" if name == "bmi" else _short(name.replace("_", " ")) for name in names]
     axes.set_yticks(range(len(names)), told)
-    axes.grid(axis="x", color=FAINT, linewidth=0.5)
-    axes.set_axisbelow(True)
+    draw_grid(axes, "x")
     style = {"marker": "o", "linestyle": "none"}
     handles = [Line2D([], [], color=SPLITS[name], label=NAMES[name], **style) for name in splits]
     axes.get_figure(root=False).legend(handles=handles, loc="outside lower center", ncols=2, handletextpad=0.2)

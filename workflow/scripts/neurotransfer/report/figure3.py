@@ -12,7 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from .figure2 import FAINT, INK, MODELS, PAPER, SOFT, drawing, rows_and_columns, wrapped
+from .style import (
+    INK,
+    MARKS,
+    PAPER,
+    draw_chance,
+    draw_grid,
+    drawing,
+    legend_of_models,
+    rows_and_columns,
+    wrapped,
+)  # fmt: skip
 
 BEYOND = 1.18  # times the largest n: where an arrow ends that leads beyond it
 
@@ -41,11 +51,7 @@ def figure3(curves: pd.DataFrame, worth: pd.DataFrame, tasks: Mapping[str, Mappi
             axes.set_xlabel("training images, n (logarithmic)")
             if place % columns == 0:
                 axes.set_ylabel("mean AUC in the test set")
-        lines = [
-            Line2D([], [], color=colour, marker=marker, markersize=5.5, markeredgecolor=PAPER, label=model)
-            for model, (colour, marker) in MODELS.items()
-            if model in set(curves["model"])
-        ]
+        lines = legend_of_models(set(curves["model"]))
         lines.append(Line2D([], [], color=INK, linewidth=1, marker=">", markersize=4, label="what the baseline needs"))
         figure.legend(handles=lines, loc="outside upper center", ncols=4)
     return figure
@@ -53,14 +59,13 @@ def figure3(curves: pd.DataFrame, worth: pd.DataFrame, tasks: Mapping[str, Mappi
 
 def _draw_curves(axes: Axes, curves: pd.DataFrame) -> None:
     sizes = sorted(curves["n"].unique())
-    for model, (colour, marker) in MODELS.items():
+    for model, (colour, marker) in MARKS.items():
         mine = curves[curves["model"] == model].sort_values("n")
         style = {"marker": marker, "markersize": 5, "markeredgecolor": PAPER, "markeredgewidth": 0.5}
         axes.plot(mine["n"], mine["auc"], color=colour, linewidth=1.5, zorder=3, **style)
         axes.fill_between(mine["n"], mine["low"], mine["high"], color=colour, alpha=0.15, linewidth=0, zorder=1)
-    axes.axhline(0.5, color=SOFT, linewidth=0.8, linestyle=":", zorder=0)
-    axes.grid(axis="y", color=FAINT, linewidth=0.5)
-    axes.set_axisbelow(True)
+    draw_chance(axes)
+    draw_grid(axes, "y")
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())

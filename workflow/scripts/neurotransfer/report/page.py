@@ -23,13 +23,11 @@ from ..split.certificate import duplicates_in_words
 from ..statistics.inference import NULLS
 from ..study import layout
 from . import answer_tables, pretraining_tables, trust_tables
-from .figure2 import FAINT, INK, MODELS, PAPER, PUBLISHED, SOFT
 from .methods_text import methods
 from .references import bibliography
+from .style import DARK, PUBLISHED
 from .verdicts import answer, verdicts
 
-# The figures' inks on a dark page; the files beside the page and in it stay as they are
-DARK = {INK: "#E6EDF3", SOFT: "#9AA7B4", FAINT: "#30363D", PAPER: "#161B22", MODELS["linear"][0]: "#56B4E9"}
 MIME = {"svg": "image/svg+xml", "png": "image/png", "tsv": "text/tab-separated-values", "tsv.gz": "application/gzip"}
 LARGE = 2**20  # bytes of a table above which the page carries it compressed
 TESTS = {  # what each test is called on the page; inference.NULLS says which null it speaks to
@@ -40,7 +38,7 @@ TESTS = {  # what each test is called on the page; inference.NULLS says which nu
 }
 
 
-def content(
+def report_content(
     tables: Mapping[str, pd.DataFrame],
     *,
     ledger: pd.DataFrame,
@@ -152,7 +150,7 @@ def read_ledgers(paths: Iterable[str | Path], quality: Iterable[str | Path] = ()
     return ledger
 
 
-def render(content: Mapping[str, Any]) -> str:
+def report_html(content: Mapping[str, Any]) -> str:
     """The report's page; the one script that a browser may run in it is named by its digest."""
     script = Markup((pages.TEMPLATES / "report.js").read_text(encoding="utf-8"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

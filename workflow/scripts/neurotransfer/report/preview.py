@@ -61,7 +61,7 @@ def _time_of(path: Path) -> int | None:
         return None
 
 
-def tables(study: Study, aucs: Mapping[tuple, float]) -> list[dict[str, Any]]:
+def preview_rows(study: Study, aucs: Mapping[tuple, float]) -> list[dict[str, Any]]:
     """Per task and n: by model the fits that are there and their median, and by pair the mean difference.
 
     A difference is over the replicates that both models have.
@@ -79,7 +79,7 @@ def tables(study: Study, aucs: Mapping[tuple, float]) -> list[dict[str, Any]]:
     return rows
 
 
-def page(config: Mapping[str, Any], study: Study, results: str | Path = layout.RESULTS) -> str:
+def preview_html(config: Mapping[str, Any], study: Study, results: str | Path = layout.RESULTS) -> str:
     """The page as HTML; it names no participant and no image."""
     aucs, left_out = finished_fits(study, results)
     failures = Counter(path.parent.name for path in layout.within(results, layout.FAILURES).glob("*/*.json"))
@@ -93,7 +93,7 @@ def page(config: Mapping[str, Any], study: Study, results: str | Path = layout.R
         "missing": total * len(MODELS) - len(aucs),
         "left_out": left_out,
         "failures": failures,
-        "rows": tables(study, aucs),
+        "rows": preview_rows(study, aucs),
         "replicates": len(study.replicates),
         "titles": {name: task["title"] for name, task in study.tasks.items()},
         "pretrained": layout.within(results, layout.weights(study.run)).exists(),

@@ -15,8 +15,8 @@ import pandas as pd
 import yaml
 
 from .. import __version__
+from ..study.plan import MODELS
 from ..text import words
-from .figure2 import MODELS
 
 PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "nibabel", "SimpleITK", "nilearn", "matplotlib")
 LOST = {"failed": "failed", "excluded": "left out by quality control"}  # between the manifest and the index

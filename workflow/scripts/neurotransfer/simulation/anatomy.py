@@ -93,7 +93,7 @@ def warp(points: np.ndarray, latents: Mapping[str, float], seed: int) -> np.ndar
     return result
 
 
-def render(points: np.ndarray, latents: Mapping[str, float], seed: int, blur: float) -> tuple[np.ndarray, np.ndarray]:
+def image_at(points: np.ndarray, latents: Mapping[str, float], seed: int, blur: float) -> tuple[np.ndarray, np.ndarray]:
     """A person's T1-weighted intensities and brain at points of their head.
 
     Parameters

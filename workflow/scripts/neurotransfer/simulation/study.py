@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ TASKS = {"ad_hc": ("AD", "HC"), "scz_bd": ("SCZ", "BD"), "control": ("B", "A")}
 
 
 @dataclass(frozen=True)
-class Cohort:
+class CohortDesign:
     """One cohort's people, labels and scanner.
 
     `labels` are the optional targets that it has; `columns` maps cohorts.tsv's mapping columns to what its
@@ -64,19 +64,20 @@ class Cohort:
 
 
 COHORTS = (
-    Cohort("alpha", "pretraining", 34, (20, 85), labels=("handedness", "bmi"), axes="LAS", gain=2.0),
-    Cohort("beta", "pretraining", 34, (20, 85), labels=("handedness", "fluid_intelligence"),
-           columns={"age": "age_years", "sex": "gender", "sex_codes": "1=1,2=0"}, axes="PSR", gain=11.0, noise=4.0),
-    Cohort("gamma", "pretraining", 30, (30, 85), labels=("neuroticism", "height", "weight"),
-           columns={"height": "height_cm", "height_unit": "cm", "weight": "weight_kg"}, repeated=0.25, tilt=12.0),
-    Cohort("delta", "pretraining", 34, (18, 80), labels=("handedness", "neuroticism", "fluid_intelligence"),
-           columns={"sex_codes": "female=0,male=1"}, axes="LPS", stretch=(1, 1, 1.25), gain=0.8),
-    Cohort("epsilon", "holdout", 18, (20, 85), labels=("handedness",), axes="ASL", gain=5.0, bias=0.2,
-           images_per_job="1"),
-    Cohort("memory", "pretraining,holdout,ad_hc", 66, (64, 80), ("AD", "HC"), repeated=0.15,
-           pretraining_share="0.2", columns={"diagnosis": "group", "diagnosis_codes": "1=HC,2=AD"}, axes="LIA"),
-    Cohort("mood", "holdout,scz_bd", 62, (22, 48), ("SCZ", "BD"), labels=("handedness",), axes="RPI", gain=7.0),
-    Cohort("coin", "control", 62, (25, 70), ("A", "B"), axes="SAR", noise=4.0),
+    CohortDesign("alpha", "pretraining", 34, (20, 85), labels=("handedness", "bmi"), axes="LAS", gain=2.0),
+    CohortDesign("beta", "pretraining", 34, (20, 85), labels=("handedness", "fluid_intelligence"),
+                 columns={"age": "age_years", "sex": "gender", "sex_codes": "1=1,2=0"},
+                 axes="PSR", gain=11.0, noise=4.0),
+    CohortDesign("gamma", "pretraining", 30, (30, 85), labels=("neuroticism", "height", "weight"),
+                 columns={"height": "height_cm", "height_unit": "cm", "weight": "weight_kg"}, repeated=0.25, tilt=12.0),
+    CohortDesign("delta", "pretraining", 34, (18, 80), labels=("handedness", "neuroticism", "fluid_intelligence"),
+                 columns={"sex_codes": "female=0,male=1"}, axes="LPS", stretch=(1, 1, 1.25), gain=0.8),
+    CohortDesign("epsilon", "holdout", 18, (20, 85), labels=("handedness",), axes="ASL", gain=5.0, bias=0.2,
+                 images_per_job="1"),
+    CohortDesign("memory", "pretraining,holdout,ad_hc", 66, (64, 80), ("AD", "HC"), repeated=0.15,
+                 pretraining_share="0.2", columns={"diagnosis": "group", "diagnosis_codes": "1=HC,2=AD"}, axes="LIA"),
+    CohortDesign("mood", "holdout,scz_bd", 62, (22, 48), ("SCZ", "BD"), labels=("handedness",), axes="RPI", gain=7.0),
+    CohortDesign("coin", "control", 62, (25, 70), ("A", "B"), axes="SAR", noise=4.0),
 )  # fmt: skip
 
 
@@ -130,21 +131,21 @@ def simulate_study(
     write_json(done, facts | {"fingerprint": mark})
 
 
-def _designs(names: Sequence[str] | None, factor: float) -> list[Cohort]:
+def _designs(names: Sequence[str] | None, factor: float) -> list[CohortDesign]:
     known = {design.name: design for design in COHORTS}
     for name in names or ():
         if name not in known:
             raise InputError("", "--cohorts", f"there is no cohort {name!r}", f"choose from {', '.join(known)}")
     chosen = [known[name] for name in names] if names else list(COHORTS)
-    return [Cohort(**{**design.__dict__, "people": max(4, round(design.people * factor))}) for design in chosen]
+    return [replace(design, people=max(4, round(design.people * factor))) for design in chosen]
 
 
-def design_of(name: str, designs: Sequence[Cohort]) -> Cohort:
+def design_of(name: str, designs: Sequence[CohortDesign]) -> CohortDesign:
     """The design of a cohort by its name."""
     return next(design for design in designs if design.name == name)
 
 
-def _people(design: Cohort, seed: int) -> list[dict[str, Any]]:
+def _people(design: CohortDesign, seed: int) -> list[dict[str, Any]]:
     """A row per image: who, when, what is written down, and the latents behind it."""
     generator = np.random.default_rng(seed_from(seed, "people", design.name))
     rows = []
@@ -246,7 +247,7 @@ def image_path(image: dict[str, Any]) -> Path:
 
 
 def _write_image(job: tuple) -> None:
-    from .anatomy import render
+    from .anatomy import image_at
 
     folder, design, image, seed, voxel_size, write_masks = job
     names = (seed, "image", image["cohort"], image["label"], image["session"])
@@ -258,7 +259,7 @@ def _write_image(job: tuple) -> None:
     points = (points - generator.normal(0, 4, 3)) @ pose
     latents = {name.removeprefix("latent_"): value for name, value in image.items() if name.startswith("latent_")}
     person = seed_from(seed, "shape", image["cohort"], image["label"])
-    values, brain = render(points, latents, person, voxel_size)
+    values, brain = image_at(points, latents, person, voxel_size)
     values = design.gain * (values * _bias(points, design.bias, generator) + 4)
     noise = generator.normal(0, design.noise * design.gain, (2, *shape))
     values = np.hypot(values + noise[0], noise[1])  # magnitude images have Rician noise
@@ -280,7 +281,7 @@ def _save(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
         file.write(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
 
 
-def _box(design: Cohort, voxel_size: float, generator: np.random.Generator) -> tuple[np.ndarray, tuple[int, ...]]:
+def _box(design: CohortDesign, voxel_size: float, generator: np.random.Generator) -> tuple[np.ndarray, tuple[int, ...]]:
     """The scanner's box of voxels, 192 x 234 x 212 mm about the head: affine and shape in its own axes."""
     extent = np.array([192.0, 234.0, 212.0])
     direction = np.zeros((3, 3))
@@ -324,7 +325,7 @@ DESCRIPTIONS = {
 }
 
 
-def _write_tables(folder: Path, design: Cohort, images: list[dict[str, Any]]) -> None:
+def _write_tables(folder: Path, design: CohortDesign, images: list[dict[str, Any]]) -> None:
     """A cohort's BIDS files beside its images."""
     root = folder / "data" / design.name
     description = {"Name": f"Simulated cohort {design.name}", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
@@ -361,7 +362,7 @@ def _write_tables(folder: Path, design: Cohort, images: list[dict[str, Any]]) ->
         write_json(root / f"sub-{label}" / f"sub-{label}_sessions.json", {age: DESCRIPTIONS["age"]})
 
 
-def cohort_table(designs: Sequence[Cohort]) -> pd.DataFrame:
+def cohort_table(designs: Sequence[CohortDesign]) -> pd.DataFrame:
     """The study's cohorts.tsv."""
     mapping = sorted({name for design in designs for name in design.columns})
     rows = []

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..report.figure2 import FAINT, PAPER, SOFT, drawing
+from ..report.style import PAPER, SOFT, draw_grid, drawing
 from .type_one import SCENARIOS, TESTS
 
 STYLES = {
@@ -25,7 +25,7 @@ TITLES = {
 }
 
 
-def figure(table: pd.DataFrame) -> str:
+def type_one_figure(table: pd.DataFrame) -> str:
     """An SVG: share of studies that each test rejects, by n; a row of panels per pool, a column per scenario."""
     pools = list(dict.fromkeys(table["pool"]))
     with drawing():
@@ -47,8 +47,7 @@ def figure(table: pd.DataFrame) -> str:
                 top = 1.02 if scenario == "a difference" else max(0.2, 1.1 * part["rejected"].max())
                 axes.set(ylim=(-0.02 * top, top), xlim=(-0.4, len(sizes) - 0.6))
                 axes.set_xticks(range(len(sizes)), [str(n) for n in sizes])
-                axes.grid(axis="y", color=FAINT, linewidth=0.5)
-                axes.set_axisbelow(True)
+                draw_grid(axes, "y")
                 axes.set_title(f"{pool}\n{TITLES[scenario]}", fontsize=8)
                 axes.set_xlabel("training images, n")
             row[0].set_ylabel("share rejected at 0.05")
@@ -60,7 +59,7 @@ def figure(table: pd.DataFrame) -> str:
     return buffer.getvalue()
 
 
-def page(table: pd.DataFrame) -> str:
+def type_one_markdown(table: pd.DataFrame) -> str:
     """Markdown: what was simulated, the table by pool and scenario, and how to read it."""
     studies = int(table["studies"].min())
     lines = [

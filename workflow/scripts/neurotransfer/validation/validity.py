@@ -305,7 +305,7 @@ def _fit_is_refused(
         return _refused(lambda: read_fits([fit], fitting, weights, Path(folder, "resamples")))
 
 
-def page(
+def validity_markdown(
     intervals: pd.DataFrame, tests: pd.DataFrame, found: Sequence[Leak], broken: Sequence[str], setting: str
 ) -> str:
     """Markdown: what was promised, what was measured, and whether it held."""
