@@ -4,7 +4,7 @@
     python benchmarks/step.py --size 224 192 224    # the paper's crop
 
 Three things alternate, each of them forward and backward: our network with its optimiser step; the plain
-layers (tests/plain_layers.py: contiguous, float32, full-resolution activations) with theirs; and the bare
+layers (workbench/plain_layers.py: contiguous, float32, full-resolution activations) with theirs; and the bare
 convolutions of blocks 2 to 6, in our layout and data type, which is the arithmetic that can't be avoided.
 Figures are medians over the rounds, of times and of the ratios within a round.  Memory is the peak of a
 process that does one step, by the size of its batch.
@@ -27,14 +27,15 @@ from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "workflow/scripts"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "workflow/scripts"), str(ROOT)]
 
 import torch  # noqa: E402
 from neurotransfer.network.device import choose_data_type, choose_device, place  # noqa: E402
 from neurotransfer.network.sfcn import SFCN  # noqa: E402
 from neurotransfer.pretrain.optimiser import Momentum  # noqa: E402
-from plain_layers import PlainSFCN  # noqa: E402
 from torch.nn import functional  # noqa: E402
+
+from workbench.plain_layers import PlainSFCN  # noqa: E402
 
 CHANNELS, BOTTLENECK, OUTPUTS = [32, 64, 128, 256, 256], 64, 6
 RATE = 1e-3
