@@ -32,7 +32,7 @@ import nibabel  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from neurotransfer.cache.shard_file import Shard, checksum, shard_written  # noqa: E402
+from neurotransfer.cache.shard_file import ShardFile, checksum, shard_written  # noqa: E402
 from neurotransfer.cache.write import crop_slices  # noqa: E402
 from neurotransfer.network.device import choose_device  # noqa: E402
 from neurotransfer.pretrain.batches import Images, as_input, augment  # noqa: E402
@@ -268,7 +268,7 @@ def training(folder: Path, tables: dict[str, pd.DataFrame], asked: argparse.Name
     about = {"age": np.linspace(20, 80, count), "sex": np.arange(count) % 2.0, "cohort": "x"}
     targets = {"age": {"kind": "continuous", "weight": 1.0, "loss": "squared"}}
     targets["sex"] = {"kind": "binary", "weight": 1.0, "class_weights": False}
-    tensors = torch.from_numpy(np.stack([Shard(folder / "plain.npy").image(row) for row in range(4)]))
+    tensors = torch.from_numpy(np.stack([ShardFile(folder / "plain.npy").image(row) for row in range(4)]))
 
     def epochs(name: str) -> int:
         table = tables.get(name, tables["plain"])[:count].assign(**about)

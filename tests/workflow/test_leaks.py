@@ -32,7 +32,7 @@ def test_a_split_that_was_edited_is_noticed_when_it_is_used_and_when_it_is_certi
     change(split, "\ttrain\t", "\ttest\t", unnoticed=True)
     (study / "results/statistics/aucs.tsv").unlink()
     assert snakemake(study, *CORES, "--until", "aggregate").returncode != 0
-    assert f"{SPLIT}/memory.tsv: it is not the file that was certified" in cause(study, "aggregate")
+    assert f"{SPLIT}/memory.tsv: it differs from the file that was certified" in cause(study, "aggregate")
 
     os.utime(split)
     assert snakemake(study, *CORES, "--until", "certificate").returncode != 0
@@ -45,7 +45,7 @@ def test_a_resample_that_was_edited_is_refused_by_the_statistics(study):
     change(study / "results/resamples/ad_hc/n18/002.tsv", "\tvalidation\t", "\ttest\t", unnoticed=True)
     (study / "results/statistics/aucs.tsv").unlink()
     assert snakemake(study, *CORES, "--until", "aggregate").returncode != 0
-    assert "ad_hc/n18/002.tsv: its rows are not those that were drawn" in cause(study, "aggregate")
+    assert "ad_hc/n18/002.tsv: its rows have changed since they were drawn" in cause(study, "aggregate")
 
 
 def test_a_new_cohort_of_known_scans_fails_the_certificate_and_touches_nothing_old(study):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from neurotransfer.cache.shard_file import Shard
+from neurotransfer.cache.shard_file import ShardFile
 from neurotransfer.study.plan import MODELS
 from runs import OVERLAYS, neurotransfer, planned_jobs, snakemake
 
@@ -74,7 +74,7 @@ def test_compression_repeats_only_the_report_and_holds_for_new_shards(study, ove
     (study / target).unlink()
     done = snakemake(study, target, "--cores", 1, overlays=changed)
     assert done.returncode == 0, done.stdout
-    shard = Shard(study / target)
+    shard = ShardFile(study / target)
     assert shard.compressed
     assert np.array_equal(np.stack([shard.image(row) for row in range(len(before))]), before)
     verified = neurotransfer("verify", "--directory", study, "--configfile", *changed)
