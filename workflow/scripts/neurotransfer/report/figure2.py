@@ -43,18 +43,18 @@ def figure2(
     bounds: Mapping[str, float] | None = None,
     published: pd.DataFrame | None = None,
 ) -> Figure:
-    """Test AUC by n, a panel per task: every replicate, medians, their 95 % bootstrap intervals, and marks.
+    """Test AUC by n, a panel per task: all replicates, medians with 95 % bootstrap intervals, and marks of the tests.
 
-    Of the covariates alone, which stand outside the comparison, only the medians are shown.
+    Only medians are shown for the covariates, which are outside the comparisons.
 
     Parameters
     ----------
     aucs, medians, comparisons : as in results/statistics
-    tasks : the configuration's tasks, in the order of panels; `title` is shown
-    alpha : a p below it is marked: filled where Holm's adjusted one is, open where only the unadjusted one is
-    statistic : of the paired differences, "mean" or "median"; its sign gives a mark its direction
+    tasks : the configuration's tasks, in the order of the panels; `title` is shown
+    alpha : threshold of p: the mark is filled if Holm's adjusted p is below it, open if only the unadjusted p is
+    statistic : of the paired differences, "mean" or "median"; its sign is the direction of the mark
     bounds : in simulated studies, the AUC of the latent truth by task
-    published : medians that others have published (see published_medians); hidden in the files, for the page to show
+    published : published medians (see published_medians); hidden in the files, the page can show them
     """
     shown = [task for task in tasks if task in set(medians["task"])]
     most = medians.groupby("task")["n"].nunique().max()
@@ -68,13 +68,13 @@ def figure2(
         figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, hspace=0.0, wspace=0.03)
         dots = aucs.loc[aucs["model"].isin(list(MARKS)), "auc"]
         lowest = max(0.0, min(0.45, float(dots.min()) - 0.03))
-        for place in range(rows * columns):
-            strip, axes = grid[place // columns][:, place % columns]
-            if place >= len(shown):
+        for panel in range(rows * columns):
+            strip, axes = grid[panel // columns][:, panel % columns]
+            if panel >= len(shown):
                 strip.set_axis_off()
                 axes.set_axis_off()
                 continue
-            task = shown[place]
+            task = shown[panel]
             sizes = sorted(medians.loc[medians["task"] == task, "n"].unique())
             _draw_aucs(axes, task, sizes, aucs, medians)
             if bounds and task in bounds:
@@ -87,7 +87,7 @@ def figure2(
             axes.set_xticks(range(len(sizes)), [f"{n}" for n in sizes])
             _draw_marks(strip, sizes, [verdict for verdict in found if verdict.task == task])
             strip.set_title(wrapped(str(tasks[task].get("title", task)), int(width * 10.5)), parse_math=False)
-            if place % columns == 0:
+            if panel % columns == 0:
                 axes.set_ylabel("AUC in the test set")
                 strip.tick_params(axis="y", labelleft=True)
             else:
@@ -97,15 +97,15 @@ def figure2(
 
 
 def _draw_aucs(axes: Axes, task: str, sizes: Sequence[int], aucs: pd.DataFrame, medians: pd.DataFrame) -> None:
-    generator = np.random.default_rng(0)  # of the jitter only
+    generator = np.random.default_rng(0)  # for the jitter only
     models = [model for model in MARKS if model in set(medians["model"])]
     step = min(0.27, 0.8 / len(models))
     draw_grid(axes, "y")
-    for place, model in enumerate(models):
+    for order, model in enumerate(models):
         colour, marker = MARKS[model]
-        at = np.arange(len(sizes)) + (place - (len(models) - 1) / 2) * step
+        centres = np.arange(len(sizes)) + (order - (len(models) - 1) / 2) * step
         chosen = aucs[(aucs["task"] == task) & (aucs["model"] == model)]
-        positions = chosen["n"].map(dict(zip(sizes, at, strict=True))).to_numpy(float)
+        positions = chosen["n"].map(dict(zip(sizes, centres, strict=True))).to_numpy(float)
         jitter = generator.uniform(-0.36, 0.36, len(chosen)) * step
         per_size = max(1.0, len(chosen) / len(sizes))
         fade = float(np.clip(3 / np.sqrt(per_size), 0.05, 0.45))
@@ -122,7 +122,7 @@ def _draw_aucs(axes: Axes, task: str, sizes: Sequence[int], aucs: pd.DataFrame, 
         rows = medians[(medians["task"] == task) & (medians["model"] == model)].set_index("n").reindex(sizes)
         errors = np.maximum([rows["median"] - rows["low"], rows["high"] - rows["median"]], 0)
         style = {"marker": marker, "markersize": 5.5, "markeredgecolor": PAPER, "markeredgewidth": 0.6}
-        axes.errorbar(at, rows["median"], errors, color=colour, linewidth=1.5, elinewidth=1.8, zorder=3, **style)
+        axes.errorbar(centres, rows["median"], errors, color=colour, linewidth=1.5, elinewidth=1.8, zorder=3, **style)
     alone = medians[(medians["task"] == task) & (medians["model"] == "covariates")].set_index("n")
     if len(alone):
         height = alone.reindex(sizes)["median"]
@@ -131,20 +131,20 @@ def _draw_aucs(axes: Axes, task: str, sizes: Sequence[int], aucs: pd.DataFrame, 
 
 
 def _draw_published(axes: Axes, sizes: Sequence[int], published: pd.DataFrame) -> None:
-    """Hollow marks at the published n, joined by dashes; between this study's n they stand in proportion."""
+    """Hollow marks at the published n, joined by dashes; interpolated between this study's n."""
     models = [model for model in MARKS if model in set(published["model"])]
     step = min(0.27, 0.8 / max(1, len(models)))
-    for place, model in enumerate(models):
+    for order, model in enumerate(models):
         colour, marker = MARKS[model]
         mine = published[published["model"] == model].sort_values("n")
-        at = np.interp(mine["n"], sizes, np.arange(len(sizes))) + (place - (len(models) - 1) / 2) * step
+        centres = np.interp(mine["n"], sizes, np.arange(len(sizes))) + (order - (len(models) - 1) / 2) * step
         style = {"marker": marker, "markersize": 8.5, "markerfacecolor": "none", "markeredgewidth": 1.3}
         line = {"color": colour, "linestyle": (0, (4, 2)), "linewidth": 1.1, "zorder": 4}
-        axes.plot(at, mine["value"], gid=f"{PUBLISHED}-{mine['task'].iloc[0]}-{model}", **style, **line)
+        axes.plot(centres, mine["value"], gid=f"{PUBLISHED}-{mine['task'].iloc[0]}-{model}", **style, **line)
 
 
 def published_medians(published: pd.DataFrame, medians: pd.DataFrame) -> pd.DataFrame:
-    """The published medians of tasks of the same key, at sizes of n that lie within this study's."""
+    """The published medians of tasks with the same key, for n within the range of this study."""
     found = published[(published["quantity"] == "median AUC") & published["task"].isin(medians["task"])]
     ends = medians.groupby("task")["n"].agg(["min", "max"]).reindex(found["task"])
     within = (found["n"].to_numpy() >= ends["min"].to_numpy()) & (found["n"].to_numpy() <= ends["max"].to_numpy())
@@ -152,7 +152,7 @@ def published_medians(published: pd.DataFrame, medians: pd.DataFrame) -> pd.Data
 
 
 def _draw_marks(strip: Axes, sizes: Sequence[int], found: Sequence[Verdict]) -> None:
-    """Above each n, whether transfer differs from another model: filled by Holm's p, open by the plain one."""
+    """Marks above each n: does transfer differ from another model?  Filled by Holm's p, open by the unadjusted p."""
     others = ("baseline", "linear")
     for verdict in found:
         if verdict.first == "transfer" and verdict.second in others:
@@ -179,10 +179,10 @@ def _legend_of_figure2(
     if bound:
         lines.append(Line2D([], [], label="latent truth", **BOUND))
     mark = {"linestyle": "none", "color": INK, "markersize": 5}
-    told = f"p < {alpha:g}"
+    below = f"p < {alpha:g}"
     marks = [
-        Line2D([], [], marker="^", label=f"transfer better, Holm's {told}", **mark),
-        Line2D([], [], marker="^", markerfacecolor="none", label=f"better, unadjusted {told} only", **mark),
+        Line2D([], [], marker="^", label=f"transfer better, Holm's {below}", **mark),
+        Line2D([], [], marker="^", markerfacecolor="none", label=f"better, unadjusted {below} only", **mark),
         Line2D([], [], marker="v", label="worse, likewise", **mark),
         Line2D([], [], marker="_", label="not distinguishable", **mark | {"color": SOFT}),
     ]
@@ -202,7 +202,7 @@ def figure2_data(
     bounds: Mapping[str, float] | None = None,
     published: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """What Figure 2 shows, in long form: a row per replicate, median, comparison, bound and published median.
+    """The data of Figure 2 in long form: a row per replicate, median, comparison, bound and published median.
 
     Returns
     -------
@@ -213,9 +213,9 @@ def figure2_data(
         medians.rename(columns={"median": "value"}).assign(quantity="median AUC"),
     ]
     for name in ("mean", "median"):
-        told = comparisons.rename(columns={f"{name}_difference": "value"})
+        part = comparisons.rename(columns={f"{name}_difference": "value"})
         pair = comparisons["first"] + " - " + comparisons["second"]
-        parts.append(told.assign(quantity=f"{name} difference", model=pair, low=np.nan, high=np.nan))
+        parts.append(part.assign(quantity=f"{name} difference", model=pair, low=np.nan, high=np.nan))
     rows = [
         {"quantity": "AUC of the latent truth", "task": task, "value": value} for task, value in (bounds or {}).items()
     ]
@@ -228,16 +228,16 @@ def figure2_data(
 
 
 def latent_bounds(truth: pd.DataFrame, images: pd.DataFrame) -> dict[str, float]:
-    """AUC of the simulated latent score by task, over the pool that replicates are drawn from.
+    """AUC of the simulated latent score by task, over the pool of the replicates.
 
     Parameters
     ----------
     truth : of a simulated study: `participant_id`, `task`, `label` (0 or 1) and `latent_score` of each image
-    images : results/split/images.tsv; only participants whose role is test are in a pool
+    images : results/split/images.tsv; a pool contains only test participants
 
     Returns
     -------
-    by task, what no model exceeds on average; tasks whose pool has one class are left out
+    the AUC by task, which no model exceeds on average; without tasks whose pool has one class
     """
     pool = truth[truth["participant_id"].isin(images.loc[images["role"] == "test", "participant_id"])]
     bounds = {}

@@ -1,4 +1,4 @@
-"""What all figures share: colours, markers, fonts, the layout of panels, and the files of a figure.
+"""The common part of all figures: colours, markers, fonts, the layout of panels, and the files of a figure.
 
 No figure and no table behind one names a participant or an image.
 """

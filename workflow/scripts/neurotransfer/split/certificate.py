@@ -276,7 +276,7 @@ def duplicates_in_words(summary: Mapping[str, Any]) -> str:
     if summary["least_similarity"] is None:
         return "Too few images to look for one person under two names."
     text = (
-        f"Of {summary['pairs_compared']:,} pairs of images, {summary['scans']:,} of two participants look like the "
+        f"Among {summary['pairs_compared']:,} pairs of images, {summary['scans']:,} of two participants look like the "
         f"same scan and {summary['heads']:,} like one head in two scans; pairs of the second kind cause no error."
     )
     if summary["pairs_found"] > summary["pairs_listed"]:
@@ -372,7 +372,7 @@ def _other_engines(engines: Mapping[str, Sequence[Sequence[str]]]) -> Iterator[I
 
 
 def _wrong_roles(images: pd.DataFrame, roles: Mapping[str, Collection[str]]) -> list[InputError]:
-    """An error for each cohort that pretrains without the role, and each participant that validates with many images."""
+    """An error for each cohort that pretrains without the role, and each participant who validates with many images."""
     pretrain = images[images["role"].isin(["train", "validation"])]
     errors = [
         InputError(

@@ -117,7 +117,7 @@ def _blur(volume: np.ndarray, width: float, voxel: float) -> np.ndarray:
 
 
 def _index_of(points: np.ndarray, shape: Sequence[int], voxel: float) -> np.ndarray:
-    """Points (mm to the right, front and top of a volume's middle) as voxel coordinates of its LIA grid, [3, points]."""
+    """Points (mm to the right, front and top of a volume's middle) as voxel coordinates in LIA order, [3, points]."""
     middle = (np.array(shape) - 1) / 2
     return np.stack(
         [middle[0] - points[:, 0] / voxel, middle[1] - points[:, 2] / voxel, middle[2] + points[:, 1] / voxel]
