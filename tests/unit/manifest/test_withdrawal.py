@@ -32,7 +32,7 @@ from synthetic_results import draw_figures, make_results, page_of
 REPOSITORY = Path(__file__).resolve().parents[3]
 SHARDS = Path("results/manifest/shards")
 LIST = Path("withdrawn.tsv")
-UNKNOWN = "<b>Unknown:</b> whether people"
+UNKNOWN = "<b>Unknown:</b> whether the weights"
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""The simulated study: valid BIDS, the same bytes for any number of processes, and effects where planned."""
+"""The simulated study: valid BIDS, the same bytes for any number of processes, and the planned effects."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -50,21 +51,17 @@ def test_sessions_age_and_keep_their_anatomy(study):
         assert (visits["latent_ventricle"].diff().dropna() > 0).all()
 
 
-def test_labels_are_missing_in_patches():
+def test_each_cohort_has_only_some_of_the_labels():
     having = {label: sum(label in cohort.labels for cohort in COHORTS) for label in ("handedness", "bmi", "height")}
     assert having["handedness"] >= 3
     assert having["bmi"] + having["height"] == 2
     assert all("bmi" not in cohort.labels for cohort in COHORTS if cohort.name in ("memory", "mood", "coin"))
 
 
-def test_the_strong_disease_shows_the_weak_one_less_and_the_control_not(tmp_path):
+def test_the_strong_disease_has_the_largest_effect_and_the_control_task_none(tmp_path):
     from neurotransfer.simulation.study import _people, _truth
 
-    images = [
-        image
-        for cohort in COHORTS[-3:]
-        for image in _people(cohort.__class__(**{**cohort.__dict__, "people": 4000}), 7)
-    ]
+    images = [image for cohort in COHORTS[-3:] for image in _people(replace(cohort, people=4000), 7)]
     truth = _truth(images)
     auc = {task: roc_auc_score(rows["label"].astype(int), rows["latent_score"]) for task, rows in truth.groupby("task")}
     assert 0.88 < auc["ad_hc"] < 0.96
@@ -98,8 +95,8 @@ def test_ageing_shrinks_grey_matter_and_widens_ventricles():
     assert old.mean() < young.mean()
 
 
-def test_nobody_who_sees_the_latents_predicts_better_than_the_best_predictions():
-    """Of 1,500 simulated people; the opponents are fitted to the very people whom they predict."""
+def test_no_model_of_the_latent_values_predicts_better_than_the_best_predictions():
+    """With 1,500 simulated people; the other models are fitted and evaluated on the same people."""
     design = CohortDesign("alpha", "pretraining", 1500, (20, 85))
     people = pd.DataFrame(_people(design, 3))
     best = best_predictions(people)

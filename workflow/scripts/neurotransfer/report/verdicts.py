@@ -20,7 +20,7 @@ OPPONENTS = {"linear": "the linear model on regional volumes", "baseline": "the 
 TEST_NAMES = {  # on pages; inference.NULLS has the null of each
     "sign_flip": "paired sign-flip",
     "corrected_t": "corrected t",
-    "participants": "participants drawn anew",
+    "participants": "participants resampled",
     "population": "participants and overlap",
 }
 
