@@ -1,7 +1,7 @@
 """Type-I error and power of each test, measured on simulated studies: docs/type-one.{md,tsv,svg}.
 
 make type-one                                    # the paper's pools, n and replicates: 1,000 studies each
-python benchmarks/type_one.py --studies 100      # quicker, and coarser
+python benchmarks/type_one.py --studies 100      # faster, less precise
 """
 
 import argparse

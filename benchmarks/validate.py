@@ -1,4 +1,4 @@
-"""Coverage, rejections and planted leaks on small simulated studies: docs/validity.md.  Fails where a promise breaks.
+"""Coverage, rejections and planted leaks on small simulated studies: docs/validity.md.  Fails if a promise is broken.
 
 make validate
 """

@@ -1,4 +1,4 @@
-"""The paper's configuration on tables of the paper's shape, smaller: it dry-runs, with the jobs that it must have."""
+"""Dry runs of the paper's configuration on smaller tables of the same shape have the expected jobs."""
 
 import pytest
 from runs import REPOSITORY, copy_of, planned_jobs
@@ -11,7 +11,7 @@ SHARE, REPLICATES = 0.02, 3
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """The tables with a job per image, their overlay, and how many images each cohort has."""
+    """The tables' folder, an overlay with a job per image, and the number of images per cohort."""
     folder = tmp_path_factory.mktemp("paper")
     cohorts = write_study(folder, SHARE)
     overlay = folder / "jobs.yaml"
@@ -44,7 +44,7 @@ def test_every_image_has_a_job_and_every_replicate_its_fits(tables):
 
 
 def test_parsing_is_short_beside_snakemakes_own_start(tables):
-    """Every job parses the Snakefile; the bound is generous, for a machine that does something else as well."""
+    """Every job parses the Snakefile; the bound is generous because of other work on the machine."""
     folder, overlay, _ = tables
     if not (folder / "results").exists():
         manifest(folder, overlay)
@@ -54,7 +54,7 @@ def test_parsing_is_short_beside_snakemakes_own_start(tables):
 
 
 def test_the_catalogues_study_dry_runs(tmp_path):
-    """The command that .test/config.yaml shows."""
+    """The command in .test/config.yaml."""
     study = copy_of(REPOSITORY / ".test", tmp_path / "study")
     planned = planned_jobs(study, overlays=[REPOSITORY / "config/demo.yaml", study / "config.yaml"])
     fits = {f"{model} task=ad_hc, n=18, replicate={at}" for model in ("linear", "transfer") for at in ("001", "002")}
@@ -62,7 +62,7 @@ def test_the_catalogues_study_dry_runs(tmp_path):
 
 
 def test_the_repositorys_own_snakefile_asks_for_the_whole_study(tmp_path):
-    """A file that is included loses its default target; without one nothing would be done, silently."""
+    """An included file loses its default target; without a target Snakemake would silently do nothing."""
     study = copy_of(REPOSITORY / ".test", tmp_path / "study")
     overlays = [REPOSITORY / "config/demo.yaml", study / "config.yaml"]
     assert planned_jobs(study, overlays=overlays) == planned_jobs(study, "all", overlays=overlays)
