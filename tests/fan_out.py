@@ -8,7 +8,7 @@ from neurotransfer.study.plan import digest_of_cohorts
 
 
 def fan_out(folder: Path, shards: int) -> Path:
-    """A study of the paper's configuration with a compiled manifest, and no scan: it is for its jobs alone."""
+    """A study of the paper's configuration with a compiled manifest and so many shards, without scans."""
     (folder / "config").mkdir(parents=True)
     (folder / "config/cohorts.tsv").write_text("cohort\tpath\troles\n")
     roles = {f"C{number:02d}": ["pretraining"] for number in range(1, 26)}

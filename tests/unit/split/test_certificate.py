@@ -277,7 +277,10 @@ def test_the_page_shows_the_certificate_names_nobody_and_loads_nothing(study):
     assert proof["statement"] in plain and duplicates_in_words(SUMMARY) in plain
     shared = proof["cohorts"]["A"]
     pretrain = shared["train"]["participants"] + shared["validation"]["participants"]
-    assert f"A ({pretrain} participants pretrain, {shared['test']['participants']} others were never seen)" in plain
+    assert (
+        f"A ({pretrain} participants pretrain, {shared['test']['participants']} others are not used in pretraining)"
+        in plain
+    )
     assert "training and test 0 0 0 1" in plain
     assert all(digest in plain for digest in proof["digests"].values())
 

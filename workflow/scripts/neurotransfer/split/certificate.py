@@ -375,12 +375,7 @@ def _wrong_roles(images: pd.DataFrame, roles: Mapping[str, Collection[str]]) -> 
     """An error for each cohort that pretrains without the role, and each participant who validates with many images."""
     pretrain = images[images["role"].isin(["train", "validation"])]
     errors = [
-        InputError(
-            layout.cohort_split(cohort),
-            "",
-            "its images pretrain, but the cohort does not have that role",
-            "run it again",
-        )
+        InputError(layout.cohort_split(cohort), "", "its images pretrain without the role", AGAIN)
         for cohort in pretrain["cohort"].unique()
         if "pretraining" not in roles[cohort]
     ]
