@@ -26,7 +26,7 @@ with job(snakemake):
     trained = read_table(source.participants)["participant_id"] if source.participants else None
     study = read_study(params.config)
     finished = costs.gather(study, params.config)
-    shown = page.content(
+    shown = page.report_content(
         tables,
         ledger=page.read_ledgers(study.ledgers_of(study.shards), source.quality),
         certificate=check_certified(source.certificate, [source.images]),
@@ -42,4 +42,4 @@ with job(snakemake):
         **{name: params[name] for name in ("config", "tasks", "run")},
     )
     write_text(snakemake.output.bibliography, bibliography(shown["cited"]))
-    write_text(snakemake.output.page, page.render(shown))
+    write_text(snakemake.output.page, page.report_html(shown))

@@ -32,7 +32,7 @@ from synthetic_results import draw_figures, make_results, page_of
 REPOSITORY = Path(__file__).resolve().parents[3]
 SHARDS = Path("results/manifest/shards")
 LIST = Path("withdrawn.tsv")
-UNKNOWN = "<b>Unknown:</b> whether people"
+UNKNOWN = "<b>Unknown:</b> whether the weights"
 
 
 @pytest.fixture
@@ -283,7 +283,7 @@ def reported(tmp_path_factory):
             "multitask/weights.safetensors</code> were trained on 1 participant who has withdrawn",
             UNKNOWN,
         ),
-        ("given", None, "<b>Unknown:</b> whether people who have withdrawn", "were trained on"),
+        ("given", None, UNKNOWN, "withdrawn from the study since"),
         ("multitask", 0, "3 images were withdrawn after preprocessing", "who have withdrawn"),
     ],
 )

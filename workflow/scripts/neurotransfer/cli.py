@@ -173,10 +173,10 @@ def _preview(chosen: argparse.Namespace) -> None:
     output = chosen.output.resolve()
     config = _enter_study(chosen)
     from .files import write_text
-    from .report.preview import page
+    from .report.preview import preview_html
     from .study.plan import read_study
 
-    write_text(output, page(config, read_study(config)))
+    write_text(output, preview_html(config, read_study(config)))
     print(output)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..cache.shard_file import Shard, verify_row
+from ..cache.shard_file import ShardFile, verify_row
 from ..network.sfcn import SFCN
 from ..seeds import seed_from
 
@@ -41,7 +41,7 @@ class Images:
         self.checksums = table["checksum"].tolist()
         self.folder = Path(folder)
         self.checked = np.zeros(len(table), bool)
-        self.known: dict[str, Shard] = {}
+        self.known: dict[str, ShardFile] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -100,9 +100,9 @@ class Images:
             verify_row(image, self.checksums[position], shard.path, row)
             self.checked[position] = True
 
-    def _shard(self, name: str) -> Shard:
+    def _shard(self, name: str) -> ShardFile:
         if name not in self.known:
-            self.known[name] = Shard(self.folder / f"{name}.npy")
+            self.known[name] = ShardFile(self.folder / f"{name}.npy")
         return self.known[name]
 
 

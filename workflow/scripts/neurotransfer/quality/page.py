@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from .. import pages
 from ..cache.image_figures import FIGURES
-from ..cache.shard_file import Shard
+from ..cache.shard_file import ShardFile
 from ..files import read_table
 
 ODD = 3.5  # robust z-score from which a figure counts as a reason (Iglewicz and Hoaglin, 1993)
@@ -58,7 +58,7 @@ def page(
     rows = ledger_rows(shown, ledgers)
     cards = []
     for image in shown.to_dict("records"):
-        picture, outline = thumbnails(Shard(pictures[image["shard"]]).image(int(image["row"])))
+        picture, outline = thumbnails(ShardFile(pictures[image["shard"]]).image(int(image["row"])))
         group = groups[image["cohort"]].loc[image["group"]]
         cards.append(
             card(image, group) | {"picture": picture, "outline": outline, "ledger": rows.get(image["image_id"])}

@@ -1,6 +1,6 @@
 """The demo: a simulated study, its manifest and the whole workflow on it, with progress and a headline.
 
-The same Snakefile, rules and code as any study; `config/demo.yaml` makes it small.
+It uses the same Snakefile, rules and code as any study; `config/demo.yaml` makes it small.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ STEPS = re.compile(r"(\d+) of (\d+) steps")
 def run_demo(folder: Path, repository: Path, *, cores: int) -> int:
     """Run the demo in `folder` and return Snakemake's exit status.
 
-    Whatever stopped an earlier run, a kill included, this one goes on from there.
+    A run that was stopped or killed is continued.
 
     Raises
     ------
     InputError
-        where another demo runs in the same folder
+        if another demo runs in the same folder
     """
     folder.mkdir(parents=True, exist_ok=True)
     overlay = repository / "config/demo.yaml"
@@ -61,7 +61,7 @@ def run_demo(folder: Path, repository: Path, *, cores: int) -> int:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the system lets go of it when the process ends, however it ends."""
+    """Lock the folder for this process; the system releases the lock when the process ends, also after a kill."""
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
