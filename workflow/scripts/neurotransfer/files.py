@@ -17,16 +17,21 @@ from typing import IO, TYPE_CHECKING, Any
 
 from .errors import InputError
 
-if TYPE_CHECKING:  # pandas takes a second to import; who only parses the study does not wait for it
+if TYPE_CHECKING:  # importing pandas takes a second, which parsing the workflow need not pay
     import pandas as pd
 
+# Kinds of a column without text, as pandas names them.
+NUMBERS = frozenset(["boolean", "empty", "floating", "integer", "mixed-integer-float"])
+
+# The columns that hold text, in every table: `table_text` refuses a table that does not keep to this list.
 TEXT_COLUMNS = frozenset(
     [
         *("image_id", "participant_id", "cohort", "session", "run", "t1w", "diagnosis", "shard", "role", "roles"),
         *("acquisition", "reconstruction", "derivatives"),
         *("reason", "detail", "status", "engine", "engine_version", "checksum", "file", "split", "target"),
-        *("task", "model", "replicate", "first", "second", "metric", "group", "why"),
+        *("task", "model", "replicate", "first", "second", "metric", "group", "why", "question", "values"),
         *("image_1", "participant_1", "cohort_1", "image_2", "participant_2", "cohort_2", "kind"),
+        *("panel", "item", "quantity", "rule", "key", "device"),
     ]
 )
 
@@ -85,14 +90,33 @@ def read_json(path: str | Path) -> Any:
 
 def table_text(table: pd.DataFrame, facts: Mapping[str, object] | None = None) -> str:
     """The text of a table's file: see `write_table`."""
+    _check_text_columns(table)
     header = f"# {json.dumps(facts, sort_keys=True)}\n" if facts is not None else ""
-    return header + table.to_csv(sep="\t", index=False, na_rep="", lineterminator="\n")
+    rows: str = table.to_csv(sep="\t", index=False, na_rep="", lineterminator="\n")
+    return header + rows
+
+
+def _check_text_columns(table: pd.DataFrame) -> None:
+    """Raise TypeError if a column would be read with another type than it has."""
+    from pandas.api.types import infer_dtype
+
+    for name, column in table.items():
+        kind = infer_dtype(column)
+        if name not in TEXT_COLUMNS and kind not in NUMBERS:
+            raise TypeError(f'column {name!r} holds text: add it to files.TEXT_COLUMNS, or "01" is read as 1')
+        if name in TEXT_COLUMNS and kind != "string" and column.notna().any():
+            raise TypeError(f"column {name!r} is in files.TEXT_COLUMNS and does not hold text only, but {kind}")
 
 
 def write_table(table: pd.DataFrame, path: str | Path, facts: Mapping[str, object] | None = None) -> None:
     """Write a table whole, with `facts` (JSON values) in a first line that starts with ``#``.
 
     Floats are written so that they read back as the same numbers.
+
+    Raises
+    ------
+    TypeError
+        if a column holds text and is not in `TEXT_COLUMNS`, or is in it and holds anything else
     """
     write_text(path, table_text(table, facts))
 

@@ -373,13 +373,13 @@ def _write_tables(folder: Path, design: CohortDesign, images: list[dict[str, Any
             sessions.setdefault(image["label"], []).append((f"ses-{image['session']}", f"{image['age']:.2f}"))
         if image["session"] in ("", "01"):
             rows.append(row)
-    write_table(pd.DataFrame(rows), root / "participants.tsv")
+    _write_cells(pd.DataFrame(rows), root / "participants.tsv")
     names = {design.columns.get(name, name): DESCRIPTIONS[name] for name in fields}
     write_json(root / "participants.json", names)
     age = design.columns.get("age", "age")
     for label, visits in sessions.items():
         table = pd.DataFrame(visits, columns=["session_id", age])
-        write_table(table, root / f"sub-{label}" / f"sub-{label}_sessions.tsv")
+        _write_cells(table, root / f"sub-{label}" / f"sub-{label}_sessions.tsv")
         write_json(root / f"sub-{label}" / f"sub-{label}_sessions.json", {age: DESCRIPTIONS["age"]})
 
 
