@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import time
+from typing import Any
 
 import torch
 
@@ -49,7 +50,8 @@ def choose_device(asked: str, threads: int, *, deterministic: bool = True) -> to
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before it is first used
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # all that is read here has been written
+    # all that is read here has been written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logger.info("computing on %s", torch.cuda.get_device_name())
     return torch.device("cuda")
 
@@ -98,7 +100,7 @@ def bfloat16_gain() -> float:
     on one kind of processor shall decide alike.
     """
     seconds = dict.fromkeys((torch.float32, torch.bfloat16), math.inf)
-    shape = {"device": "cpu", "memory_format": torch.channels_last_3d}
+    shape: dict[str, Any] = {"device": "cpu", "memory_format": torch.channels_last_3d}
     images, weight = torch.ones(1, 64, 12, 12, 12), torch.ones(128, 64, 3, 3, 3)  # of the third block, but smaller
     given = {dtype: (images.to(dtype=dtype, **shape), weight.to(dtype=dtype, **shape)) for dtype in seconds}
     threads = torch.get_num_threads()
@@ -124,8 +126,8 @@ def place(
     ----------
     compiled : whether torch's compiler makes its code, when the network is first used
     """
-    model.data_type = choose_data_type(data_type, device)
+    model.data_type = choose_data_type(data_type, device)  # type: ignore[assignment]
     if compiled:
         model.compile()
     # also faster on a CPU: 10 against 18 ms per image and training step of the demo's network
-    return model.to(device, memory_format=torch.channels_last_3d)
+    return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

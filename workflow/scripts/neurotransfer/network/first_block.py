@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ def convolve_normalise_pool_relu(images: Tensor, conv: nn.Conv3d, norm: nn.Batch
     -------
     [N, C, D // 2, H // 2, W // 2], channels last in memory
     """
+    assert conv.bias is not None and norm.running_mean is not None and norm.running_var is not None
     filters = conv.weight.flatten(1).double()  # [C, 27]
     if norm.training:
         count, mean_patch, covariance = moments(images)
@@ -118,7 +120,7 @@ def _patches_outside_windows(images: Tensor) -> Iterator[Tensor]:
 
 class _ConvolvePoolReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, images, filters, shift, dtype, keep):
+    def forward(ctx: Any, images: Tensor, filters: Tensor, shift: Tensor, dtype: torch.dtype, keep: bool) -> Tensor:
         count, _, *size = images.shape
         channels, shape = len(filters), [length // 2 for length in size]
         candidates = filters.new_zeros((2, 2, 2, channels, 3, 4, 4))  # a filter at each patch's place in 3 × 4 × 4
@@ -153,7 +155,8 @@ class _ConvolvePoolReLU(torch.autograd.Function):
             apart = passed.new_zeros((8, *passed.shape)).scatter_(0, winners[:, at].long()[None], passed[None])
             total += apart.view(2, 4 * channels, -1) @ _by_a(voxels)
         total = total.view(2, 2, 2, channels, 3, 4, 4)
-        by_filters = sum(total[a, c, b, :, :, b : b + 3, c : c + 3] for a, b, c in CORNERS)
+        first, *others = (total[a, c, b, :, :, b : b + 3, c : c + 3] for a, b, c in CORNERS)
+        by_filters = sum(others, first)
         return None, by_filters.reshape(channels, 27).to(images.dtype), by_shift.to(images.dtype), None, None
 
 

@@ -9,6 +9,8 @@ That gradient takes the place of the output in memory, voxel by voxel, because t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
@@ -45,10 +47,12 @@ def normalise_pool_relu(x: Tensor, norm: nn.BatchNorm3d, size: int) -> Tensor:
 @torch.no_grad()
 def move_on(norm: nn.BatchNorm3d, mean: Tensor, variance: Tensor, count: Tensor) -> None:
     """Running statistics with those of one batch, whose `variance` [C] is over `count` voxels and biased."""
-    norm.num_batches_tracked += 1
-    share = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
-    norm.running_mean += share * (mean - norm.running_mean)
-    norm.running_var += share * (variance * (count / (count - 1)) - norm.running_var)
+    steps, running_mean, running_var = norm.num_batches_tracked, norm.running_mean, norm.running_var
+    assert steps is not None and running_mean is not None and running_var is not None  # track_running_stats
+    steps += 1
+    share = 1 / steps if norm.momentum is None else norm.momentum
+    running_mean += share * (mean - running_mean)
+    running_var += share * (variance * (count / (count - 1)) - running_var)
 
 
 def left_to_compiler() -> bool:
@@ -83,7 +87,15 @@ def mean_and_variance(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 class _NormalisePoolReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, epsilon, size, running):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        epsilon: float,
+        size: int,
+        running: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rows = _rows(x)  # [N D H W, C]
         if running is None:
             mean, variance, count = mean_and_variance(rows)
@@ -109,7 +121,7 @@ class _NormalisePoolReLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient, *_):
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         rows, pooled, at, out, mean, slope, weight, count = ctx.saved_tensors
         wide = torch.promote_types(rows.dtype, torch.float32)
         gradient = _rows(gradient).to(wide) * (out > 0)  # of the normalised maxima

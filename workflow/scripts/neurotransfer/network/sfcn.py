@@ -90,7 +90,7 @@ class SFCN(nn.Module):
 
     def freeze(self, first: int | str) -> None:
         """Keep the first so many blocks, or the whole "trunk", as they are, batch norm's statistics included."""
-        parts = [self.blocks, self.bottleneck, self.norm] if first == "trunk" else self.blocks[:first]
+        parts = [self.blocks, self.bottleneck, self.norm] if first == "trunk" else list(self.blocks)[: int(first)]
         for part in parts:
             part.requires_grad_(False)
 
