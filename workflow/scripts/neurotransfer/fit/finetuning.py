@@ -125,7 +125,7 @@ def fit_setting(
     train = rows["train"]
     truth = labels[torch.as_tensor(rows["validation"])]
     best: dict[str, Any] = {}
-    least = (math.inf,)
+    least: tuple[float, ...] = (math.inf,)
     state: dict[str, torch.Tensor] = {}
     for epoch in range(settings["epochs"]):
         rate = learning_rate(settings, epoch)
@@ -144,7 +144,9 @@ def fit_setting(
                 len(batch),
                 seeds={name: seed_from(seeds[name], epoch, step) for name in ("augmentation", "dropout")},
                 augmentation=settings["augmentation"],
-                loss_of=lambda outputs, positions, wanted=wanted: _share_of_loss(outputs, wanted, positions),
+                loss_of=lambda outputs, positions, wanted=wanted: _share_of_loss(  # type: ignore[misc]
+                    outputs, wanted, positions
+                ),
                 device=device,
             )
             optimiser.step(rate)
