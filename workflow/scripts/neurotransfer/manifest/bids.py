@@ -102,7 +102,7 @@ def _look_into_session(participant: Participant, folder: os.DirEntry, subject: s
             participant.scans_tables[session] = (folder.path, Path(entry.path))
 
 
-def _entries(folder: os.DirEntry | Path, excluded: list[Exclusion]) -> list[os.DirEntry]:
+def _entries(folder: os.DirEntry[str] | Path, excluded: list[Exclusion]) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -113,7 +113,7 @@ def _entries(folder: os.DirEntry | Path, excluded: list[Exclusion]) -> list[os.D
     return []
 
 
-def _is_folder(entry: os.DirEntry, excluded: list[Exclusion]) -> bool:
+def _is_folder(entry: os.DirEntry[str], excluded: list[Exclusion]) -> bool:
     try:
         if entry.is_dir():
             return True
@@ -147,7 +147,7 @@ def _scans(anat: os.DirEntry, subject: str, session: str, excluded: list[Exclusi
     yield from found.values()
 
 
-def _scan(entry: os.DirEntry, name: re.Match[str], prefix: str, session: str) -> Scan:
+def _scan(entry: os.DirEntry[str], name: re.Match[str], prefix: str, session: str) -> Scan:
     entities = name["stem"][len(prefix) :] + ("_desc-defaced" if name["defaced"] else "")
     labels = dict(part.split("-", 1) for part in entities.split("_") if "-" in part)
     if not session and "ses" in labels:
@@ -187,7 +187,7 @@ def _problem(entry: os.DirEntry, prefix: str) -> tuple[str, str] | None:
     return None
 
 
-def _how_to_fetch(entry: os.DirEntry, command: str = "datalad get") -> str:
+def _how_to_fetch(entry: os.DirEntry[str], command: str = "datalad get") -> str:
     folder, name = os.path.split(entry.path)
     return (
         f"its content is elsewhere; to have it here: cd {shlex.quote(folder)} && {command} {shlex.quote(f'./{name}')}"
@@ -202,7 +202,7 @@ def _label_problem(name: str) -> tuple[str, str] | None:
     return None
 
 
-def printable(path: os.DirEntry | Path | str) -> str:
+def printable(path: os.DirEntry[str] | Path | str) -> str:
     """A path that can be written into a line of UTF-8 text whatever its bytes are."""
     text = os.fspath(path).encode("utf-8", "backslashreplace").decode()
     return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)

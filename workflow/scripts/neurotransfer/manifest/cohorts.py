@@ -127,10 +127,10 @@ def _check_row(
         if file and (PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts):
             what = f"{file!r} leads out of the data set"
             complain(field, what, "name a file in it, such as phenotype/ipaq.tsv:total")
-    if "t1w" in row and (mistake := rule_mistake(_words(row["t1w"]))):
-        complain("t1w", mistake, "write such as first, or: acq-mprage, first")
-    if "derivatives" in row and (mistake := pattern_mistake(row["derivatives"])):
-        complain("derivatives", mistake, "write such as derivatives/fastsurfer/sub-{participant}[_ses-{session}]")
+    if "t1w" in row and (problem := rule_mistake(_words(row["t1w"]))):
+        complain("t1w", problem, "write such as first, or: acq-mprage, first")
+    if "derivatives" in row and (problem := pattern_mistake(row["derivatives"])):
+        complain("derivatives", problem, "write such as derivatives/fastsurfer/sub-{participant}[_ses-{session}]")
     return wrong
 
 

@@ -275,8 +275,8 @@ def _days(
     if sessions is not None and "acq_time" in sessions.columns:
         at = sessions.columns.index("acq_time")
         for (_, session), (_, cells) in sessions.rows.items():
-            if (day := day_of(cells[at])) and session not in days:
-                days[session] = {"": day}
+            if (visited := day_of(cells[at])) and session not in days:
+                days[session] = {"": visited}
     return days
 
 

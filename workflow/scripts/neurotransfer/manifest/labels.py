@@ -205,7 +205,8 @@ class Labels:
         codes, text = self.cohort.codes[field_name], cell.text
         for spelling in (text, text.lower(), text.removesuffix(".0")):
             if spelling in codes:
-                return None if codes[spelling] is None else int(codes[spelling])
+                code = codes[spelling]
+                return None if code is None else int(code)
         what = f"{text!r} is no {field_name} that the cohort's mapping knows ({', '.join(codes)})"
         fix = f"add it to {field_name}_codes of {self.cohort.name} in the cohort table, or correct it here"
         return self.complain(cell, what, fix)

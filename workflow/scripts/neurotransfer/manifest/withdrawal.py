@@ -301,15 +301,15 @@ def fill_positions(images: pd.DataFrame, apart: Apart, previous: Mapping[str, tu
 def emptied(path: Path, withdrawn: Collection[str]) -> str:
     """The text of a shard's file with the rows of withdrawn images emptied, all else as it is."""
     with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file, delimiter="\t")
-    rows = [dict(zip(header, row, strict=True)) for row in rows]
+        header, *cells = csv.reader(file, delimiter="\t")
+    rows = [dict(zip(header, row, strict=True)) for row in cells]
     text = io.StringIO()
     names = list(dict.fromkeys([*header, "withdrawn"]))
     writer = csv.DictWriter(text, names, delimiter="\t", lineterminator="\n", restval="")
     writer.writeheader()
     for row in rows:
         if row["image_id"] in withdrawn:
-            row = {name: row[name] for name in KEPT} | {"withdrawn": 1}
+            row = {name: row[name] for name in KEPT} | {"withdrawn": "1"}
         writer.writerow(row)
     return text.getvalue()
 
