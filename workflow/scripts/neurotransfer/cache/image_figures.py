@@ -7,7 +7,7 @@ volume, its parts and holes, what the crop leaves out, and the contrast of white
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -119,7 +119,7 @@ def holes(volume: np.ndarray) -> np.ndarray:
     ----------
     volume : bool [D, H, W]
     """
-    order = "F" if _first_axis_is_contiguous(volume) else "C"
+    order: Literal["F", "C"] = "F" if _first_axis_is_contiguous(volume) else "C"
     outside = np.ones([size + 2 for size in volume.shape], bool, order=order)
     outside[1:-1, 1:-1, 1:-1] = ~volume
     found = parts(outside, corners=False)

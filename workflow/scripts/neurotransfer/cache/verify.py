@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,8 @@ def verify_cache(
     found: dict[str, VerifiedShard] = {}
     threads = threads or os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
-        pending, queue = {}, iter(names)
+        pending: dict[Future, str] = {}
+        queue = iter(names)
         while True:
             # only a few futures in advance, not 100,000 at once
             while len(pending) < 2 * threads and (name := next(queue, None)) is not None:
@@ -168,7 +169,7 @@ def _against_manifest(name: str, table: pd.DataFrame, path: Path) -> Iterator[In
         return
     if "withdrawn" in images:
         withdrawn = images["withdrawn"].fillna(0).astype(int) == 1
-        for row in np.flatnonzero(withdrawn & table["checksum"].notna()):
+        for row in np.flatnonzero(withdrawn & table["checksum"].notna()).tolist():
             what = f"{wanted[row]} has been withdrawn and is still cached"
             yield InputError(path, f"row {row}", what, "run snakemake again, or delete the shard's ledgers")
 
@@ -251,7 +252,7 @@ def _stale_indices(study: Study) -> Iterator[InputError]:
         if not path.is_file():
             continue
         tables = [CACHE / f"{shard}.tsv" for shard in study.shards_of(cohort)]
-        cached: dict[tuple[str, str], str] = {}
+        cached: dict[str, tuple[int, str]] = {}
         for table in tables:
             try:
                 rows = read_table(table)

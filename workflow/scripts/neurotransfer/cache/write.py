@@ -101,7 +101,7 @@ def crop_slices(box: Box, shape: Sequence[int], crop: Sequence[int]) -> tuple[Bo
         low, high = max(start, 0), min(start + size, length)
         source.append(slice(low, high))
         target.append(slice(low - start, high - start))
-    return tuple(source), tuple(target)
+    return (source[0], source[1], source[2]), (target[0], target[1], target[2])
 
 
 def _meet(box: Box, source: Box, target: Box) -> tuple[Box, Box]:
@@ -233,7 +233,7 @@ def write_cache_table(table: pd.DataFrame, path: str | Path, crop: Sequence[int]
     table : from `write_shard`
     beside : files in the same folder that were made together with the shard
     """
-    facts = {"crop": list(crop), "rows": digest_of_rows(table)}
+    facts: dict[str, object] = {"crop": list(crop), "rows": digest_of_rows(table)}
     facts["files"] = {Path(file).name: digest_of_file(file) for file in beside}
     write_table(table, path, facts)
 
