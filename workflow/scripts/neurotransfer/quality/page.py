@@ -128,7 +128,7 @@ def card(image: Mapping[str, Any], group: pd.Series) -> dict[str, Any]:
     image : a row of its cohort's table
     group : size (`images`) and median of each figure of the group that it is compared with
     """
-    figures = []
+    figures: list[dict[str, Any]] = []
     for name, figure in FIGURES.items():
         value, z = image[name], image[f"z_{name}"]
         middle = group[name]
@@ -234,4 +234,4 @@ def render(content: Mapping[str, Any]) -> str:
     """The page, in one file; every text is escaped."""
     # inside a script element only "<" could end it early
     data = json.dumps(content["data"], allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return pages.render(content | {"data": data}, "quality.html.j2")
+    return pages.render({**content, "data": data}, "quality.html.j2")
