@@ -33,7 +33,8 @@ def finished_fits(study: Study, results: str | Path = layout.RESULTS) -> tuple[d
     left_out : by reason
     """
     weights = _time_of(layout.within(results, layout.weights(study.run)))
-    aucs, left_out = {}, Counter()
+    aucs: dict[tuple[str, int, str, str], float] = {}
+    left_out: Counter[str] = Counter()
     for task in study.tasks:
         for n in study.n:
             for replicate in study.replicates:

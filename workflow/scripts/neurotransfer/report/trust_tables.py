@@ -110,8 +110,8 @@ def setting_groups(settings: pd.DataFrame) -> list[dict[str, Any]]:
     for model, mine in settings.groupby("model", sort=False):
         fits = int(mine["chosen"].sum())
         listed = {text: json.loads(text) for text in dict.fromkeys(mine["values"])}
-        keys = dict.fromkeys(name for values in listed.values() for name in values)
-        keys = sorted(keys, key=lambda name: (name != "learning_rate", name != "weight_decay", name))
+        names = dict.fromkeys(name for values in listed.values() for name in values)
+        keys = sorted(names, key=lambda name: (name != "learning_rate", name != "weight_decay", name))
         fixed = [key for key in keys if len({json.dumps(values.get(key)) for values in listed.values()}) == 1]
         shown = [key for key in keys if key not in fixed] or fixed
         rows = []
@@ -162,8 +162,8 @@ def configuration_lines(
     lines = []
     for key, value in config.items():
         name = f"{'  ' * indent}{_flow(key)}:"
-        known = isinstance(defaults, Mapping) and key in defaults
-        there = defaults[key] if known else None
+        known = defaults is not None and key in defaults
+        there = (defaults or {}).get(key)
         if isinstance(value, Mapping) and value and (isinstance(there, Mapping) or not known):
             lines.append({"text": name, "differs": not known, "paper": None})
             lines += configuration_lines(value, there, indent + 1)
