@@ -8,14 +8,15 @@ bootstrap over participants in populations.py is the other answer.  docs/statist
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
-STATISTICS = {"mean": np.mean, "median": np.median}
+STATISTICS: dict[str, Callable[..., Any]] = {"mean": np.mean, "median": np.median}
 CHUNK = 4_000_000  # numbers drawn together (32 MB), so that 5,000 replicates need no more memory than 100
 
 
@@ -61,10 +62,10 @@ def _checked(values: Sequence[float]) -> np.ndarray:
 
 
 def _differences(first: Sequence[float], second: Sequence[float]) -> np.ndarray:
-    first, second = _checked(first), _checked(second)
-    if len(first) != len(second):
-        raise ValueError(f"pairs are needed, not {len(first)} values against {len(second)}")
-    return first - second
+    ours, theirs = _checked(first), _checked(second)
+    if len(ours) != len(theirs):
+        raise ValueError(f"pairs are needed, not {len(ours)} values against {len(theirs)}")
+    return ours - theirs
 
 
 def sign_flip_test(
@@ -100,7 +101,7 @@ def sign_flip_test(
     count = len(differences)
     exact = 2**count <= permutations
     if exact:
-        patterns = [np.array(list(product((1.0, -1.0), repeat=count)))]
+        patterns: Iterable[np.ndarray] = [np.array(list(product((1.0, -1.0), repeat=count)))]
     else:
         generator = np.random.default_rng(seed)
         patterns = (generator.choice((-1.0, 1.0), size=(rows, count)) for rows in _chunks(permutations, count))
