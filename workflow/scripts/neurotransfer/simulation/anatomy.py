@@ -10,6 +10,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -37,7 +38,9 @@ def head() -> Head:
     import nilearn.datasets
 
     folder = Path(nilearn.datasets.__file__).parent / "data"
-    images = [nibabel.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in ("t1", "gm")]
+    images: list[Any] = [
+        nibabel.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in ("t1", "gm")
+    ]
     margin = 24  # mm of air and scalp beyond the template's box
     padded = [np.pad(np.asarray(image.dataobj, np.float32), margin) for image in images]
     brain = padded[0] > 0

@@ -79,9 +79,11 @@ def _run_workflow(repository: Path, overlay: Path, cores: int) -> int:
     # `_alone` stands in for Snakemake's lock, which would outlive a killed run
     command += ["--nolock", "--quiet", "host", "reason"]
     started = time.monotonic()
-    shown, tail = 0.0, []
+    shown = 0.0
+    tail: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
+            assert process.stdout is not None  # a pipe, as asked for
             for line in process.stdout:
                 tail = [*tail[-30:], line.rstrip()]
                 if "Nothing to be done" in line:

@@ -329,7 +329,7 @@ def _bias(points: np.ndarray, strength: float, generator: np.random.Generator) -
     return np.exp(np.clip(terms @ generator.normal(0, strength / 2, 9), -0.6, 0.6))
 
 
-CODES = {"sex": {0: "F", 1: "M"}, "handedness": {0: "R", 1: "L"}}
+CODES: dict[str, Any] = {"sex": {0: "F", 1: "M"}, "handedness": {0: "R", 1: "L"}}
 DESCRIPTIONS = {
     "age": {"Description": "age at scan", "Units": "years"},
     "sex": {"Description": "sex of the participant"},
@@ -355,13 +355,14 @@ def _write_tables(folder: Path, design: CohortDesign, images: list[dict[str, Any
     fields = ["age", "sex", *design.labels]
     if len(design.diagnoses) > 1:
         fields.append("diagnosis")
-    codes = {name: dict(values) for name, values in CODES.items()}
+    codes: dict[str, dict[Any, str]] = {name: dict(values) for name, values in CODES.items()}
     for field_name in ("sex", "diagnosis"):
         if text := design.columns.get(f"{field_name}_codes"):
             pairs = [pair.split("=") for pair in text.split(",")]
             codes[field_name] = {int(new) if new.isdigit() else new: old for old, new in pairs}
     generator = np.random.default_rng(seed_from("missing", design.name))
-    rows, sessions = [], {}
+    rows: list[dict[str, Any]] = []
+    sessions: dict[str, list[tuple[str, str]]] = {}
     for image in images:
         row = {"participant_id": f"sub-{image['label']}"}
         for name in fields:
