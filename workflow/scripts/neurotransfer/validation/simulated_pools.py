@@ -13,6 +13,7 @@ features from the same distribution; the models are exchangeable over pools, but
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
