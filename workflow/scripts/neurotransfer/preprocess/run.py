@@ -14,11 +14,11 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -217,17 +217,16 @@ class _Task:
 def _scan(image: Any, study: Path) -> Scan:
     """A row of the manifest, as it is given to an engine."""
     derivatives = getattr(image, "derivatives", None)
-    known = isinstance(derivatives, str) and derivatives
     words = {name: getattr(image, name, None) for name in ("participant_id", "session", "run")}
     return Scan(
         image_id=image.image_id,
         t1w=(study / image.t1w).absolute(),
-        derivatives=(study / derivatives).absolute() if known else None,
+        derivatives=(study / derivatives).absolute() if isinstance(derivatives, str) and derivatives else None,
         **{name: word if isinstance(word, str) else None for name, word in words.items()},
     )
 
 
-def _outcomes(engine: Engine, tasks: Sequence[_Task]) -> Iterator[tuple[_Task, Outcome]]:
+def _outcomes(engine: Engine, tasks: Sequence[_Task]) -> Generator[tuple[_Task, Outcome]]:
     """Every task and what became of it, as they end; those that ask for it are tried again, alone, at the end."""
     again: list[tuple[_Task, TryAlone]] = []
     with contextlib.closing(_first_tries(engine, tasks)) as tries:
@@ -238,10 +237,10 @@ def _outcomes(engine: Engine, tasks: Sequence[_Task]) -> Iterator[tuple[_Task, O
                 yield task, outcome
     for task, failure in again:
         logger.info("%s: %s; once more, alone", task.scan.image_id, failure)
-        yield task, _try(task, alone=True)
+        yield task, cast(Outcome, _try(task, alone=True))  # no second TryAlone
 
 
-def _first_tries(engine: Engine, tasks: Sequence[_Task]) -> Iterator[tuple[_Task, Outcome | TryAlone]]:
+def _first_tries(engine: Engine, tasks: Sequence[_Task]) -> Generator[tuple[_Task, Outcome | TryAlone]]:
     if engine.at_once == 1:
         for task in tasks:
             yield task, _try(task)
@@ -268,9 +267,9 @@ def _try(task: _Task, alone: bool = False) -> Outcome | TryAlone:
         if task.scan.derivatives is None:
             check_file(task.scan.t1w)
         task.engine.run(task.scan, task.part, alone=alone)
-    except TryAlone as failure:
-        return failure
     except ImageError as failure:
+        if isinstance(failure, TryAlone) and not alone:
+            return failure
         reason, detail = failure.reason, failure.detail
     except (OSError, InstallationError):
         raise  # not the image: the disk that is written to, or the installation

@@ -102,7 +102,10 @@ def read_stats(path: str | Path) -> Statistics:
     """
     headers: list[str] = []
     segmentation, mask_volume = "", np.nan
-    volumes, names, voxels, means = {}, {}, {}, {}
+    volumes: dict[int, float] = {}
+    names: dict[int, str] = {}
+    voxels: dict[int, float] = {}
+    means: dict[int, float] = {}
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("# ColHeaders"):
             headers = line.split()[2:]
@@ -128,7 +131,7 @@ def read_stats(path: str | Path) -> Statistics:
     if atlas == "DKT" and not any(volumes.get(seg_id) for seg_id in CORPUS_CALLOSUM):
         # FastSurfer lists it always; five zeros say that the step that segments it did not run
         volumes |= {seg_id: np.nan for seg_id in CORPUS_CALLOSUM if seg_id in volumes}
-    absent = {seg_id: name for seg_id, name in ATLASES.get(atlas, {}).items() if seg_id not in volumes}
+    absent = {seg_id: name for seg_id, name in ATLASES.get(atlas or "", {}).items() if seg_id not in volumes}
     volumes |= dict.fromkeys(absent, 0.0)
     return Statistics(volumes, names | absent, mask_volume, voxels, means)
 

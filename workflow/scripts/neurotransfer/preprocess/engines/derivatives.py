@@ -140,7 +140,8 @@ def check_type(orig: Path) -> None:
         ``wrong_grid`` or ``output_damaged``
     """
     try:
-        kind = nibabel.load(orig).get_data_dtype()
+        image: Any = nibabel.load(orig)
+        kind = image.get_data_dtype()
     except UNREADABLE as error:
         raise ImageError("output_damaged", f"{orig.name}: {error}") from None
     if kind != np.uint8:

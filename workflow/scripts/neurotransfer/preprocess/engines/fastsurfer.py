@@ -201,7 +201,8 @@ class FastSurfer:
     def _call(self, options: Sequence[str], place: Path, log: Path, *, limit: float, scan: Scan | None = None) -> int:
         """Run the script with `options`, for a scan or for itself."""
         binds = [containers.Bind(place / "output", containers.OUTPUT, read_only=False)]
-        files, output = [], containers.OUTPUT if self._how != "native" else str(place / "output")
+        files: list[str] = []
+        output = containers.OUTPUT if self._how != "native" else str(place / "output")
         if scan is not None:
             binds, files = self._files(scan, place, binds, output)
         arguments = [*files, *options]
@@ -298,6 +299,7 @@ class FastSurfer:
             raise InstallationError(self._where(), "", what, "correct preprocessing.fastsurfer")
         if code:
             raise ImageError("engine_failed", f"exit status {code}: {words}")
+        assert failure is not None  # without one, an exit status of 0 has returned above
         raise ImageError(failure.reason, f"{failure.detail}; the log's last line: {words}")
 
 
@@ -309,7 +311,8 @@ def last_words(text: str) -> str:
 
 
 def _line_with(pattern: str, text: str) -> str:
-    return re.search(rf".*(?:{pattern}).*", text)[0].strip()[:300]
+    found = re.search(rf".*(?:{pattern}).*", text)
+    return found[0].strip()[:300] if found else ""
 
 
 def _read(path: Path) -> str:

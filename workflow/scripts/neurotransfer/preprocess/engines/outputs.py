@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -93,7 +94,7 @@ def check_outputs(outputs: Outputs, voxel_size: float, *, all_listed: bool = Fal
 def _read(path: Path) -> tuple[nibabel.MGHImage, np.ndarray]:
     """An image and its voxels, every byte of it read."""
     try:
-        image = nibabel.load(path)
+        image: Any = nibabel.load(path)
         return image, np.asarray(image.dataobj)
     except UNREADABLE as error:
         raise ImageError("output_damaged", f"{path.name}: {error}") from None
