@@ -128,7 +128,9 @@ def by_stage(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[dict
 
     A job counts its clock time for every core that it asked for, and for every GPU where it computed on one.
     """
-    stages = {name: {"stage": name, "jobs": 0, "gpu_hours": 0.0, "core_hours": 0.0, "retried": 0} for name in STAGES}
+    stages: dict[str, dict[str, Any]] = {
+        name: {"stage": name, "jobs": 0, "gpu_hours": 0.0, "core_hours": 0.0, "retried": 0} for name in STAGES
+    }
     names = {rule: name for name, rules in STAGES.items() for rule in rules}
     for row in rows:
         stage, hours = stages[names[row["rule"]]], row["seconds"] / 3600
@@ -157,6 +159,6 @@ def _device(rule: str, parts: list[str]) -> str | None:
 
 def _number(text: str | None) -> float | None:
     try:
-        return float(text)
-    except (TypeError, ValueError):
+        return None if text is None else float(text)
+    except ValueError:
         return None

@@ -35,7 +35,7 @@ NOISE = re.compile(
     r"|^ +(input|output|log|jobid|benchmark|wildcards|resources|message): "
 )
 NUMBERS = re.compile(r"\d[\d.]*")
-JOB = re.compile(r"^(?:rule|group)_([A-Za-z]+)")
+GROUP = re.compile(r"group_([A-Za-z]+)")
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,12 @@ def _killed(folder: Path) -> Iterator[Failure]:
         log = max(place.glob("*.log"), key=lambda path: path.stat().st_mtime, default=None)
         cause = _cause_of_kill(log) if log else None
         aucs = folder / SUMMARY
-        if cause and not (aucs.exists() and aucs.stat().st_mtime >= log.stat().st_mtime):
-            name = f"group of {JOB.match(place.name)[1]} fits"
+        if log and cause and not (aucs.exists() and aucs.stat().st_mtime >= log.stat().st_mtime):
+            group = GROUP.match(place.name)
+            name = f"group of {group[1]} fits" if group else place.name
             yield Failure(name, f"Slurm job {log.stem}", cause, SUMMARY, _last_lines(log), log.stat().st_mtime)
     for place in folder.glob(f"{layout.SLURM_LOGS}/rule_*"):
-        rule = base_name(JOB.match(place.name)[1])
+        rule = base_name(place.name.removeprefix("rule_"))
         newest: dict[Path, Path] = {}
         for log in place.rglob("*.log"):
             if log.parent not in newest or log.stat().st_mtime > newest[log.parent].stat().st_mtime:

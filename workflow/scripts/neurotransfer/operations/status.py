@@ -244,13 +244,14 @@ def _replicates(
             for name in names:
                 if name == "resamples":
                     made = {key: drawn[f"{key}.tsv"] for key in study.replicates if f"{key}.tsv" in drawn}
-                    live, rule = set(), "resample"
+                    live: set[str] = set()
+                    rule = "resample"
                 else:
                     made = {key: there[f"{name}.json"] for key, there in fitted.items() if f"{name}.json" in there}
                     lease, rule = f"{name}.json.lease", "linear" if name == "covariates" else name  # one job
                     live = {key for key, there in fitted.items() if lease in there and _is_live(folder / key / lease)}
-                ended = {key for key in study.replicates if f"{task}-{n}-{key}" in failed.get(rule, ())}
-                steps.append(_step(name, set(study.replicates), set(made), live, ended, []))
+                tried = {key for key in study.replicates if f"{task}-{n}-{key}" in failed.get(rule, ())}
+                steps.append(_step(name, set(study.replicates), set(made), live, tried, []))
                 times[name] += made.values()
             counts = ({step.name: getattr(step, word) for step in steps} for word in ("done", "running", "failed"))
             done, running, ended = counts
