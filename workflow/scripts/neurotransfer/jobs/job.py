@@ -147,7 +147,8 @@ def held(output: str | Path, work: str | None = None) -> Iterator[bool]:
     """
     path = Path(f"{output}.lease")
     path.parent.mkdir(parents=True, exist_ok=True)
-    me = {"host": socket.gethostname(), "pid": os.getpid(), "started": start_of(os.getpid()), "work": work}
+    me: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
+    me |= {"started": start_of(os.getpid()), "work": work}
     me |= {"slurm_job": os.environ.get("SLURM_JOB_ID"), "token": uuid.uuid4().hex}
     predecessor = None
     while True:

@@ -9,7 +9,6 @@ import atexit
 import functools
 import gc
 import threading
-from types import ModuleType
 from typing import Any
 
 
@@ -48,7 +47,7 @@ def look_again_once(scheduler: type[Any]) -> None:
     setattr(scheduler, name, look_after)
 
 
-def remember_places(sourcecache: ModuleType) -> None:
+def remember_places(sourcecache: Any) -> None:
     """Take a script's path apart once, not three times for every job: a tenth of a dry run.
 
     Parameters
