@@ -1,5 +1,7 @@
 """What a person has to mend: an error that is one line long and says where, what and how."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 
@@ -71,7 +73,7 @@ class Mistakes:
         InputError
             the mistake, or `InputErrors` where there are several
         """
-        errors = []
+        errors: list[InputError] = []
         for kind, seen in self._alike.items():
             errors += seen.values()
             if kind in self._more:
@@ -99,7 +101,7 @@ class ImageError(ValueError):
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, " ".join(detail.split())
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
         return type(self), (self.reason, self.detail)  # so that it can cross from one process to another
 
 

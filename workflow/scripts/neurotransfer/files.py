@@ -46,7 +46,8 @@ def written_whole(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
-        with os.fdopen(handle, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
+        text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        with os.fdopen(handle, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -125,7 +126,8 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     """The facts in a table's first line; empty where it has none."""
     with Path(path).open(encoding="utf-8") as file:
         line = file.readline()
-    return json.loads(line[1:]) if line.startswith("#") else {}
+    facts: dict[str, Any] = json.loads(line[1:]) if line.startswith("#") else {}
+    return facts
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
