@@ -7,7 +7,7 @@ Goes in: cohorts.tsv, one row per cohort (columns in workflow/schemas/cohorts.sc
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -104,34 +104,44 @@ def _check_row(
         complain(str(mistake.path[0]) if mistake.path else "", mistake.what, mistake.fix)
     if wrong:
         return wrong
+    for key, what, fix in (*_role_mistakes(row, tasks), *_cell_mistakes(row)):
+        complain(key, what, fix)
+    return wrong
+
+
+def _role_mistakes(row: Mapping[str, str], tasks: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """What is wrong with a cohort's roles and its share for pretraining: column, mistake and fix."""
     roles = _roles(row["roles"])
     known = ["pretraining", "holdout", *tasks]
     for role in roles:
         if role not in known:
             near = difflib.get_close_matches(role, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-            complain("roles", f"there is no role or task {role!r}", hint)
+            yield ("roles", f"there is no role or task {role!r}", hint)
     both = "pretraining" in roles and len(roles) > 1
     if both and "pretraining_share" not in row:
         what = "the cohort pretrains and is tested, and no share divides its healthy participants"
         complain("pretraining_share", what, "write the share that pretrains, such as 0.3")
     if not both and "pretraining_share" in row:
         what = "only a cohort that pretrains and has another role is divided"
-        complain("pretraining_share", what, "leave it empty, or add the other role")
+        yield ("pretraining_share", what, "leave it empty, or add the other role")
+
+
+def _cell_mistakes(row: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """What is wrong within a cell of codes, a file, or a rule or pattern for files: column, mistake and fix."""
     for field in ("sex", "handedness"):
         for value, meaning in _codes(row.get(f"{field}_codes", "")).items():
             if meaning not in ("0", "1", None):
-                complain(f"{field}_codes", f"{value} means {meaning!r}", "it must mean 0, 1 or n/a")
+                yield (f"{field}_codes", f"{value} means {meaning!r}", "it must mean 0, 1 or n/a")
     for field in (*FIELDS, *EXTRA_FIELDS):
         file, _ = _place(row.get(field, ""))
         if file and (PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts):
             what = f"{file!r} leads out of the data set"
-            complain(field, what, "name a file in it, such as phenotype/ipaq.tsv:total")
+            yield (field, what, "name a file in it, such as phenotype/ipaq.tsv:total")
     if "t1w" in row and (problem := rule_mistake(_words(row["t1w"]))):
-        complain("t1w", problem, "write such as first, or: acq-mprage, first")
+        yield ("t1w", problem, "write such as first, or: acq-mprage, first")
     if "derivatives" in row and (problem := pattern_mistake(row["derivatives"])):
-        complain("derivatives", problem, "write such as derivatives/fastsurfer/sub-{participant}[_ses-{session}]")
-    return wrong
+        yield ("derivatives", problem, "write such as derivatives/fastsurfer/sub-{participant}[_ses-{session}]")
 
 
 def _cohort(row: Mapping[str, str], where: str, images_per_job: int) -> Cohort:

@@ -156,8 +156,14 @@ def schema_mistakes(document: object, schema: Mapping[str, Any]) -> Iterator[Mis
 
 
 def _in_words(error: Any) -> Iterator[Mistake]:
+    if error.validator in ("additionalProperties", "required", "dependentRequired"):
+        yield from _mistakes_of_keys(error)
+    else:
+        yield _mistake_of_value(error)
+
+
+def _mistakes_of_keys(error: Any) -> Iterator[Mistake]:
     path, given, rule, schema = tuple(error.absolute_path), error.instance, error.validator_value, error.schema
-    shown = _shown(given)
     match error.validator:
         case "additionalProperties":
             yield from _unknown_keys(path, given, schema)
@@ -170,31 +176,37 @@ def _in_words(error: Any) -> Iterator[Mistake]:
                 for other in needed if key in given else ():
                     if other not in given:
                         yield Mistake((*path, key), f"it needs {other!r} beside it", f"fill in {other}")
+
+
+def _mistake_of_value(error: Any) -> Mistake:
+    path, given, rule, schema = tuple(error.absolute_path), error.instance, error.validator_value, error.schema
+    shown = _shown(given)
+    match error.validator:
         case "type":
             kinds = [rule] if isinstance(rule, str) else rule
             expected = " or ".join(KINDS[kind] for kind in kinds)
-            yield Mistake(path, f"it is {shown} but must be {expected}", _fix_of_type(given, kinds))
+            return Mistake(path, f"it is {shown} but must be {expected}", _fix_of_type(given, kinds))
         case "enum" | "const":
             words = [str(word) for word in (rule if error.validator == "enum" else [rule])]
             near = difflib.get_close_matches(str(given), words, 1)
             hint = f"did you mean {near[0]!r}? " if near and len(words) > 1 else ""
-            yield Mistake(path, f"it is {shown}", f"{hint}write {' or '.join(repr(word) for word in words)}")
+            return Mistake(path, f"it is {shown}", f"{hint}write {' or '.join(repr(word) for word in words)}")
         case "minimum" | "exclusiveMinimum" | "maximum" | "exclusiveMaximum":
             bounds = {"minimum": "at least", "maximum": "at most"}
             bounds |= {"exclusiveMinimum": "more than", "exclusiveMaximum": "less than"}
-            yield Mistake(path, f"it is {shown}", f"it must be {bounds[error.validator]} {rule}")
+            return Mistake(path, f"it is {shown}", f"it must be {bounds[error.validator]} {rule}")
         case "minItems" | "maxItems":
             exact = schema.get("minItems") == schema.get("maxItems")
             wanted = "" if exact else "at least " if error.validator == "minItems" else "at most "
-            yield Mistake(path, f"it has {len(given)} entries", f"give {wanted}{rule}")
+            return Mistake(path, f"it has {len(given)} entries", f"give {wanted}{rule}")
         case "uniqueItems":
-            yield Mistake(path, f"it holds an entry twice: {shown}", "remove one of them")
+            return Mistake(path, f"it holds an entry twice: {shown}", "remove one of them")
         case "minLength" | "minProperties":
-            yield Mistake(path, "it is empty", "fill it in, or remove the line")
+            return Mistake(path, "it is empty", "fill it in, or remove the line")
         case "pattern":
-            yield Mistake(path, f"it is {shown}", f"expected: {_description(schema)}")
+            return Mistake(path, f"it is {shown}", f"expected: {_description(schema)}")
         case _:
-            yield Mistake(path, error.message, "correct it")
+            return Mistake(path, error.message, "correct it")
 
 
 def _unknown_keys(path: tuple, given: Mapping, schema: Mapping) -> Iterator[Mistake]:
@@ -254,40 +266,10 @@ def _odd_keys(document: object, path: tuple = ()) -> Iterator[Mistake]:
 
 def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
     """What a schema cannot say: keys that must fit each other, and files that must exist."""
-    tasks = {name: task for name, task in config["tasks"].items() if task is not None}
-    if not tasks:
-        yield Mistake(("tasks",), "every task is null", "keep one task at least")
-    for name, task in tasks.items():
-        both = sorted(set(task["positive"]) & set(task["negative"]))
-        if both:
-            yield Mistake(("tasks", name), f"{both[0]!r} is in positive and in negative", "keep it in one of them")
-    halvings = 2 ** len(config["network"]["channels"])
-    smallest = min(config["cache"]["crop"])
-    if smallest < halvings:
-        what = (
-            f"{smallest} voxels are too few for {len(config['network']['channels'])} blocks, each of which halves them"
-        )
-        yield Mistake(("cache", "crop"), what, f"give at least {halvings} each, or fewer network.channels")
-    for model in CNNS:
-        for at, setting in enumerate(config["models"][model]["settings"]):
-            blocks, frozen = len(config["network"]["channels"]), setting.get("freeze", 0)
-            counts = [count for count in (frozen if isinstance(frozen, list) else [frozen]) if count != "trunk"]
-            if max(counts, default=0) > blocks:
-                fix = f"write at most {blocks}, or trunk"
-                yield Mistake(("models", model, "settings", at, "freeze"), f"the network has {blocks} blocks", fix)
-    for figure, limits in config["quality"]["exclude"].items():
-        low, high = limits.get("min"), limits.get("max")
-        if low is not None and high is not None and low > high:
-            what = f"min {low:g} is above max {high:g}, so every image would be left out"
-            yield Mistake(("quality", "exclude", figure), what, "exchange them")
-    resampling = config["resampling"]
-    fewest = 2 * resampling["min_per_class"]
-    for position, n in enumerate(resampling["n"]):
-        sets = {key: round(n * resampling[key]) for key in ("validation_share", "test_share")}
-        key, size = min([("n", n), *sets.items()], key=lambda item: item[1])
-        if size < fewest:
-            what = f"{n} training images make a set of {size} ({key}), too few for {fewest // 2} of each class"
-            yield Mistake(("resampling", "n", position), what, "raise n or that share, or lower min_per_class")
+    yield from _task_mistakes(config["tasks"])
+    yield from _network_mistakes(config)
+    yield from _quality_mistakes(config["quality"]["exclude"])
+    yield from _resampling_mistakes(config["resampling"])
     if not any(target["weight"] > 0 for target in config["targets"].values()):
         yield Mistake(("targets",), "every weight is 0", "give one target at least a weight above 0")
     if config["preprocessing"]["engine"] == "fastsurfer":
@@ -297,6 +279,48 @@ def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
         if file is not None and not Path(file).is_file():
             what = f"there is no file {file} (looked for from {Path.cwd()})"
             yield Mistake(path, what, "correct the path, or write null")
+
+
+def _task_mistakes(tasks: Mapping[str, Any]) -> Iterator[Mistake]:
+    if all(task is None for task in tasks.values()):
+        yield Mistake(("tasks",), "every task is null", "keep one task at least")
+    for name, task in tasks.items():
+        both = sorted(set(task["positive"]) & set(task["negative"])) if task is not None else []
+        if both:
+            yield Mistake(("tasks", name), f"{both[0]!r} is in positive and in negative", "keep it in one of them")
+
+
+def _network_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
+    blocks = len(config["network"]["channels"])
+    smallest = min(config["cache"]["crop"])
+    if smallest < 2**blocks:
+        what = f"{smallest} voxels are too few for {blocks} blocks, each of which halves them"
+        yield Mistake(("cache", "crop"), what, f"give at least {2**blocks} each, or fewer network.channels")
+    for model in CNNS:
+        for at, setting in enumerate(config["models"][model]["settings"]):
+            frozen = setting.get("freeze", 0)
+            counts = [count for count in (frozen if isinstance(frozen, list) else [frozen]) if count != "trunk"]
+            if max(counts, default=0) > blocks:
+                fix = f"write at most {blocks}, or trunk"
+                yield Mistake(("models", model, "settings", at, "freeze"), f"the network has {blocks} blocks", fix)
+
+
+def _quality_mistakes(exclude: Mapping[str, Any]) -> Iterator[Mistake]:
+    for figure, limits in exclude.items():
+        low, high = limits.get("min"), limits.get("max")
+        if low is not None and high is not None and low > high:
+            what = f"min {low:g} is above max {high:g}, so every image would be left out"
+            yield Mistake(("quality", "exclude", figure), what, "exchange them")
+
+
+def _resampling_mistakes(resampling: Mapping[str, Any]) -> Iterator[Mistake]:
+    fewest = 2 * resampling["min_per_class"]
+    for position, n in enumerate(resampling["n"]):
+        sets = {key: round(n * resampling[key]) for key in ("validation_share", "test_share")}
+        key, size = min([("n", n), *sets.items()], key=lambda item: item[1])
+        if size < fewest:
+            what = f"{n} training images make a set of {size} ({key}), too few for {fewest // 2} of each class"
+            yield Mistake(("resampling", "n", position), what, "raise n or that share, or lower min_per_class")
 
 
 def _fastsurfer_mistakes(settings: Mapping[str, Any]) -> Iterator[Mistake]:

@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 
 from ...errors import ImageError, InputError
-from ..volumes import read_stats
+from ..volumes import Statistics, read_stats
 
 ORIG, MASK, SEGMENTATION = "mri/orig.mgz", "mri/mask.mgz", "mri/aparc.DKTatlas+aseg.deep.mgz"
 STATISTICS = "stats/aseg+DKT.stats"
@@ -73,22 +73,28 @@ def check_outputs(outputs: Outputs, voxel_size: float, *, all_listed: bool = Fal
             raise ImageError("wrong_grid", f"{path.name} and {outputs.orig.name} are not on one grid")
     if not labels.any():
         raise ImageError("implausible_volume", f"{outputs.segmentation.name} is empty")
-    try:
-        statistics = read_stats(outputs.statistics)
-    except (InputError, *UNREADABLE) as error:
-        what = error.what if isinstance(error, InputError) else error
-        raise ImageError("output_damaged", f"{outputs.statistics.name}: {what}") from None
-    if all_listed:
-        present = np.flatnonzero(np.bincount(labels.ravel().astype(np.int64)))
-        absent = [label for label in present if label and label not in statistics.volumes]
-        if len(absent) > SOME_UNLISTED * len(present):
-            what = f"{len(absent)} of {len(present)} labels of the segmentation have no row"
-            raise ImageError("output_damaged", f"{outputs.statistics.name}: {what}")
+    statistics = _statistics_of(outputs.statistics, labels if all_listed else None)
     litres = {"mask": np.count_nonzero(in_mask) * float(np.prod(sizes)), "statistics": statistics.mask_volume}
     for where, volume in litres.items():
         if not SMALLEST <= volume / 1e6 <= LARGEST:
             what = f"the {where} says {volume / 1e6:.2f} l of brain, not {SMALLEST:g} to {LARGEST:g}"
             raise ImageError("implausible_volume", what)
+
+
+def _statistics_of(path: Path, labels: np.ndarray | None) -> Statistics:
+    """The statistics in a file; damaged if, of `labels` that it should list, too many are not there."""
+    try:
+        statistics = read_stats(path)
+    except (InputError, *UNREADABLE) as error:
+        what = error.what if isinstance(error, InputError) else error
+        raise ImageError("output_damaged", f"{path.name}: {what}") from None
+    if labels is not None:
+        present = np.flatnonzero(np.bincount(labels.ravel().astype(np.int64)))
+        absent = [label for label in present if label and label not in statistics.volumes]
+        if len(absent) > SOME_UNLISTED * len(present):
+            what = f"{len(absent)} of {len(present)} labels of the segmentation have no row"
+            raise ImageError("output_damaged", f"{path.name}: {what}")
+    return statistics
 
 
 def _read(path: Path) -> tuple[nibabel.MGHImage, np.ndarray]:
