@@ -58,6 +58,15 @@ class SFCN(nn.Module):
     outputs : numbers per image
     pooling : "max" over the remaining voxels (the authors) or "average" (Peng et al.)
     dropout : probability of zeroing a pooled feature in training
+
+    Examples
+    --------
+    Six numbers for each of two images; five blocks need 32 voxels along each axis:
+
+    >>> network = SFCN(channels=[4, 8, 8, 16, 8], bottleneck=8, outputs=6, pooling="max", dropout=0.5).eval()
+    >>> images = torch.zeros(2, 1, 32, 40, 32)
+    >>> tuple(network(images).shape), tuple(network.features(images).shape)
+    ((2, 6), (2, 8))
     """
 
     def __init__(self, channels: Sequence[int], bottleneck: int, outputs: int, pooling: str, dropout: float) -> None:

@@ -33,6 +33,21 @@ class Images:
     ----------
     table : with `shard`, `row` and `checksum`
     folder : that holds ``<shard>.npy``
+
+    Examples
+    --------
+    A shard of three images of 2³ voxels, and its table:
+
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> from neurotransfer.cache.shard_file import checksum
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> voxels = np.arange(24, dtype=np.uint8).reshape(3, 2, 2, 2)
+    >>> np.save(Path(folder.name, "a-0001.npy"), voxels)
+    >>> table = pd.DataFrame({"shard": "a-0001", "row": [0, 1, 2], "checksum": [checksum(image) for image in voxels]})
+    >>> Images(table, folder.name).read([2, 0])[:, 0, 0].tolist()
+    [[16, 17], [0, 1]]
+    >>> folder.cleanup()
     """
 
     def __init__(self, table: pd.DataFrame, folder: str | Path) -> None:
