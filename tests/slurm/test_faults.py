@@ -118,6 +118,6 @@ def test_kill_9_of_snakemake_while_a_job_runs(cluster, start, undisturbed, study
     assert again.wait() == 0, again.text
 
     assert (study / fit).read_bytes() == (undisturbed / fit).read_bytes()
-    assert "finished by the job that was waited for" in log.read_text()
+    assert "the process that held the lease has finished it" in log.read_text()
     assert not (study / f"{fit}.lease").exists()
     assert planned_jobs(study, fit, overlays=again.overlays) == set()

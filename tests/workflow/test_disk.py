@@ -100,5 +100,5 @@ def test_a_manifest_that_cannot_be_written(study):
         """,
     )
     assert done.returncode == 2
-    assert "it cannot be written; mend its permissions" in done.stderr
+    assert "it cannot be written; fix its permissions" in done.stderr
     assert "Traceback" not in done.stderr

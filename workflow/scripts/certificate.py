@@ -1,4 +1,4 @@
-"""Join all cohorts' roles, and prove that nobody crosses; fails where somebody does."""
+"""Join all cohorts' roles, and prove that no participant is in two sets; fails if one is."""
 
 from neurotransfer.jobs.job import job
 

@@ -10,7 +10,9 @@ with job(snakemake, lease=snakemake.output.weights):
     source, output, params = snakemake.input, snakemake.output, snakemake.params
     check_certified(source.certificate, [*source.indices, *source.splits])
     settings = snakemake.config["pretrain"]
-    make_study_key(settings["participants_key"])  # if it cannot be made, the job stops before days of training
+    make_study_key(
+        settings["participants_key"]
+    )  # first, because a key that cannot be made would stop the job after days of training
     given = ("seed", "targets", "network", "training", "crop", "preprocessing", "checkpoints")
     work = PretrainingJob(
         indices=list(source.indices),

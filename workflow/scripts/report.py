@@ -1,4 +1,4 @@
-"""The page that a person reads."""
+"""The report, and its bibliography."""
 
 from neurotransfer.jobs.job import job
 

@@ -1,4 +1,4 @@
-"""Files between stages: written whole or not at all, read as the types they were written with.
+"""Files between stages: written whole or not at all, and read with the types that were written.
 
 Every table is a TSV whose missing values are empty fields; a file may begin with lines that start
 with ``#`` and hold one JSON object of facts about the table.
@@ -40,7 +40,7 @@ TEXT_COLUMNS = frozenset(
 def written_whole(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` and rename it to `path` when the block ends without an error.
 
-    A reader sees the old file or the new one, never half of one; on an error nothing is left behind.
+    A reader sees the old file or the new one, never a part of one.  After an error nothing is left.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,11 +66,11 @@ def _umask() -> int:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raise InputError where a folder of results, or one down to two levels below it, cannot be written."""
+    """Raise InputError if a folder of results, or a folder up to two levels below it, cannot be written."""
     folder = Path(folder)
-    for place in [folder, *folder.glob("*/"), *folder.glob("*/*/")]:
-        if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
-            raise InputError(place, "", "it cannot be written", "mend its permissions, then run the same command again")
+    for path in [folder, *folder.glob("*/"), *folder.glob("*/*/")]:
+        if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
+            raise InputError(path, "", "it cannot be written", "fix its permissions, then run the same command again")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -123,7 +123,7 @@ def write_table(table: pd.DataFrame, path: str | Path, facts: Mapping[str, objec
 
 
 def read_facts(path: str | Path) -> dict[str, Any]:
-    """The facts in a table's first line; empty where it has none."""
+    """The facts in a table's first line; empty if it has none."""
     with Path(path).open(encoding="utf-8") as file:
         line = file.readline()
     facts: dict[str, Any] = json.loads(line[1:]) if line.startswith("#") else {}
@@ -148,7 +148,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """Several tables, one below the other; empty ones leave the others' types as they are."""
+    """Several tables, one below the other; an empty table does not change the types of the others."""
     import pandas as pd
 
     tables = [read_table(path) for path in paths]
@@ -163,7 +163,7 @@ def digest_of_file(path: str | Path) -> str:
 
 
 def digest_of_rows(table: pd.DataFrame | Path) -> str:
-    """SHA-256 of a table's text without its facts: of a table as it would be written, or of a file's."""
+    """SHA-256 of a table's text without its facts; the table is in memory or in a file."""
     if not isinstance(table, Path):
         return hashlib.sha256(table_text(table).encode()).hexdigest()
     text = table.read_bytes()
@@ -171,6 +171,6 @@ def digest_of_rows(table: pd.DataFrame | Path) -> str:
 
 
 def fingerprint(value: object) -> str:
-    """SHA-256 of a JSON value, the same for equal values whatever the order of their keys."""
+    """SHA-256 of a JSON value; it does not depend on the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

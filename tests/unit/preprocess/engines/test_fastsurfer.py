@@ -350,7 +350,7 @@ def test_a_tag_that_does_not_exist(way, head, tmp_path, trace):
 def test_another_version_in_the_image(head, tmp_path, trace):
     (tmp_path / "fastsurfer-2.4.2.sif").touch()
     line = broken(tmp_path, head, "this is FastSurfer 2.4.2", image=str(tmp_path / "fastsurfer-2.4.2.sif"))
-    assert "preprocessing.fastsurfer.version says 2.5.0" in line
+    assert "preprocessing.fastsurfer.version is 2.5.0" in line
     assert not trace("start")
 
 
@@ -601,7 +601,7 @@ def test_mistakes_that_can_be_known_are_told_before_any_job(tmp_path):
         "{fastsurfer: {image: 'deepmi/fastsurfer:latest'}}": "another image from one day to the next",
         "{fastsurfer: {image: 'deepmi/fastsurfer'}}": "another image from one day to the next",
         "{fastsurfer: {image: 'deepmi/fastsurfer:cuda-v2.4.2'}}": "is version 2.4.2",
-        "{fastsurfer: {image: 'deepmi/fastsurfer:cpu-v2.5.0'}}": "knows no GPU",
+        "{fastsurfer: {image: 'deepmi/fastsurfer:cpu-v2.5.0'}}": "does not use a GPU",
         "{fastsurfer: {image: /no/such.sif, runs_in: docker}}": "Docker runs no image from a file",
         "{fastsurfer: {version: 2.3.0}}": "2.4 to 2.6 are known here",
         "{voxel_size: 1.5}": "at most 1 mm",

@@ -1,7 +1,7 @@
-"""What the jobs of a study cost: gathered from its benchmark files, or from what others measured.
+"""The cost of a study's jobs, from its benchmark files or from measurements elsewhere.
 
 Goes in: ``results/benchmarks/``, the plan of the study and its configuration.  Comes out: a row per finished
-job (seconds, memory, device), and seconds per unit of work (an image, an image through the network).
+job (seconds, memory, device), and seconds per unit of work (an image, or an image in one training step).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..study.rules import PRETRAINING, STAGES, cores_of, uses_gpu
 COLUMNS = ["rule", "key", "seconds", "memory_mb", "units", "device"]
 DEVICE = re.compile(r"computing on (?:the )?(.+?)(?: with \d+ threads)?$", re.MULTILINE)
 EVALUATION = 1 / 3  # of the cost of a training step: forward only
-# seconds per unit of work where this study has finished no job of the rule yet; all [assumed] for other machines
+# seconds per unit of work if this study has no finished job of the rule; all [assumed] for other machines
 ASSUMED = {
     ("preprocess", "gpu"): (60.0, "assumed: FastSurfer on a GPU takes about a minute per image"),
     ("preprocess", "cpu"): (4500.0, "assumed: FastSurfer on a CPU core takes 1 to 1.5 hours per image"),
@@ -32,12 +32,12 @@ ASSUMED = {
     ("resample", "cpu"): (3.0, "measured elsewhere: 3 s per file, most of it Python's start"),
     ("linear", "cpu"): (5.0, "measured elsewhere: 5 s per fit, most of it Python's start"),
 }
-PAPER_VOXELS = 224 * 192 * 224  # what the assumed costs of the network are for
+PAPER_VOXELS = 224 * 192 * 224  # of an image for which the network's costs are assumed
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds per unit of work of a rule, where that number is from, and whether it is GPU time."""
+    """Seconds per unit of work of a rule, the source of that number, and whether it is GPU time."""
 
     seconds: float
     basis: str
@@ -63,7 +63,7 @@ def gather(study: Study, config: Mapping[str, Any], folder: str | Path = layout.
 
 
 def units_of(rule: str, parts: list[str], study: Study, config: Mapping[str, Any]) -> float | None:
-    """The work of a job, by the parts of its benchmark file's path; None for what is not of this study."""
+    """The work of a job, by the parts of its benchmark file's path; None for a job that is not part of this study."""
     try:
         if rule == "preprocess":
             return study.shards[parts[0]].images_of_job(parts[1])
@@ -87,7 +87,7 @@ def steps_of_fit(model: str, n: int, config: Mapping[str, Any]) -> float:
 def cost_of(rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any]) -> Cost:
     """Seconds per unit of a rule: from this study's finished jobs, else from a table.
 
-    A CNN's fit that never ran borrows from the other model's: both take the same steps.
+    If no fit of one CNN has run, the other CNN's fits count, because both take the same steps.
     """
     kin = CNNS if rule in CNNS else (rule,)
     for names in ((rule,), kin):
@@ -102,8 +102,8 @@ def cost_of(rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any]) ->
         engine = config["preprocessing"]["engine"]
         if engine == "derivatives":
             return Cost(0.5, "assumed: half a second to link and check an image's files", False)
-        place = "builtin" if engine == "builtin" else "gpu" if gpu else "cpu"
-        return Cost(*ASSUMED["preprocess", place], gpu)
+        kind = "builtin" if engine == "builtin" else "gpu" if gpu else "cpu"
+        return Cost(*ASSUMED["preprocess", kind], gpu)
     if rule in (*PRETRAINING, *CNNS):
         seconds, basis = ASSUMED["network", "gpu" if gpu else "cpu"]
         crop = config["cache"]["crop"]
@@ -126,7 +126,7 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def by_stage(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Per stage, in the order of a run: jobs, GPU hours, core hours, and jobs that an earlier attempt had failed in.
 
-    A job counts its clock time for every core that it asked for, and for every GPU where it computed on one.
+    A job counts its clock time for every core that it asked for, and for every GPU if it computed on one.
     """
     stages: dict[str, dict[str, Any]] = {
         name: {"stage": name, "jobs": 0, "gpu_hours": 0.0, "core_hours": 0.0, "retried": 0} for name in STAGES
@@ -152,7 +152,7 @@ def _log(rule: str, parts: list[str]) -> str:
 
 
 def _device(rule: str, parts: list[str]) -> str | None:
-    """What the job's log says that it computed on; None for work that has no choice."""
+    """The device in a job's log; None for work that has no choice of device."""
     found = DEVICE.search(_log(rule, parts))
     return found[1] if found else None
 
