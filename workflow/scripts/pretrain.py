@@ -10,4 +10,15 @@ with job(snakemake, lease=snakemake.output.weights):
     source, output, params = snakemake.input, snakemake.output, snakemake.params
     check_certified(source.certificate, [*source.indices, *source.splits])
     settings = snakemake.config["pretrain"]
-    make_study_key(settings["participants_key"])  # before the training, in case it cannot be made
+    make_study_key(settings["participants_key"])  # if it cannot be made, the job stops before days of training
+    given = ("seed", "targets", "network", "training", "crop", "preprocessing", "checkpoints")
+    work = PretrainingJob(
+        indices=list(source.indices),
+        splits=list(source.splits),
+        key=settings["participants_key"],
+        threads=max(1, params.threads // max(1, settings["gpus"])),
+        checkpoint_minutes=settings["checkpoint_minutes"],
+        **{name: output[name] for name in ("weights", "history", "participants")},
+        **{name: params[name] for name in given},
+    )
+    pretrain_in(settings["gpus"], work, snakemake.log[0])

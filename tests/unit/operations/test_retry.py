@@ -143,7 +143,10 @@ def test_a_cohort_without_failures_says_so(study):
 
 
 def test_a_job_that_runs_is_not_marked(study):
-    with held("results/preprocessed/B-0001/0000.tsv"), pytest.raises(InputError, match="are running; wait for their end"):
+    with (
+        held("results/preprocessed/B-0001/0000.tsv"),
+        pytest.raises(InputError, match="are running; wait for their end"),
+    ):
         retry_of(study, reason="truncated")
     assert retry_of(study, reason="truncated").ledgers
 

@@ -48,12 +48,13 @@ class Volumes(Sequence):
 
     def __init__(self, images: pd.DataFrame, files: Mapping[str, Path]) -> None:
         self._rows = list(zip(images["shard"], images["row"], strict=True))
-        self._files, self._open = files, {}
+        self._files = files
+        self._open: dict[str, ShardFile] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, image: int) -> np.ndarray:
+    def __getitem__(self, image: int) -> np.ndarray:  # type: ignore[override]  # no slices
         shard, row = self._rows[image]
         if shard not in self._open:
             self._open = {shard: ShardFile(self._files[shard])}

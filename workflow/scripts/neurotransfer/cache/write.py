@@ -111,7 +111,7 @@ def _meet(box: Box, source: Box, target: Box) -> tuple[Box, Box]:
         low, high = max(edges.start, from_.start), min(edges.stop, from_.stop)
         in_box.append(slice(low - edges.start, max(low, high) - edges.start))
         in_crop.append(slice(low - from_.start + to.start, max(low, high) - from_.start + to.start))
-    return tuple(in_box), tuple(in_crop)
+    return (in_box[0], in_box[1], in_box[2]), (in_crop[0], in_crop[1], in_crop[2])
 
 
 def slices_size(crop: Sequence[int]) -> int:

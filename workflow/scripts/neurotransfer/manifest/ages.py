@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError, Mistakes
 from .bids_tables import day_of, read_units
 from .cohorts import Cohort
-from .people import Cell, Person, Visit
+from .people import Cell, Person
 
 if TYPE_CHECKING:
     from .labels import Labels
@@ -114,7 +114,7 @@ def ages_of(person: Person, labels: Labels) -> list[float | None]:
     for visit, age in zip(person.visits, own, strict=True):
         cell = visit.cells.get("age")
         if age is None and "birth_date" in visit.cells and visit.day:
-            age = _age_by_birth(visit, labels)
+            age = _age_by_birth(visit.cells["birth_date"], visit.day, labels)
         elif age is None and visit.day and dated:
             day, known = min(dated)
             age = known + years_between(day, visit.day)
@@ -137,15 +137,14 @@ def ages_of(person: Person, labels: Labels) -> list[float | None]:
     return ages
 
 
-def _age_by_birth(visit: Visit, labels: Labels) -> float | None:
-    cell = visit.cells["birth_date"]
+def _age_by_birth(cell: Cell, day: date, labels: Labels) -> float | None:
     born = birth_day(cell.text)
     if born is None:
         return labels.complain(cell, f"{cell.text!r} is no date", "write it as 1950-06-15, or n/a")
-    age = years_between(born, visit.day)
+    age = years_between(born, day)
     low, high = AGES
     if not low <= age <= high:
-        what = f"{cell.text} and a scan on {visit.day} make an age of {age:.0f} years"
+        what = f"{cell.text} and a scan on {day} make an age of {age:.0f} years"
         fix = "shift both by the same days, or leave birth_date out of the cohort table"
         return labels.complain(cell, what, fix)
     labels.count("by_birth")

@@ -90,7 +90,9 @@ def find_participants(root: Path, excluded: list[Exclusion]) -> Iterator[Partici
         yield participant
 
 
-def _look_into_session(participant: Participant, folder: os.DirEntry, subject: str, excluded: list[Exclusion]) -> None:
+def _look_into_session(
+    participant: Participant, folder: os.DirEntry[str], subject: str, excluded: list[Exclusion]
+) -> None:
     if problem := _label_problem(folder.name):
         excluded.append(Exclusion(printable(folder), *problem))
         return
@@ -125,7 +127,7 @@ def _is_folder(entry: os.DirEntry[str], excluded: list[Exclusion]) -> bool:
     return False
 
 
-def _scans(anat: os.DirEntry, subject: str, session: str, excluded: list[Exclusion]) -> Iterator[Scan]:
+def _scans(anat: os.DirEntry[str], subject: str, session: str, excluded: list[Exclusion]) -> Iterator[Scan]:
     prefix = f"{subject}_ses-{session}" if session else subject
     found: dict[tuple[str, str | None], Scan] = {}
     for entry in _entries(anat, excluded):
@@ -157,7 +159,7 @@ def _scan(entry: os.DirEntry[str], name: re.Match[str], prefix: str, session: st
     return Scan(session, entities, labels, entry.path, (found.st_dev, found.st_ino))
 
 
-def _problem(entry: os.DirEntry, prefix: str) -> tuple[str, str] | None:
+def _problem(entry: os.DirEntry[str], prefix: str) -> tuple[str, str] | None:
     """Why a scan cannot be used, as a reason and a sentence; None if it can."""
     if printable(entry) != entry.path:
         return "odd_name", "its path has a control character, or is not UTF-8 text; rename it"

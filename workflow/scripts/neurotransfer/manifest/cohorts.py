@@ -121,7 +121,7 @@ def _role_mistakes(row: Mapping[str, str], tasks: Collection[str]) -> Iterator[t
     both = "pretraining" in roles and len(roles) > 1
     if both and "pretraining_share" not in row:
         what = "the cohort pretrains and is tested, and no share divides its healthy participants"
-        complain("pretraining_share", what, "write the share that pretrains, such as 0.3")
+        yield ("pretraining_share", what, "write the share that pretrains, such as 0.3")
     if not both and "pretraining_share" in row:
         what = "only a cohort that pretrains and has another role is divided"
         yield ("pretraining_share", what, "leave it empty, or add the other role")

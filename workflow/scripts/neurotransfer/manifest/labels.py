@@ -11,6 +11,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date
+from typing import Any
 
 from ..errors import InputError, Mistakes
 from .ages import AGES, AgeUnits, ages_of, uncapped
@@ -157,7 +158,7 @@ class Labels:
             self._found |= known.keys()
         return known
 
-    def value(self, field_name: str, cell: Cell | None) -> float | int | str | None:
+    def value(self, field_name: str, cell: Cell | None) -> Any:
         """A cell in the study's unit, or as a code; None if there is none or it makes no sense, which is a mistake."""
         if cell is None:
             return None

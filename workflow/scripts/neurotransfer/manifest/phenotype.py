@@ -47,7 +47,12 @@ def find_phenotype(
             mistakes.add(InputError(cohort.path / file, "", what, fix))
             found.update(columns)
             continue
-        table = read_phenotype(cohort.path, file, lambda names, has=columns: has.values(), mistakes)
+        table = read_phenotype(
+            cohort.path,
+            file,
+            lambda names, has=columns: has.values(),  # type: ignore[misc]
+            mistakes,
+        )
         if table is not None:
             positions = {key: table.columns.index(name) for key, name in columns.items() if name in table.columns}
             found.update(positions)

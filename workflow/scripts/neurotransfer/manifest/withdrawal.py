@@ -205,16 +205,16 @@ def set_apart(
             what = f"the study has no {'image' if row.image else 'participant'} {name}"
             mistakes.add(InputError(withdrawn.path, f"line {row.line}", what, hint))
     positions = {image: place for image, place in previous.items() if withdrawn.has(image)}
-    changed = {positions.get(image, before.get(image))[0] for image in set(positions) ^ set(before)}
+    changed = {(positions | before)[image][0] for image in set(positions) ^ set(before)}
     gone = images["image_id"].map(withdrawn.has).astype(bool)
     counts = Counter(image.partition("_")[0] for image in {*positions, *images.loc[gone, "image_id"]})
     notes = []
     if counts:
-        people = {participant_of(image) for image in {*positions, *images.loc[gone, "image_id"]}}
+        gone_people = {participant_of(image) for image in {*positions, *images.loc[gone, "image_id"]}}
         listed = ", ".join(f"{cohort} {count:,}" for cohort, count in sorted(counts.items()))
         new = len(set(positions) - set(before))
         added = f"; {new:,} of them had a place until now" if new else ""
-        notes.append(f"withdrawn: {counts.total():,} images of {len(people):,} people ({listed}){added}")
+        notes.append(f"withdrawn: {counts.total():,} images of {len(gone_people):,} people ({listed}){added}")
     facts = {
         "withdrawn_sha256": digest_of_withdrawn(withdrawn.path),
         "withdrawn_known": sorted(row.digest for row in withdrawn.rows),

@@ -143,7 +143,7 @@ class _ConvolvePoolReLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, out, winners = ctx.saved_tensors
         channels = out.shape[1]
         gradient = gradient.permute(0, 2, 3, 4, 1).reshape(-1, channels)

@@ -69,7 +69,7 @@ class Outcomes:
         with os.fdopen(handle, "ab", buffering=0) as file:
             file.write(f"{time.time():.0f}\t{shard}\t{scan_id}\t{reason or 'ok'}\n".encode())
 
-    def refuse_run(self, shard: str, reason: str, detail: str) -> None:
+    def refuse_run(self, shard: str, reason: str, detail: str | None) -> None:
         """Raise if the last images have all failed with this reason.
 
         Raises

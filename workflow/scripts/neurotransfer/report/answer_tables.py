@@ -26,7 +26,7 @@ def result_groups(
     for task in tasks:
         rows = []
         for n in sorted(medians.loc[medians["task"] == task, "n"].unique()):
-            models = {}
+            models: dict[str, dict[str, Any]] = {}
             for model in ARMS:
                 if (task, n, model) in auc.index:
                     row = auc.loc[(task, n, model)]

@@ -167,7 +167,7 @@ def embed(stem: str | Path) -> dict[str, Any]:
     stem = Path(stem)
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", stem.with_suffix(".svg").read_text("utf-8"), flags=re.S)
     head, _, body = text.partition("</style>")  # the end of matplotlib's only style, which the page's own replaces
-    viewbox = re.search(r'viewBox="([-\d. ]+)"', head)[1]
+    viewbox = re.search(r'viewBox="([-\d. ]+)"', head)[1]  # type: ignore[index]  # matplotlib writes one
     body = body.removeprefix("\n").lstrip().removeprefix("</defs>").rpartition("</svg>")[0]
     body = body.replace('style="display: none"', f'class="{PUBLISHED}"')
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{stem.name}-", body)

@@ -79,9 +79,17 @@ def verdicts(comparisons: pd.DataFrame, *, alpha: float, statistic: str) -> list
         survives = tuple(test for test in asked if agrees and row[ADJUSTED[test]] < alpha)
         found.append(
             Verdict(
-                **{name: row[name] for name in ("task", "n", "first", "second")},
-                **{"difference": difference, "p": p, "p_holm": p_holm, "direction": direction},
-                **{"adjusted": adjusted, "asked": asked, "survives": survives},
+                task=row["task"],
+                n=row["n"],
+                first=row["first"],
+                second=row["second"],
+                difference=difference,
+                p=p,
+                p_holm=p_holm,
+                direction=direction,
+                adjusted=adjusted,
+                asked=asked,
+                survives=survives,
             )
         )
     return found

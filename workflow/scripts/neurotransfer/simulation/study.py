@@ -26,10 +26,10 @@ SCATTER = 0.5  # sd of individual atrophy, in the units of the effects below
 COMPONENTS = ("ventricle", "cortex", "hippocampus", "frontal")
 AGEING = np.array([0.45, 0.50, 0.35, 0.0])  # per 15 years
 MALE = np.array([0.20, 0.10, 0.05, 0.0])
-SIZE = {"male": 1.1, "mean": -0.55, "sd": 0.7}  # of a head, in standard units
-BMI = {"mean": 26.0, "cerebellum": 2.6, "sd": 2.2, "range": (16, 48)}  # kg/m²
-FLUID_INTELLIGENCE = {"mean": 6.0, "size": 0.8, "sd": 1.8}  # points
-NEUROTICISM = {"mean": 4.0, "size": -0.4, "sd": 2.5, "range": (0, 12)}  # points
+SIZE: dict[str, Any] = {"male": 1.1, "mean": -0.55, "sd": 0.7}  # of a head, in standard units
+BMI: dict[str, Any] = {"mean": 26.0, "cerebellum": 2.6, "sd": 2.2, "range": (16, 48)}  # kg/m²
+FLUID_INTELLIGENCE: dict[str, Any] = {"mean": 6.0, "size": 0.8, "sd": 1.8}  # points
+NEUROTICISM: dict[str, Any] = {"mean": 4.0, "size": -0.4, "sd": 2.5, "range": (0, 12)}  # points
 LEFT_HANDED = 0.12  # probability, independent of the brain
 DISEASES = {
     "AD": np.array([0.60, 0.55, 0.70, 0.0]),  # in the direction of ageing, strongest in the hippocampus
@@ -132,7 +132,7 @@ def simulate_study(
     for design in designs:
         _write_tables(folder, design, [image for image in images if image["cohort"] == design.name])
     write_table(_truth(images), folder / "truth.tsv")
-    write_table(cohort_table(designs), folder / "cohorts.tsv")
+    _write_cells(cohort_table(designs), folder / "cohorts.tsv")
     write_json(done, {**facts, "fingerprint": mark})
 
 
@@ -384,6 +384,11 @@ def _write_tables(folder: Path, design: CohortDesign, images: list[dict[str, Any
         write_json(root / f"sub-{label}" / f"sub-{label}_sessions.json", {age: DESCRIPTIONS["age"]})
 
 
+def _write_cells(table: pd.DataFrame, path: Path) -> None:
+    """A table that stands for a user's own: its readers take every cell as text."""
+    write_text(path, table.to_csv(sep="\t", index=False, lineterminator="\n"))
+
+
 def cohort_table(designs: Sequence[CohortDesign]) -> pd.DataFrame:
     """The study's cohorts.tsv."""
     mapping = sorted({name for design in designs for name in design.columns})
@@ -407,7 +412,7 @@ def _truth(images: list[dict[str, Any]]) -> pd.DataFrame:
     """
     rows = []
     for image in images:
-        in_task = {"task": None, "label": None, "latent_score": None}
+        in_task: dict[str, Any] = {"task": None, "label": None, "latent_score": None}
         for task, (positive, negative) in TASKS.items():
             if image["diagnosis"] in (positive, negative) and task in design_of(image["cohort"], COHORTS).roles:
                 shift = DISEASES.get(positive, np.zeros(len(COMPONENTS)))

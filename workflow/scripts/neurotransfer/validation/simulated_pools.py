@@ -19,7 +19,7 @@ import numpy as np
 
 from ..split.resampling import draw_rows
 
-RESAMPLING = {"validation_share": 0.2, "test_share": 0.2, "min_per_class": 2, "max_redraws": 100}
+RESAMPLING: dict[str, Any] = {"validation_share": 0.2, "test_share": 0.2, "min_per_class": 2, "max_redraws": 100}
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,11 @@ def replicate(
     ]
     counts = np.zeros((replicates, int(pool.people.max()) + 1), dtype=np.float32)
     np.add.at(counts, (np.arange(replicates)[:, None], pool.people[train]), 1)
-    rows = test.ravel()
+    scored = test.ravel()
     return ScoredReplicates(
         scores=np.array(scores).reshape(2, -1),
-        labels=pool.labels[rows],
-        people=pool.people[rows],
+        labels=pool.labels[scored],
+        people=pool.people[scored],
         replicates=np.repeat(np.arange(replicates), size),
         counts=counts,
     )
