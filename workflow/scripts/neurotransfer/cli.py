@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     rehearse.add_argument("--per-cohort", type=int, default=2, metavar="N", help="images; default: %(default)s")
     rehearse.add_argument("--gpus", type=int, default=8, help="that the study may use; default: %(default)s")
     rehearse.add_argument("--cores", type=int, help="of this machine; default: all")
+    rehearse.add_argument("options", nargs="*", metavar="-- OPTIONS", help="further options of Snakemake")
     rehearse.set_defaults(run=_rehearse)
 
     preview = commands.add_parser("preview", help="a preliminary page from the fits so far, while the rest runs")
@@ -192,7 +193,7 @@ def _rehearse(chosen: argparse.Namespace) -> int:
         config,
         REPOSITORY,
         overlays,
-        options=options,
+        options=[*options, *chosen.options],
         minutes=chosen.minutes,
         per_cohort=chosen.per_cohort,
         gpus=chosen.gpus,

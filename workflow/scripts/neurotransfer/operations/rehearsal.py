@@ -102,7 +102,9 @@ class Report:
         """One line: of what, and how it ended."""
         made = f"{self.images} images of {self.participants} people in {self.cohorts} cohorts, n = {self.n}"
         if self.problems:
-            state = f"{len(self.problems)} things will not work"
+            state = (
+                f"{len(self.problems)} things will not work" if len(self.problems) > 1 else "one thing will not work"
+            )
         else:
             state = "every stage worked"
         return f"Rehearsal of {self.study}: {state}.  {made}, in {duration(self.ended.seconds)}."

@@ -8,7 +8,6 @@ crop, network, data type, devices.  Only numbers are small: images, training ste
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..files import read_facts, read_table, table_text, write_text
 from ..fit.settings import all_settings
 from ..seeds import seed_from
 from ..split.resampling import labelled
+from ..split.roles import split_cohort
 from ..study import layout
 from ..study.plan import CNNS, Study
 from .plan import expected_draws
@@ -85,7 +85,7 @@ def choose_sample(
             trains[cohort] = len(people)
     tests = ranked[~ranked["participant_id"].isin(taken)]
     for name, task in study.tasks.items():
-        pool = labelled(tests[tests["cohort"].isin(_testing(study, name))], task, "by_session")
+        pool = labelled(tests[tests["cohort"].isin(study.cohorts_of(name))], task, "by_session")
         pool = pool.loc[pool["image_id"].map(order.set_axis(images["image_id"])).sort_values().index]
         for label in (0, 1):
             taken |= set(pool.loc[pool["label"] == label, "participant_id"].head(per_class))
@@ -97,10 +97,6 @@ def choose_sample(
     taken |= set(tests.loc[~tests["participant_id"].isin(taken), "participant_id"].head(max(missing, 0)))
     chosen = ranked[ranked["participant_id"].isin(taken)].sort_index()
     return Sample(_from_anywhere(chosen), trains, _training_images(chosen, trains, study, config))
-
-
-def _testing(study: Study, task: str) -> list[str]:
-    return study.cohorts_of(task)
 
 
 def _in_turns(people: pd.DataFrame, cohorts: Sequence[str], wanted: int, least: int) -> dict[str, list[str]]:
@@ -120,7 +116,7 @@ def _in_turns(people: pd.DataFrame, cohorts: Sequence[str], wanted: int, least: 
 def _from_anywhere(images: pd.DataFrame) -> pd.DataFrame:
     """The images with absolute paths and one shard per cohort."""
     absolute = {
-        name: images[name].map(lambda path: path if pd.isna(path) else os.path.abspath(path))  # noqa: PTH100
+        name: images[name].map(lambda path: path if pd.isna(path) else str(Path(path).absolute()))
         for name in ("t1w", "derivatives")
     }
     whole = {name: images[name].astype("Int64") for name in ("sex", "handedness")}  # written as 0 and 1, not 0.0
@@ -145,8 +141,7 @@ def _training_images(images: pd.DataFrame, trains: Mapping[str, int], study: Stu
 
 def overrides(sample: Sample, config: Mapping[str, Any], study: Study) -> dict[str, Any]:
     """What the rehearsal's configuration has in place of the study's; paths hold from everywhere."""
-    training = sum(sample.trains.values()) * (1 - VALIDATION_SHARE)
-    steps = max(1, math.ceil(training / config["pretrain"]["batch_size"]))
+    steps = max(1, math.ceil(_training(sample, config, study) / config["pretrain"]["batch_size"]))
     found: dict[str, Any] = {
         "cohorts": str(Path(config["cohorts"]).absolute()),
         "withdrawn": str(Path(config["withdrawn"]).absolute()) if config["withdrawn"] else None,
@@ -176,6 +171,23 @@ def overrides(sample: Sample, config: Mapping[str, Any], study: Study) -> dict[s
     if absolute:
         found["preprocessing"] = {"fastsurfer": absolute}
     return found
+
+
+def _shares(sample: Sample, config: Mapping[str, Any]) -> dict[str, float]:
+    """By cohort the share of the sample's healthy people that pretrains, which its split takes exactly."""
+    healthy = sample.images["diagnosis"].isna() | sample.images["diagnosis"].isin(list(config["split"]["healthy"]))
+    counts = sample.images[healthy].groupby("cohort").size()
+    return {cohort: count / int(counts[cohort]) for cohort, count in sample.trains.items()}
+
+
+def _training(sample: Sample, config: Mapping[str, Any], study: Study) -> int:
+    """How many images train in the rehearsal, by its own split."""
+    settings, shares = config["split"] | {"validation_share": VALIDATION_SHARE}, _shares(sample, config)
+    parts = (sample.images[sample.images["cohort"] == cohort] for cohort in shares)
+    return sum(
+        int((split_cohort(part, study.roles[name], shares[name], settings, config["seed"])["role"] == "train").sum())
+        for name, part in zip(shares, parts, strict=True)
+    )
 
 
 def _two_settings(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -210,10 +222,7 @@ def lay_out(sample: Sample, config: Mapping[str, Any], study: Study, folder: str
 
     folder = Path(folder)
     facts = read_facts(layout.SHARDS)
-    healthy = sample.images["diagnosis"].isna() | sample.images["diagnosis"].isin(list(config["split"]["healthy"]))
-    shares = dict(facts["pretraining_shares"])
-    for cohort, count in sample.trains.items():
-        shares[cohort] = count / int((healthy & (sample.images["cohort"] == cohort)).sum())
+    shares = facts["pretraining_shares"] | _shares(sample, config)
     per_job = read_table(layout.SHARDS).drop_duplicates("cohort").set_index("cohort")["images_per_job"]
     rows = [
         (shard, part["cohort"].iloc[0], len(part), int(per_job[part["cohort"].iloc[0]]), 0)
