@@ -36,7 +36,7 @@ def test_it_finds_what_would_break_and_leaves_the_study_alone(study):
 
     cut = rehearse(study, {})
     assert cut.returncode == 1, cut.stdout + cut.stderr
-    assert "1 thing will not work" in cut.stdout
+    assert "one thing will not work" in cut.stdout
     assert "the crop of 32 × 40 × 32 voxels cuts" in cut.stdout
     for name in ("preprocess", "pretrain", "baseline", "transfer", "linear"):
         assert f"\n{name} " in cut.stdout
