@@ -42,10 +42,10 @@ def snakemake(folder: Path, *arguments: object, overlays=OVERLAYS, timeout=1100)
     )
 
 
-def neurotransfer(*arguments: object, cwd=REPOSITORY) -> subprocess.CompletedProcess:
+def neurotransfer(*arguments: object, cwd=REPOSITORY, timeout=300) -> subprocess.CompletedProcess:
     """Run the console command."""
     line = [sys.executable, "-m", "neurotransfer.cli", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=300, cwd=cwd)
+    return subprocess.run(line, capture_output=True, text=True, timeout=timeout, cwd=cwd)
 
 
 def planned_jobs(folder: Path, *arguments: object, overlays=OVERLAYS) -> set[str]:

@@ -44,6 +44,16 @@ def main(arguments: list[str] | None = None) -> int:
     plan.add_argument("--cores", type=int, default=64, help="cores in use at once; default: %(default)s")
     plan.set_defaults(run=_plan)
 
+    rehearse = commands.add_parser("rehearse", help="run the workflow on a few of the study's images, in rehearsal/")
+    _add_study(rehearse)
+    rehearse.add_argument("--profile", metavar="PROFILE", help="as Snakemake's; default: this machine, with --cores")
+    rehearse.add_argument("--minutes", type=float, default=60, help="after which it ends; default: %(default)s")
+    rehearse.add_argument("--per-cohort", type=int, default=2, metavar="N", help="images; default: %(default)s")
+    rehearse.add_argument("--gpus", type=int, default=8, help="that the study may use; default: %(default)s")
+    rehearse.add_argument("--cores", type=int, help="of this machine; default: all")
+    rehearse.add_argument("options", nargs="*", metavar="-- OPTIONS", help="further options of Snakemake")
+    rehearse.set_defaults(run=_rehearse)
+
     preview = commands.add_parser("preview", help="a preliminary page from the finished fits, while the others run")
     _add_study(preview)
     preview.add_argument("--output", type=Path, default=Path("preview.html"), help="default: %(default)s")
@@ -171,6 +181,30 @@ def _plan(chosen: argparse.Namespace) -> None:
     from .study.plan import read_study
 
     print(forecast(config, read_study(config), gpus=chosen.gpus, cores=chosen.cores))
+
+
+def _rehearse(chosen: argparse.Namespace) -> int:
+    overlays = [path.resolve() for path in chosen.configfile]
+    config = _enter_study(chosen)
+    from .operations.rehearsal import rehearse
+    from .operations.rehearsal_sample import FOLDER
+
+    cores = chosen.cores or os.cpu_count() or 1
+    own = REPOSITORY / "profiles" / (chosen.profile or "local")
+    profile = own if own.is_dir() else chosen.profile
+    options = ["--profile", str(profile)] + ([] if chosen.profile else ["--cores", str(cores)])
+    report = rehearse(
+        config,
+        REPOSITORY,
+        overlays,
+        options=[*options, *chosen.options],
+        minutes=chosen.minutes,
+        per_cohort=chosen.per_cohort,
+        gpus=chosen.gpus,
+        cores=cores if chosen.cores else 64,
+    )
+    print(f"\n{report.text()}\n\npage: {Path(FOLDER, 'rehearsal.html')}")
+    return 1 if report.problems else 0
 
 
 def _preview(chosen: argparse.Namespace) -> None:

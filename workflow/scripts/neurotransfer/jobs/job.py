@@ -102,7 +102,15 @@ def job(snakemake: Any, lease: str | Path | None = None) -> Iterator[None]:
         with contextlib.suppress(OSError):
             write_json(failure, facts)
         sys.exit(1)
+    _log_gpu_memory()
     failure.unlink(missing_ok=True)
+
+
+def _log_gpu_memory() -> None:
+    """One line with the most memory that this process took of a GPU; none if it used none."""
+    torch = sys.modules.get("torch")  # a job that has not imported it has used no GPU
+    if torch and torch.cuda.is_initialized():
+        logger.info("peak GPU memory %d MB", torch.cuda.max_memory_reserved() / 1e6)
 
 
 def _log_resources(snakemake: Any, failure: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from ..fit.settings import all_settings
 from ..study import layout
 from ..study.plan import CNNS, Study
-from ..study.rules import PRETRAINING, STAGES, cores_of, uses_gpu
+from ..study.rules import PRETRAINING, RULES, STAGES, cores_of, uses_gpu
 
 COLUMNS = ["rule", "key", "seconds", "memory_mb", "units", "device"]
 DEVICE = re.compile(r"computing on (?:the )?(.+?)(?: with \d+ threads)?$", re.MULTILINE)
@@ -33,24 +33,34 @@ ASSUMED = {
     ("linear", "cpu"): (5.0, "measured elsewhere: 5 s per fit, most of it Python's start"),
 }
 PAPER_VOXELS = 224 * 192 * 224  # of an image for which the network's costs are assumed
+REHEARSED = Path("rehearsal/costs.json")  # what a rehearsal on this study's own images and machines measured
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds per unit of work of a rule, the source of that number, and whether it is GPU time."""
+    """Seconds per unit of work of a rule, the source of that number, and whether it is GPU time.
+
+    `start` are the seconds that a job takes besides its work; 0 if `seconds` contains them.
+    """
 
     seconds: float
     basis: str
     gpu: bool
+    start: float = 0.0
+
+    def of_job(self, units: float) -> float:
+        """Seconds of one job."""
+        return units * self.seconds + self.start
 
 
-def gather(study: Study, config: Mapping[str, Any], folder: str | Path = layout.BENCHMARKS) -> list[dict[str, Any]]:
-    """A row (see COLUMNS) per finished job that left a benchmark file, read from the study's folder.
+def gather(study: Study, config: Mapping[str, Any], base: str | Path = "") -> list[dict[str, Any]]:
+    """A row (see COLUMNS) per finished job that left a benchmark file in the study's folder `base`.
 
     `units` is the work that the job did: images, or for the network images in training steps.
     """
     rows = []
-    for path in sorted(Path(folder).glob("*/**/*.tsv")):
+    folder = Path(base, layout.BENCHMARKS)
+    for path in sorted(folder.glob("*/**/*.tsv")):
         rule, *parts = path.relative_to(folder).with_suffix("").parts
         units = units_of(rule, parts, study, config)
         if units is None:
@@ -58,7 +68,7 @@ def gather(study: Study, config: Mapping[str, Any], folder: str | Path = layout.
         with path.open(encoding="utf-8", newline="") as file:
             for found in csv.DictReader(file, delimiter="\t"):
                 row = {"rule": rule, "key": "/".join(parts), "seconds": float(found["s"]), "units": units}
-                rows.append(row | {"memory_mb": _number(found.get("max_rss")), "device": _device(rule, parts)})
+                rows.append(row | {"memory_mb": _number(found.get("max_rss")), "device": _device(rule, parts, base)})
     return rows
 
 
@@ -84,8 +94,10 @@ def steps_of_fit(model: str, n: int, config: Mapping[str, Any]) -> float:
     return settings * epochs * (n + EVALUATION * (n + validation))
 
 
-def cost_of(rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any]) -> Cost:
-    """Seconds per unit of a rule: from this study's finished jobs, else from a table.
+def cost_of(
+    rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any], rehearsed: Mapping[str, Any] | None = None
+) -> Cost:
+    """Seconds per unit of a rule: from this study's finished jobs, else from its rehearsal, else from a table.
 
     If no fit of one CNN has run, the other CNN's fits count, because both take the same steps.
     """
@@ -98,6 +110,9 @@ def cost_of(rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any]) ->
             basis = f"{len(mine)} finished jobs of this study" + (f" on {devices}" if devices else "")
             return Cost(seconds, basis, uses_gpu(rule, config))
     gpu = uses_gpu(rule, config)
+    for name in kin:
+        if rehearsed and name in rehearsed:
+            return Cost(gpu=gpu, **rehearsed[name])
     if rule == "preprocess":
         engine = config["preprocessing"]["engine"]
         if engine == "derivatives":
@@ -109,6 +124,15 @@ def cost_of(rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any]) ->
         crop = config["cache"]["crop"]
         return Cost(seconds * crop[0] * crop[1] * crop[2] / PAPER_VOXELS, basis, gpu)
     return Cost(*ASSUMED[rule, "cpu"], False)
+
+
+def by_rule(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each rule, in the order in which data passes the rules."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in RULES:
+        if mine := [row for row in rows if row["rule"] == name]:
+            found[name] = mine
+    return found
 
 
 def summary(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -144,16 +168,16 @@ def by_stage(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[dict
     return [stage for stage in stages.values() if stage["jobs"]]
 
 
-def _log(rule: str, parts: list[str]) -> str:
+def _log(rule: str, parts: list[str], base: str | Path = "") -> str:
     try:
-        return Path(layout.log(rule, *parts)).read_text(encoding="utf-8")
+        return Path(base, layout.log(rule, *parts)).read_text(encoding="utf-8")
     except OSError:
         return ""
 
 
-def _device(rule: str, parts: list[str]) -> str | None:
+def _device(rule: str, parts: list[str], base: str | Path = "") -> str | None:
     """The device in a job's log; None for work that has no choice of device."""
-    found = DEVICE.search(_log(rule, parts))
+    found = DEVICE.search(_log(rule, parts, base))
     return found[1] if found else None
 
 

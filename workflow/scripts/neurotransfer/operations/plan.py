@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..files import read_table
+from ..files import read_json, read_table
 from ..seeds import seed_from
 from ..split.resampling import INFEASIBLE, draw_rows, labelled, sizes
 from ..split.roles import split_cohort
@@ -25,7 +25,7 @@ from ..study import layout
 from ..study.plan import ARMS, CNNS, MODELS, Study
 from ..study.rules import PRETRAIN_MINUTES, PRETRAINING, RULES, cores_of
 from ..text import aligned, byte_size, duration, number
-from .costs import EVALUATION, Cost, cost_of, gather, steps_of_fit
+from .costs import EVALUATION, REHEARSED, Cost, cost_of, gather, steps_of_fit
 
 DRAWS = 200  # simulated resamples per task and n
 POWER_DRAWS = 400  # simulated test sets
@@ -53,14 +53,15 @@ def forecast(config: Mapping[str, Any], study: Study, *, gpus: int, cores: int) 
     role = roles_of(images, study, config)
     rows = gather(study, config)
     work = work_of(study, config, role)
-    costs = {rule: cost_of(rule, rows, config) for rule in work}
+    rehearsed = read_json(REHEARSED) if REHEARSED.is_file() else {}
+    costs = {rule: cost_of(rule, rows, config, rehearsed) for rule in work}
     pools = {name: pool_of(images, role, name, task, study, config) for name, task in study.tasks.items()}
     warnings: list[str] = []
     sections = [
         _head(config, images, role, study),
         _jobs(study, work, costs, config),
         _path(work, costs, gpus, cores, warnings),
-        _disk(config, study, len(images), warnings),
+        _disk(config, study, len(images), rehearsed.get("disk"), warnings),
         _pools(config, study, pools, warnings),
         _power(config, pools),
     ]
@@ -126,7 +127,7 @@ def hours(rule: str, work: Sequence[float], cost: Cost) -> float:
     """Hours of all jobs of a rule.  Pretraining and evaluation that have run are measured as whole jobs."""
     if rule in PRETRAINING and "finished jobs" in cost.basis:
         return cost.seconds / 3600
-    return sum(work) * cost.seconds / 3600
+    return sum(map(cost.of_job, work)) / 3600
 
 
 def makespan(fits: Mapping[str, Sequence[float]], pretrain: float, gpus: int) -> float:
@@ -197,10 +198,10 @@ def _jobs(study, work, costs, config) -> str:
 
 def _path(work, costs, gpus, cores, warnings) -> str:
     at_once = gpus if costs["preprocess"].gpu else cores
-    lengths = [units * costs["preprocess"].seconds / 3600 for units in work["preprocess"]]
+    lengths = [costs["preprocess"].of_job(units) / 3600 for units in work["preprocess"]]
     prepare = max(sum(lengths) / at_once, max(lengths, default=0.0))
     pretrain = hours("pretrain", work["pretrain"], costs["pretrain"]) if "pretrain" in work else 0.0
-    fits = {m: [units * costs[m].seconds / 3600 for units in work[m]] for m in CNNS}
+    fits = {m: [costs[m].of_job(units) / 3600 for units in work[m]] for m in CNNS}
     rest = makespan(fits, pretrain, gpus if costs["transfer"].gpu else cores)
     lines = [
         f"Longest path with {gpus} GPUs and {cores} cores at once: {duration(3600 * (prepare + rest))}",
@@ -220,13 +221,15 @@ def _path(work, costs, gpus, cores, warnings) -> str:
     return "\n".join(lines)
 
 
-def _disk(config, study, images, warnings) -> str:
+def _disk(config, study, images, rehearsed, warnings) -> str:
     voxels = math.prod(config["cache"]["crop"])
     scale = math.prod(config["preprocessing"]["grid"]) / 256**3
     replicates = len(study.tasks) * len(study.n) * len(study.replicates)
     mb, each = DERIVATIVES[config["preprocessing"]["keep"]]
-    files = images * each
-    derivatives = images * max(mb * scale, 0.05) * 1e6
+    size, basis = max(mb * scale, 0.05) * 1e6, "assumed"
+    if rehearsed:
+        size, each, basis = rehearsed["bytes"], rehearsed["files"], "rehearsed"
+    files, derivatives = images * each, images * size
     cache = images * voxels * (COMPRESSED if config["cache"]["compression"] else 1)
     fits = replicates * (sum(FIT_KB.values()) + 25) * 1e3
     needed = derivatives + cache + fits
@@ -236,7 +239,7 @@ def _disk(config, study, images, warnings) -> str:
         warnings.append(f"the study needs {byte_size(needed)}, and {byte_size(free)} are free in {Path.cwd()}")
     fit_files = f"{number(sum(REPLICATE_FILES.values()) * replicates)} files ({', '.join(REPLICATE_FILES)})"
     cells = [
-        ["derivatives", byte_size(derivatives), f"in at most {number(files)} files [assumed: {each} each]"],
+        ["derivatives", byte_size(derivatives), f"in at most {number(files)} files [{basis}: {each} each]"],
         ["cache", byte_size(cache), f"in {number(CACHE_FILES * len(study.shards))} files"],
         ["fits", byte_size(fits), f"in {fit_files}"],
         ["free here", byte_size(free), ""],
