@@ -83,7 +83,7 @@ def test_commands_and_options_that_are_named_exist(capsys):
     found = commands()
     assert len(found) > 20
     for page, text in found:
-        words = re.split(r"\s+(?=#)|\s*[;&|]", text)[0].split()[1:]
+        words = re.split(r"\s+(?=#)|\s*[;&|]|\s--\s", text)[0].split()[1:]  # after -- stand options of Snakemake
         if not words or not re.fullmatch(r"[a-z-]+", words[0]):
             continue
         command = words[:2] if words[0] == "weights" else words[:1]
@@ -93,7 +93,7 @@ def test_commands_and_options_that_are_named_exist(capsys):
             cli.main([*command, "--help"])
         assert ended.value.code == 0, f"{name_of(page)}: {text}"
         shown = capsys.readouterr().out
-        for option in (word.partition("=")[0] for word in words if word.startswith("-") and word != "--"):
+        for option in (word.partition("=")[0] for word in words if word.startswith("-")):
             assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown), f"{name_of(page)}: {text}: no {option}"
 
 
