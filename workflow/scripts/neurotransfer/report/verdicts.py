@@ -77,13 +77,9 @@ def verdicts(comparisons: pd.DataFrame, *, alpha: float, statistic: str) -> list
         asked = tuple(test for test, null in NULLS.items() if null == "the population" and ADJUSTED[test] in row)
         agrees = adjusted and direction * row["mean_difference"] > 0  # the tests about the population test the mean
         survives = tuple(test for test in asked if agrees and row[ADJUSTED[test]] < alpha)
-        found.append(
-            Verdict(
-                **{name: row[name] for name in ("task", "n", "first", "second")},
-                **{"difference": difference, "p": p, "p_holm": p_holm, "direction": direction},
-                **{"adjusted": adjusted, "asked": asked, "survives": survives},
-            )
-        )
+        names = {name: row[name] for name in ("task", "n", "first", "second")}
+        numbers = {"difference": difference, "p": p, "p_holm": p_holm, "direction": direction}
+        found.append(Verdict(**names, **numbers, adjusted=adjusted, asked=asked, survives=survives))
     return found
 
 
