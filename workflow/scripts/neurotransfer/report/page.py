@@ -113,10 +113,7 @@ def report_content(
         "settings": trust_tables.setting_groups(tables["settings"]),
         "versions": trust_tables.version_rows(ledger, weights),
         "mixed": trust_tables.mixed_versions(ledger, weights),
-        "seeds": [
-            {"of": "study", "value": config["seed"]},
-            *({"of": task["title"], "value": task["seed"]} for task in tasks.values()),
-        ],
+        "seeds": [("study", config["seed"]), *((task["title"], task["seed"]) for task in tasks.values())],
         "configuration": trust_tables.configuration_lines(config, defaults),
         "methods": paragraphs,
         "cited": cited,

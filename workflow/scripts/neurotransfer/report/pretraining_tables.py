@@ -71,19 +71,11 @@ def subgroups(groups: pd.DataFrame) -> list[dict[str, Any]]:
         rows = []
         for (by, group, split), part in mine.groupby(["by", "group", "split"], sort=False):
             cells = part.set_index("metric")[["value", "low", "high"]].reindex([main, "bias"])
-            rows.append(
-                {
-                    "by": by,
-                    "group": group,
-                    "split": SPLIT_NAMES[split],
-                    "observations": int(part["observations"].iloc[0]),
-                    "participants": int(part["participants"].iloc[0]),
-                    "main": fixed(cells.loc[main, "value"]),
-                    "main_interval": interval(cells.loc[main, "low"], cells.loc[main, "high"]),
-                    "bias": fixed(cells.loc["bias", "value"]),
-                    "bias_interval": interval(cells.loc["bias", "low"], cells.loc["bias", "high"], sign=True),
-                }
-            )
+            counts = {name: int(part[name].iloc[0]) for name in ("observations", "participants")}
+            values = {"main": fixed(cells.loc[main, "value"]), "bias": fixed(cells.loc["bias", "value"])}
+            values["main_interval"] = interval(*cells.loc[main, ["low", "high"]])
+            values["bias_interval"] = interval(*cells.loc["bias", ["low", "high"]], sign=True)
+            rows.append({"by": by, "group": group, "split": SPLIT_NAMES[split], **counts, **values})
         found.append({"target": target_name(target), "main": main.upper(), "binary": main == "auc", "rows": rows})
     return found
 

@@ -76,16 +76,9 @@ def cohort_rows(images: pd.DataFrame, ledger: pd.DataFrame, excluded: pd.DataFra
     for cohort in dict.fromkeys([*images["cohort"], *ledger["cohort"], *excluded["cohort"]]):
         mine, done = images[images["cohort"] == cohort], ledger[ledger["cohort"] == cohort]
         left_out = int((excluded["cohort"] == cohort).sum())
-        rows.append(
-            {
-                "cohort": cohort,
-                "participants": mine["participant_id"].nunique(),
-                "found": len(done) + left_out,
-                "left_out": left_out,
-                "failed": int((done["status"] != "ok").sum()),
-                **{role: int((mine["role"] == role).sum()) for role in ROLES},
-            }
-        )
+        counts = {"found": len(done) + left_out, "left_out": left_out, "failed": int((done["status"] != "ok").sum())}
+        roles = {role: int((mine["role"] == role).sum()) for role in ROLES}
+        rows.append({"cohort": cohort, "participants": mine["participant_id"].nunique(), **counts, **roles})
     return rows
 
 

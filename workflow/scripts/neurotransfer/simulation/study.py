@@ -120,9 +120,8 @@ def simulate_study(
             )
         return
     images = [image for design in designs for image in _people(design, seed)]
-    write = partial(
-        _write_image, folder=folder, designs=designs, seed=seed, voxel_size=voxel_size, write_mask=write_masks
-    )
+    options = {"folder": folder, "seed": seed, "voxel_size": voxel_size, "mask": write_masks}
+    write = partial(_write_image, designs=designs, **options)
     if processes > 1:
         with ProcessPoolExecutor(processes) as pool:
             list(pool.map(write, images, chunksize=4))
@@ -186,18 +185,10 @@ def _people(design: CohortDesign, seed: int) -> list[dict[str, Any]]:
             now = age + gap * (session - 1)
             effect = severity * DISEASES.get(diagnosis, np.zeros(len(COMPONENTS)))
             latents = AGEING * (now - 50) / 15 + MALE * male + own + effect
-            rows.append(
-                {
-                    **person,
-                    "age": round(now, 2),
-                    "session": f"{session:02d}" if design.repeated else "",
-                    **{f"latent_{name}": float(value) for name, value in zip(COMPONENTS, latents, strict=True)},
-                    "latent_size": size,
-                    "latent_cerebellum": cerebellum,
-                    "latent_disease": float(effect.sum()),
-                    "own": own + effect,
-                }
-            )
+            of_session = {"age": round(now, 2), "session": f"{session:02d}" if design.repeated else ""}
+            of_tissue = {f"latent_{name}": float(value) for name, value in zip(COMPONENTS, latents, strict=True)}
+            of_person = {"latent_size": size, "latent_cerebellum": cerebellum, "latent_disease": float(effect.sum())}
+            rows.append({**person, **of_session, **of_tissue, **of_person, "own": own + effect})
     return rows
 
 
@@ -257,13 +248,7 @@ def image_path(image: dict[str, Any]) -> Path:
 
 
 def _write_image(
-    image: dict[str, Any],
-    *,
-    folder: Path,
-    designs: Sequence[CohortDesign],
-    seed: int,
-    voxel_size: float,
-    write_mask: bool,
+    image: dict[str, Any], designs: Sequence[CohortDesign], *, folder: Path, seed: int, voxel_size: float, mask: bool
 ) -> None:
     from .anatomy import image_at
 
@@ -285,7 +270,7 @@ def _write_image(
     _save(values.astype(np.float32), affine, path)
     sidecar = {"Modality": "MR", "MagneticFieldStrength": 3, "Manufacturer": f"Simulated {design.name}"}
     write_json(path.with_name(path.name.replace(".nii.gz", ".json")), sidecar)
-    if write_mask:
+    if mask:
         name = path.name.replace("_T1w", "_mask")
         _save(brain.astype(np.uint8), affine, folder / "truth/masks" / design.name / name)
 
@@ -346,11 +331,8 @@ DESCRIPTIONS = {
 def _write_tables(folder: Path, design: CohortDesign, images: list[dict[str, Any]]) -> None:
     """Write a cohort's BIDS files beside its images."""
     root = folder / "data" / design.name
-    description = {
-        **{"Name": f"Simulated cohort {design.name}", "BIDSVersion": "1.10.0", "DatasetType": "raw"},
-        **{"License": "CC0", "GeneratedBy": []},
-    }
-    write_json(root / "dataset_description.json", description)
+    description = {"Name": f"Simulated cohort {design.name}", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
+    write_json(root / "dataset_description.json", {**description, "License": "CC0", "GeneratedBy": []})
     write_text(root / "README", f"Simulated cohort {design.name}: no person was scanned for it.\n")
     fields = ["age", "sex", *design.labels]
     if len(design.diagnoses) > 1:
@@ -394,13 +376,9 @@ def cohort_table(designs: Sequence[CohortDesign]) -> pd.DataFrame:
     mapping = sorted({name for design in designs for name in design.columns})
     rows = []
     for design in designs:
-        rows.append(
-            {
-                **{"cohort": design.name, "path": f"data/{design.name}", "roles": design.roles},
-                **{"pretraining_share": design.pretraining_share, "images_per_job": design.images_per_job},
-                **{name: design.columns.get(name, "") for name in mapping},
-            }
-        )
+        names = {"cohort": design.name, "path": f"data/{design.name}", "roles": design.roles}
+        options = {"pretraining_share": design.pretraining_share, "images_per_job": design.images_per_job}
+        rows.append({**names, **options, **{name: design.columns.get(name, "") for name in mapping}})
     return pd.DataFrame(rows)
 
 
@@ -419,14 +397,8 @@ def _truth(images: list[dict[str, Any]]) -> pd.DataFrame:
                 direction = shift if shift.any() else np.ones(len(COMPONENTS))
                 score = float(image["own"] @ direction / SCATTER**2)
                 in_task = {"task": task, "label": int(image["diagnosis"] == positive), "latent_score": score}
-        rows.append(
-            {
-                **{"cohort": image["cohort"], "participant_id": f"{image['cohort']}_{image['label']}"},
-                **{"session": image["session"], "t1w": str(image_path(image))},
-                **{"age": image["age"], "sex": image["sex"]},
-                **{name: value for name, value in image.items() if name.startswith("latent_")},
-                "diagnosis": image["diagnosis"],
-                **in_task,
-            }
-        )
+        names = {"cohort": image["cohort"], "participant_id": f"{image['cohort']}_{image['label']}"}
+        scan = {"session": image["session"], "t1w": str(image_path(image)), "age": image["age"], "sex": image["sex"]}
+        latents = {name: value for name, value in image.items() if name.startswith("latent_")}
+        rows.append({**names, **scan, **latents, "diagnosis": image["diagnosis"], **in_task})
     return pd.DataFrame(rows)

@@ -290,16 +290,13 @@ def _identical(used: pd.DataFrame) -> pd.DataFrame:
     """Pairs of images of two participants whose cached bytes are equal, with the columns of duplicates.find_pairs."""
     known = used[used["checksum"].notna()]
     doubled = known[known.duplicated("checksum", keep=False)]
-    rows = [
-        {
-            **{"image_1": one.image_id, "participant_1": one.participant_id, "cohort_1": one.cohort},
-            **{"image_2": other.image_id, "participant_2": other.participant_id, "cohort_2": other.cohort},
-            **{"similarity": None, "correlation": 1.0, "rotation": 0.0, "kind": SCAN},
-        }
-        for _, group in doubled.groupby("checksum", sort=True)
-        for one, other in combinations(group.itertuples(index=False), 2)
-        if one.participant_id != other.participant_id
-    ]
+    rows = []
+    for _, group in doubled.groupby("checksum", sort=True):
+        for one, other in combinations(group.itertuples(index=False), 2):
+            if one.participant_id != other.participant_id:
+                first = {"image_1": one.image_id, "participant_1": one.participant_id, "cohort_1": one.cohort}
+                second = {"image_2": other.image_id, "participant_2": other.participant_id, "cohort_2": other.cohort}
+                rows.append({**first, **second, "correlation": 1.0, "rotation": 0.0, "kind": SCAN})
     return pd.DataFrame(rows, columns=PAIR)
 
 

@@ -322,12 +322,8 @@ def find_pairs(
                 correlation, rotation = compare_closely(volumes[first], volumes[second], voxel, poses)
                 if correlation >= settings["same_scan"] and rotation <= settings["same_pose"]:
                     kind = SCAN
-            rows.append(
-                {
-                    **{"first": first, "second": second, "similarity": (pair.product - middle) / spread},
-                    **{"correlation": correlation, "rotation": rotation, "kind": kind},
-                }
-            )
+            row = {"first": first, "second": second, "similarity": (pair.product - middle) / spread}
+            rows.append({**row, "correlation": correlation, "rotation": rotation, "kind": kind})
     table = pd.DataFrame(rows, columns=["first", "second", "similarity", "correlation", "rotation", "kind"])
     for number, side in ((1, "first"), (2, "second")):
         chosen = images.iloc[table[side].astype(int)]

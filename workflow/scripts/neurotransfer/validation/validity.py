@@ -67,14 +67,9 @@ def coverage(
         for name in INTERVALS:
             low, high = found[f"low_{name}"], found[f"high_{name}"]
             covered = float(((low <= truth) & (truth <= high)).mean())
-            intervals.append(
-                {
-                    **{"n": n, "interval": name, "truth": truth, "truth_error": truth_error, "covered": covered},
-                    "error": float(np.sqrt(covered * (1 - covered) / studies)),
-                    "width": float((high - low).mean()),
-                    "studies": studies,
-                }
-            )
+            error, width = float(np.sqrt(covered * (1 - covered) / studies)), float((high - low).mean())
+            row = {"n": n, "interval": name, "truth": truth, "truth_error": truth_error, "covered": covered}
+            intervals.append({**row, "error": error, "width": width, "studies": studies})
     return pd.DataFrame(intervals), pd.DataFrame(tests)
 
 
@@ -108,9 +103,8 @@ def broken_claims(intervals: pd.DataFrame, tests: pd.DataFrame, leaks: Sequence[
                 broken.append(f"n = {row.n}: {TEST_NAMES[test]} rejects {row.rejected:.3f}, more than {most:.3f}")
     for leak in leaks:
         if not leak.caught or leak.false_alarm:
-            broken.append(
-                f"{leak.what}: the guard {'reports a leak that does not exist' if leak.caught else 'does not find it'}"
-            )
+            fault = "reports a leak that does not exist" if leak.caught else "does not find it"
+            broken.append(f"{leak.what}: the guard {fault}")
     return broken
 
 
@@ -252,13 +246,8 @@ def _fit_scaled_on_all(features: np.ndarray, resample: pd.DataFrame) -> tuple[li
 def _record(values: dict[str, float], scores: np.ndarray, labels: np.ndarray, roles: np.ndarray) -> dict[str, Any]:
     """A setting's record from its scores of the validation rows."""
     known = labels[roles == "validation"]
-    return {
-        "values": values,
-        "status": "ok",
-        "epoch": None,
-        "validation_auc": float(roc_auc_score(known, scores)),
-        "validation_loss": float(log_loss(known, scores, labels=[0, 1])),
-    }
+    auc, loss = float(roc_auc_score(known, scores)), float(log_loss(known, scores, labels=[0, 1]))
+    return {"values": values, "status": "ok", "epoch": None, "validation_auc": auc, "validation_loss": loss}
 
 
 def _chosen_on_test(replicates: int, seed: int) -> Leak:
