@@ -112,7 +112,7 @@ def _check_text_columns(table: pd.DataFrame) -> None:
 def write_table(table: pd.DataFrame, path: str | Path, facts: Mapping[str, object] | None = None) -> None:
     """Write a table whole, with `facts` (JSON values) in a first line that starts with ``#``.
 
-    Floats are written so that they read back as the same numbers.
+    Floats are written with enough digits to be read back as the same numbers.
 
     Raises
     ------
