@@ -29,7 +29,7 @@ TEXT_COLUMNS = frozenset(
         *("image_id", "participant_id", "cohort", "session", "run", "t1w", "diagnosis", "shard", "role", "roles"),
         *("acquisition", "reconstruction", "derivatives"),
         *("reason", "detail", "status", "engine", "engine_version", "checksum", "file", "split", "target"),
-        *("task", "model", "replicate", "first", "second", "metric", "group", "why", "question", "values"),
+        *("task", "model", "replicate", "first", "second", "metric", "group", "why", "question", "values", "by"),
         *("image_1", "participant_1", "cohort_1", "image_2", "participant_2", "cohort_2", "kind"),
         *("panel", "item", "quantity", "rule", "key", "device"),
     ]
