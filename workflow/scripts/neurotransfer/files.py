@@ -102,7 +102,7 @@ def _check_text_columns(table: pd.DataFrame) -> None:
     from pandas.api.types import infer_dtype
 
     for name, column in table.items():
-        kind = infer_dtype(column)
+        kind = infer_dtype(column.astype(object) if column.dtype == "category" else column)
         if name not in TEXT_COLUMNS and kind not in NUMBERS:
             raise TypeError(f'column {name!r} holds text: add it to files.TEXT_COLUMNS, or "01" is read as 1')
         if name in TEXT_COLUMNS and kind != "string" and column.notna().any():
