@@ -20,6 +20,7 @@ def test_a_text_column_that_is_not_declared_is_refused_and_nothing_is_written(tm
 def test_text_of_every_dtype_is_found(kind):
     with pytest.raises(TypeError, match="'visit' holds text"):
         table_text(TEXT.astype({"visit": kind}))
+    assert table_text(TEXT[["image_id"]].astype(kind)) == "image_id\na\nb\n"
 
 
 def test_text_among_numbers_is_found():

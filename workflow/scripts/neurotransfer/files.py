@@ -29,7 +29,7 @@ TEXT_COLUMNS = frozenset(
         *("image_id", "participant_id", "cohort", "session", "run", "t1w", "diagnosis", "shard", "role", "roles"),
         *("acquisition", "reconstruction", "derivatives"),
         *("reason", "detail", "status", "engine", "engine_version", "checksum", "file", "split", "target"),
-        *("task", "model", "replicate", "first", "second", "metric", "group", "why", "question", "values"),
+        *("task", "model", "replicate", "first", "second", "metric", "group", "why", "question", "values", "by"),
         *("image_1", "participant_1", "cohort_1", "image_2", "participant_2", "cohort_2", "kind"),
         *("panel", "item", "quantity", "rule", "key", "device"),
     ]
@@ -102,7 +102,7 @@ def _check_text_columns(table: pd.DataFrame) -> None:
     from pandas.api.types import infer_dtype
 
     for name, column in table.items():
-        kind = infer_dtype(column)
+        kind = infer_dtype(column.astype(object) if column.dtype == "category" else column)
         if name not in TEXT_COLUMNS and kind not in NUMBERS:
             raise TypeError(f'column {name!r} holds text: add it to files.TEXT_COLUMNS, or "01" is read as 1')
         if name in TEXT_COLUMNS and kind != "string" and column.notna().any():
@@ -112,7 +112,7 @@ def _check_text_columns(table: pd.DataFrame) -> None:
 def write_table(table: pd.DataFrame, path: str | Path, facts: Mapping[str, object] | None = None) -> None:
     """Write a table whole, with `facts` (JSON values) in a first line that starts with ``#``.
 
-    Floats are written so that they read back as the same numbers.
+    Floats are written with enough digits to be read back as the same numbers.
 
     Raises
     ------

@@ -32,7 +32,7 @@ from ..text import aligned
 from .bids import Exclusion, Participant, Scan, find_participants, key_of, safe
 from .bids_tables import Table, day_of, read_acquisitions, read_participants, read_sessions
 from .cohorts import Cohort, read_cohorts
-from .image_choice import choose
+from .image_choice import choose_scans
 from .labels import Labels, mapped_columns
 from .path_patterns import fill_in
 from .people import Person, Visit
@@ -245,7 +245,7 @@ def _images_of_person(
     known = labels.person(sessions, several, min((min(has.values()) for has in days.values() if has), default=None))
     rows = []
     for session, scans in by_session.items():
-        taken, others = choose(scans, cohort.t1w)
+        taken, others = choose_scans(scans, cohort.t1w)
         excluded += others
         for scan in taken:
             has = days.get(key_of(session, "ses-"), {})

@@ -32,7 +32,7 @@ def rule_mistake(rule: Sequence[str]) -> str | None:
     return None
 
 
-def choose(scans: Sequence[Scan], rule: Sequence[str]) -> tuple[list[Scan], list[Exclusion]]:
+def choose_scans(scans: Sequence[Scan], rule: Sequence[str]) -> tuple[list[Scan], list[Exclusion]]:
     """Divide the scans of one session into those that the rule takes and those that it leaves out.
 
     Scans are in the natural order of their entities: run-2 before run-10, and one without an entity before one

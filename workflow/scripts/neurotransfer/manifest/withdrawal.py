@@ -205,7 +205,8 @@ def set_apart(
             what = f"the study has no {'image' if row.image else 'participant'} {name}"
             mistakes.add(InputError(withdrawn.path, f"line {row.line}", what, hint))
     positions = {image: place for image, place in previous.items() if withdrawn.has(image)}
-    changed = {(positions | before)[image][0] for image in set(positions) ^ set(before)}
+    either = before | positions
+    changed = {either[image][0] for image in set(positions) ^ set(before)}
     gone = images["image_id"].map(withdrawn.has).astype(bool)
     counts = Counter(image.partition("_")[0] for image in {*positions, *images.loc[gone, "image_id"]})
     notes = []

@@ -52,7 +52,7 @@ def page(
     """
     tables = [table for table in tables if len(table)]
     images = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["cohort", "status", "unusual"])
-    shown = choose(images, settings["images"], settings["per_cohort"])
+    shown = most_unusual(images, settings["images"], settings["per_cohort"])
     groups = {name: compared_with(table) for name, table in _by_cohort(tables)}
     pictures = {Path(path).name.removesuffix(".slices.npy"): path for path in slices}
     rows = ledger_rows(shown, ledgers)
@@ -105,7 +105,7 @@ def compared_with(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def choose(images: pd.DataFrame, count: int, per_cohort: int) -> pd.DataFrame:
+def most_unusual(images: pd.DataFrame, count: int, per_cohort: int) -> pd.DataFrame:
     """The images with pictures, the most unusual first; `first` marks those of the whole study's list.
 
     Of each cohort the most unusual are there too, and of each rule the most unusual that it excludes, so that no
