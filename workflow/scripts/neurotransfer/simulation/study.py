@@ -120,8 +120,7 @@ def simulate_study(
             )
         return
     images = [image for design in designs for image in _people(design, seed)]
-    options = {"folder": folder, "seed": seed, "voxel_size": voxel_size, "mask": write_masks}
-    write = partial(_write_image, designs=designs, **options)
+    write = partial(_write_image, designs=designs, folder=folder, seed=seed, voxel_size=voxel_size, mask=write_masks)
     if processes > 1:
         with ProcessPoolExecutor(processes) as pool:
             list(pool.map(write, images, chunksize=4))
@@ -248,7 +247,7 @@ def image_path(image: dict[str, Any]) -> Path:
 
 
 def _write_image(
-    image: dict[str, Any], designs: Sequence[CohortDesign], *, folder: Path, seed: int, voxel_size: float, mask: bool
+    image: dict[str, Any], *, designs: Sequence[CohortDesign], folder: Path, seed: int, voxel_size: float, mask: bool
 ) -> None:
     from .anatomy import image_at
 
