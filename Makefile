@@ -37,8 +37,9 @@ slurm-up: $(VENV)/.installed ## start a Slurm cluster of four nodes on this mach
 slurm-down: ## end it
 	@python tests/slurm/cluster.py down .slurm
 
-lint: $(VENV)/.installed ## ruff, snakefmt, codespell, snakemake --lint
+lint: $(VENV)/.installed ## ruff, mypy, snakefmt, codespell, snakemake --lint
 	@ruff check . && ruff format --check .
+	@mypy
 	@snakefmt --check Snakefile workflow/Snakefile workflow/rules benchmarks/bare.smk
 	@python tests/workflow/lint.py
 	@codespell

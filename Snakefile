@@ -1,4 +1,4 @@
-"""neurotransfer from its own repository: `snakemake` finds this file without an option, and the workflow is included."""
+"""neurotransfer in its own repository: `snakemake` finds this file without an option; it includes the workflow."""
 
 
 include: "workflow/Snakefile"

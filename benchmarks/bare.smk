@@ -1,4 +1,4 @@
-# The study's jobs with nothing to them: what Snakemake itself needs for so many, to hold the workflow's against.
+# As many empty jobs as the study has: Snakemake's own time and memory, to compare the workflow's with.
 
 import csv
 
@@ -6,7 +6,7 @@ with open("results/manifest/shards.tsv") as file:
     SHARDS = list(csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t"))
 JOBS = {row["shard"]: -(-int(row["images"]) // int(row["images_per_job"])) for row in SHARDS}
 COHORTS = sorted({row["cohort"] for row in SHARDS})
-PLACES = expand("{task}/n{n}/{replicate}", task=["a", "b"], n=range(5), replicate=range(100))
+RESAMPLES = expand("{task}/n{n}/{replicate}", task=["a", "b"], n=range(5), replicate=range(100))
 
 
 wildcard_constraints:
@@ -63,24 +63,24 @@ rule resample:
     input:
         f"bare/index/{COHORTS[0]}.tsv",
     output:
-        "bare/resamples/{place}.tsv",
+        "bare/resamples/{resample}.tsv",
     shell:
         "resample"
 
 
 rule fit:
     input:
-        "bare/resamples/{place}.tsv",
+        "bare/resamples/{resample}.tsv",
         "bare/weights",
     output:
-        "bare/fits/{place}/{model}.json",
+        "bare/fits/{resample}/{model}.json",
     shell:
         "fit"
 
 
 rule report:
     input:
-        expand("bare/fits/{place}/{model}.json", place=PLACES, model=["linear", "baseline", "transfer"]),
+        expand("bare/fits/{resample}/{model}.json", resample=RESAMPLES, model=["linear", "baseline", "transfer"]),
     output:
         "bare/report.html",
     shell:

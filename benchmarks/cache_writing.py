@@ -1,11 +1,11 @@
-"""How fast shards are written, against nibabel's decoding of the same two files, and in how much memory.
+"""Time and memory to write shards, compared with nibabel's decoding of the same two files.
 
     python benchmarks/cache_writing.py
 
-Makes conformed images of 256³ voxels from the MNI152 template (a head with noise around it, so that compression
-finds what it finds in real ones), writes shards of them as the rule `cache` does, on one core, and compares:
-images/s of nibabel decoding `orig.mgz` and `mask.mgz`, and images/s of the whole writing of a shard with its
-checksums, figures, volumes and slices.  Both are measured in turns, so that a busy machine slows both alike.
+Makes conformed images of 256³ voxels from the MNI152 template (a head surrounded by noise, which compresses like a
+real one) and writes shards of them like the rule `cache`, on one core.  It compares the images/s of nibabel decoding
+`orig.mgz` and `mask.mgz` with the images/s of writing a whole shard with its checksums, figures, volumes and slices.
+Both take turns, because other work on the machine then slows both equally.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TO_LIA = nibabel.orientations.axcodes2ornt(("L", "I", "A"))
 
 
 def make_subject(folder: Path, seed: int) -> None:
-    """One image as FastSurfer leaves it: 256³ voxels of 1 mm in LIA order, mask and statistics of 95 structures."""
+    """One image like FastSurfer's output: 256³ voxels of 1 mm in LIA order, mask and statistics of 95 structures."""
     t1, grey, white, affine = template()
     generator = np.random.default_rng(seed)
     brain = t1 > 0
@@ -62,14 +62,14 @@ def make_subject(folder: Path, seed: int) -> None:
 
 
 def decode(folders: list[Path]) -> None:
-    """What the target is measured by: nibabel reading the two files of each image."""
+    """The reference: nibabel reading the two files of each image."""
     for folder in folders:
         for name in ("orig.mgz", "mask.mgz"):
             np.asarray(nibabel.load(folder / "mri" / name).dataobj)
 
 
 def write_all(folders: list[Path], to: Path) -> None:
-    """What the rule `cache` does for a shard of these images."""
+    """The work of the rule `cache` for a shard of these images."""
     images = pd.DataFrame({"image_id": [f"i{at}" for at in range(len(folders))], "status": "ok", "reason": None})
     images = images.assign(engine="fastsurfer", engine_version="2.4.2")
     beside = [to / f"x-0001.{name}" for name in ("volumes.tsv", "slices.npy", "small.npy")]
@@ -79,7 +79,7 @@ def write_all(folders: list[Path], to: Path) -> None:
 
 
 def seconds(work: Callable[[], None]) -> tuple[float, float]:
-    """Processor time and wall-clock time; the first is per core and hardly minds what else a machine does."""
+    """Processor time and wall-clock time; other work on the machine hardly affects the first."""
     starts = time.process_time(), time.perf_counter()
     work()
     return time.process_time() - starts[0], time.perf_counter() - starts[1]
@@ -113,7 +113,7 @@ def main() -> None:
             for name in ("orig.mgz", "mask.mgz")
         ]
         print(f"orig.mgz {megabytes[0]:.1f} MB, mask.mgz {megabytes[1]:.2f} MB on average; crop {CROP}")
-        decode(folders), write_all(folders, folder)  # so that neither pays for imports and cold files
+        decode(folders), write_all(folders, folder)  # a warm-up, so neither includes imports and cold files
         turns = [
             (seconds(lambda: decode(used)), seconds(lambda: write_all(used, folder))) for _ in range(chosen.repeats)
         ]

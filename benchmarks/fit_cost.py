@@ -1,8 +1,8 @@
-"""What a replicate of fine-tuning costs: measured by n at the demo's size, and by arithmetic at the paper's.
+"""The cost of a replicate of fine-tuning: measured by n at the demo's size, computed at the paper's.
 
     python benchmarks/fit_cost.py
 
-Each replicate runs in a process of its own, as its rule's job does, on images of noise: what they show changes no cost.
+Each replicate runs in its own process, like its rule's job, on images of noise; their content does not affect the cost.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "workflow/scripts")]
-TRAIN, CALIBRATE, SCORE = 3, 1, 1  # forward passes that a step, batch norm's calibration and scoring come to
+TRAIN, CALIBRATE, SCORE = 3, 1, 1  # cost of a step, of batch norm's calibration and of scoring, in forward passes
 PAPER_N = (100, 200, 300, 400, 500)
-RATE = 50.0  # TFLOP/s that the paper's hours are told for
+RATE = 50.0  # TFLOP/s for the hours at the paper's size
 
 
 def forward_flops(channels: list[int], bottleneck: int, crop: list[int]) -> float:
-    """Operations of one image's forward pass, two per multiplication and addition."""
+    """Operations of one image's forward pass; a multiplication and an addition count as two."""
     total = 0
     for block, (inputs, outputs) in enumerate(pairwise([1, *channels])):
         total += 27 * inputs * outputs * prod(length >> block for length in crop)
@@ -33,12 +33,12 @@ def forward_flops(channels: list[int], bottleneck: int, crop: list[int]) -> floa
 
 
 def passes(n: int, epochs: int, settings: int, validation: int, test: int) -> int:
-    """Forward passes, or what costs as much, of one replicate: images times what is done with each."""
+    """The cost of one replicate in forward passes of one image."""
     return settings * epochs * (n * (TRAIN + CALIBRATE) + validation * SCORE) + test * SCORE
 
 
 def replicate(folder: Path, n: int) -> None:
-    """Fit one, and print seconds until everything was imported and until the end, of CPU, and peak MB."""
+    """Fit one, and print the seconds until the start, until all imports and until the end, of CPU, and peak MB."""
     began = time.time() - float(os.environ["BEGAN"])
     from neurotransfer.fit import finetuning
     from neurotransfer.fit.settings import all_settings

@@ -1,15 +1,15 @@
-"""Images from the cache into batches: against a copy, MONAI, NIfTI and the disk; what compression costs and saves.
+"""Reading images from the cache into batches, compared with a copy, MONAI, NIfTI and the disk; cost of compression.
 
     make bench-reader
     python benchmarks/reader.py --brains FOLDER --monai FOLDER
 
-`--brains` holds brain-extracted T1w images as NIfTI; without it, they are nilearn's MNI152 template with noise.
-`--monai` is where MONAI was put by ``pip install --no-deps --target FOLDER monai``; without it, its rows are left out.
+`--brains` is a folder of brain-extracted T1w images as NIfTI; by default they are nilearn's MNI152 template with noise.
+`--monai` is the FOLDER of ``pip install --no-deps --target FOLDER monai``; without it, MONAI's rows are left out.
 
-A shard of `--images` images, as they are and compressed, is read in batches and in random order.  Things that are
-compared take turns; figures are medians over the rounds, of rates and of the ratios within a round.  Warm files
-are in the page cache and their checksums verified, as in all but the first epoch.  Before each cold reading the
-page cache is dropped, as a whole where /proc/sys/vm/drop_caches may be written, else the file's part of it.
+A shard of `--images` images, uncompressed and compressed, is read in batches and in random order.  Compared readers
+take turns; figures are medians over the rounds, of rates and of the ratios within a round.  Warm files are in the page
+cache and their checksums are already verified, as in all epochs except the first.  Before each cold reading the page
+cache is dropped: all of it if /proc/sys/vm/drop_caches is writable, otherwise the file's part.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ import nibabel  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from neurotransfer.cache.shard_file import Shard, checksum, shard_written  # noqa: E402
+from neurotransfer.cache.image_figures import bounding_box  # noqa: E402
+from neurotransfer.cache.shard_file import ShardFile, checksum, shard_written  # noqa: E402
 from neurotransfer.cache.write import crop_slices  # noqa: E402
 from neurotransfer.network.device import choose_device  # noqa: E402
 from neurotransfer.pretrain.batches import Images, as_input, augment  # noqa: E402
 from neurotransfer.pretrain.checkpoints import Checkpoints  # noqa: E402
 from neurotransfer.pretrain.loop import pretrain  # noqa: E402
 from neurotransfer.pretrain.targets import learn_targets  # noqa: E402
-from neurotransfer.quality.judge import bounding_box  # noqa: E402
 from nibabel.processing import conform  # noqa: E402
 from step import machine  # noqa: E402
 
@@ -77,7 +77,7 @@ def brains(folder: Path | None) -> list[np.ndarray]:
 
 
 def cropped(whole: np.ndarray, crop: Sequence[int]) -> np.ndarray:
-    """The crop around a brain, as the cache holds it."""
+    """The crop around a brain, as in the cache."""
     image = np.zeros(tuple(crop), np.uint8)
     source, target = crop_slices(bounding_box(whole > 0), whole.shape, crop)
     image[target] = whole[source]
@@ -92,7 +92,7 @@ def rate(run: Callable[[], int]) -> float:
 
 
 def in_turns(runs: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
-    """Images per second of each in every round, all of them once in a round."""
+    """Images per second of each run in every round; a round has every run once."""
     rates = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -101,7 +101,7 @@ def in_turns(runs: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[
 
 
 def ratio(rates: dict[str, list[float]], one: str, other: str) -> float:
-    """The median over the rounds of how much faster one is than the other."""
+    """The median over the rounds of one rate over the other."""
     return statistics.median(a / b for a, b in zip(rates[one], rates[other], strict=True))
 
 
@@ -116,14 +116,14 @@ def read(images: Images, batch: int) -> int:
 
 
 def read_augmented(images: Images, batch: int) -> int:
-    """The same, shifted, mirrored and as float32: what the network gets where the device is the CPU."""
+    """The same, shifted, mirrored and as float32: the network's input on the CPU."""
     batches = images.batches(orders(len(images), batch), CPU)
     return sum(len(as_input(augment(found, SETTINGS["augmentation"], seed))) for seed, found in enumerate(batches))
 
 
-def monai_loaders(place: Path, files: list[Path], crop: Sequence[int], batch: int) -> dict[str, Callable[[], int]]:
-    """Epochs of MONAI's CacheDataset, filled before; the cheapest way there is to shift and mirror."""
-    sys.path.append(str(place))
+def monai_loaders(installed: Path, files: list[Path], crop: Sequence[int], batch: int) -> dict[str, Callable[[], int]]:
+    """Epochs of MONAI's CacheDataset, already filled, with its cheapest transforms to shift and mirror."""
+    sys.path.append(str(installed))
     from monai import transforms
     from monai.data import CacheDataset, DataLoader
 
@@ -209,7 +209,7 @@ def cold(folder: Path, tables: dict[str, pd.DataFrame], asked: argparse.Namespac
         runs[f"reader, {name}"] = functools.partial(once, name, verified[name])
     rates = {name: [] for name in runs}
     for at in range(asked.rounds):
-        for name, run in [*runs.items()][at:] + [*runs.items()][:at]:  # each first in some round
+        for name, run in [*runs.items()][at:] + [*runs.items()][:at]:  # another run is first in each round
             forget(folder / f"{'zstd' if 'zstd' in name else 'plain'}.npy")
             rates[name].append(rate(run))
     how = "the whole page cache dropped" if os.access(DROP, os.W_OK) else "the file dropped by posix_fadvise"
@@ -219,7 +219,7 @@ def cold(folder: Path, tables: dict[str, pd.DataFrame], asked: argparse.Namespac
 
 
 def memory(folder: Path, tables: dict[str, pd.DataFrame], asked: argparse.Namespace) -> list[str]:
-    """Peak memory above an idle process's, of reading the cache once and of reading one four times as large."""
+    """Peak memory above that of an idle process, for the cache and for one four times as large."""
     for copy in range(4):
         for name in FORMS:
             os.link(folder / f"{name}.npy", folder / f"{name}{copy}.npy")
@@ -250,7 +250,7 @@ def peak(folder: Path, batch: int) -> None:
 
 
 class InMemory(Images):
-    """Images that are tensors already: the same ones in every batch."""
+    """Images as tensors in memory: the same ones in every batch."""
 
     def __init__(self, table: pd.DataFrame, images: torch.Tensor) -> None:
         super().__init__(table, "")
@@ -268,7 +268,7 @@ def training(folder: Path, tables: dict[str, pd.DataFrame], asked: argparse.Name
     about = {"age": np.linspace(20, 80, count), "sex": np.arange(count) % 2.0, "cohort": "x"}
     targets = {"age": {"kind": "continuous", "weight": 1.0, "loss": "squared"}}
     targets["sex"] = {"kind": "binary", "weight": 1.0, "class_weights": False}
-    tensors = torch.from_numpy(np.stack([Shard(folder / "plain.npy").image(row) for row in range(4)]))
+    tensors = torch.from_numpy(np.stack([ShardFile(folder / "plain.npy").image(row) for row in range(4)]))
 
     def epochs(name: str) -> int:
         table = tables.get(name, tables["plain"])[:count].assign(**about)

@@ -1,8 +1,8 @@
-"""docs/rulegraph.svg: which rule hands on to which, as Snakemake lays the paper's study out.
+"""docs/rulegraph.svg: the graph of rules that Snakemake builds for the paper's study.
 
     python benchmarks/rulegraph.py docs/rulegraph.svg
 
-The tables are a small version of the study's; the rules do not depend on its size.  Needs graphviz (dot).
+The tables are a small version of the study's; the graph does not depend on its size.  Needs graphviz (dot).
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dry_run import manifest, snakemake
-from paper_study import write_study
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-PAGE = "7.2,10.4"  # inches: what a sheet of A4 or letter holds between its margins
+from workbench.measured import manifest, snakemake
+from workbench.paper_study import write_study
+
+PAGE = "7.2,10.4"  # inches: the printable part of an A4 or letter sheet
 
 
 def main(target: Path) -> None:

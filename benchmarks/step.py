@@ -4,10 +4,10 @@
     python benchmarks/step.py --size 224 192 224    # the paper's crop
 
 Three things alternate, each of them forward and backward: our network with its optimiser step; the plain
-layers (tests/plain_layers.py: contiguous, float32, full-resolution activations) with theirs; and the bare
-convolutions of blocks 2 to 6, in our layout and data type, which is the arithmetic that can't be avoided.
+layers (workbench/plain_layers.py: contiguous, float32, full-resolution activations) with theirs; and the bare
+convolutions of blocks 2 to 6, in our layout and data type, which are the unavoidable arithmetic.
 Figures are medians over the rounds, of times and of the ratios within a round.  Memory is the peak of a
-process that does one step, by the size of its batch.
+process that does one step, by batch size.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "workflow/scripts"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "workflow/scripts"), str(ROOT)]
 
 import torch  # noqa: E402
 from neurotransfer.network.device import choose_data_type, choose_device, place  # noqa: E402
 from neurotransfer.network.sfcn import SFCN  # noqa: E402
 from neurotransfer.pretrain.optimiser import Momentum  # noqa: E402
-from plain_layers import PlainSFCN  # noqa: E402
 from torch.nn import functional  # noqa: E402
+
+from workbench.plain_layers import PlainSFCN  # noqa: E402
 
 CHANNELS, BOTTLENECK, OUTPUTS = [32, 64, 128, 256, 256], 64, 6
 RATE = 1e-3
@@ -83,7 +84,7 @@ def bare_convolutions(size: list[int], batch: int, dtype: torch.dtype) -> Callab
 
 
 def seconds_of(run: Callable[[], None], clock: Callable[[], float]) -> float:
-    """Of one run."""
+    """The seconds of one run."""
     gc.collect()
     start = clock()
     run()
@@ -103,7 +104,7 @@ def rounds_of(runs: dict[str, Callable[[], None]], count: int, clock: Callable[[
 
 
 def convolution_rates(batch: int, size: list[int]) -> dict[str, float]:
-    """GFLOP/s of a convolution of block 3, forward, in each data type: what the choice of one rests on."""
+    """GFLOP/s of a convolution of block 3, forward, in each data type; the choice of the type depends on it."""
     rates = {}
     inputs, outputs, shape = CHANNELS[1], CHANNELS[2], [length >> 2 for length in size]
     for dtype in (torch.float32, torch.bfloat16):
@@ -117,7 +118,7 @@ def convolution_rates(batch: int, size: list[int]) -> dict[str, float]:
 
 
 def least_work(size: list[int]) -> tuple[float, float]:
-    """What a step must do for one image: operations, and bytes to and from memory in float32.
+    """The least work of a step for one image: operations, and bytes to and from memory in float32.
 
     Each convolution is done forward and backward (by weights, and by its input but for the image itself).  Of
     each block's convolution the output is written, read for its mean, its squares and its maxima, read and written
@@ -150,7 +151,7 @@ def peak_memory(kind: str, data_type: str, size: list[int], batch: int) -> float
 
 
 def machine() -> str:
-    """What it was measured on."""
+    """A description of this machine."""
     facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
     facts = {name.strip(): value.strip() for name, value in facts.items()}
     flags = facts.get("flags", "").split()
@@ -213,10 +214,10 @@ def main() -> None:
     operations, moved = (asked.batch * work for work in least_work(asked.size))
     if not asked.cpu_time:
         seconds = statistics.median(times["ours"])
-        told = f"{operations / 1e9:.0f}, {operations / seconds / 1e9:.0f}"
-        rows.append(("least operations of a step, GFLOP, and what ours comes to, GFLOP/s", told))
-        told = f"{moved / 1e9:.1f}, {moved / seconds / 1e9:.1f}"
-        rows.append(("least traffic of a step in float32, GB, and what ours comes to, GB/s", told))
+        work = f"{operations / 1e9:.0f}, {operations / seconds / 1e9:.0f}"
+        rows.append(("least operations of a step, GFLOP, and our rate, GFLOP/s", work))
+        traffic = f"{moved / 1e9:.1f}, {moved / seconds / 1e9:.1f}"
+        rows.append(("least traffic of a step in float32, GB, and our rate, GB/s", traffic))
         flops, bandwidth = machine_rates()
         rows.append(("this machine: a matrix product, GFLOP/s, and a copy, GB/s", f"{flops:.0f}, {bandwidth:.1f}"))
         limits = operations / flops / 1e9, moved / bandwidth / 1e9

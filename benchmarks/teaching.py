@@ -351,8 +351,8 @@ def main() -> None:
     tables = sides()
     found = {name: predictions(name, asked.seeds) for name in NETWORKS}
     targets, gains = table_of_targets(found, tables), table_of_gains(fits)
-    write_table(targets.map(str), "targets.tsv")
-    write_table(gains, "gains.tsv")
+    write_text("targets.tsv", targets.map(str).to_csv(sep="\t", index=False))
+    write_text("gains.tsv", gains.to_csv(sep="\t", index=False))
     losses = pd.DataFrame({f"{name}, seed {seed}": curve for (name, seed), curve in zip(runs, curves, strict=True)})
     losses.insert(0, "epoch", np.arange(1, len(losses) + 1))
     exact, rounded = losses.iloc[:, 1:4].to_numpy(), losses.iloc[:, 4:].to_numpy()

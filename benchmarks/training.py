@@ -28,7 +28,7 @@ import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from neurotransfer.cache.shard_file import checksum, shard_written  # noqa: E402
 from neurotransfer.errors import InputError  # noqa: E402
-from neurotransfer.files import read_json, read_table, write_json, write_table, write_text  # noqa: E402
+from neurotransfer.files import read_table, write_json, write_table  # noqa: E402
 from neurotransfer.network.device import choose_device  # noqa: E402
 from neurotransfer.pretrain import loop  # noqa: E402
 from neurotransfer.pretrain.batches import Images  # noqa: E402
@@ -76,7 +76,9 @@ def prepare(folder: Path, processes: int, seed: int = 7) -> tuple[pd.DataFrame, 
         folder.mkdir(parents=True, exist_ok=True)
         share = (TRAINING + VALIDATION) / 100
         designs = [design for design in study._designs(COHORTS, share)]
-        people = [person for design in designs for person in study._people(design, seed) if person["session"] in ("", "01")]
+        people = [
+            person for design in designs for person in study._people(design, seed) if person["session"] in ("", "01")
+        ]
         order = np.random.default_rng(seed).permutation(len(people))[: TRAINING + VALIDATION]
         people = [people[at] for at in order]
         names = [f"x-{at:04d}" for at in range(len(people) // PER_SHARD)]
@@ -84,7 +86,10 @@ def prepare(folder: Path, processes: int, seed: int = 7) -> tuple[pd.DataFrame, 
         with ProcessPoolExecutor(processes) as pool:
             made = list(pool.map(draw_shard, [folder] * len(names), names, parts, [seed] * len(names)))
         table = pd.DataFrame(people).drop(columns="own")
-        labels = {design.name: {*design.labels, "bmi"} if "height" in design.labels else set(design.labels) for design in designs}
+        labels = {
+            design.name: {*design.labels, "bmi"} if "height" in design.labels else set(design.labels)
+            for design in designs
+        }
         for target in ("handedness", "bmi", "fluid_intelligence", "neuroticism"):
             table.loc[[target not in labels[name] for name in table["cohort"]], target] = np.nan
         table["image_id"] = table["participant_id"] = table["cohort"] + "_" + table["label"]

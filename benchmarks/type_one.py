@@ -1,7 +1,7 @@
 """Type-I error and power of each test, measured on simulated studies: docs/type-one.{md,tsv,svg}.
 
 make type-one                                    # the paper's pools, n and replicates: 1,000 studies each
-python benchmarks/type_one.py --studies 100      # quicker, and coarser
+python benchmarks/type_one.py --studies 100      # faster, less precise
 """
 
 import argparse
@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from neurotransfer.files import write_table, write_text
+from neurotransfer.files import write_text
 from neurotransfer.validation.simulated_pools import ADNI, TOP
 from neurotransfer.validation.type_one import plans, type_one_rows
-from neurotransfer.validation.type_one_page import figure, page
+from neurotransfer.validation.type_one_page import type_one_figure, type_one_markdown
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SIZES = (100, 200, 300, 400, 500)
@@ -33,7 +33,7 @@ if __name__ == "__main__":
         rows.append(type_one_rows(plan, chosen.studies, chosen.processes))
         seconds = time.monotonic() - started
         print(f"type-one: {plan.pool}, {plan.scenario}, n = {plan.n}: {seconds:.0f} s", flush=True)
-        write_table(pd.concat(rows), chosen.out / "type-one.tsv")
+        write_text(chosen.out / "type-one.tsv", pd.concat(rows).to_csv(sep="\t", index=False))
     table = pd.concat(rows, ignore_index=True)
-    write_text(chosen.out / "type-one.svg", figure(table))
-    write_text(chosen.out / "type-one.md", page(table))
+    write_text(chosen.out / "type-one.svg", type_one_figure(table))
+    write_text(chosen.out / "type-one.md", type_one_markdown(table))

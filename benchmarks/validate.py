@@ -1,4 +1,4 @@
-"""Coverage, rejections and planted leaks on small simulated studies: docs/validity.md.  Fails where a promise breaks.
+"""Coverage, rejections and planted leaks on small simulated studies: docs/validity.md.  Fails if a promise is broken.
 
 make validate
 """
@@ -36,6 +36,6 @@ if __name__ == "__main__":
         f"{validity.SMALL.participants} participants with {chosen.replicates} replicates, and {chosen.pools:,} "
         "independent pools for the truth."
     )
-    write_text(chosen.out / "validity.md", validity.page(intervals, tests, leaks, broken, setting))
+    write_text(chosen.out / "validity.md", validity.validity_markdown(intervals, tests, leaks, broken, setting))
     print("\n".join(f"broken: {line}" for line in broken) or "validate: every promise held")
     sys.exit(1 if broken else 0)

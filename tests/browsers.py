@@ -1,4 +1,4 @@
-"""A headless Chromium as a person's browser: its size, its theme, its console and what it asks for."""
+"""A headless Chromium with a given size and theme, its console and its requests."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ FLAGS = (
 
 @contextlib.contextmanager
 def chromium(folder: Path) -> Iterator:
-    """A driver whose profile lies in `folder`; skips where there is no Chromium, and fails there in CI."""
+    """A driver with its profile in `folder`; without Chromium the test is skipped, and in CI it fails."""
     require_program("chromium", "chromedriver")
     from selenium import webdriver
 
@@ -33,18 +33,18 @@ def chromium(folder: Path) -> Iterator:
 
 
 def visit(browser, path: Path, *, width: int = 1280, theme: str = "light") -> None:
-    """Open a file, on a screen of that width and with that theme, with nothing left in the logs of before."""
+    """Open a file on a screen of that width with that theme, after clearing the logs."""
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = {"prefers-color-scheme": theme, "prefers-reduced-motion": "reduce"}  # nothing to wait for
+    features = {"prefers-color-scheme": theme, "prefers-reduced-motion": "reduce"}  # no animations to wait for
     media = {"features": [{"name": name, "value": value} for name, value in features.items()]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     browser.get_log("browser"), browser.get_log("performance")
-    browser.get("about:blank")  # a fragment of the same page would not be loaded anew
+    browser.get("about:blank")  # otherwise a fragment of the same page would not be loaded again
     browser.get(path.as_uri())
 
 
 def asked_for(browser) -> list[str]:
-    """The addresses that the browser has asked for since the last visit began."""
+    """The addresses that the browser has requested since the start of the last visit."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]

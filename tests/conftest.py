@@ -1,4 +1,4 @@
-"""What holds for every test: none talks to a Slurm that this machine may have, and costly fixtures are made once."""
+"""For all tests: none contacts this machine's own Slurm, and slow fixtures are made once."""
 
 import os
 from pathlib import Path
@@ -7,11 +7,11 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 
-# Snakemake's Slurm plugin asks the controller whenever it is imported, ten seconds long where none answers;
-# with an empty configuration Slurm's clients stop at once.  tests/slurm set their own.
+# Snakemake's Slurm plugin contacts the controller on import, and needs ten seconds if there is no answer; with an empty
+# configuration Slurm's clients stop at once.  tests/slurm set their own.
 os.environ["SLURM_CONF"] = os.devnull
 
-# files whose fixtures take longer than what two workers would save on their tests; each has one worker
+# files with slow fixtures: two workers would make each twice, so each file has one worker
 ONE_WORKER = {
     "unit/preprocess/engines/test_fastsurfer",
     "unit/report/test_page",

@@ -1,4 +1,4 @@
-"""Indices of simulated crowds: who is how old, and has which diagnoses, for tests of splits and their certificate."""
+"""Indices of invented people with ages and diagnoses, for tests of splits and their certificate."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Small BIDS data sets and tables of cohorts in the working directory, as tests of the manifest need them."""
+"""Small BIDS data sets and tables of cohorts in the working directory, for tests of the manifest."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def people(number, diagnosis="HC", first=1):
 
 
 def write_cohort(folder, rows, scans=None):
-    """A data set: participants.tsv from `rows`, and one scan for each, or `scans` as paths below the folder."""
+    """A data set: participants.tsv from `rows`, and a scan for each row, or `scans` as paths below the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "participants.tsv", rows)
     if scans is None:
@@ -53,7 +53,7 @@ def images():
 def lines_of(config):
     with pytest.raises(InputError) as caught:
         compile_manifest(config, check_pools)
-    assert not Path("results").exists(), "nothing is written where something is wrong"
+    assert not Path("results").exists(), "after a mistake nothing is written"
     return str(caught.value).splitlines()
 
 
@@ -70,9 +70,9 @@ def change(path, old, new):
 
 
 def read_one(folder="A", **columns):
-    """The images of one cohort by name, what is left out by file name, and the notes; `columns` are of cohorts.tsv.
+    """The images of one cohort by name, the excluded files by name, and the notes; `columns` are of cohorts.tsv.
 
-    Raises InputError where the manifest would.
+    Raises InputError like the manifest.
     """
     write_cohorts([{"cohort": "A", "path": folder, "roles": "holdout", **columns}])
     mistakes = Mistakes()
@@ -85,7 +85,7 @@ def read_one(folder="A", **columns):
 
 
 def refused(folder="A", **columns):
-    """The lines with which a cohort is refused."""
+    """The lines of the error that refuses a cohort."""
     with pytest.raises(InputError) as caught:
         read_one(folder, **columns)
     return str(caught.value).splitlines()

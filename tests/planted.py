@@ -1,4 +1,4 @@
-"""Small images with planted signals, cached as a study's are: what tests of the network learn from."""
+"""Small images with planted signals, cached like a study's, for tests of training."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ IMAGES, TRAINING = 48, 36
 
 
 def drawn() -> tuple[np.ndarray, np.ndarray]:
-    """The ages, and the images in order of their table, uint8 [48, 12, 12, 12]."""
+    """The ages, and the images in the order of the table, uint8 [48, 12, 12, 12]."""
     generator = np.random.default_rng(5)
     age = generator.uniform(20, 80, IMAGES)
     images = generator.normal(100, 12, (IMAGES, 12, 12, 12))
@@ -34,9 +34,9 @@ def drawn() -> tuple[np.ndarray, np.ndarray]:
 
 
 def plant(folder: Path, compression: str | None = None) -> pd.DataFrame:
-    """Cache 48 noisy images of 12³ voxels in two shards, their middle brighter with age; return their table.
+    """Cache 48 noisy images of 12³ voxels in two shards, with a middle that is brighter with age; return their table.
 
-    Half of the ages are not known, and in one shard sex is missing altogether.
+    A fifth of the ages is missing; sex is missing in one whole shard.
     """
     age, images = drawn()
     for shard, part in (("x-0001", images[:24]), ("x-0002", images[24:])):
@@ -59,7 +59,7 @@ def sides(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def pretrained(folder: Path, table: pd.DataFrame, checkpoints: Path, device, **changes) -> Pretrained:
-    """Pretrain a tiny network on the planted images, with `changes` of the settings."""
+    """Pretrain a tiny network on the planted images; `changes` override settings."""
     tables = sides(table)
     return pretrain(
         *(Images(part, folder) for part in tables), tables, targets=learn_targets(TARGETS, tables[0]),

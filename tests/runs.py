@@ -1,4 +1,4 @@
-"""Runs of the real workflow, as a person starts them, and what a dry run says that it would do."""
+"""Runs of the real workflow, with a user's commands, and the jobs of a dry run."""
 
 import os
 import re
@@ -15,22 +15,22 @@ OVERLAYS = [REPOSITORY / "config/demo.yaml", REPOSITORY / "tests/workflow/small.
 
 
 def require_program(*names: str) -> None:
-    """Skip where a program is missing, but fail where CI promises it."""
+    """Skip the test if a program is missing; in CI, fail."""
     missing = [name for name in names if shutil.which(name) is None]
     if missing and os.environ.get("CI") == "true":
-        pytest.fail(f"{', '.join(missing)} missing, which .ci/run installs")
+        pytest.fail(f"{', '.join(missing)} missing, although .ci/run installs them")
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed")
 
 
 def command(folder: Path, *arguments: object, overlays=OVERLAYS) -> list[str]:
-    """The command line with which a person would start Snakemake on a study in another folder."""
+    """The command line that starts Snakemake on a study in another folder."""
     line = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile", "--directory", folder]
     return [str(part) for part in [*line, *arguments, "--configfile", *overlays]]
 
 
 def snakemake(folder: Path, *arguments: object, overlays=OVERLAYS, timeout=1100) -> subprocess.CompletedProcess:
-    """Run Snakemake in a study's folder; its two streams come back as one text."""
+    """Run Snakemake in a study's folder; its two streams are joined into one text."""
     return subprocess.run(
         command(folder, *arguments, overlays=overlays),
         stdout=subprocess.PIPE,
@@ -42,10 +42,10 @@ def snakemake(folder: Path, *arguments: object, overlays=OVERLAYS, timeout=1100)
     )
 
 
-def neurotransfer(*arguments: object, cwd=REPOSITORY) -> subprocess.CompletedProcess:
+def neurotransfer(*arguments: object, cwd=REPOSITORY, timeout=300) -> subprocess.CompletedProcess:
     """Run the console command."""
     line = [sys.executable, "-m", "neurotransfer.cli", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=300, cwd=cwd)
+    return subprocess.run(line, capture_output=True, text=True, timeout=timeout, cwd=cwd)
 
 
 def planned_jobs(folder: Path, *arguments: object, overlays=OVERLAYS) -> set[str]:
@@ -70,12 +70,12 @@ def planned_jobs(folder: Path, *arguments: object, overlays=OVERLAYS) -> set[str
 
 
 def finished_study(temporary: pytest.TempPathFactory, worker: str, name: str, *simulation: object, overlays) -> Path:
-    """A simulated study, run from scans to report by the first test worker that asks for it; the others wait.
+    """A simulated study, run from scans to report by the first test worker that needs it; the others wait.
 
     Parameters
     ----------
     temporary, worker : pytest's `tmp_path_factory` and pytest-xdist's `worker_id`
-    name : of its folder
+    name : of the study's folder
     simulation : options of ``neurotransfer simulate``
     """
     shared = temporary.getbasetemp() if worker == "master" else temporary.getbasetemp().parent
@@ -95,6 +95,6 @@ def finished_study(temporary: pytest.TempPathFactory, worker: str, name: str, *s
 
 
 def copy_of(folder: Path, destination: Path) -> Path:
-    """A copy of a whole study with the times of its files, which Snakemake goes by."""
+    """A copy of a whole study with the times of its files, which Snakemake depends on."""
     shutil.copytree(folder, destination, symlinks=True)
     return destination

@@ -1,4 +1,4 @@
-"""A study's quality tables, slices and ledgers as the workflow leaves them, of any size, with planted oddities."""
+"""A study's quality tables, slices and ledgers as the workflow writes them, of any size, with planted outliers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ SETTINGS = {"age_band": 10, "min_group": 30, "exclude": LIMITS}
 
 @dataclass(frozen=True)
 class Study:
-    """What quality_page.page takes, and the images that are odd, with what is odd about them."""
+    """The inputs of quality/page.py, and the planted outliers: by image, the unusual figure."""
 
     tables: list[pd.DataFrame]
     slices: list[Path]
@@ -30,7 +30,7 @@ class Study:
 
 
 def figures(count: int, generator: np.random.Generator) -> pd.DataFrame:
-    """Figures of ordinary images; the ages are spread over a life."""
+    """Figures of ordinary images of adults of all ages."""
     normal = generator.standard_normal
     return pd.DataFrame(
         {
@@ -47,7 +47,7 @@ def figures(count: int, generator: np.random.Generator) -> pd.DataFrame:
     )
 
 
-ODDITIES = {  # at every so many-th image
+ODDITIES = {  # planted at regular intervals
     "mask_volume_mm3": {"mask_volume_mm3": 312_000.0},
     "mask_parts": {"mask_parts": 41.0, "mask_loose": 0.12},
     "contrast": {"contrast": 0.02},
@@ -57,11 +57,11 @@ ODDITIES = {  # at every so many-th image
 
 
 def study(folder: Path, images: int, cohorts: int, slices: np.ndarray, odd: int = 10) -> Study:
-    """Write a study's files below `folder`; of each cohort some images are odd, in one way each.
+    """Write a study's files below `folder`; some images of each cohort have one planted outlier.
 
     Parameters
     ----------
-    slices : uint8 [3, size, size], which every image has
+    slices : uint8 [3, size, size], the same for every image
     """
     generator = np.random.default_rng(1)
     tables, files, ledgers, planted = [], [], [], {}
@@ -71,10 +71,10 @@ def study(folder: Path, images: int, cohorts: int, slices: np.ndarray, odd: int 
     for number, count in enumerate(np.full(cohorts, images // cohorts) + (np.arange(cohorts) < images % cohorts)):
         cohort, count = f"cohort{number + 1:02d}", int(count)
         table = figures(count, generator)
-        place = np.arange(count)
-        table["image_id"] = [f"{cohort}_{at:05d}_1" for at in place]
-        table["cohort"], table["row"] = cohort, place % SHARD
-        table["shard"] = [f"{cohort}-{at // SHARD + 1:04d}" for at in place]
+        numbers = np.arange(count)
+        table["image_id"] = [f"{cohort}_{number:05d}_1" for number in numbers]
+        table["cohort"], table["row"] = cohort, numbers % SHARD
+        table["shard"] = [f"{cohort}-{number // SHARD + 1:04d}" for number in numbers]
         table["engine"], table["engine_version"], table["checksum"] = "fastsurfer", "2.4.2", "0" * 32
         for at, kind in zip(range(3, count, max(4, count // odd)), list(ODDITIES) * odd, strict=False):
             for name, value in ODDITIES[kind].items():

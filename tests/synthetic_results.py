@@ -1,7 +1,7 @@
-"""Results of a study that never ran: every table that figures and report read, drawn from a seeded generator.
+"""Synthetic results of a study: every table that figures and report read, from a seeded generator.
 
-Made by the library's own functions wherever a table is computed from another one (medians, comparisons,
-metrics, certificate), so that its columns are those of a real run.
+Tables that a real run computes from others (medians, comparisons, metrics, certificate) are computed by the library's
+own functions, so their columns are those of a real run.
 """
 
 import json
@@ -11,13 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 from neurotransfer.files import read_table
-from neurotransfer.preprocess.run import REASONS
+from neurotransfer.preprocess.reasons import MEANINGS
 from neurotransfer.pretrain.evaluation import calibration, evaluate, evaluate_groups, long_form
 from neurotransfer.pretrain.targets import learn_targets
 from neurotransfer.report import page
 from neurotransfer.report.figure1 import figure1, figure1_data
-from neurotransfer.report.figure2 import figure2, figure2_data, published_medians, save_figure
+from neurotransfer.report.figure2 import figure2, figure2_data, published_medians
 from neurotransfer.report.figure3 import figure3, figure3_data
+from neurotransfer.report.style import save_figure
 from neurotransfer.split.certificate import certify
 from neurotransfer.split.duplicates import COLUMNS as PAIR
 from neurotransfer.statistics.aggregation import compare, summarise
@@ -34,7 +35,7 @@ DUPLICATES = {
     "images": 360, "images_compared": 360, "pairs_compared": 64620, "least_similarity": 4.2, "pairs_found": 3,
     "pairs_listed": 3, "scans": 1, "heads": 2,
 }  # fmt: skip
-# by task: expected AUC of each of ARMS at the smallest n, and their gain towards the largest
+# by task: expected AUC of each of ARMS at the smallest n, and its gain at the largest n
 SHAPES = {
     "ad_hc": ((0.90, 0.72, 0.86, 0.62), (0.02, 0.18, 0.08, 0.01)),
     "scz_bd": ((0.52, 0.55, 0.61, 0.53), (0.15, 0.03, 0.07, 0.0)),
@@ -57,7 +58,7 @@ def make_results(
 ) -> SimpleNamespace:
     """All tables of a study, its configuration and its defaults.
 
-    The first cohorts pretrain, the one before the last stands on both sides, the last is unseen.
+    The first cohorts pretrain, the last but one is in both training and test, the last is unseen.
     """
     generator = np.random.default_rng(seed)
     defaults = load_config(REPOSITORY)
@@ -127,7 +128,7 @@ def make_results(
 
 
 def _aucs(tasks, n, replicates, generator) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """AUCs, the test scores that have them, and what the pools are to their replicates."""
+    """AUCs, test scores with exactly these AUCs, and facts about the pools."""
     rows, scores, pools = [], [], []
     for task in tasks:
         starts, gains = SHAPES.get(task, ((0.5,) * 4, (0.0,) * 4))
@@ -139,7 +140,7 @@ def _aucs(tasks, n, replicates, generator) -> tuple[pd.DataFrame, pd.DataFrame, 
             pools.append(row | {"participants": people, "overlap": size / (people + size)})
             for replicate in range(1, replicates + 1):
                 key = {"task": task, "n": size, "replicate": f"{replicate:03d}"}
-                hard = generator.normal(0, 0.03)  # a test set is hard for all models alike
+                hard = generator.normal(0, 0.03)  # a test set is hard for all models equally
                 table = {"label": np.arange(2 * half) % 2, "position": np.arange(2 * half) + size}
                 table["person"] = generator.choice(people, 2 * half, replace=False)
                 for model, start, gain in zip(ARMS, starts, gains, strict=True):
@@ -153,7 +154,7 @@ def _aucs(tasks, n, replicates, generator) -> tuple[pd.DataFrame, pd.DataFrame, 
 
 
 def _scores(labels, pairs, generator) -> np.ndarray:
-    """Scores with which so many (positive, negative) pairs are in the right order."""
+    """Scores for which so many (positive, negative) pairs are in the right order."""
     half = len(labels) // 2
     above = np.full(half, pairs // half)  # negatives below each positive
     above[: pairs % half] += 1
@@ -278,7 +279,7 @@ def _ledger(images) -> pd.DataFrame:
 
 
 def draw_figures(results: SimpleNamespace, folder: Path) -> Path:
-    """Draw the figures of some results into a folder, as the rule does; returns the folder."""
+    """Draw the figures of some results into a folder, like the rule; returns the folder."""
     first = figure1(results.images, results.history, results.metrics, results.predictions)
     tables = (results.aucs, results.medians, results.comparisons)
     overlay = published_medians(read_table(PUBLISHED), results.medians)
@@ -292,9 +293,9 @@ def draw_figures(results: SimpleNamespace, folder: Path) -> Path:
 
 
 def page_of(results: SimpleNamespace, drawings: Path, **options) -> str:
-    """The whole page of some results, with the figures that lie in a folder."""
+    """The whole page of some results, with the figures in a folder."""
     published = read_table(PUBLISHED)
-    content = page.content(
+    content = page.report_content(
         {name: getattr(results, name) for name in TABLES} | {"published": published},
         ledger=results.ledger,
         certificate=results.certificate,
@@ -304,7 +305,7 @@ def page_of(results: SimpleNamespace, drawings: Path, **options) -> str:
         defaults=results.defaults,
         tasks=results.config["tasks"],
         run=results.run,
-        reasons=REASONS,
+        reasons=MEANINGS,
         **options,
     )
-    return page.render(content)
+    return page.report_html(content)

@@ -19,7 +19,7 @@ images, target = torch.rand(5, 1, 17, 16, 18, dtype=torch.double) * 255, torch.r
 
 
 def trained(mine: slice) -> dict[str, torch.Tensor]:
-    """What a step on these images leaves behind."""
+    """Gradients and buffers after a step on these images."""
     torch.manual_seed(1)
     network = SFCN([16, 4, 5], 4, 2, "average", 0.0).double()
     (network(images[mine]) - target[mine]).square().sum().backward()

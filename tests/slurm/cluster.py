@@ -3,9 +3,9 @@
     python tests/slurm/cluster.py up FOLDER      start it and print how to use it
     python tests/slurm/cluster.py down FOLDER    end it, jobs included
 
-Everything of it lies in one folder, so clusters of several checkouts do not meet, and nothing that the
-machine's own Slurm has, services or configuration, is touched.  It needs the programs of Debian's packages
-slurmctld, slurmd, slurm-client and munge, and no root.
+All its files are in one folder, so clusters of several checkouts are independent, and the machine's own Slurm
+(services and configuration) is not changed.  It needs the programs of Debian's packages slurmctld, slurmd,
+slurm-client and munge, and no root.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "munged")
-os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"  # where the daemons lie, and a user's PATH may not go
+os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"  # the daemons' folders, which may be missing in a user's PATH
 NODES = ("node1", "node2", "node3", "node4")
 CONFIGURATION = """\
 ClusterName=neurotransfer
@@ -65,11 +65,11 @@ PartitionName=short Nodes=node[1-4] MaxTime=1
 
 
 class Cluster:
-    """A cluster whose files lie in `folder`.
+    """A cluster whose files are in `folder`.
 
-    `environment` is what a process needs to talk to it; `epilog` is a script that each node runs after each
-    task, with which tests play a node whose clock is wrong or whose files arrive late.  Clusters that start at
-    the same time take another `row` of ports each.
+    `environment` is for processes that use the cluster.  Each node runs the script ``epilog`` after each task; tests
+    use it to simulate wrong clocks and late files.  Clusters that start at the same time need different rows of ports,
+    `row`.
     """
 
     def __init__(self, folder: Path, row: int = 0) -> None:
@@ -83,7 +83,7 @@ class Cluster:
         Raises
         ------
         RuntimeError
-            where a program is missing, or the nodes are not idle in time, with the ends of the logs
+            if a program is missing, or the nodes are not idle in time, with the ends of the logs
         """
         missing = [name for name in PROGRAMS if shutil.which(name) is None]
         if missing:
@@ -93,7 +93,7 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
         for name in ("state", "bin", *NODES):
             (self.folder / name).mkdir(parents=True)
-        self.folder.chmod(0o755)  # munged refuses a socket in a folder that others may write to
+        self.folder.chmod(0o755)  # munged refuses a socket in a folder that others can write
         self._write_configuration()
         (self.folder / "munge.key").write_bytes(os.urandom(1024))
         (self.folder / "munge.key").chmod(0o600)
@@ -108,7 +108,7 @@ class Cluster:
     def _write_configuration(self) -> None:
         (self.folder / "epilog").write_text("#!/bin/sh\n")
         (self.folder / "epilog").chmod(0o755)
-        # the plugin's job step drops SLURM_CONF, which clusters that keep theirs in /etc/slurm do without
+        # the plugin's job step drops SLURM_CONF, which clusters with /etc/slurm do not need
         srun = f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"\n'
         (self.folder / "bin/srun").write_text(srun)
         (self.folder / "bin/srun").chmod(0o755)
@@ -126,7 +126,7 @@ class Cluster:
             raise RuntimeError(f"{line[0]} does not start: {done.stdout}{done.stderr}")
 
     def start_controller(self, *options: str) -> None:
-        """Start slurmctld; it goes on with what it had saved, unless told ``-c``."""
+        """Start slurmctld; without ``-c`` it continues from its saved state."""
         self._start("slurmctld", *options)
 
     def start_node(self, node: str) -> None:
@@ -134,17 +134,17 @@ class Cluster:
         self._start("slurmd", "-N", node, "-d", str(_beside("slurmd", "sbin/slurmstepd*")))
 
     def kill_controller(self) -> None:
-        """End slurmctld as if its machine had lost power."""
+        """Kill slurmctld, as in a power failure."""
         _kill(self._pid("slurmctld"))
 
     def kill_node(self, node: str) -> None:
-        """End a node as if it had lost power: its slurmd, its steps and everything that runs in them, at once."""
+        """Kill a node, as in a power failure: its slurmd, its job steps and all their processes, at once."""
         pids = {self._pid(node)} | {pid for job in self.jobs(node) for pid in self._processes(job)}
         for pid in pids:
             _kill(pid)
 
     def down(self) -> None:
-        """End all of it, running jobs included."""
+        """End the cluster, with its running jobs."""
         if (self.folder / "slurm.conf").exists():
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 for pid in {pid for node in NODES for job in self.jobs(node) for pid in self._processes(job)}:
@@ -161,11 +161,11 @@ class Cluster:
         return self.ask("squeue", "--noheader", "--format=%i", f"--nodelist={node}", timeout=5).split()
 
     def state(self, job: str) -> str:
-        """A job's state as squeue words it; empty where it is gone."""
+        """A job's state in squeue's words; empty if the job is gone."""
         return self.ask("squeue", "--noheader", "--format=%T", f"--jobs={job}").strip()
 
     def ask(self, *line: object, timeout: float = 30) -> str:
-        """The output of one of Slurm's own commands; empty where it fails."""
+        """The output of one of Slurm's commands; empty if it fails."""
         done = subprocess.run(
             [str(part) for part in line], env=self.environment, capture_output=True, text=True, timeout=timeout
         )
@@ -190,9 +190,9 @@ class Cluster:
             return None
 
     def _processes(self, job: str) -> set[int]:
-        """Every process of a job: its slurmstepds, and whatever has the job in its environment."""
+        """Every process of a job: its slurmstepds, and processes with the job's id in their environment."""
         mark, found = f"SLURM_JOB_ID={job}".encode(), set()
-        ours = f"{self.folder}/bin:".encode()  # in every job's PATH; ids of other clusters are alike
+        ours = f"{self.folder}/bin:".encode()  # in every job's PATH; other clusters have the same ids
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if f"slurmstepd: [{job}." in (path / "cmdline").read_text(errors="replace"):
@@ -204,7 +204,7 @@ class Cluster:
 
 
 def peak_mb_of(pid: int) -> float:
-    """The peak resident memory of a process so far, in MB; 0 where it has ended."""
+    """The peak resident memory of a process so far, in MB; 0 if it has ended."""
     try:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except OSError:
@@ -213,7 +213,7 @@ def peak_mb_of(pid: int) -> float:
 
 
 def cpu_seconds_of(pid: int) -> float:
-    """The CPU time of a process so far, without its children's; 0 where it has ended."""
+    """The CPU time of a process so far, without its children's, in seconds; 0 if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -222,7 +222,7 @@ def cpu_seconds_of(pid: int) -> float:
 
 
 def _beside(program: str, *patterns: str) -> Path:
-    """The first file that matches below the folder that a program is installed in."""
+    """The first matching file below a program's installation prefix."""
     prefix = Path(shutil.which(program)).resolve().parents[1]
     found = [path for pattern in patterns for path in sorted(prefix.glob(pattern))]
     if not found:
@@ -231,7 +231,7 @@ def _beside(program: str, *patterns: str) -> Path:
 
 
 def _free_ports(count: int, start: int) -> list[int]:
-    """A row of ports that nobody listens at, the nodes' one after the other."""
+    """Consecutive free ports."""
     for first in range(start, start + 1000, 10):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for port in range(first, first + count):
@@ -247,13 +247,13 @@ def _kill(pid: int | None) -> None:
 
 
 if __name__ == "__main__":
-    action, place = sys.argv[1], Cluster(Path(sys.argv[2]))
+    action, cluster = sys.argv[1], Cluster(Path(sys.argv[2]))
     if action == "down":
-        place.down()
-        shutil.rmtree(place.folder, ignore_errors=True)
+        cluster.down()
+        shutil.rmtree(cluster.folder, ignore_errors=True)
     else:
         try:
-            place.up()
+            cluster.up()
         except RuntimeError as error:
             sys.exit(f"slurm-up: {error}")
-        print(f"export SLURM_CONF={place.folder}/slurm.conf PATH={place.folder}/bin:$PATH")
+        print(f"export SLURM_CONF={cluster.folder}/slurm.conf PATH={cluster.folder}/bin:$PATH")

@@ -1,4 +1,4 @@
-"""A real Slurm cluster, and a study of 19 jobs that ran undisturbed: what every test of this folder takes."""
+"""A real Slurm cluster, and a study of 19 jobs that ran undisturbed, for all tests of this folder."""
 
 import os
 import re
@@ -14,9 +14,9 @@ from runs import REPOSITORY, command, copy_of, finished_study, require_program
 
 OVERLAYS = [REPOSITORY / "config/demo.yaml", REPOSITORY / "tests/slurm/study.yaml"]
 COHORT = ("--cohorts", "memory", "--participants", "0.6")
-# the profile as it is, but for polling: the tests would wait for its patience
+# the profile with shorter polling intervals
 QUICK = ("--profile", "slurm", "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "20")
-QUICK += ("--max-jobs-per-timespan", "100/1s")  # the profile's 10 in 10 s are for a controller of others
+QUICK += ("--max-jobs-per-timespan", "100/1s")  # the profile's 10 in 10 s spare a shared controller
 
 
 def pytest_collection_modifyitems(items):
@@ -27,21 +27,21 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory, worker_id: str):
-    """Four nodes that are idle when the tests begin, and gone when they end."""
+    """Four nodes that are idle at the start of the tests and removed at their end."""
     require_program(*PROGRAMS)
-    place = Cluster(tmp_path_factory.mktemp("cluster"), row=int("".join(filter(str.isdigit, worker_id)) or 0))
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), row=int("".join(filter(str.isdigit, worker_id)) or 0))
     try:
-        place.up()
-        yield place
+        cluster.up()
+        yield cluster
     finally:
-        place.down()
+        cluster.down()
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory, worker_id: str) -> Path:
-    """The study as it ends when nothing happens to it; never written to.
+    """The study after an undisturbed run; read-only.
 
-    NEUROTRANSFER_UNDISTURBED names one that ran before, for people who work on these tests.
+    NEUROTRANSFER_UNDISTURBED may name the folder of an earlier run, which saves time.
     """
     if prepared := os.environ.get("NEUROTRANSFER_UNDISTURBED"):
         return Path(prepared)
@@ -55,10 +55,10 @@ def study(undisturbed: Path, tmp_path: Path) -> Path:
 
 
 class Run:
-    """Snakemake on the cluster, started as a person would, beside the test.
+    """Snakemake on the cluster, started by a user's command, in parallel to the test.
 
-    `text` is what it said so far; `memory` (MB, its peak) and `cpu` (seconds) are its own, without its jobs'.
-    Waiting is for events, with bounds that a crowded machine keeps.
+    `text` is its output so far; `memory` (peak, MB) and `cpu` (seconds) are its own, without its jobs.  Tests wait for
+    events, with bounds that a busy machine can keep.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Run:
         return self.output.read_text()
 
     def wait_for(self, condition, what: str, seconds: float = 300):
-        """Wait until `condition` gives something true, which is returned; fail where Snakemake ends before."""
+        """Wait until `condition` returns a true value, and return it; fail if Snakemake ends before."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             ended = self.process.poll() is not None
@@ -104,12 +104,12 @@ class Run:
         return self.process.returncode
 
     def kill(self) -> None:
-        """kill -9; its jobs go on."""
+        """kill -9; its jobs continue."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def job_of(self, rule: str, *wildcards: str) -> str | None:
-        """Slurm's id of the newest job of a rule with these wildcards in its log's path, or of a group."""
+        """Slurm's id of the newest job, or group, of a rule with these wildcards in its log's path."""
         found = re.findall(r"with SLURM jobid (\d+) \(log: (.*?)\)\.", self.text)
         of_it = re.compile(rf"/(rule_{rule}|group_{rule}\w*)/")
         names = [
@@ -120,7 +120,7 @@ class Run:
 
 @pytest.fixture
 def start(cluster):
-    """Start Snakemake on the cluster; whatever still runs at the end of the test is ended."""
+    """Start Snakemake on the cluster; runs that have not ended at the end of the test are killed."""
     runs: list[Run] = []
 
     def begin(folder: Path, *targets: str, **options) -> Run:

@@ -1,4 +1,4 @@
-"""The results of the study that the faults of this folder happen to."""
+"""The results of the study of this folder's tests."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ def bytes_of(study: Path, *paths: str) -> dict[str, bytes]:
 
 
 def forget(study: Path, *paths: str) -> None:
-    """Remove results, so that a run makes them again."""
+    """Remove results; the next run makes them again."""
     for path in paths:
         (study / path).unlink()
 

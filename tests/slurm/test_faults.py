@@ -1,4 +1,4 @@
-"""Faults on a real cluster: the same command ends with the same numbers, and does nothing twice."""
+"""Faults on a real cluster: the same command gives the same results, and repeats no finished job."""
 
 import os
 import signal
@@ -18,19 +18,19 @@ def test_the_study_has_at_most_20_jobs_of_the_real_rules(undisturbed):
     assert {"preprocess", "pretrain", "linear", "baseline", "transfer", "aggregate", "report"} <= set(logs)
 
 
-def test_as_many_files_are_made_as_the_plan_says(undisturbed):
-    """Of a shard, and of a replicate; Slurm's own two logs are not there, since the study ran without it."""
+def test_the_number_of_files_is_the_planned_one(undisturbed):
+    """Files of a shard and of a replicate; Slurm's two logs are missing, because the study ran without Slurm."""
     results = undisturbed / "results"
     assert len(list((results / "cache").iterdir())) == plan.CACHE_FILES
     made = {"resample": "results/resamples", "fits": "results/fits", "logs": "logs", "benchmarks": "results/benchmarks"}
-    counted = {name: len(list(undisturbed.glob(f"{place}/**/n18/**/001*"))) for name, place in made.items()}
+    counted = {name: len(list(undisturbed.glob(f"{folder}/**/n18/**/001*"))) for name, folder in made.items()}
     counted["fits"] = len(list((results / "fits").rglob("*.json")))
     counted["logs"] += 2
     assert counted == plan.REPLICATE_FILES
 
 
 def test_scancel_of_a_running_fit_and_of_a_group(cluster, start, undisturbed, study):
-    """The fit runs again by itself; of the group, what is missing runs when the same command is given again."""
+    """The fit is repeated automatically; missing jobs of the group are repeated by the same command."""
     fit, resample = f"{FITS}/001/baseline.json", "results/resamples/ad_hc/n18/001.tsv"
     group = [resample, f"{FITS}/001/linear.json", f"{FITS}/001/covariates.json"]
     forget(study, fit, *group)
@@ -56,7 +56,7 @@ def test_scancel_of_a_running_fit_and_of_a_group(cluster, start, undisturbed, st
 
 
 def test_a_node_that_dies_with_a_job_on_it(cluster, start, undisturbed, study):
-    """The job starts again on another node; the dead one comes back and is used again."""
+    """The job starts again on another node; the failed node returns and is used again."""
     fit = f"{FITS}/001/baseline.json"
     forget(study, fit)
     run = start(study, fit)
@@ -73,14 +73,14 @@ def test_a_node_that_dies_with_a_job_on_it(cluster, start, undisturbed, study):
 
 
 def test_the_time_limit_is_reached_in_pretraining(cluster, start, undisturbed, study):
-    """A checkpoint is written at SIGTERM, and the next attempt goes on from it to the same bytes."""
+    """A checkpoint is written at SIGTERM; the next attempt continues from it and gives the same bytes."""
     weights = "results/pretrain/multitask/weights.safetensors"
     forget(study, weights)
     checkpoints = study / "results/checkpoints/pretrain/multitask"
     log = study / "logs/pretrain/multitask.log"
     run = start(study, weights)
     run.wait_for(lambda: checkpoints.exists() and any(checkpoints.glob("*.pt")), "a checkpoint")
-    os.kill(holder_of(study / weights), signal.SIGSTOP)  # however fast it is; Slurm wakes it to tell it
+    os.kill(holder_of(study / weights), signal.SIGSTOP)  # it may be too fast; Slurm resumes it for SIGTERM
     soon = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 1))
     cluster.ask("scontrol", "update", f"JobId={run.job_of('pretrain')}", f"EndTime={soon}")
     cause = study / "results/failures/pretrain/all.json"
@@ -97,13 +97,13 @@ def test_the_time_limit_is_reached_in_pretraining(cluster, start, undisturbed, s
 
 
 def test_kill_9_of_snakemake_while_a_job_runs(cluster, start, undisturbed, study):
-    """The stale lock is explained with the command that clears it; the running job is awaited, not doubled."""
+    """The error names the command that clears the stale lock; the next run waits for the running job."""
     fit = f"{FITS}/001/baseline.json"
     forget(study, fit)
     killed = start(study, fit)
     killed.wait_for(lambda: (study / f"{fit}.lease").exists(), "start of the fit")
     holder = holder_of(study / fit)
-    os.kill(holder, signal.SIGSTOP)  # so that it still runs when its successor begins
+    os.kill(holder, signal.SIGSTOP)  # pause it, so it still runs when its successor starts
     killed.kill()
 
     refused = start(study, fit)
@@ -118,6 +118,6 @@ def test_kill_9_of_snakemake_while_a_job_runs(cluster, start, undisturbed, study
     assert again.wait() == 0, again.text
 
     assert (study / fit).read_bytes() == (undisturbed / fit).read_bytes()
-    assert "finished by the job that was waited for" in log.read_text()
+    assert "the process that held the lease has finished it" in log.read_text()
     assert not (study / f"{fit}.lease").exists()
     assert planned_jobs(study, fit, overlays=again.overlays) == set()

@@ -1,4 +1,4 @@
-"""The workflow's own scale: the paper's fan-out, with tasks that do nothing in place of the work."""
+"""The workflow at the paper's scale, with jobs that only write empty outputs."""
 
 import hashlib
 import itertools
@@ -17,7 +17,7 @@ from runs import REPOSITORY, neurotransfer, snakemake
 
 FITS_AWAY = 10
 REPLICATES = int(os.environ.get("NEUROTRANSFER_REPLICATES", "2"))  # of the fan-out through Slurm; 100 in the paper
-PATIENCE = 600 + 600 * REPLICATES  # seconds: half a minute for each of a replicate's 20 jobs
+PATIENCE = 600 + 600 * REPLICATES  # seconds; half a minute for each of a replicate's 20 jobs
 SIZES = (100, 200, 300, 400, 500)
 IDLE = """\
 from neurotransfer.jobs import job
@@ -29,7 +29,7 @@ with job.job(snakemake):
     from neurotransfer.files import write_text
 
     number = int(hashlib.sha256(snakemake.output[0].encode()).hexdigest(), 16)
-    if snakemake.rule in ("linear", "baseline", "transfer") and number % 100 < SHARE and not Path("mended").exists():
+    if snakemake.rule in ("linear", "baseline", "transfer") and number % 100 < SHARE and not Path("repaired").exists():
         raise RuntimeError("failed at random")
     for path in snakemake.output:
         write_text(path, "")
@@ -37,7 +37,7 @@ with job.job(snakemake):
 
 
 def finish(folder: Path, overlays) -> list[Path]:
-    """Make every file that Snakemake says is an output, empty and of one age, and return them."""
+    """Make every output that Snakemake lists, empty and with one time, and return them."""
     listed = snakemake(folder, "--summary", overlays=overlays)
     assert listed.returncode == 0, listed.stdout[-2000:]
     rows = [line.split("\t")[0] for line in listed.stdout.splitlines() if "\t" in line]
@@ -52,7 +52,7 @@ def finish(folder: Path, overlays) -> list[Path]:
 
 @pytest.mark.long
 def test_a_dry_run_after_all_but_ten_of_3000_fits_shows_those(tmp_path, capsys):
-    """The ten, and what summarises them, in under 20 s."""
+    """The ten and the summaries, in less than 20 s."""
     overlay = tmp_path / "paper.yaml"
     overlay.write_text("study: fan-out\n")
     study = fan_out(tmp_path / "study", 1809)
@@ -64,7 +64,7 @@ def test_a_dry_run_after_all_but_ten_of_3000_fits_shows_those(tmp_path, capsys):
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = snakemake(study, "--dry-run", overlays=[overlay])
     after, waited = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
-    # of CPU, which a crowded machine does not change; it computes on one core and waits for nothing
+    # seconds of CPU, which other work on the machine hardly changes
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     with capsys.disabled():
         print(
@@ -73,12 +73,12 @@ def test_a_dry_run_after_all_but_ten_of_3000_fits_shows_those(tmp_path, capsys):
     assert done.returncode == 0, done.stdout[-2000:]
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.M))
     assert sum(int(jobs.get(rule, 0)) for rule in ("linear", "baseline", "transfer")) == FITS_AWAY
-    assert int(jobs["total"]) - FITS_AWAY <= 6  # all, and the tables, figures and page made from fits
+    assert int(jobs["total"]) - FITS_AWAY <= 6  # `all`, and the tables, figures and page that depend on fits
     assert seconds < 20
 
 
 def idle_repository(folder: Path, failing: int = 0) -> Path:
-    """This repository with scripts that only make their outputs; of fits, `failing` of a hundred fail."""
+    """This repository with scripts that only make their outputs; `failing` percent of the fits fail."""
     shutil.copytree(REPOSITORY / "workflow", folder / "workflow", symlinks=True)
     shutil.copy(REPOSITORY / "Snakefile", folder)
     for name in ("config", "profiles"):
@@ -89,7 +89,7 @@ def idle_repository(folder: Path, failing: int = 0) -> Path:
 
 
 def before_the_fits(folder: Path, replicates: int) -> tuple[Path, Path]:
-    """A fan-out whose work is done up to its resamples, and its overlay."""
+    """A study that is finished up to its resamples, and its overlay."""
     overlay = folder / "fan-out.yaml"
     overlay.write_text(f"study: fan-out\nresampling: {{replicates: {replicates}}}\n")
     study = fan_out(folder / "study", 45)
@@ -101,23 +101,21 @@ def before_the_fits(folder: Path, replicates: int) -> tuple[Path, Path]:
 
 @pytest.mark.long
 def test_one_fit_of_twenty_fails_at_random(cluster, start, tmp_path):
-    """The rest finish, the failed are listed with their cause, and the next run does only those."""
+    """The others finish, failed fits are listed with their cause, and the next run repeats only those."""
     study, overlay = before_the_fits(tmp_path, 2)
     idle = idle_repository(tmp_path / "idle", failing=5)
     run = start(study, "results/statistics/aucs.tsv", overlays=[overlay], repository=idle)
     assert run.wait(3000) == 1
-    places = itertools.product(("ad_hc", "scz_bd"), SIZES, ("001", "002"), ARMS)
-    wanted = {f"results/fits/{task}/n{n}/{replicate}/{model}.json" for task, n, replicate, model in places}
+    keys = itertools.product(("ad_hc", "scz_bd"), SIZES, ("001", "002"), ARMS)
+    wanted = {f"results/fits/{task}/n{n}/{replicate}/{model}.json" for task, n, replicate, model in keys}
     failed = {fit for fit in wanted if int(hashlib.sha256(fit.encode()).hexdigest(), 16) % 100 < 5}
     failed = {fit for fit in failed if not fit.endswith("covariates.json")}
     made = {str(path.relative_to(study)) for path in study.glob("results/fits/**/*.json")}
-    assert failed and not {
-        fit for fit in failed if fit.endswith("linear.json")
-    }  # in a group it would take others along
+    assert failed and not {fit for fit in failed if fit.endswith("linear.json")}  # a group would fail with it
     assert wanted - made == failed
     options = ("--directory", study, "--configfile", overlay)
-    told = neurotransfer("failures", *options)
-    assert "failed at random" in told.stdout and all(fit in told.stdout for fit in failed)
+    failures = neurotransfer("failures", *options).stdout
+    assert "failed at random" in failures and all(fit in failures for fit in failed)
     status = neurotransfer("status", *options).stdout
     for model in {Path(fit).stem for fit in failed}:
         count = sum(fit.endswith(f"/{model}.json") for fit in failed)
@@ -125,7 +123,7 @@ def test_one_fit_of_twenty_fails_at_random(cluster, start, tmp_path):
     assert f"{len(failed)} jobs failed when last tried" in status
 
     stamps = {fit: (study / fit).stat().st_mtime_ns for fit in made}
-    (study / "mended").touch()
+    (study / "repaired").touch()
     again = start(study, "results/statistics/aucs.tsv", overlays=[overlay], repository=idle)
     assert again.wait(3000) == 0, again.text[-3000:]
     assert len(re.findall(r"has been submitted with SLURM jobid", again.text)) == len(failed) + 1  # and aggregate
@@ -136,9 +134,9 @@ def test_one_fit_of_twenty_fails_at_random(cluster, start, tmp_path):
 @pytest.mark.long
 @pytest.mark.timeout(PATIENCE + 300)
 def test_the_fan_out_through_slurm(cluster, start, tmp_path, capsys):
-    """Every fit and its resample as a job of its own, doing nothing: what remains is Snakemake's and ours.
+    """Every fit and its resample as a job without work; the rest is the cost of Snakemake and of this workflow.
 
-    NEUROTRANSFER_REPLICATES makes it larger: 100 is the paper's study, and takes an hour and a half on two cores.
+    NEUROTRANSFER_REPLICATES sets its size: 100 is the paper's study, which takes an hour and a half on two cores.
     """
     study, overlay = before_the_fits(tmp_path, REPLICATES)
     began = time.monotonic()
@@ -153,12 +151,12 @@ def test_the_fan_out_through_slurm(cluster, start, tmp_path, capsys):
         print(f"\n{30 * REPLICATES} fits in {jobs} Slurm jobs: {seconds:.0f} s, {seconds / jobs:.2f} s a job")
         print(f"Snakemake: {run.cpu:.0f} s of CPU, {run.cpu / jobs:.3f} s a job, {run.memory:.0f} MB at most")
         print(f"slurmctld: {cpu_seconds_of(controller):.0f} s of CPU, {peak_mb_of(controller):.0f} MB at most")
-    assert run.cpu < 30 + 0.1 * jobs  # it plans, and then sleeps but for what ends
+    assert run.cpu < 30 + 0.1 * jobs  # it plans, and then only reacts to the ends of jobs
 
 
 @pytest.mark.long
-def test_a_group_of_fifty_asks_for_what_four_of_them_need(tmp_path, monkeypatch):
-    """Snakemake adds up what could run side by side; the profile says that four may."""
+def test_a_group_of_fifty_requests_the_resources_of_four(tmp_path, monkeypatch):
+    """Snakemake sums the resources of jobs that may run in parallel; the profile limits them to four."""
     study, overlay = before_the_fits(tmp_path, 50)
     calls = tmp_path / "calls"
     (tmp_path / "bin").mkdir()

@@ -1,4 +1,4 @@
-"""The other faults that a run of weeks meets, each on the real cluster: `make test-slurm-all`."""
+"""Other faults during a run of weeks, each on the real cluster: `make test-slurm-all`."""
 
 import os
 import signal
@@ -13,13 +13,13 @@ pytestmark = pytest.mark.long
 FIT, OTHER = f"{FITS}/001/baseline.json", f"{FITS}/001/transfer.json"
 
 
-def test_a_controller_that_is_away_for_a_minute(cluster, start, undisturbed, study):
-    """Jobs that run finish, jobs to be sent wait, and no retry is spent: the run ends as if nothing had been."""
+def test_a_controller_that_is_unreachable_for_a_minute(cluster, start, undisturbed, study):
+    """Running jobs finish, submissions wait, and no retry is used."""
     forget(study, FIT, OTHER)
-    run = start(study, FIT, OTHER, options=["--jobs", "1"])  # the second is sent when the first is done
+    run = start(study, FIT, OTHER, options=["--jobs", "1"])  # the second is submitted after the first has ended
     run.wait_for(lambda: (study / f"{FIT}.lease").exists() or (study / f"{OTHER}.lease").exists(), "start of a fit")
     cluster.kill_controller()
-    time.sleep(60)  # the length of the fault, not a wait for something
+    time.sleep(60)  # the duration of the fault
     cluster.start_controller()
     assert run.wait() == 0, run.text
     assert "Trying to restart" not in run.text
@@ -37,14 +37,14 @@ def test_a_controller_that_restarts(cluster, start, undisturbed, study):
     assert bytes_of(study, FIT) == bytes_of(undisturbed, FIT)
 
 
-def test_a_job_that_needs_more_memory_than_it_asked_for(cluster, start, undisturbed, study):
-    """It is tried again with more, and what was short is reported."""
+def test_a_job_that_needs_more_memory_than_requested(cluster, start, undisturbed, study):
+    """It is tried again with more, and the lack of memory is reported."""
     forget(study, FIT)
     run = start(study, FIT, options=["--set-resources", "baseline:mem_mb=300*attempt", "--retries", "5"])
     run.wait_for(lambda: "Trying to restart" in run.text, "second attempt")
-    told = neurotransfer("failures", "--directory", study)
+    failures = neurotransfer("failures", "--directory", study).stdout
     assert run.wait() == 0, run.text
-    assert "it used more memory than it asked for; the next attempt asks for more" in told.stdout, told.stdout
+    assert "it used more memory than it asked for; the next attempt asks for more" in failures, failures
     assert bytes_of(study, FIT) == bytes_of(undisturbed, FIT)
     log = (study / "logs/baseline/ad_hc/n18/001.log").read_text()
     assert "mem_mb 300," not in log and "mem_mb" in log
@@ -52,24 +52,24 @@ def test_a_job_that_needs_more_memory_than_it_asked_for(cluster, start, undistur
 
 
 def test_a_partition_whose_limit_is_a_minute(cluster, start, undisturbed, study):
-    """Slurm ends pretraining when its time is over, however little is done; the next attempt goes on from there."""
+    """Slurm ends pretraining at the time limit; the next attempt continues from the checkpoint."""
     weights = "results/pretrain/multitask/weights.safetensors"
     forget(study, weights)
     checkpoints, log = study / "results/checkpoints/pretrain/multitask", study / "logs/pretrain/multitask.log"
     run = start(study, weights, options=["--set-resources", "pretrain:slurm_partition=short", "pretrain:runtime=1"])
     run.wait_for(lambda: checkpoints.exists() and any(checkpoints.glob("*.pt")), "a checkpoint")
-    os.kill(holder_of(study / weights), signal.SIGSTOP)  # a slow one; Slurm wakes it to tell it
+    os.kill(holder_of(study / weights), signal.SIGSTOP)  # pause it: a slow job; Slurm resumes it to send SIGTERM
     assert run.wait() == 0, run.text
     assert "TIMEOUT" in run.text
     assert "an earlier attempt failed: stopped by SIGTERM" in log.read_text() and "resumed from" in log.read_text()
     assert bytes_of(study, weights) == bytes_of(undisturbed, weights)
 
 
-def test_a_fit_that_asks_for_its_gpu_by_gres(cluster, start, undisturbed, study):
-    """As the profile says for clusters that know no --gpus."""
+def test_a_fit_that_requests_its_gpu_by_gres(cluster, start, undisturbed, study):
+    """As in the profile, for clusters without --gpus."""
     forget(study, FIT)
-    asked = ["baseline:slurm_partition=gpu", "baseline:gres=gpu:1", "baseline:gpu=0"]
-    run = start(study, FIT, options=["--set-resources", *asked])
+    resources = ["baseline:slurm_partition=gpu", "baseline:gres=gpu:1", "baseline:gpu=0"]
+    run = start(study, FIT, options=["--set-resources", *resources])
     job = run.wait_for(lambda: run.job_of("baseline", "001"), "submission of the fit")
     assert "gres:gpu:1" in cluster.ask("scontrol", "show", "job", job)
     assert run.wait() == 0, run.text
@@ -78,7 +78,7 @@ def test_a_fit_that_asks_for_its_gpu_by_gres(cluster, start, undisturbed, study)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_snakemake_is_asked_to_stop(cluster, start, undisturbed, study, number):
-    """No lock stays that hinders the same command, and nothing runs twice at once."""
+    """The same command works afterwards, at most after an unlock, and no job runs twice at once."""
     forget(study, FIT)
     run = start(study, FIT)
     run.wait_for(lambda: (study / f"{FIT}.lease").exists(), "start of the fit")
@@ -94,16 +94,16 @@ def test_snakemake_is_asked_to_stop(cluster, start, undisturbed, study, number):
 
 
 def test_a_replicate_that_fails_each_time(cluster, start, undisturbed, study):
-    """It ends after its retries, all that does not need it is finished, and a preliminary page can be had."""
+    """The run ends after its retries, independent jobs are finished, and a preliminary page can be made."""
     forget(study, FIT, OTHER)
     (study / "results/statistics/comparisons.tsv").unlink()
-    run = start(study, options=["--set-resources", "baseline:mem_mb=60"])  # less than Snakemake's own start needs
+    run = start(study, options=["--set-resources", "baseline:mem_mb=60"])  # less than the start of Snakemake needs
     assert run.wait() == 1
     assert run.text.count("Trying to restart") == 2  # the profile's retries
     assert bytes_of(study, OTHER) == bytes_of(undisturbed, OTHER)
     options = ("--directory", study, "--configfile", *run.overlays)
-    told = neurotransfer("failures", *options)
-    assert f"snakemake {FIT}" in told.stdout, told.stdout
+    failures = neurotransfer("failures", *options).stdout
+    assert f"snakemake {FIT}" in failures, failures
     page = neurotransfer("preview", *options, "--output", study / "preview.html")
     assert page.returncode == 0, page.stderr
     text = (study / "preview.html").read_text()
@@ -116,7 +116,7 @@ def test_a_replicate_that_fails_each_time(cluster, start, undisturbed, study):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Mount a disk of one page over a folder until the test says that space was made; root only."""
+    """Mount a disk of one memory page over a folder until the test releases it; root only."""
     mounted = []
 
     def over(folder, size: str):
@@ -144,7 +144,7 @@ def small_disk(tmp_path):
     ids=["fit", "shard", "aggregation"],
 )
 def test_a_full_disk(cluster, start, undisturbed, study, small_disk, target, key):
-    """One line says so, no half file stays, and after space is made the same command makes the same bytes."""
+    """One line names the cause, no partial file stays, and with free space the same command gives the same bytes."""
     forget(study, target)
     folder = (study / target).parent
     kept = {path.name for path in folder.iterdir() if path.is_file()}
@@ -164,7 +164,7 @@ def test_a_full_disk(cluster, start, undisturbed, study, small_disk, target, key
 
 
 def on_every_node(cluster, lines: str) -> None:
-    """What each node does after each task; the task's own folder is the study's."""
+    """Shell lines that each node runs after each task, in the study's folder."""
     (cluster.folder / "epilog").write_text(f"#!/bin/bash\n{lines}\n")
 
 
@@ -176,7 +176,7 @@ def epilog(cluster):
 
 @pytest.mark.parametrize("shift", ["2 hours ago", "2 hours"], ids=["slow", "fast"])
 def test_a_node_with_a_wrong_clock(cluster, start, undisturbed, study, epilog, shift):
-    """Files from the past or the future make nothing run again."""
+    """Files with times in the past or the future cause no rerun."""
     linear = f"{FITS}/001/linear.json"
     forget(study, FIT, linear)
     epilog(f"find {study}/results/fits -newermt '5 minutes ago' -name '*.json' -exec touch -d '{shift}' {{}} +")
@@ -187,7 +187,7 @@ def test_a_node_with_a_wrong_clock(cluster, start, undisturbed, study, epilog, s
 
 
 def test_files_that_arrive_late(cluster, start, undisturbed, study, epilog):
-    """Snakemake waits for a finished job's file, as long as latency-wait says, and does nothing again."""
+    """Snakemake waits up to latency-wait for a finished job's file, and repeats nothing."""
     forget(study, FIT)
     away = study / "late.json"
     epilog(
@@ -201,8 +201,8 @@ def test_files_that_arrive_late(cluster, start, undisturbed, study, epilog):
     assert bytes_of(study, FIT) == bytes_of(undisturbed, FIT)
 
 
-def test_two_people_start_the_same_study(cluster, start, undisturbed, study):
-    """The second is refused, and told who runs it."""
+def test_two_users_start_the_same_study(cluster, start, undisturbed, study):
+    """The second run is refused with the process of the first."""
     forget(study, FIT)
     first = start(study, FIT)
     job = first.wait_for(lambda: first.job_of("baseline", "001"), "submission of the fit")

@@ -1,4 +1,4 @@
-"""What the stand-ins for Apptainer and Docker have in common: images, and paths as seen from inside."""
+"""The common part of the stand-ins for Apptainer and Docker: images, and paths inside the container."""
 
 import os
 import re
@@ -12,19 +12,19 @@ SCRIPT = Path(__file__).with_name("run_fastsurfer.sh")
 
 
 def fail(message: str, status: int = 255) -> None:
-    """Say it on standard error and end."""
+    """Print to standard error and end."""
     print(message, file=sys.stderr, flush=True)
     sys.exit(status)
 
 
 def version_of(image: str) -> str | None:
-    """The version of FastSurfer that an image holds: its name says it, as the official ones' do."""
+    """The version of FastSurfer in an image, from its name, as in the official ones."""
     found = re.search(r"(\d+\.\d+\.\d+)", image.rpartition("/")[2])
     return found[1] if found else None
 
 
 def seen_from_outside(arguments: list[str], binds: dict[str, tuple[str, bool]]) -> list[str]:
-    """Arguments whose paths, valid inside, lead to the same files outside; what is not bound leads nowhere."""
+    """Arguments with the container's paths replaced by the host's; unbound paths point nowhere."""
     found = list(arguments)
     for at, argument in enumerate(arguments[:-1]):
         if argument in PATHS:
@@ -37,7 +37,7 @@ def _outside(path: str, binds: dict[str, tuple[str, bool]], written: bool) -> st
         if path == target or path.startswith(f"{target}/"):
             if written == read_only:
                 fail(f"{path}: bound {'read-only' if read_only else 'writable'}, which is not how it is used")
-            if path == target and Path(source).is_file():  # inside, its name is the target's
+            if path == target and Path(source).is_file():  # inside, it has the target's name
                 link = Path(tempfile.mkdtemp(dir=os.environ["STANDIN_CACHE"])) / Path(target).name
                 link.symlink_to(source)
                 return str(link)
@@ -46,7 +46,7 @@ def _outside(path: str, binds: dict[str, tuple[str, bool]], written: bool) -> st
 
 
 def environment(version: str, passed: dict[str, str]) -> dict[str, str]:
-    """What the program sees: what is in the image (PATH and the stand-in's own), and what was let through."""
+    """The program's environment: the image's (PATH and the stand-in's variables), and the variables passed on."""
     kept = {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("STANDIN_")}
     return kept | {"STANDIN_VERSION": version} | passed
 

@@ -1,4 +1,4 @@
-"""Stands in for FastSurfer's run_fastsurfer.sh: its options, its log, its files, and its ways of failing."""
+"""A stand-in for FastSurfer's run_fastsurfer.sh, with its options, log, files and failures."""
 
 import contextlib
 import gzip
@@ -26,24 +26,24 @@ WITH_VALUE = """--fs_license --sid --sd --t1 --t2 --seg_log --conformed_name --n
 FLAGS, VALUES = ALONE.split(), WITH_VALUE.split()
 if VERSION.split(".")[:2] >= ["2", "5"]:
     FLAGS.append("--no_cc")
-TIMES = 4  # the builtin engine works on voxels of 4 mm, each of which becomes 64 of 1 mm: quick, and the real grid
+TIMES = 4  # the builtin engine works on voxels of 4 mm, which is fast; each becomes 64 voxels of the real 1 mm grid
 
 
 def trace(**facts: object) -> None:
-    """Leave a line for the test to read."""
+    """Write a line for the test."""
     if path := os.environ.get("STANDIN_TRACE"):
         with Path(path).open("a") as file:
             file.write(json.dumps(facts | {"time": time.time(), "pid": os.getpid()}) + "\n")
 
 
 def end(line: str, status: int = 1) -> None:
-    """Say a last word and end."""
+    """Print a line and end."""
     print(line, flush=True)
     sys.exit(status)
 
 
 def parse(arguments: list[str]) -> dict[str, str]:
-    """The options as the real script takes them: an unknown one ends it, an empty one is passed over."""
+    """The options, parsed like the real script's: an unknown one is an error, an empty one is ignored."""
     options = {}
     rest = iter(arguments)
     for argument in rest:
@@ -58,7 +58,7 @@ def parse(arguments: list[str]) -> dict[str, str]:
 
 
 def check(options: dict[str, str]) -> None:
-    """What the real script checks before it begins."""
+    """The checks of the real script before its start."""
     if "--fs_license" in options and not Path(options["--fs_license"]).is_file():
         end(f"ERROR: Provided FreeSurfer license file {options['--fs_license']} could not be found. Exiting...")
     if os.getuid() == 0 and "--allow_root" not in options:
@@ -77,7 +77,7 @@ def check(options: dict[str, str]) -> None:
 
 
 def result_of(t1w: Path) -> Path:
-    """A folder with the builtin engine's result in FastSurfer's layout, made once for each image's bytes."""
+    """A folder with the builtin engine's result in FastSurfer's layout, made once per image content."""
     content = t1w.read_bytes()
     content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     folder = Path(os.environ["STANDIN_CACHE"]) / hashlib.sha256(content).hexdigest()
@@ -105,13 +105,13 @@ def result_of(t1w: Path) -> Path:
     text = stats_text(arrays["aparc.DKTatlas+aseg.deep"], arrays["orig"], arrays["mask"], builtin.NAMES, 1.0)
     (part / "aseg+DKT.stats").write_text(text)
     shutil.rmtree(part / "coarse")
-    with contextlib.suppress(OSError):  # another process was quicker
+    with contextlib.suppress(OSError):  # another process was faster
         part.rename(folder)
     return folder
 
 
 def write(subject: Path, t1w: Path, fault: str) -> None:
-    """The files of a run, less what the fault takes away."""
+    """Write the files of a run, except those that the fault removes."""
     made = result_of(t1w)
     (subject / "mri/orig").mkdir(parents=True)
     (subject / "stats").mkdir()
@@ -140,7 +140,7 @@ def write(subject: Path, t1w: Path, fault: str) -> None:
 
 
 def spoil(path: Path, fault: str) -> None:
-    """A mask on another grid, or of a brain that is no brain."""
+    """Change a mask: to another grid, or to a much smaller brain."""
     import nibabel
     import numpy as np
 
@@ -154,7 +154,7 @@ def spoil(path: Path, fault: str) -> None:
 
 
 def main() -> None:
-    """Run as the real script would; how it fails is told per subject."""
+    """Run like the real script; STANDIN_FAULTS sets the fault of each subject."""
     options = parse(sys.argv[1:])
     if "--version" in options:
         end(f"{VERSION}+standin", 0)
@@ -172,7 +172,7 @@ def main() -> None:
 
 
 def run(options: dict[str, str], subject: Path, fault: str, alone: bool) -> int:
-    """The segmentation, with one fault at most; the exit status."""
+    """Segment, with at most one fault; returns the exit status."""
 
     def say(line: str) -> None:
         with (subject / "scripts/deep-seg.log").open("a") as log:
@@ -188,7 +188,7 @@ def run(options: dict[str, str], subject: Path, fault: str, alone: bool) -> int:
         say("ERROR: FastSurfer asegdkt segmentation failed.")
         return 1
     if fault == "hang":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the real script only writes to its log
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the real script ignores it, too
         with subprocess.Popen(["sleep", "600"]) as child:
             trace(event="child", sid=options["--sid"], child=child.pid)
             child.wait()
@@ -199,7 +199,7 @@ def run(options: dict[str, str], subject: Path, fault: str, alone: bool) -> int:
         say("ERROR: FastSurfer asegdkt segmentation failed.")
         return 1
     if fault == "gpu_memory_always" or (fault == "gpu_memory" and not alone):
-        # the real script has gone on after this, and ended with whatever came next
+        # the real script continues after this, and ends with the next error
         say("[CRITICAL: common.py:  158]: ERROR - INSUFFICIENT GPU MEMORY")
         say("[INFO: common.py:  169]: Using GPU 0; 1.82 GiB total capacity; 6.93 MiB already allocated.")
         say("ERROR: Biasfield correction failed!")

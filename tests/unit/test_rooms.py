@@ -1,6 +1,10 @@
-"""The library's rooms: a sub-package imports from those before it in the data's order, never from one after it."""
+"""What may import what: the library's rooms, and the folders of tests, benchmarks and what both share.
+
+A room imports from rooms before it in the order of the data, never from a later one.
+"""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -58,3 +62,38 @@ def test_a_room_imports_nothing_from_a_later_one(room):
         if HEIGHT[room_of(module)] > HEIGHT[room]
     ]
     assert not upward, "\n".join(upward)
+
+
+def test_the_picture_in_the_documentation_has_every_room_in_order():
+    picture = (REPOSITORY / "docs/architecture.md").read_text().split("## The life")[0]
+    assert tuple(re.findall(r"[a-z]+", re.search(r"stages +(.*?)│", picture, re.DOTALL)[1])) == ROOMS
+    assert tuple(re.search(r"ground floor  (.*)", picture)[1].split()) == GROUND
+
+
+def outside_names(path: Path) -> set[str]:
+    """The first names of the modules that a file imports by absolute name."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    return {name.partition(".")[0] for name in names}
+
+
+def importable_names(folder: str) -> set[str]:
+    """The names under which the modules of a folder can be imported: its own, and those of its files."""
+    return {folder, *(path.stem for path in (REPOSITORY / folder).rglob("*.py"))} - {"conftest", "__init__"}
+
+
+@pytest.mark.parametrize(("folder", "other"), [("tests", "benchmarks"), ("benchmarks", "tests")])
+def test_tests_and_benchmarks_share_only_the_library_and_the_workbench(folder, other):
+    paths = sorted((REPOSITORY / folder).rglob("*.py"))
+    assert paths
+    foreign = importable_names(other) - importable_names(folder)
+    crossing = [f"{path.name} imports {name}" for path in paths for name in sorted(outside_names(path) & foreign)]
+    assert not crossing, "\n".join(crossing)
+
+
+def test_the_workbench_and_the_library_import_neither_tests_nor_benchmarks():
+    foreign = importable_names("tests") | importable_names("benchmarks")
+    paths = [*(REPOSITORY / "workbench").glob("*.py"), *(REPOSITORY / "workflow/scripts").rglob("*.py")]
+    crossing = [f"{path.name} imports {name}" for path in paths for name in sorted(outside_names(path) & foreign)]
+    assert not crossing, "\n".join(crossing)

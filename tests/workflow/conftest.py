@@ -1,4 +1,4 @@
-"""One small study, run once from scans to report and shared, read-only, by every test of this folder."""
+"""One small study, run once from scans to report, and shared read-only by all tests of this folder."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def study(small_study: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def repository_rules() -> dict[str, str]:
-    """The text of each rule that stands in workflow/rules."""
+    """The text of each rule in workflow/rules."""
     texts = {}
     for path in sorted((REPOSITORY / "workflow/rules").glob("*.smk")):
         parts = path.read_text().split("\nrule ")

@@ -1,6 +1,6 @@
-"""`snakemake --lint`, held against the findings that are accepted here, exactly: `make lint` runs it.
+"""`snakemake --lint`, compared with a list of accepted findings; part of `make lint`.
 
-A new finding fails, and so does one that is gone: then its line here is removed.
+A new finding fails.  An accepted finding that is no longer found fails, too: remove its line here.
 """
 
 import re
@@ -21,35 +21,35 @@ FUNCTIONS = "Mixed rules and functions in same snakefile."
 PATH = "Environment variable PATH used but not asserted with envvars directive."
 ACCEPTED = Counter(
     {
-        # every rule runs in one environment, the one that Snakemake was started from, or in one container for all
-        # (envs/, workflow/Snakefile): 1,000 fits do not create an environment of their own
+        # all rules run in one environment, that of Snakemake itself, or in one container (envs/, workflow/Snakefile),
+        # because 1,000 fits must not create environments
         **{(f"rule {name}", ENVIRONMENT): 1 for name in RULES},
-        # a function that only one stage uses stands beside its rules; those of several stages are in common.smk
+        # functions of one stage are beside its rules; functions of several stages are in common.smk
         **{(f"rules/{name}.smk", FUNCTIONS): 1 for name in ("preprocess", "cache", "fit", "statistics", "report")},
-        # the main process lays the profile's patient Slurm commands before PATH; no job reads the variable
+        # the main process puts the profile's Slurm commands, which repeat failed calls, first on PATH; no job reads it
         ("Snakefile", PATH): 2,
     }
 )
 
 
 def findings(text: str) -> Counter:
-    """How often each finding stands in the output of ``snakemake --lint``, by file or rule and title."""
+    """The number of each finding in the output of ``snakemake --lint``, by file or rule and title."""
     found: Counter = Counter()
-    place = ""
+    source = ""
     for line in text.splitlines():
         if heading := re.match(r"Lints for snakefile (\S+):", line):
-            place = heading[1].rpartition("/workflow/")[2]
+            source = heading[1].rpartition("/workflow/")[2]
         elif heading := re.match(r"Lints for rule (\w+) ", line):
-            place = f"rule {heading[1]}"
+            source = f"rule {heading[1]}"
         elif title := re.match(r"    \* (.*?)(?: in line \d+)?\.?:$", line):
-            found[place, f"{title[1]}."] += 1
+            found[source, f"{title[1]}."] += 1
     return found
 
 
 def complaints(found: Counter) -> list[str]:
     """One line for each finding that is new or gone."""
-    new = [f"{place}: {title} (fix it, or accept it with its reason)" for place, title in found - ACCEPTED]
-    gone = [f"{place}: no longer found: {title} (remove it from ACCEPTED)" for place, title in ACCEPTED - found]
+    new = [f"{source}: {title} (fix it, or accept it with its reason)" for source, title in found - ACCEPTED]
+    gone = [f"{source}: no longer found: {title} (remove it from ACCEPTED)" for source, title in ACCEPTED - found]
     return new + gone
 
 

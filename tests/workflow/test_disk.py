@@ -1,6 +1,6 @@
-"""Disks that are full or read-only: one line says so, no half file stays, and the same command goes on.
+"""Full and read-only disks: one line names the cause, no partial file stays, and the same command continues later.
 
-The disks are real ones, mounted in a namespace of the test's own.
+The disks are real mounts in a separate namespace.
 """
 
 import shlex
@@ -14,25 +14,25 @@ NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-euc"]
 
 @pytest.fixture(scope="module", autouse=True)
 def _mounts(tmp_path_factory):
-    place = shlex.quote(str(tmp_path_factory.mktemp("mount")))
-    probe = subprocess.run([*NAMESPACE, f"mount -t tmpfs tmpfs {place}"], capture_output=True, text=True)
+    folder = shlex.quote(str(tmp_path_factory.mktemp("mount")))
+    probe = subprocess.run([*NAMESPACE, f"mount -t tmpfs tmpfs {folder}"], capture_output=True, text=True)
     if probe.returncode:
-        pytest.skip(f"this system lets nobody mount in a namespace: {probe.stderr.strip()}")
+        pytest.skip(f"mounting in a namespace is not possible here: {probe.stderr.strip()}")
 
 
 def within(folder, script: str) -> subprocess.CompletedProcess:
-    """Run shell lines in a study's folder, with mounts that end with them."""
+    """Run shell lines in a study's folder; mounts end with them."""
     text = f"cd {shlex.quote(str(folder))}\n{script}"
     return subprocess.run([*NAMESPACE, text], capture_output=True, text=True, timeout=300)
 
 
 def run_line(folder, target: str) -> str:
-    """The shell's words for a run of Snakemake up to one file."""
+    """The shell command for a run of Snakemake up to one file."""
     return shlex.join(command(folder, target, "--cores", 1)) + f" >>{shlex.quote(str(folder / 'snakemake.out'))} 2>&1"
 
 
 def test_a_full_disk_in_the_middle_of_a_shard(study):
-    """The shard's job says so in one line; after space is made the same command makes the same bytes."""
+    """The shard's job reports it in one line; after space is freed, the same command gives the same bytes."""
     cache, target = study / "results/cache", "results/cache/mood-0001.npy"
     whole = (study / target).read_bytes()
     size = sum(path.stat().st_size for path in cache.iterdir()) // 1024 + 256
@@ -64,9 +64,9 @@ def test_a_full_disk_in_the_middle_of_a_shard(study):
 
 
 def test_results_that_cannot_be_written(study):
-    """No job starts where a folder of results is read-only; a dry run is welcome there."""
+    """No job starts if a folder of results is read-only; a dry run is possible."""
     target = "results/fits/control/n18/001/linear.json"
-    for name in ("linear", "covariates"):  # both of its job: of one that stands there, Snakemake says so itself
+    for name in ("linear", "covariates"):  # both outputs of the job: Snakemake itself reports one that exists
         (study / target).with_stem(name).unlink()
     folder = shlex.quote(str(study / "results/fits"))
     done = within(
@@ -80,9 +80,9 @@ def test_results_that_cannot_be_written(study):
         """,
     )
     assert done.returncode == 0, done.stderr
-    told = (study / "snakemake.out").read_text()
-    assert "results/fits: it cannot be written; mend its permissions" in told
-    assert "Traceback" not in told
+    output = (study / "snakemake.out").read_text()
+    assert "results/fits: it cannot be written; mend its permissions" in output
+    assert "Traceback" not in output
 
 
 def test_a_manifest_that_cannot_be_written(study):
@@ -100,5 +100,5 @@ def test_a_manifest_that_cannot_be_written(study):
         """,
     )
     assert done.returncode == 2
-    assert "it cannot be written; mend its permissions" in done.stderr
+    assert "it cannot be written; fix its permissions" in done.stderr
     assert "Traceback" not in done.stderr

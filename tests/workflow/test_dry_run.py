@@ -1,30 +1,26 @@
-"""The paper's configuration on tables of the paper's shape, smaller: it dry-runs, with the jobs that it must have."""
-
-import sys
+"""Dry runs of the paper's configuration on smaller tables of the same shape have the expected jobs."""
 
 import pytest
 from runs import REPOSITORY, copy_of, planned_jobs
 
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-
-import dry_run
-import paper_study
+from workbench.measured import empty_snakemake, fastest, jobs_by_rule, manifest, snakemake
+from workbench.paper_study import designs, write_study
 
 SHARE, REPLICATES = 0.02, 3
 
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """The tables with a job per image, their overlay, and how many images each cohort has."""
+    """The tables' folder, an overlay with a job per image, and the number of images per cohort."""
     folder = tmp_path_factory.mktemp("paper")
-    cohorts = paper_study.write_study(folder, SHARE)
+    cohorts = write_study(folder, SHARE)
     overlay = folder / "jobs.yaml"
     overlay.write_text(f"manifest: {{images_per_job: 1}}\nresampling: {{replicates: {REPLICATES}}}\n")
     return folder, overlay, {cohort.name: cohort.images for cohort in cohorts}
 
 
 def test_the_whole_study_has_the_papers_numbers():
-    cohorts = {cohort.name: cohort for cohort in paper_study.designs()}
+    cohorts = {cohort.name: cohort for cohort in designs()}
     assert len(cohorts) == 45
     assert sum(cohort.images for cohort in cohorts.values()) == 114_257
     assert sum(cohort.participants for cohort in cohorts.values()) == 80_931
@@ -35,8 +31,8 @@ def test_the_whole_study_has_the_papers_numbers():
 
 def test_every_image_has_a_job_and_every_replicate_its_fits(tables):
     folder, overlay, images = tables
-    compiled = dry_run.manifest(folder, overlay)
-    jobs = dry_run.jobs_by_rule(dry_run.snakemake(folder, overlay, "--dry-run", "--quiet", "rules").text)
+    compiled = manifest(folder, overlay)
+    jobs = jobs_by_rule(snakemake(folder, overlay, "--dry-run", "--quiet", "rules").text)
     shards = sum(-(-count // 256) for count in images.values())
     assert jobs["preprocess"] == sum(images.values())
     assert jobs["cache"] == shards and jobs["index"] == jobs["split"] == 45
@@ -48,17 +44,17 @@ def test_every_image_has_a_job_and_every_replicate_its_fits(tables):
 
 
 def test_parsing_is_short_beside_snakemakes_own_start(tables):
-    """Every job parses the Snakefile; the bound is generous, for a machine that does something else as well."""
+    """Every job parses the Snakefile; the bound is generous because of other work on the machine."""
     folder, overlay, _ = tables
     if not (folder / "results").exists():
-        dry_run.manifest(folder, overlay)
-    empty = dry_run.best(2, lambda: dry_run.snakemake_alone(folder))
-    ours = dry_run.best(2, lambda: dry_run.snakemake(folder, overlay, "--list-rules"))
+        manifest(folder, overlay)
+    empty = fastest(2, lambda: empty_snakemake(folder))
+    ours = fastest(2, lambda: snakemake(folder, overlay, "--list-rules"))
     assert ours.cpu - empty.cpu < 1.0
 
 
 def test_the_catalogues_study_dry_runs(tmp_path):
-    """The command that .test/config.yaml shows."""
+    """The command in .test/config.yaml."""
     study = copy_of(REPOSITORY / ".test", tmp_path / "study")
     planned = planned_jobs(study, overlays=[REPOSITORY / "config/demo.yaml", study / "config.yaml"])
     fits = {f"{model} task=ad_hc, n=18, replicate={at}" for model in ("linear", "transfer") for at in ("001", "002")}
@@ -66,7 +62,7 @@ def test_the_catalogues_study_dry_runs(tmp_path):
 
 
 def test_the_repositorys_own_snakefile_asks_for_the_whole_study(tmp_path):
-    """A file that is included loses its default target; without one nothing would be done, silently."""
+    """An included file loses its default target; without a target Snakemake would silently do nothing."""
     study = copy_of(REPOSITORY / ".test", tmp_path / "study")
     overlays = [REPOSITORY / "config/demo.yaml", study / "config.yaml"]
     assert planned_jobs(study, overlays=overlays) == planned_jobs(study, "all", overlays=overlays)

@@ -1,6 +1,6 @@
-"""A study finished by version 0.1.0, before the library was laid out by stages, goes on without repeating a job.
+"""A study finished by version 0.1.0, before the library had packages by stage, continues without repeating a job.
 
-The archive holds what a dry run looks at: the manifest, Snakemake's records, and the names and times of all results.
+The archive contains what a dry run reads: the manifest, Snakemake's records, and the names and times of all results.
 """
 
 import tarfile
@@ -11,7 +11,7 @@ import yaml
 from runs import OVERLAYS, REPOSITORY, planned_jobs
 
 ARCHIVE = Path(__file__).with_name("earlier_study.tar.xz")
-# the paper's published numbers are an input of the figures, and a clone's file is newer than the study
+# the paper's published numbers are an input of the figures, and this file is newer in a fresh clone
 NEWER = {"figures", "report"}
 
 
@@ -29,7 +29,7 @@ def test_nothing_but_figures_and_report_is_made_again(earlier_study, profile):
 
 
 def test_a_changed_parameter_would_be_noticed(earlier_study, tmp_path):
-    """The same dry run finds what depends on a key, so the records in the archive are read."""
+    """The same dry run finds the jobs that depend on a changed key, so it reads the archive's records."""
     change = tmp_path / "change.yaml"
     change.write_text(yaml.safe_dump({"models": {"linear": {"settings": [{"c": 5.0}]}}}))
     triggers = ("mtime", "params", "input", "software-env")

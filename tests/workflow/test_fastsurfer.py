@@ -1,4 +1,4 @@
-"""FastSurfer's stand-in through the real workflow: from scans to the cache, in containers, with a bad scan."""
+"""The real workflow with FastSurfer's stand-in: from scans to the cache, in containers, with a bad scan."""
 
 import gzip
 import os
@@ -17,7 +17,7 @@ STANDINS = REPOSITORY / "tests/standins"
 
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory):
-    """Two cohorts whose people all have one head, which the stand-in segments once; their configuration."""
+    """Two cohorts with copies of one scan, which the stand-in segments once; and their configuration."""
     folder = tmp_path_factory.mktemp("fastsurfer")
     made = neurotransfer("simulate", folder, "--cohorts", "alpha", "coin", "--participants", 0.2)
     assert made.returncode == 0, made.stderr
@@ -68,7 +68,7 @@ def test_a_broken_installation_stops_the_first_shard_with_one_line(scanned, tmp_
     done = snakemake(folder, "cached", "--cores", 2, overlays=[*overlays, wrong])
     assert done.returncode != 0
     failures = list((folder / "results/failures/preprocess").iterdir())
-    assert 1 <= len(failures) <= 2  # those that had started
+    assert 1 <= len(failures) <= 2  # those already started
     cause = read_json(failures[0])["cause"]
     assert "this is FastSurfer 2.4.2" in cause and "\n" not in cause
     log = Path(folder, read_json(failures[0])["log"]).read_text()
@@ -84,7 +84,7 @@ def test_a_broken_installation_stops_the_first_shard_with_one_line(scanned, tmp_
     assert "rule preprocess" not in done.stdout
 
 
-def test_scans_go_through_containers_into_the_cache_and_a_bad_one_is_accounted_for(scanned):
+def test_scans_are_processed_in_containers_and_a_bad_one_is_recorded(scanned):
     folder, overlays, bad = scanned
     done = snakemake(folder, "cached", "--cores", 2, overlays=overlays)
     assert done.returncode == 0, done.stdout
@@ -101,12 +101,14 @@ def test_scans_go_through_containers_into_the_cache_and_a_bad_one_is_accounted_f
     volumes = np.load(folder / "results/index/coin.volumes.npy")
     assert np.isfinite(volumes).all() and (volumes[:, 0] > 4e5).all()
     subjects = folder / "results/preprocessed/subjects"
-    assert {len([path for path in place.rglob("*") if path.is_file()]) for place in subjects.glob("*/coin_*")} == {5}
+    assert {len([path for path in subject.rglob("*") if path.is_file()]) for subject in subjects.glob("*/coin_*")} == {
+        5
+    }
     verified = neurotransfer("verify", "--directory", folder, "--configfile", *overlays)
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert planned_jobs(folder, "cached", overlays=overlays) == set()
 
-    # what `neurotransfer retry` leaves: the status and its ledger are gone, and what depends on them follows
+    # like `neurotransfer retry`: the status and its ledger are removed, and the jobs that depend on them follow
     shard = images.set_index("image_id").loc[bad, "shard"]
     ledger = next(path for path in ledgers if bad in path.read_text())
     (folder / f"results/preprocessed/subjects/{shard}/{bad}/status.json").unlink()
@@ -119,7 +121,7 @@ def test_scans_go_through_containers_into_the_cache_and_a_bad_one_is_accounted_f
         "quality_page",
     }
 
-    # how images are run is no parameter: nothing else is repeated for it
+    # settings of execution are no parameters: nothing else is repeated for them
     changes = folder / "changes.yaml"
     changes.write_text("preprocessing: {threads: 2, time_limit: 9, max_mem_mb: 9000, fastsurfer: {runs_in: docker}}\n")
     more = yaml.safe_load(changes.read_text())
@@ -129,7 +131,7 @@ def test_scans_go_through_containers_into_the_cache_and_a_bad_one_is_accounted_f
     assert {job for job in planned if job.startswith("preprocess")} == {f"preprocess shard={shard}, job={ledger.stem}"}
 
 
-def test_a_cohort_that_is_preprocessed_already_asks_for_no_gpu(scanned):
+def test_a_cohort_that_is_already_preprocessed_requests_no_gpu(scanned):
     folder, overlays, _ = scanned
     table = pd.read_csv(folder / "cohorts.tsv", sep="\t", dtype=str)
     (folder / "derivatives/coin_CO001").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Faults in the middle of a run: what failed says why, what did not goes on, and the rerun ends the same."""
+"""Faults in the middle of a run: failures name their cause, other jobs continue, and a rerun gives the same results."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def contents(folder: Path, *patterns: str) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_a_failing_replicate_stops_no_other_and_the_next_run_does_only_that(study):
+def test_a_failing_replicate_stops_no_other_and_the_next_run_repeats_only_it(study):
     task, bad = "ad_hc", "003"
     resample = study / f"results/resamples/{task}/n18/{bad}.tsv"
     whole, times = resample.read_bytes(), resample.stat()
@@ -54,10 +54,10 @@ def wait_for(condition, seconds: float, what: str) -> None:
         time.sleep(0.1)
 
 
-def test_kill_9_in_pretraining_and_in_the_fits_ends_with_the_same_numbers(small_study, study):
-    """Snakemake and all its jobs die twice; the same command goes on and ends with the same bytes."""
+def test_after_kill_9_in_pretraining_and_in_the_fits_the_results_are_the_same(small_study, study):
+    """Snakemake and all its jobs are killed twice; the same command continues and gives the same bytes."""
     shutil.rmtree(study / "results/pretrain")
-    for folder in ("fits/scz_bd", "fits/control"):  # one task's fits are enough to be killed in
+    for folder in ("fits/scz_bd", "fits/control"):  # one task's fits are enough for this test
         shutil.rmtree(study / f"results/{folder}")
     checkpoints = study / "results/checkpoints/pretrain/multitask"
     fits = study / "results/fits/control"

@@ -1,4 +1,4 @@
-"""Leaks planted in a real study: each stops the workflow with one line, and what was certified before stays so."""
+"""Leaks planted in a real study: each stops the workflow with one line, and the old certificate stays."""
 
 import json
 import os
@@ -12,7 +12,7 @@ SPLIT = "results/split/cohorts"
 
 
 def change(path: Path, old: str, new: str, *, unnoticed: bool) -> None:
-    """Replace text in a file; unnoticed, it keeps its times, which are what Snakemake goes by."""
+    """Replace text in a file; if `unnoticed`, keep its times, which Snakemake depends on."""
     times = path.stat()
     text = path.read_text()
     assert old in text
@@ -22,17 +22,17 @@ def change(path: Path, old: str, new: str, *, unnoticed: bool) -> None:
 
 
 def cause(study: Path, rule: str) -> str:
-    """The one line that a rule failed with."""
+    """The line with the cause of a rule's failure."""
     (failure,) = (study / "results/failures" / rule).glob("*.json")
     return json.loads(failure.read_text())["cause"]
 
 
-def test_a_split_that_was_edited_is_noticed_when_it_is_used_and_when_it_is_certified_anew(study):
+def test_an_edited_split_is_noticed_when_it_is_used_and_when_it_is_certified_again(study):
     split = study / SPLIT / "memory.tsv"
     change(split, "\ttrain\t", "\ttest\t", unnoticed=True)
     (study / "results/statistics/aucs.tsv").unlink()
     assert snakemake(study, *CORES, "--until", "aggregate").returncode != 0
-    assert f"{SPLIT}/memory.tsv: it is not the file that was certified" in cause(study, "aggregate")
+    assert f"{SPLIT}/memory.tsv: it differs from the file that was certified" in cause(study, "aggregate")
 
     os.utime(split)
     assert snakemake(study, *CORES, "--until", "certificate").returncode != 0
@@ -41,15 +41,15 @@ def test_a_split_that_was_edited_is_noticed_when_it_is_used_and_when_it_is_certi
     )
 
 
-def test_a_resample_that_was_edited_is_refused_by_the_statistics(study):
+def test_an_edited_resample_is_refused_by_the_statistics(study):
     change(study / "results/resamples/ad_hc/n18/002.tsv", "\tvalidation\t", "\ttest\t", unnoticed=True)
     (study / "results/statistics/aucs.tsv").unlink()
     assert snakemake(study, *CORES, "--until", "aggregate").returncode != 0
-    assert "ad_hc/n18/002.tsv: its rows are not those that were drawn" in cause(study, "aggregate")
+    assert "ad_hc/n18/002.tsv: its rows have changed since they were drawn" in cause(study, "aggregate")
 
 
-def test_a_new_cohort_of_known_scans_fails_the_certificate_and_touches_nothing_old(study):
-    """Six people who pretrain come back as another cohort's, to be tested on."""
+def test_a_new_cohort_of_known_scans_fails_the_certificate_and_changes_no_old_result(study):
+    """Six participants of pretraining are also in a new cohort for testing."""
     known = study / "data/alpha"
     new = study / "data/newcomer"
     people = sorted(path.name for path in known.glob("sub-*"))
@@ -73,4 +73,4 @@ def test_a_new_cohort_of_known_scans_fails_the_certificate_and_touches_nothing_o
     assert all("it is the same scan as alpha_" in line and "split.waived_duplicates" in line for line in lines)
     assert (study / "results/split/certificate.json").read_bytes() == before
     after = {"certificate", "quality_page", "evaluate run=multitask", "figures", "report"}
-    assert planned_jobs(study) == after, "what failed is tried again, and no fit"
+    assert planned_jobs(study) == after, "the failed job is tried again, and no fit"

@@ -1,4 +1,4 @@
-"""The check of `make lint` on Snakemake's own lint: new findings and vanished ones both fail."""
+"""The comparison of `snakemake --lint` with the accepted findings: new and vanished findings fail."""
 
 from lint import ACCEPTED, ENVIRONMENT, complaints, findings
 
@@ -14,7 +14,7 @@ Lints for rule baseline (line 62, /somewhere/workflow/rules/fit.smk):
 """
 
 
-def test_findings_are_read_with_their_place():
+def test_findings_are_read_with_their_file_or_rule():
     assert findings(TEXT) == {
         ("rules/fit.smk", "Mixed rules and functions in same snakefile."): 1,
         ("rule baseline", ENVIRONMENT): 1,

@@ -1,4 +1,4 @@
-"""The workflow taken in by another repository's Snakefile as a module, with that repository's overrides only."""
+"""The workflow as a module in another repository's Snakefile, with that repository's overrides only."""
 
 import re
 import shutil
@@ -63,7 +63,7 @@ def test_a_mistake_in_the_overrides_is_named_by_its_file_and_key(study):
 
 
 def test_a_profile_for_prefixed_rules_is_the_profile_with_prefixed_names(study):
-    """The command is the one of config/README.md."""
+    """With the command in config/README.md."""
     shutil.copytree(REPOSITORY / "profiles/slurm", study / "profile")
     (command,) = re.findall(r"^    (sed .*)$", (REPOSITORY / "config/README.md").read_text(), re.M)
     subprocess.run(command, shell=True, cwd=study, check=True)
@@ -76,8 +76,8 @@ def test_a_profile_for_prefixed_rules_is_the_profile_with_prefixed_names(study):
     assert "Group job linear" in jobs
 
 
-def test_a_snakefile_without_the_library_beside_it_says_what_to_do(study):
-    """As Snakemake fetches it from a Git address: Snakefiles alone."""
+def test_a_snakefile_without_the_library_beside_it_names_the_fix(study):
+    """Like Snakemake's copy from a Git address: only Snakefiles."""
     (study / "workflow").mkdir()
     shutil.copy(REPOSITORY / "workflow/Snakefile", study / "workflow")
     shutil.copytree(REPOSITORY / "workflow/rules", study / "workflow/rules")

@@ -1,4 +1,4 @@
-"""The cluster profile, as typed from the repository: it parses, and its resources reach the jobs."""
+"""The cluster profile: it works from the repository's folder, and its resources reach the jobs."""
 
 import os
 import re
@@ -17,7 +17,7 @@ PROFILE = REPOSITORY / "profiles/slurm/config.yaml"
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory) -> str:
-    """The jobs of a study of the paper's configuration as the profile would send them."""
+    """The dry run of a study of the paper's configuration with the profile."""
     folder = tmp_path_factory.mktemp("profile")
     overlay = folder / "two.yaml"
     overlay.write_text("study: two\nresampling: {n: [100], replicates: 2}\n")
@@ -43,7 +43,7 @@ def test_the_profile_works_as_typed_from_the_repository(jobs):
     assert "Using profile slurm" in jobs
 
 
-def test_gpu_rules_go_to_the_gpu_partition_and_ask_for_one(jobs):
+def test_gpu_rules_use_the_gpu_partition_and_request_one_gpu(jobs):
     for rule in ("pretrain", "evaluate", "baseline", "transfer"):
         found = resources_of(jobs, rule)
         assert (found["slurm_partition"], found["gpu"]) == ("gpu", "1")
@@ -53,7 +53,7 @@ def test_gpu_rules_go_to_the_gpu_partition_and_ask_for_one(jobs):
         assert found.get("gpu", "0") == "0"
 
 
-def test_every_job_says_how_long_it_runs_and_how_much_memory_it_needs(jobs):
+def test_every_job_requests_time_and_memory(jobs):
     rules = {rule for rule in re.findall(r"^ *rule (\w+):", jobs, re.M) if rule != "all"}
     assert {"preprocess", "cache", "pretrain", "linear", "transfer", "report"} <= rules
     for rule in rules:
@@ -68,24 +68,24 @@ def test_only_linear_fits_and_their_resamples_are_grouped(repository_rules, sett
     assert grouped and set(re.findall(r"rule (\w+):", "".join(grouped))) == {"resample", "linear"}
 
 
-def test_what_is_grouped_is_not_tried_again_since_a_group_is_repeated_whole(repository_rules, settings):
+def test_grouped_rules_have_no_retries_because_a_group_is_repeated_whole(repository_rules, settings):
     for rule, text in repository_rules.items():
         assert ("retries: 0" in text) == (rule in ("linear", "resample")), rule
     assert settings["keep-incomplete"] is True
     assert settings["retries"] >= 1
 
 
-def test_settings_without_which_a_run_of_weeks_ends_badly(settings):
-    assert settings["scheduler"] == "greedy"  # the other one takes minutes for 3,000 ready jobs
+def test_settings_that_a_run_of_weeks_needs(settings):
+    assert settings["scheduler"] == "greedy"  # the other scheduler needs minutes for 3,000 ready jobs
     assert settings["keep-going"] is True
     assert settings["rerun-incomplete"] is True
     assert "code" not in settings["rerun-triggers"]
-    assert settings["slurm-status-attempts"] > 60  # else a restarting controller makes it lose its jobs
+    assert settings["slurm-status-attempts"] > 60  # otherwise it loses its jobs when the controller restarts
     assert not [name for name in settings if "array" in name or name == "slurm-efficiency-report"]
 
 
-def test_every_key_of_the_profile_says_why():
-    """In its own line, or in the comment that stands over its block."""
+def test_every_key_of_the_profile_has_a_reason():
+    """In its own line, or in the comment above its block."""
     commented = False
     for line in PROFILE.read_text().splitlines():
         if not line.strip():
@@ -96,7 +96,7 @@ def test_every_key_of_the_profile_says_why():
             assert commented or "# " in line or line.endswith(":"), line
 
 
-def test_every_rule_that_runs_a_script_states_what_it_needs(repository_rules):
+def test_every_rule_states_its_log_and_resources(repository_rules):
     for rule, text in repository_rules.items():
         for word in ("log:", "threads:", "mem_mb", "runtime", "script:"):
             assert word in text, f"rule {rule} lacks {word}"
@@ -132,10 +132,10 @@ def one_fit(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def submit(one_fit, tmp_path, monkeypatch):
-    """Send the fit by an edited profile to a cluster of stand-ins; what sbatch was told, and what Snakemake said.
+    """Submit the fit with an edited profile to a stand-in cluster; returns sbatch's arguments and Snakemake's output.
 
-    `edits` are lines of profiles/slurm/config.yaml and what a person writes in their place; `programs` are the
-    cluster's, as shell.
+    `edits` maps lines of profiles/slurm/config.yaml to their replacements; `programs` are the cluster's commands as
+    shell code.
     """
     study, overlay = one_fit
 
@@ -147,7 +147,7 @@ def submit(one_fit, tmp_path, monkeypatch):
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine/config.yaml").write_text(text)
         (tmp_path / "bin").mkdir()
-        programs = {"sbatch": f'printf "%s\\n" "$@" >{tmp_path}/told; echo 7; exit {status}'} | programs
+        programs = {"sbatch": f'printf "%s\\n" "$@" >{tmp_path}/arguments; echo 7; exit {status}'} | programs
         for name, lines in programs.items():
             (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{lines}\n")
             (tmp_path / "bin" / name).chmod(0o755)
@@ -155,7 +155,7 @@ def submit(one_fit, tmp_path, monkeypatch):
         options = ("--profile", tmp_path / "mine", "--retries", 0, "--allowed-rules", "baseline", "--latency-wait", 1)
         quick = ("--slurm-init-seconds-before-status-checks", 1, "--max-jobs-per-timespan", "100/1s")
         done = snakemake(study, "results/fits/ad_hc/n100/001/baseline.json", *options, *quick, overlays=[overlay])
-        return (tmp_path / "told").read_text().splitlines(), done.stdout
+        return (tmp_path / "arguments").read_text().splitlines(), done.stdout
 
     return begin
 
@@ -173,52 +173,52 @@ GPU_LINE = "  - baseline:slurm_partition=gpu\n"
     ],
     ids=["gpus", "gpus of a type", "gres", "gres of a type"],
 )
-def test_a_gpu_is_asked_for_in_the_clusters_way(submit, edits, asked):
-    told, _ = submit(edits)
-    assert [word for word in told if word.startswith(("--gpus", "--gres"))] == asked
-    assert told[told.index("-p") + 1] == "gpu"
-    assert told[told.index("--mem") + 1] == "9000" and told[told.index("-t") + 1] == "35"
+def test_a_gpu_is_requested_in_the_clusters_way(submit, edits, asked):
+    arguments, _ = submit(edits)
+    assert [word for word in arguments if word.startswith(("--gpus", "--gres"))] == asked
+    assert arguments[arguments.index("-p") + 1] == "gpu"
+    assert arguments[arguments.index("--mem") + 1] == "9000" and arguments[arguments.index("-t") + 1] == "35"
 
 
 def test_account_constraint_qos_and_reservation_are_a_line_each(submit):
-    """With accounting, where the account is looked up before anything is sent."""
+    """With accounting, in which case the account is looked up before submission."""
     edits = {
         "  # - slurm_account=ACCOUNT ": "  - slurm_account=lab ",
         "  # - constraint=FEATURE ": "  - constraint=icelake ",
         "# slurm-qos: QOS ": "slurm-qos: long ",
         "# slurm-reservation: NAME ": "slurm-reservation: mri ",
     }
-    told, _ = submit(edits, sacctmgr="echo lab")
-    assert told[told.index("-A") + 1] == "lab"
-    assert told[told.index("-C") + 1] == "icelake"
-    assert {"--qos=long", "--reservation=mri"} <= set(told)
+    arguments, _ = submit(edits, sacctmgr="echo lab")
+    assert arguments[arguments.index("-A") + 1] == "lab"
+    assert arguments[arguments.index("-C") + 1] == "icelake"
+    assert {"--qos=long", "--reservation=mri"} <= set(arguments)
 
 
-def test_with_accounting_a_failed_job_comes_with_slurms_reason(submit):
+def test_with_accounting_a_failed_job_has_slurms_reason(submit):
     accounting = """case "$*" in
       *--format=Reason*) case "$*" in *7.0*) echo OutOfMemory ;; esac ;;
       *--name*) echo '7|FAILED' ;;
       *--version*|*--noheader*) echo 'slurm 23.11' ;;
     esac"""
     edits = {"slurm-status-command: squeue\n": "slurm-status-command: sacct\n"}
-    _, said = submit(edits, status=0, sacct=accounting, sacctmgr="echo lab")
-    assert "SLURM status is: 'FAILED'" in said, said[-2000:]
-    assert "OutOfMemory" in said
+    _, output = submit(edits, status=0, sacct=accounting, sacctmgr="echo lab")
+    assert "SLURM status is: 'FAILED'" in output, output[-2000:]
+    assert "OutOfMemory" in output
 
 
-def test_jobs_run_in_the_container_where_the_profile_says_so_except_what_starts_one_itself(
+def test_with_the_profiles_container_all_jobs_run_in_it_except_those_that_start_their_own(
     study, repository_rules, tmp_path, monkeypatch
 ):
-    """A stand-in for Apptainer notes what it is asked for and runs it as it stands."""
+    """A stand-in for Apptainer records its arguments and runs the command directly."""
     image = REPOSITORY / "envs/neurotransfer.sif"
     if image.exists():
-        pytest.skip("a real image is there")
-    told = tmp_path / "told"
+        pytest.skip("a real image exists")
+    calls = tmp_path / "calls"
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/apptainer").write_text(
         f"""#!/bin/sh
 [ "$1" = --version ] && echo 'apptainer version 1.3.4' && exit
-echo "$@" >>{told}
+echo "$@" >>{calls}
 while [ "$1" != {image} ]; do shift; done
 shift
 exec "$@"
@@ -240,14 +240,14 @@ exec "$@"
     finally:
         image.unlink()
     assert done.returncode == 0, done.stdout
-    call = shlex.split(told.read_text().splitlines()[0])
+    call = shlex.split(calls.read_text().splitlines()[0])
     assert call[:2] == ["exec", "--home"] and "--nv" in call and "--bind" in call and str(image) in call
     assert (study / target).exists()
     assert [rule for rule, text in repository_rules.items() if "    container:" in text] == ["preprocess"]
 
 
-def test_slurms_commands_bear_with_a_controller_that_is_away(tmp_path):
-    """A refused connection is tried again; any other failure is passed on at once, with its words."""
+def test_slurms_commands_are_repeated_while_the_controller_is_unreachable(tmp_path):
+    """A refused connection is tried again; any other failure is passed on at once, with its message."""
     program = tmp_path / "sbatch"
     program.write_text(
         "#!/bin/sh\nif [ -e tried ]; then echo 42; else touch tried\n"
@@ -263,7 +263,7 @@ def test_slurms_commands_bear_with_a_controller_that_is_away(tmp_path):
     assert (done.returncode, done.stderr) == (3, "sbatch: error: invalid partition\n")
 
 
-def test_without_accounting_squeue_answers_in_the_place_of_sacct(tmp_path):
+def test_without_accounting_squeue_replaces_sacct(tmp_path):
     for name, text in {
         "sacct": "echo 'Slurm accounting storage is disabled' >&2; exit 1",
         "squeue": 'echo "$@"',
@@ -276,8 +276,8 @@ def test_without_accounting_squeue_answers_in_the_place_of_sacct(tmp_path):
     assert done.stdout == "--format=%i|%T --states=all --noheader --name run-7\n"
 
 
-def test_a_machine_whose_slurm_is_away_does_not_slow_the_tests():
-    """Without tests/conftest.py each start of Snakemake would wait 10 s for the controller."""
+def test_an_unreachable_slurm_on_this_machine_does_not_slow_the_tests():
+    """Without tests/conftest.py, each start of Snakemake would wait 10 s for the controller."""
     code = "import os, pathlib; print(pathlib.Path(os.environ['SLURM_CONF']).read_text() == '')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "True\n"

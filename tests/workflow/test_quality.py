@@ -1,4 +1,4 @@
-"""Quality control in the real workflow: what rules re-run and leave out, volumes against counts, verify's word."""
+"""Quality control in the real workflow: jobs that a changed rule repeats, excluded images, volumes, and verify."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ def limit(**limits) -> dict:
     return {"exclude": {"mask_volume_mm3": {"min": None, "max": None} | limits}}
 
 
-def test_volumes_of_the_study_are_labels_counted_times_the_voxel(small_study):
+def test_volumes_are_the_numbers_of_labelled_voxels_times_the_voxel_volume(small_study):
     index = read_table(small_study / "results/index/mood.tsv")
     matrix = np.load(small_study / "results/index/mood.volumes.npy")
     ids = read_json(small_study / "results/index/mood.volumes.json")["seg_ids"]
@@ -36,19 +36,19 @@ def test_volumes_of_the_study_are_labels_counted_times_the_voxel(small_study):
         assert matrix[row, 0] == pytest.approx(mask.sum() * mm3) == index["mask_volume_mm3"][row]
 
 
-def test_the_index_says_what_made_each_image(small_study):
+def test_the_index_names_the_engine_of_each_image(small_study):
     index = read_table(small_study / "results/index/alpha.tsv")
     assert set(index["engine"]) == {"builtin"} and index["engine_version"].notna().all()
 
 
-def test_a_changed_rule_judges_again_and_caches_nothing_again(small_study, tmp_path):
+def test_a_changed_rule_repeats_the_judgement_and_not_the_cache(small_study, tmp_path):
     jobs = planned_jobs(small_study, overlays=overlay(tmp_path, limit(min=1.0)))
     rules = {job.split()[0] for job in jobs}
     assert {"quality", "index", "quality_page", "split", "report"} <= rules
     assert not {"preprocess", "cache"} & rules
 
 
-def test_a_changed_page_is_made_again_with_the_report_that_lists_the_configuration(small_study, tmp_path):
+def test_a_changed_setting_of_the_page_repeats_the_page_and_the_report(small_study, tmp_path):
     changed = overlay(tmp_path, {"page": {"images": 10, "per_cohort": 1}})
     assert planned_jobs(small_study, overlays=changed) == {"quality_page", "report"}
 
@@ -69,7 +69,7 @@ def test_excluded_images_leave_the_index_and_its_volumes(study, tmp_path):
     assert set(judged.loc[gone, "reason"]) == {"mask_volume_mm3_min"}
 
 
-def test_a_cohort_that_is_left_out_whole_has_an_empty_index_and_one_line_says_why(study, tmp_path):
+def test_a_cohort_without_usable_images_has_an_empty_index_and_one_warning(study, tmp_path):
     changed = overlay(tmp_path, limit(min=1e7))
     target = "results/split/cohorts/mood.tsv"
     done = snakemake(study, target, "--cores", os.cpu_count() or 1, overlays=changed)
@@ -83,14 +83,14 @@ def test_a_cohort_that_is_left_out_whole_has_an_empty_index_and_one_line_says_wh
 
 def test_verify_finds_nothing_in_a_finished_study_and_names_the_shard_of_a_flipped_byte(study):
     options = ("verify", "--directory", study, "--configfile", *OVERLAYS)
-    well = neurotransfer(*options)
-    assert well.returncode == 0 and well.stdout.endswith("all as written\n"), well.stdout + well.stderr
+    intact = neurotransfer(*options)
+    assert intact.returncode == 0 and intact.stdout.endswith("all as written\n"), intact.stdout + intact.stderr
     path = study / "results/cache/mood-0001.npy"
     times, raw = path.stat(), bytearray(path.read_bytes())
     raw[-1] ^= 128
     path.write_bytes(raw)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    ill = neurotransfer(*options)
-    assert ill.returncode == 1
-    first, last = ill.stdout.splitlines()
+    damaged = neurotransfer(*options)
+    assert damaged.returncode == 1
+    first, last = damaged.stdout.splitlines()
     assert first.startswith("results/cache/mood-0001.npy: row 31: ") and last.endswith(": 1 wrong")

@@ -1,4 +1,4 @@
-"""Partial reruns: each change re-runs what depends on it, and nothing else.  The exact lists of jobs."""
+"""Partial reruns: the exact jobs that each change repeats."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from neurotransfer.cache.shard_file import Shard
+from neurotransfer.cache.shard_file import ShardFile
 from neurotransfer.study.plan import MODELS
 from runs import OVERLAYS, neurotransfer, planned_jobs, snakemake
 
@@ -23,7 +23,7 @@ def replicate_jobs(rule: str, task: str) -> set[str]:
 
 @pytest.fixture
 def overlay(tmp_path: Path):
-    """Write one more configuration on top of the small study's and return all of them."""
+    """Write one more configuration after the small study's and return all of them."""
 
     def write(values: dict) -> list[Path]:
         path = tmp_path / "change.yaml"
@@ -37,7 +37,7 @@ def test_a_finished_study_has_nothing_to_do(small_study):
     assert planned_jobs(small_study) == set()
 
 
-def test_a_deleted_fit_reruns_that_fit_and_what_summarises_it(study):
+def test_a_deleted_fit_reruns_that_fit_and_the_summaries(study):
     (study / "results/fits/ad_hc/n18/002/transfer.json").unlink()
     assert planned_jobs(study) == {"transfer task=ad_hc, n=18, replicate=002"} | SUMMARY
 
@@ -54,35 +54,35 @@ def test_a_changed_seed_of_one_task_reruns_that_task_only(small_study, overlay):
     assert planned_jobs(small_study, overlays=changed) == jobs | SUMMARY
 
 
-def test_a_changed_learning_rate_of_transfer_leaves_all_else_alone(small_study, overlay):
+def test_a_changed_learning_rate_of_transfer_reruns_only_transfer(small_study, overlay):
     settings = [{"learning_rate": rate, "weight_decay": 0.001, "dropout": 0.2} for rate in (0.02, 0.04)]
     changed = overlay({"models": {"transfer": {"settings": settings}}})
     jobs = set().union(*(replicate_jobs("transfer", task) for task in TASKS))
     assert planned_jobs(small_study, overlays=changed) == jobs | SUMMARY
 
 
-def test_a_changed_figure_setting_touches_no_fit(small_study, overlay):
+def test_a_changed_setting_of_statistics_reruns_no_fit(small_study, overlay):
     assert planned_jobs(small_study, overlays=overlay({"statistics": {"permutations": 5000}})) == SUMMARY - {
         "aggregate"
     }
 
 
-def test_compression_repeats_only_the_report_and_holds_for_new_shards(study, overlay):
+def test_changed_compression_reruns_only_the_report_and_applies_to_new_shards(study, overlay):
     changed, target = overlay({"cache": {"compression": "zstd"}}), "results/cache/mood-0001.npy"
     assert planned_jobs(study, overlays=changed) == {"report"}  # which shows the configuration
     before = np.load(study / target)
     (study / target).unlink()
     done = snakemake(study, target, "--cores", 1, overlays=changed)
     assert done.returncode == 0, done.stdout
-    shard = Shard(study / target)
+    shard = ShardFile(study / target)
     assert shard.compressed
     assert np.array_equal(np.stack([shard.image(row) for row in range(len(before))]), before)
     verified = neurotransfer("verify", "--directory", study, "--configfile", *changed)
     assert verified.returncode == 0 and verified.stdout.endswith("all as written\n"), verified.stdout
 
 
-def test_a_new_cohort_touches_no_old_shard_no_pretraining_and_no_fit(study):
-    """A new cohort to test on: preprocessed, cached, split and evaluated, and the report mentions it."""
+def test_a_new_cohort_reruns_no_old_shard_no_pretraining_and_no_fit(study):
+    """A new holdout cohort is preprocessed, cached, split and evaluated, and the report includes it."""
     new = study / "data/newcomer"
     shutil.copytree(next(path for path in (study / "data").iterdir() if path.is_dir()), new)
     table = (study / "cohorts.tsv").read_text().splitlines()
@@ -106,12 +106,12 @@ def test_a_new_cohort_touches_no_old_shard_no_pretraining_and_no_fit(study):
     over_all = {"quality_page", "evaluate run=multitask", "duplicates", "certificate", "figures", "report"}
     assert jobs - per_cohort == over_all
 
-    shutil.rmtree(study / ".snakemake/metadata")  # as after a `kill -9`: what inputs the results had is not known
+    shutil.rmtree(study / ".snakemake/metadata")  # as after a `kill -9`: Snakemake has no record of the inputs
     assert per_cohort <= planned_jobs(study)
 
 
 @pytest.mark.parametrize("gone", [(), ("split/certificate.json", "quality/quality.html", "report/report.html")])
-def test_a_deleted_ledger_reruns_its_job_whatever_else_is_gone(study, gone):
+def test_a_deleted_ledger_reruns_its_job_also_if_later_results_are_missing(study, gone):
     ledger = next((study / "results/preprocessed").glob("mood-*/*.tsv"))
     for path in (ledger, *(study / "results" / name for name in gone)):
         path.unlink()
@@ -121,7 +121,7 @@ def test_a_deleted_ledger_reruns_its_job_whatever_else_is_gone(study, gone):
     assert sum(job.startswith(("preprocess ", "cache ", "index ")) for job in jobs) == 3
 
 
-def test_one_job_per_image_where_the_cohort_says_so(small_study):
+def test_one_job_per_image_if_the_cohort_sets_it(small_study):
     manifest = small_study / "results/manifest/shards"
     tables = (small_study / "results/preprocessed").glob("*-*")
     jobs = {folder.name: len(list(folder.glob("*.tsv"))) for folder in tables}
@@ -130,7 +130,7 @@ def test_one_job_per_image_where_the_cohort_says_so(small_study):
     assert any(jobs[shard] < images[shard] for shard in jobs)
 
 
-def test_without_a_manifest_one_line_says_what_to_run(tmp_path, small_study):
+def test_without_a_manifest_one_line_names_the_command(tmp_path, small_study):
     for name in ("cohorts.tsv", "truth.tsv"):
         shutil.copy(small_study / name, tmp_path)
     done = snakemake(tmp_path, "--dry-run")
@@ -147,7 +147,7 @@ def test_a_stale_manifest_is_noticed(study):
     assert "cohorts.tsv has changed since it was compiled; run neurotransfer manifest" in done.stdout
 
 
-def test_a_touched_log_changes_nothing(study):
+def test_a_touched_log_reruns_nothing(study):
     for path in (study / "logs").rglob("*.log"):
         os.utime(path)
     assert planned_jobs(study) == set()

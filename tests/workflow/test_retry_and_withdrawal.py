@@ -1,4 +1,4 @@
-"""A retry does those images and what it said; who withdraws is in no result any more.  Real runs of Snakemake."""
+"""A retry repeats the announced jobs; withdrawn participants are in no result.  Real runs of Snakemake."""
 
 import os
 import re
@@ -18,7 +18,7 @@ def ask(folder: Path, *words: str):
     return neurotransfer(words[0], "--directory", folder, "--configfile", *OVERLAYS, *words[1:])
 
 
-def told_jobs(text: str, first: str) -> dict[str, int]:
+def announced_jobs(text: str, first: str) -> dict[str, int]:
     """Jobs by rule, from lines as "rule  12" (retry), or "rule 12, rule 3" after a colon (manifest)."""
     part = text[text.index(first) :]
     listed = part.splitlines()[0].partition(": ")[2]
@@ -37,7 +37,7 @@ def statuses(folder: Path) -> dict[str, int]:
 
 
 def images_of(folder: Path, roles: str) -> pd.DataFrame:
-    """The manifest's images of the first cohort with just these roles."""
+    """The manifest's images of the first cohort with exactly these roles."""
     cohorts = read_table(folder / "cohorts.tsv")
     name = cohorts.loc[cohorts["roles"] == roles, "cohort"].iloc[0]
     images = read_table(folder / "results/manifest/images.tsv")
@@ -46,7 +46,7 @@ def images_of(folder: Path, roles: str) -> pd.DataFrame:
 
 @pytest.fixture
 def broken(study: Path) -> tuple[Path, list[str]]:
-    """The study with two scans of one job cut off, run as far as the ledger; and the two images."""
+    """The study with two truncated scans of one job, run up to the ledger; and the two images."""
     images = images_of(study, "holdout,scz_bd").iloc[[1, 3]]
     for image in images.itertuples():
         scan = study / image.t1w
@@ -60,7 +60,7 @@ def broken(study: Path) -> tuple[Path, list[str]]:
 
 
 def test_status_and_retry_of_a_real_study(broken):
-    """Two scans that are cut off fail; repaired and marked, they alone are tried again, by the jobs that were told."""
+    """Two truncated scans fail; after a repair and a retry only they are repeated, by the announced jobs."""
     study, names = broken
     cohort, images = names[0].split("_")[0], len(read_table(study / "results/manifest/images.tsv"))
     lines = ask(study, "status").stdout.splitlines()
@@ -81,7 +81,7 @@ def test_status_and_retry_of_a_real_study(broken):
     assert marked.returncode == 0, marked.stderr
     assert all(f"  {name}  " in marked.stdout for name in names)
     planned = planned_jobs(study)
-    assert told_jobs(marked.stdout, "the next run of snakemake does") == by_rule(planned)
+    assert announced_jobs(marked.stdout, "the next run of snakemake does") == by_rule(planned)
     assert sum(job.startswith("preprocess ") for job in planned) == 1
 
     done = snakemake(study, *CORES, "--until", "index")
@@ -91,8 +91,8 @@ def test_status_and_retry_of_a_real_study(broken):
     assert set(names) <= set(read_table(study / f"results/index/{cohort}.tsv")["image_id"])
 
 
-def test_who_withdraws_is_in_no_result(study):
-    """Shards keep their numbering, the cache row is zero, and every later stage is made without the person."""
+def test_a_withdrawn_participant_is_in_no_result(study):
+    """Shards keep their numbering, the cache row is zero, and every later stage is repeated without the participant."""
     images = images_of(study, "holdout,scz_bd")
     resample = read_table(study / "results/resamples/scz_bd/n18/001.tsv")
     person = resample["participant_id"].iloc[0]
@@ -114,24 +114,24 @@ def test_who_withdraws_is_in_no_result(study):
     assert compiled.returncode == 0, compiled.stderr
     assert f"withdrawn: {len(gone)} images of 1 people" in compiled.stdout
     planned = planned_jobs(study)
-    assert told_jobs(compiled.stdout, "because of who is withdrawn") == by_rule(planned)
-    assert "pretrain" not in planned, "the cohort is a task's alone"
+    assert announced_jobs(compiled.stdout, "because of the withdrawals") == by_rule(planned)
+    assert "pretrain" not in planned, "the cohort is not used in pretraining"
     before = statuses(study)
 
-    # without the networks, which take longest, and what comes after them: no file of those names anybody
+    # without the networks, which take longest, and later jobs, whose files name no participant
     networks = ("baseline", "transfer")
     done = snakemake(study, *CORES, "--quiet", "rules", "--omit-from", *networks)
     assert done.returncode == 0, done.stdout
     left = {job.split()[0] for job in planned_jobs(study)}
     assert left == {*networks, "aggregate", "compare", "figures", "report"}
 
-    places = {
+    expected = {
         f"results/manifest/shards/{shard}.tsv",
         f"results/cache/{shard}.tsv",
         *(str(path.relative_to(study)) for path in (study / f"results/preprocessed/{shard}").glob("*.tsv")),
     }
-    assert files_that_name(study, person) <= places
-    for path in places - {f"results/manifest/shards/{shard}.tsv"}:
+    assert files_that_name(study, person) <= expected
+    for path in expected - {f"results/manifest/shards/{shard}.tsv"}:
         mine = read_table(study / path).set_index("image_id")
         mine = mine[mine.index.isin(gone["image_id"])]
         assert (mine["status"] == "withdrawn").all()
@@ -140,7 +140,7 @@ def test_who_withdraws_is_in_no_result(study):
     assert not new[rows].any() and np.array_equal(new[~rows], cache[~rows])
     after = statuses(study)
     assert set(before) - set(after) == set(gone["image_id"]) - set(after) == set(gone["image_id"])
-    assert all(before[name] == after[name] for name in after), "nobody else is processed again"
+    assert all(before[name] == after[name] for name in after), "no other image is processed again"
     facts = read_json(study / "results/split/certificate.json")
     assert facts["counts"]["test"]["images"] > 0
     shown = ask(study, "status").stdout
@@ -148,7 +148,7 @@ def test_who_withdraws_is_in_no_result(study):
 
 
 def files_that_name(study: Path, word: str) -> set[str]:
-    """The results and logs in whose name or bytes a word stands, not as a part of a longer one."""
+    """The results and logs whose name or bytes contain a word that is not part of a longer one."""
     whole = re.compile(rb"(?<![A-Za-z0-9-])" + word.encode() + rb"(?![A-Za-z0-9-])")
     found = set()
     for top in ("results", "logs"):

@@ -1,4 +1,4 @@
-"""The table of rules (study/rules.py) says of each rule what workflow/rules says, and every job has a target."""
+"""The table of rules (study/rules.py) agrees with workflow/rules, and every job has a target."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from neurotransfer.study.configuration import load_config
 from neurotransfer.study.rules import RULES, cores_of, uses_gpu
 from runs import REPOSITORY, planned_jobs
 
-# each rule as Snakemake has it once the workflow is parsed
+# each rule after Snakemake has parsed the workflow
 DUMP = """
 include: "{repository}/Snakefile"
 
@@ -22,14 +22,14 @@ import json
 facts = {{}}
 for known in workflow.rules:
     threads, gpu = (known.resources[name].value if name in known.resources else 0 for name in ("_cores", "gpu"))
-    gpu = 1 if callable(gpu) else gpu  # a function asks for one of some jobs
+    gpu = 1 if callable(gpu) else gpu  # a function: some of the rule's jobs use one
     facts[known.name] = {{"outputs": list(map(str, known.output)), "threads": threads, "gpu": gpu}}
 with open("rules.json", "w") as file:
     json.dump(facts, file)
 """
 VALUES = {"shard": "ADNI-0001", "job": "0000", "cohort": "ADNI", "run": "multitask"}
 VALUES |= {"task": "ad_hc", "n": "100", "replicate": "001"}
-TARGETS = {"all", "cached", "pretrained"}  # what a person asks for; they have no script
+TARGETS = {"all", "cached", "pretrained"}  # targets for users, without a script
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parsed(study):
-    """Of each rule its outputs, its threads and its GPUs, as Snakemake parsed them."""
+    """The outputs, threads and GPUs of each rule, as Snakemake parsed them."""
     folder, overlay = study
     (folder / "Dump").write_text(DUMP.format(repository=REPOSITORY))
     line = [sys.executable, "-m", "snakemake", "--snakefile", "Dump", "--list-rules", "--configfile", str(overlay)]
@@ -62,15 +62,15 @@ def test_a_rules_result_is_one_of_its_outputs(parsed):
         assert rule.result in outputs, name
 
 
-def test_cores_and_gpus_are_those_that_the_rules_ask_for(parsed, study):
+def test_cores_and_gpus_are_those_of_the_rules(parsed, study):
     config = load_config(REPOSITORY, [study[1]])
     for name in RULES:
-        if name not in ("heads", "duplicates"):  # their number is the rule's own, and no hours of theirs are counted
+        if name not in ("heads", "duplicates"):  # the rule sets their number, and their hours are not counted
             assert parsed[name]["threads"] == cores_of(name, config), name
         assert bool(parsed[name]["gpu"]) == uses_gpu(name, config), name
 
 
-def test_snakemake_accepts_the_target_that_is_offered_for_a_failed_job_of_every_rule(study):
+def test_snakemake_accepts_the_suggested_target_for_a_failed_job_of_every_rule(study):
     folder, overlay = study
     for at, (name, rule) in enumerate(RULES.items()):
         wildcards = [VALUES[wildcard] for wildcard in rule.wildcards]

@@ -1,9 +1,9 @@
-"""`snakemake --report` makes its page from the repository's own Snakefile."""
+"""`snakemake --report` works with the repository's own Snakefile."""
 
 from runs import snakemake
 
 
-def test_the_page_is_made_and_has_the_files_that_the_rules_marked(small_study, tmp_path):
+def test_the_page_contains_the_files_that_the_rules_marked(small_study, tmp_path):
     page = tmp_path / "report.html"
     done = snakemake(small_study, "--report", page)
     assert done.returncode == 0, done.stdout[-2000:]

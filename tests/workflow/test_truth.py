@@ -1,4 +1,4 @@
-"""The whole chain against the truth of the simulated study: what must come out, came out."""
+"""The results of the whole workflow against the truth of the simulated study."""
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ def test_transfer_beats_baseline_at_the_smallest_n_on_the_strong_task(medians):
     assert medians.loc[("ad_hc", n, "transfer"), "median"] > medians.loc[("ad_hc", n, "baseline"), "median"] + 0.05
 
 
-def test_the_control_task_shows_nothing(medians, comparisons):
+def test_the_control_task_has_no_effect(medians, comparisons):
     control = medians.loc["control"]["median"]
     assert control.between(0.25, 0.75).all()
     assert 0.4 < control.mean() < 0.6
@@ -39,7 +39,7 @@ def test_the_control_task_shows_nothing(medians, comparisons):
 
 
 def test_no_model_beats_the_latent_truth(small_study, medians):
-    """A median above the truth's own AUC by three standard errors would mean that something leaks."""
+    """A median above the truth's own AUC by three standard errors would mean a leak."""
     truth = read_table(small_study / "truth.tsv")
     aucs = read_table(small_study / "results/statistics/aucs.tsv")
     for (task, n, model), group in aucs.groupby(["task", "n", "model"]):
@@ -49,7 +49,7 @@ def test_no_model_beats_the_latent_truth(small_study, medians):
         assert medians.loc[(task, n, model), "median"] <= bound + 3 * max(error, 0.02)
 
 
-def test_no_participant_is_on_two_sides_anywhere(small_study):
+def test_no_participant_is_in_two_sets_anywhere(small_study):
     split = read_table(small_study / "results/split/images.tsv")
     sides = split[split["role"] != "unused"].groupby("participant_id")["role"].nunique()
     assert (sides == 1).all()
@@ -60,7 +60,7 @@ def test_no_participant_is_on_two_sides_anywhere(small_study):
         assert not pretrained & set(resample["participant_id"])
 
 
-def test_one_cohort_stands_on_both_sides_split_by_participant(small_study):
+def test_one_cohort_is_in_training_and_test_split_by_participant(small_study):
     split = read_table(small_study / "results/split/images.tsv")
     roles = split.groupby("cohort")["role"].unique().map(set)
     assert any({"train", "test"} <= has for has in roles)
@@ -68,7 +68,7 @@ def test_one_cohort_stands_on_both_sides_split_by_participant(small_study):
     assert certificate
 
 
-def test_baseline_and_transfer_differ_in_nothing_but_their_first_weights(small_study):
+def test_baseline_and_transfer_have_the_same_settings_and_test_images(small_study):
     for path in (small_study / "results/fits/ad_hc/n18").glob("*/baseline.json"):
         baseline, transfer = read_json(path), read_json(path.with_name("transfer.json"))
         assert [s["values"] for s in baseline["settings"]] == [s["values"] for s in transfer["settings"]]
@@ -76,7 +76,7 @@ def test_baseline_and_transfer_differ_in_nothing_but_their_first_weights(small_s
         assert baseline["test"]["label"] == transfer["test"]["label"]
 
 
-def test_every_image_is_accounted_for(small_study):
+def test_every_image_is_in_a_ledger(small_study):
     images = read_table(small_study / "results/manifest/images.tsv")
     ledger = pd.concat(read_table(p) for p in (small_study / "results/preprocessed").glob("*-*/*.tsv"))
     assert sorted(images["image_id"]) == sorted(ledger["image_id"])
@@ -84,7 +84,7 @@ def test_every_image_is_accounted_for(small_study):
 
 
 def test_masks_of_the_simulated_heads_reach_dice_095(small_study):
-    """Against the truth that the simulation wrote, in the image's own space."""
+    """Against the simulation's true mask, in the image's own space."""
     import nibabel
     from nibabel.processing import resample_from_to
 

@@ -6,7 +6,7 @@ def ledgers(wildcards):
 
 
 rule cache:
-    """orig x mask, cropped around the mask's bounding box, one row per image of the shard, and what lies beside it."""
+    """orig x mask, cropped around the mask's bounding box, one row per image; with volumes, small images and slices."""
     input:
         images="results/manifest/shards/{shard}.tsv",
         ledgers=ledgers,
@@ -33,7 +33,7 @@ rule cache:
 
 
 rule index:
-    """Every usable image of a cohort that quality control lets pass, with its cache row and its regional volumes."""
+    """Every usable image of a cohort that passes quality control, with its cache row and its regional volumes."""
     input:
         shards=shards_of_cohort("manifest/shards"),
         caches=shards_of_cohort("cache"),

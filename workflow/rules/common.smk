@@ -1,8 +1,8 @@
-# Inputs and parameters that rules of several stages share.
+# Inputs and parameters of rules in several stages.
 
-# What later stages depend on: settings that only change how it is done repeat no fit.
+# The settings on which later stages depend; settings that only change how preprocessing runs repeat no fit.
 PREPROCESSING = demands.identity(config["preprocessing"])
-# The people behind weights that this study pretrained; given weights have no such table.
+# The participants in this study's own pretraining; given weights have no such table.
 PRETRAINED_PARTICIPANTS = "results/pretrain/multitask/participants.tsv" if study.run == "multitask" else []
 
 

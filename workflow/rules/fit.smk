@@ -1,4 +1,4 @@
-# A resample -> three model types, each with its settings, chosen on validation and tested once; and covariates alone.
+# A resample -> three models, each with its settings, chosen on validation and tested once; and covariates alone.
 
 from neurotransfer.fit.settings import all_settings
 
@@ -13,7 +13,7 @@ CNN = {
     "network": identity(config, "network"),
     "training": identity(config, "models.cnn", ["gpus"]),
 }
-# What each model's fit depends on besides its input files; aggregate refuses fits made with anything else.
+# Everything besides input files on which a model's fit depends; aggregate refuses fits made with other values.
 FITTING = {
     "linear": {"seed": config["seed"], **identity(config, "models.linear"), **settings_of("linear")},
     "covariates": {"seed": config["seed"], **identity(config, "models.covariates"), **settings_of("covariates")},
@@ -32,7 +32,7 @@ def volumes_of_task(ending):
 
 
 rule linear:
-    """Logistic regression on regional volumes; and on age, sex and mask volume, as a job's start costs more than it."""
+    """Logistic regression on regional volumes; and on age, sex and mask volume, which is too short for a job."""
     input:
         resample="results/resamples/{task}/n{n}/{replicate}.tsv",
         indices=lambda wc: of_cohorts("index", wc.task),
@@ -45,12 +45,12 @@ rule linear:
         "logs/linear/{task}/n{n}/{replicate}.log",
     benchmark:
         "results/benchmarks/linear/{task}/n{n}/{replicate}.tsv"
-    retries: 0  # the profile groups it, and a group is repeated whole, finished members included
+    retries: 0  # the profile groups it, and Snakemake repeats a group whole, with its finished members
     threads: config["models"]["linear"]["threads"]
     resources:
         mem_mb=2000,
         runtime=10,
-        in_group=1,  # the profile limits how many of a group run at once, and so what the group asks for
+        in_group=1,  # the profile limits the sum over a group's running members, and so the group's resources
     params:
         fitting=FITTING["linear"],
         covariates=FITTING["covariates"],
@@ -62,7 +62,7 @@ rule baseline:
     """The binary network from random weights."""
     input:
         resample="results/resamples/{task}/n{n}/{replicate}.tsv",
-        certificate=ancient("results/split/certificate.json"),  # no GPU hour before nobody is on two sides
+        certificate=ancient("results/split/certificate.json"),  # before any GPU hour: no participant is in two sets
     output:
         fit="results/fits/{task}/n{n}/{replicate}/baseline.json",
     log:

@@ -1,31 +1,31 @@
-# T1-weighted images -> FastSurfer's file layout and a ledger that accounts for every image.
+# T1-weighted images -> FastSurfer's file layout, and a ledger with a row for every image.
 
 EXISTING = config["preprocessing"] | {"engine": "derivatives"}
 IDENTITIES = {False: PREPROCESSING, True: demands.identity(EXISTING)}  # shared by all jobs, which may be many
 
 
 def is_existing(wildcards):
-    """Whether a shard's images have been preprocessed elsewhere: that needs neither a GPU nor hours."""
+    """Whether a shard's images are preprocessed already, which needs neither a GPU nor hours."""
     return study.shards[wildcards.shard].cohort in study.derivatives
 
 
 def engine_of(wildcards):
-    """`preprocessing` as it holds for a shard."""
+    """The settings of `preprocessing` for a shard."""
     return EXISTING if is_existing(wildcards) else config["preprocessing"]
 
 
 def is_engine_needed():
-    """Whether an image waits for the configured engine."""
+    """Whether an image still needs the configured engine."""
     shards = (name for name, shard in study.shards.items() if shard.cohort not in study.derivatives)
     return not all(Path(ledger).exists() for ledger in study.ledgers_of(shards))
 
 
 def lost_ledgers(*roles):
-    """Ledgers that are not there though a later stage of their shard, cohort or study is; of cohorts with any role.
+    """Missing ledgers of shards, cohorts or a study with results of a later stage; of cohorts with any of the roles.
 
-    Snakemake misses no file between two that are there, so a target rule must ask for them: `neurotransfer retry`
-    deletes ledgers, and a study that grows has new ones.  Those of a fresh study it comes to by itself, and to name a
-    hundred thousand of them again would take a tenth of a dry run.
+    Snakemake does not notice a missing intermediate file while its downstream output exists.  So a target rule must ask
+    for it: `neurotransfer retry` deletes ledgers, and a study that grows has new ones.  In a new study Snakemake finds
+    all ledgers by itself, and listing a hundred thousand of them again would take a tenth of a dry run.
     """
 
     def has(*names):
@@ -42,13 +42,13 @@ def lost_ledgers(*roles):
     return ledgers
 
 
-# Snakemake calls a function for every job, of which there may be one per image: a constant where all jobs are alike.
+# Snakemake calls a function for every job, and there may be one per image: a constant if all jobs have the same value.
 HAS_GPU = int(demands.has_gpu(config["preprocessing"]))
 SIZES = {shard.images_per_job for shard in study.shards.values()}
 
 
 rule preprocess:
-    """One job's images through the engine, each by itself; a bad one gets its row and stops nobody."""
+    """One job's images through the engine; an image that fails gets its row and does not stop the others."""
     input:
         images="results/manifest/shards/{shard}.tsv",
     output:
@@ -58,7 +58,7 @@ rule preprocess:
     benchmark:
         "results/benchmarks/preprocess/{shard}/{job}.tsv"
     container:
-        None  # it starts FastSurfer's own, which cannot be done from inside of one
+        None  # it starts FastSurfer's own container, which is not possible inside another one
     threads: config["preprocessing"]["threads"]
     resources:
         mem_mb=lambda wc, attempt: demands.mem_mb(engine_of(wc), attempt),

@@ -1,8 +1,8 @@
-# Shards of healthy people -> the six-target network -> how well it predicts, also where it never was.
+# Shards of healthy people -> the six-target network -> its predictions, also on held-out cohorts.
 
 
-# keys of `pretrain` that change no training; a certificate is ancient() wherever it is used: it comes first, and a
-# new one, of a study that has grown, makes nothing old anew, since each user checks that its own files stand in it
+# Keys of `pretrain` that do not change training.  Everywhere a certificate is an input it is ancient(): it comes first,
+# and the new one of a study that has grown repeats nothing, because each job checks that its files are in it.
 NO_TRAINING = (
     *("weights", "accept_other_preprocessing", "participants_key", "threads", "gpus", "checkpoint_minutes"),
     "on_divergence",  # a run that diverges with `stop` has no result, and continues if it says `lower_rate`
@@ -10,7 +10,7 @@ NO_TRAINING = (
 
 
 rule pretrain:
-    """The multi-task network, from scratch; by torchrun where it has more than one GPU."""
+    """The multi-task network, from random weights; by torchrun if it has more than one GPU."""
     input:
         indices=of_cohorts("index", "pretraining"),
         splits=of_cohorts("split/cohorts", "pretraining"),
@@ -24,7 +24,7 @@ rule pretrain:
         "logs/pretrain/multitask.log",
     benchmark:
         "results/benchmarks/pretrain/multitask.tsv"
-    priority: 100  # most of what follows waits for it
+    priority: 100  # most later jobs depend on it
     threads: config["pretrain"]["threads"]
     resources:
         mem_mb=lambda wc, attempt: 32000 * attempt,
@@ -44,7 +44,7 @@ rule pretrain:
 
 
 rule adopt:
-    """Weights that a person already has, checked against this study, in the place of pretraining."""
+    """Weights from elsewhere, checked against this study, instead of pretraining."""
     input:
         weights=config["pretrain"]["weights"] or [],
         certificate=ancient("results/split/certificate.json"),

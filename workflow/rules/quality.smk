@@ -1,4 +1,4 @@
-# Figures of cached images -> how unusual each is in its cohort, who is left out for it, and a page to look at.
+# Figures of cached images -> their z-scores within the cohort, the images left out by rules, and a page.
 
 QUALITY = identity(config, "quality")
 
@@ -23,9 +23,9 @@ rule quality:
 
 
 rule quality_page:
-    """The most unusual images first, with the outline of their mask; private, since it shows people's heads.
+    """The most unusual images first, with the outline of their mask; private, because it shows people's heads.
 
-    It reads the ledgers too, as the report does; they come before quality, and need no second mention.
+    Like the report it also reads the ledgers, which `quality` already depends on.
     """
     input:
         quality=expand("results/quality/{cohort}.tsv", cohort=study.cohorts),

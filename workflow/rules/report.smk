@@ -1,4 +1,4 @@
-# Tables -> figures -> one page that a person reads.
+# Tables -> figures -> one page.
 
 PUBLISHED = str(REPOSITORY / "workflow/resources/published.tsv")  # the paper's numbers, with their source
 
@@ -14,7 +14,7 @@ def of_figure(number, shows):
 
 
 rule figures:
-    """Figures 1 (who pretrained, and how well), 2 (AUC by n) and 3 (worth in scans), each as SVG, PNG and TSV."""
+    """Figures 1 (pretraining), 2 (AUC by n) and 3 (worth in scans), each as SVG, PNG and TSV."""
     input:
         images="results/split/images.tsv",
         history="results/pretrain/multitask/history.tsv" if study.run == "multitask" else [],
@@ -50,7 +50,7 @@ rule report:
         figures=rules.figures.output,
         images="results/split/images.tsv",
         certificate="results/split/certificate.json",
-        page="results/split/certificate.html",  # is missing after a certificate that failed, whose old one stays
+        page="results/split/certificate.html",  # a failed certificate removes it, and keeps the old JSON file
         excluded="results/manifest/excluded.tsv",
         quality=expand("results/quality/{cohort}.tsv", cohort=study.cohorts),
         metrics=f"results/pretrain/{study.run}/metrics.tsv",

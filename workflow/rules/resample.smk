@@ -1,6 +1,6 @@
-# A task's pool -> one file per replicate: who trains, who validates, who tests.
+# A task's pool -> one file per replicate, with its training, validation and test images.
 
-# What each task's resamples depend on besides their pool; aggregate refuses those drawn with anything else.
+# Everything besides its pool on which a resample depends; aggregate refuses resamples drawn with other values.
 DRAWING = {
     "seed": config["seed"],
     "tasks": study.tasks,
@@ -12,8 +12,8 @@ DRAWING = {
 rule resample:
     """n images with replacement for training, then validation and test from other participants.
 
-    It does not wait for the certificate, which comes after every cohort: Snakemake walks through all that a job of a
-    group depends on, once for each pair of its members.  The networks' fits wait, and aggregate checks every resample.
+    It does not depend on the certificate, which depends on every cohort, because Snakemake traverses all dependencies
+    of a group's jobs once for each pair of members.  The networks' fits depend on it; aggregate checks every resample.
     """
     input:
         indices=lambda wc: of_cohorts("index", wc.task),
@@ -27,7 +27,7 @@ rule resample:
     resources:
         mem_mb=1000,
         runtime=5,
-        in_group=1,  # the profile limits how many of a group run at once, and so what the group asks for
+        in_group=1,  # the profile limits the sum over a group's running members, and so the group's resources
     params:
         seed=DRAWING["seed"],
         task=lambda wc: DRAWING["tasks"][wc.task],

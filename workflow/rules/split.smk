@@ -1,4 +1,4 @@
-# Index -> who pretrains, who validates, who stays unseen -> the proof that nobody crosses.
+# Index -> roles in pretraining, validation and test -> the proof that no participant is in two of them.
 
 SPLITTING = identity(config, "split", ["waived_duplicates"])
 
@@ -44,7 +44,7 @@ rule heads:
 
 
 rule duplicates:
-    """Pairs of images of two participants that look like one scan or one head; private, since it names them."""
+    """Pairs of images of two participants that look like one scan or one head; private, because it names them."""
     input:
         heads=expand("results/duplicates/heads/{cohort}.npy", cohort=study.cohorts),
         indices=expand("results/index/{cohort}.tsv", cohort=study.cohorts),
@@ -68,10 +68,10 @@ rule duplicates:
 
 
 rule certificate:
-    """All cohorts' roles in one table, and the certificate with its page; fails where somebody is on two sides.
+    """All cohorts' roles in one table, and the certificate with its page; fails if a participant is on two sides.
 
-    What is marked update() stays while the rule runs and where it fails, so that a study that grows by a leak keeps
-    the certificate of what it had.
+    Outputs in update() stay while the rule runs and if it fails, because a study that grows by a leak keeps the
+    certificate of its earlier part.
     """
     input:
         splits=expand("results/split/cohorts/{cohort}.tsv", cohort=study.cohorts),

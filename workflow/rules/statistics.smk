@@ -1,4 +1,4 @@
-# Fits -> test AUCs and scores in long form -> medians, intervals, comparisons, and what pretraining is worth.
+# Fits -> test AUCs and scores in long form -> medians, intervals, comparisons, and the worth of pretraining.
 
 
 def all_resamples(wildcards):

@@ -1,4 +1,4 @@
-"""Check weights that a person already has against this study, and take them in as they are."""
+"""Check weights from elsewhere against this study, and copy them unchanged."""
 
 from neurotransfer.jobs.job import job
 
@@ -13,11 +13,11 @@ with job(snakemake):
     _, metadata = weights.read_weights(source.weights)
     expected = weights.expected_of(params.network, params.crop, params.preprocessing)
     weights.check_weights(metadata, expected, source.weights)
-    engines = read_json(source.certificate)["engines"]["test"]  # of whom the weights will meet
+    engines = read_json(source.certificate)["engines"]["test"]  # of the images that the weights will be used on
     accept = settings["accept_other_preprocessing"]
     weights.check_made_by(metadata, engines, source.weights, accept=accept)
     if unknown := weights.why_unknown(metadata, weights.read_study_key(settings["participants_key"])):
-        message = "%s: whom it has seen is unknown: %s"
+        message = "%s: the participants in its training are unknown: %s"
         logging.getLogger("neurotransfer").warning(message, source.weights, unknown)
     with written_whole(snakemake.output.weights, "wb") as file:
         file.write(Path(source.weights).read_bytes())

@@ -1,4 +1,4 @@
-"""Every fit into tables; fits of another configuration, or of people who are not certified for it, are refused."""
+"""Every fit into tables; fits of another configuration, or of participants without a certificate, are refused."""
 
 from neurotransfer.jobs.job import job
 

@@ -1,4 +1,4 @@
-"""A shard's preprocessed images, brain only and cropped, into one file, and what lies beside it."""
+"""A shard's preprocessed images, brain only and cropped, into one file, and tables and small images beside it."""
 
 from neurotransfer.jobs.job import job
 
@@ -11,10 +11,10 @@ with job(snakemake, lease=snakemake.output.images):
 
     source, output, params, shard = snakemake.input, snakemake.output, snakemake.params, snakemake.wildcards.shard
     images = images_of_shard(read_table(source.images), read_tables(source.ledgers), shard)
-    compression = snakemake.config["cache"]["compression"]  # no param: what is cached already is as good either way
+    compression = snakemake.config["cache"]["compression"]  # no param: the images are the same either way
     folders = [Path(params.subjects, shard, image_id) for image_id in images["image_id"]]
     table, statistics = write_shard(output.images, folders, images, params.crop, params.voxel_size, compression)
     write_volumes(statistics, output.volumes)
-    # last, since it holds the digests; a compressed shard's own too, as its rows' checksums are of what comes out of it
+    # last, because it holds the digests; with that of a compressed shard, whose checksums are of decompressed images
     beside = [output.volumes, output.slices, output.small, *([output.images] if compression else [])]
     write_cache_table(table, output.table, params.crop, beside)

@@ -1,10 +1,10 @@
-"""Join all cohorts' roles, and prove that nobody crosses; fails where somebody does."""
+"""Join all cohorts' roles, and prove that no participant is in two sets; fails if one is."""
 
 from neurotransfer.jobs.job import job
 
 with job(snakemake):
     from neurotransfer.files import digest_of_file, read_json, read_table, write_json, write_table, write_text
-    from neurotransfer.report import certificate_page
+    from neurotransfer.report.certificate_page import certificate_html
     from neurotransfer.split import certificate as proof
     from neurotransfer.split.roles import join_splits
 
@@ -19,5 +19,5 @@ with job(snakemake):
     write_table(join_splits(splits, indices), output.images)
     files = [*source.splits, *source.indices, output.images]
     certified |= {"files": {path: digest_of_file(path) for path in files}, "duplicates": read_json(source.summary)}
-    write_text(output.page, certificate_page.page(certified, params.study))
+    write_text(output.page, certificate_html(certified, params.study))
     write_json(output.certificate, certified)

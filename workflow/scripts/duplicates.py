@@ -1,4 +1,4 @@
-"""Compare every head of the study with every other; list the pairs that look alike."""
+"""Compare every head of the study with every other; list the pairs that look like one head."""
 
 from neurotransfer.jobs.job import job
 

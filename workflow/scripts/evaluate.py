@@ -22,7 +22,7 @@ with job(snakemake, lease=snakemake.output.metrics):
     place(model, device, params.data_type)
     images, splits = (pd.concat([read_table(path) for path in paths]) for paths in (source.indices, source.splits))
     role = images["image_id"].map(splits.set_index("image_id")["role"])
-    # given weights may have been trained on anybody, so no set of this study is their validation set
+    # given weights may have been trained on any participant, so no set of this study is their validation set
     parts = {"validation": images[role == "validation"]} if snakemake.wildcards.run == "multitask" else {}
     parts["holdout"] = images[(role == "test") & images["cohort"].isin(params.holdout)]
     accept = snakemake.config["pretrain"]["accept_other_preprocessing"]

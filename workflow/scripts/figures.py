@@ -7,18 +7,19 @@ with job(snakemake):
 
     from neurotransfer.files import read_table
     from neurotransfer.report import figure1, figure2, figure3
+    from neurotransfer.report.style import save_figure
 
     source, params, output = snakemake.input, snakemake.params, snakemake.output
     tables = {name: read_table(source[name]) for name in ("images", "metrics", "predictions")}
     tables["history"] = read_table(source.history) if source.history else None
     first = figure1.figure1(**tables)
-    figure2.save_figure(first, figure1.figure1_data(**tables), Path(output.figure1[0]).with_suffix(""))
+    save_figure(first, figure1.figure1_data(**tables), Path(output.figure1[0]).with_suffix(""))
     results = {name: read_table(source[name]) for name in ("aucs", "medians", "comparisons")}
     results["bounds"] = figure2.latent_bounds(read_table(source.truth), tables["images"]) if source.truth else None
     results["published"] = figure2.published_medians(read_table(source.published), results["medians"])
     chosen = {name: params.statistics[name] for name in ("alpha", "statistic")}
     second = figure2.figure2(**results, tasks=params.tasks, **chosen)
-    figure2.save_figure(second, figure2.figure2_data(**results), Path(output.figure2[0]).with_suffix(""))
+    save_figure(second, figure2.figure2_data(**results), Path(output.figure2[0]).with_suffix(""))
     scans = [read_table(source[name]) for name in ("curves", "worth")]
     third = figure3.figure3(*scans, params.tasks)
-    figure2.save_figure(third, figure3.figure3_data(*scans), Path(output.figure3[0]).with_suffix(""))
+    save_figure(third, figure3.figure3_data(*scans), Path(output.figure3[0]).with_suffix(""))

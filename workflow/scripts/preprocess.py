@@ -1,4 +1,4 @@
-"""One job's images through their engines; the ledger accounts for each."""
+"""One job's images through their engines; the ledger has a row for each."""
 
 from neurotransfer.jobs.job import job
 

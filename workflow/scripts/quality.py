@@ -1,4 +1,4 @@
-"""How unusual each cached image of one cohort is, and which are left out."""
+"""The z-scores of one cohort's cached images, and the images left out by rules."""
 
 from neurotransfer.jobs.job import job
 

@@ -1,4 +1,4 @@
-"""The page that a person reads."""
+"""The report, and its bibliography."""
 
 from neurotransfer.jobs.job import job
 
@@ -8,7 +8,7 @@ with job(snakemake):
     from neurotransfer.files import read_table, write_text
     from neurotransfer.manifest.withdrawal import behind_weights, read_withdrawn
     from neurotransfer.operations import costs
-    from neurotransfer.preprocess.run import REASONS
+    from neurotransfer.preprocess.reasons import MEANINGS
     from neurotransfer.pretrain import weights
     from neurotransfer.report import page
     from neurotransfer.report.references import bibliography
@@ -26,7 +26,7 @@ with job(snakemake):
     trained = read_table(source.participants)["participant_id"] if source.participants else None
     study = read_study(params.config)
     finished = costs.gather(study, params.config)
-    shown = page.content(
+    shown = page.report_content(
         tables,
         ledger=page.read_ledgers(study.ledgers_of(study.shards), source.quality),
         certificate=check_certified(source.certificate, [source.images]),
@@ -38,8 +38,8 @@ with job(snakemake):
         stages=costs.by_stage(finished, params.config),
         rules=list(costs.summary(finished)),
         defaults=read_document(params.defaults),
-        reasons=REASONS,
+        reasons=MEANINGS,
         **{name: params[name] for name in ("config", "tasks", "run")},
     )
     write_text(snakemake.output.bibliography, bibliography(shown["cited"]))
-    write_text(snakemake.output.page, page.render(shown))
+    write_text(snakemake.output.page, page.report_html(shown))

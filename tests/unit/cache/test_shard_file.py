@@ -1,4 +1,4 @@
-"""Shards: what is read is what was written, in either form, alone and whole, or the shard is named."""
+"""Shards: images are read as they were written, compressed or not, or an error names the shard."""
 
 import io
 import itertools
@@ -11,7 +11,7 @@ import nilearn.datasets
 import numpy as np
 import pytest
 import zstandard
-from neurotransfer.cache.shard_file import Shard, checksum, shard_written, verify_row
+from neurotransfer.cache.shard_file import ShardFile, checksum, shard_written, verify_row
 from neurotransfer.errors import InputError
 
 FORMS = [None, "zstd"]
@@ -19,7 +19,7 @@ FORMS = [None, "zstd"]
 
 def some_images(count=5, shape=(6, 7, 9)):
     images = np.random.default_rng(1).integers(0, 256, (count, *shape), np.uint8)
-    images[1] = 0  # a failed image, or a withdrawn one
+    images[1] = 0  # a failed or withdrawn image
     return images
 
 
@@ -33,7 +33,7 @@ def write(path, images, compression):
 @pytest.mark.parametrize("compression", FORMS)
 def test_images_come_back_in_any_order_and_from_many_threads(tmp_path, compression):
     images = some_images(40)
-    shard = Shard(write(tmp_path / "x.npy", images, compression))
+    shard = ShardFile(write(tmp_path / "x.npy", images, compression))
     assert shard.shape == images.shape and shard.compressed == bool(compression)
     rows = np.random.default_rng(2).integers(0, 40, 400)
     with ThreadPoolExecutor(4) as threads:
@@ -48,16 +48,16 @@ def test_a_plain_shard_is_a_npy_file(tmp_path):
 
 
 def test_a_compressed_shard_can_be_read_by_its_description_alone(tmp_path):
-    """As the module's first lines have it: shape, places and their checksum, then a frame for each image."""
+    """As the module's docstring says: shape, offsets and their checksum, then a frame for each image."""
     images = some_images()
     raw = write(tmp_path / "x.npy", images, "zstd").read_bytes()
     content = np.load(tmp_path / "x.npy", allow_pickle=False)
     assert content.dtype == np.uint8 and content.tobytes() == raw[-content.size :]
     assert struct.unpack_from("<4q", content) == images.shape
-    places = struct.unpack_from("<6q", content, 32)
-    assert places[-1] == len(raw)
+    offsets = struct.unpack_from("<6q", content, 32)
+    assert offsets[-1] == len(raw)
     assert struct.unpack_from("<q", content, 80)[0] == zlib.crc32(content[:80])
-    frames = [raw[start:end] for start, end in itertools.pairwise(places)]
+    frames = [raw[start:end] for start, end in itertools.pairwise(offsets)]
     assert [zstandard.decompress(frame) for frame in frames] == [image.tobytes() for image in images]
 
 
@@ -68,7 +68,7 @@ def test_the_same_images_give_the_same_bytes(tmp_path, compression):
 
 
 def test_a_compressed_head_takes_less_than_half_the_space(tmp_path):
-    """nilearn's template with noise of 4 % of white matter's intensity, which is more than a good scan has."""
+    """nilearn's template with noise of 4 % of white matter's intensity, more than in a good scan."""
     brain = nilearn.datasets.load_mni152_template(resolution=2).get_fdata()
     noise = np.random.default_rng(0).normal(0, 0.04 * brain.max(), brain.shape)
     brain = ((brain + noise) * (brain > 0) / brain.max() * 200).clip(0, 255).astype(np.uint8)
@@ -96,32 +96,32 @@ def test_every_damage_is_refused_or_found_by_the_images_checksum(tmp_path, compr
 
     def read_all(raw):
         (tmp_path / "x.npy").write_bytes(raw)
-        shard = Shard(tmp_path / "x.npy")
+        shard = ShardFile(tmp_path / "x.npy")
         for row in range(len(images)):
             verify_row(shard.image(row), expected[row], tmp_path / "x.npy", row)
 
     read_all(whole)
     generator = np.random.default_rng(0)
-    for place in {*range(0, 220, 3), *generator.integers(0, len(whole), 60).tolist()}:
+    for index in {*range(0, 220, 3), *generator.integers(0, len(whole), 60).tolist()}:
         damaged = bytearray(whole)
-        damaged[place] ^= 1 << int(generator.integers(8))
+        damaged[index] ^= 1 << int(generator.integers(8))
         try:
             read_all(damaged)
         except InputError as error:
             assert "x.npy" in str(error)
-        else:  # a bit of a frame that no voxel depends on: verify compares the digest of the whole file
-            assert compression and place > 128
+        else:  # a bit of a frame without effect on a voxel; verify.py compares the digest of the whole file
+            assert compression and index > 128
     for raw in (whole[:-1], whole + b"\0", whole[:200], whole[:50], b""):
         with pytest.raises(InputError, match=r"x\.npy: the shard can't be read"):
             read_all(raw)
 
 
 @pytest.mark.parametrize("compression", FORMS)
-def test_what_is_not_there_is_named(tmp_path, compression):
+def test_a_missing_file_and_a_missing_row_are_named(tmp_path, compression):
     with pytest.raises(InputError, match=r"x\.npy: the shard can't be read"):
-        Shard(tmp_path / "x.npy")
-    shard = Shard(write(tmp_path / "x.npy", some_images(), compression))
-    with pytest.raises(InputError, match=r"x\.npy: it holds 5 images of \(6, 7, 9\) voxels, and row 5"):
+        ShardFile(tmp_path / "x.npy")
+    shard = ShardFile(write(tmp_path / "x.npy", some_images(), compression))
+    with pytest.raises(InputError, match=r"x\.npy: it holds 5 images of \(6, 7, 9\) voxels, not row 5"):
         shard.image(5)
-    with pytest.raises(InputError, match=r"and row 0 of \(6, 7, 8\) is asked for"):
+    with pytest.raises(InputError, match=r"not row 0 of \(6, 7, 8\) voxels"):
         shard.read(0, np.empty((6, 7, 8), np.uint8))

@@ -1,4 +1,4 @@
-"""A verification of the whole cache: each thing that can be wrong is planted, and found with its shard and row."""
+"""Verification of the whole cache: every kind of mistake is planted, and found with its shard and row."""
 
 import os
 import time
@@ -38,7 +38,7 @@ def write_subject(folder, seed):
 
 
 def write_cohort(name, names, compression=None):
-    """Manifest, ledgers (three images a job), cache and index of a cohort, in the order in which jobs write them."""
+    """Manifest, ledgers (three images per job), cache and index of a cohort, in the order of the jobs."""
     manifests, tables = [], []
     for at, shard in enumerate(names):
         ids = [f"{name}_{at}{row}" for row in range(len(STATES))]
@@ -71,7 +71,7 @@ def write_cohort(name, names, compression=None):
 
 @pytest.fixture
 def study(tmp_path, monkeypatch, request):
-    """Two cohorts in three shards, cached and indexed, in the current folder; one compressed where a test asks."""
+    """Two cohorts in three shards, cached and indexed, in the current folder; a test may ask for compression."""
     monkeypatch.chdir(tmp_path)
     write_cohort("x", SHARDS[:2], getattr(request, "param", None))
     write_cohort("y", SHARDS[2:])
@@ -88,17 +88,17 @@ def size_of_cache():
 
 
 @pytest.mark.parametrize("study", [None, "zstd"], indirect=True)
-def test_a_cache_as_it_was_written_is_well(study):
-    told = []
-    found = verify.verify_cache(study, threads=2, progress=lambda *numbers: told.append(numbers))
+def test_an_unchanged_cache_has_no_mistakes(study):
+    progress = []
+    found = verify.verify_cache(study, threads=2, progress=lambda *numbers: progress.append(numbers))
     assert found.mistakes == [] and found.waiting == []
     assert (found.shards, found.rows, found.bytes) == (3, 15, size_of_cache())
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert progress == [(1, 3), (2, 3), (3, 3)]
     assert found.text().endswith("all as written")
 
 
 def plant(path, change):
-    """Change a file's bytes and leave its times."""
+    """Change a file's bytes and keep its times."""
     times = path.stat()
     path.write_bytes(change(path.read_bytes()))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -110,22 +110,22 @@ def plant(path, change):
     indirect=["study"],
 )
 def test_every_flipped_byte_is_found_with_its_shard(study, ending):
-    """A bit of a byte at the file's ends, where headers are, and at places between them."""
+    """Flips a bit at the file's ends, which hold headers, and between them."""
     path = verify.CACHE / f"x-0002.{ending}"
     whole = path.read_bytes()
     generator = np.random.default_rng(0)
-    places = {*range(0, 160, 5), *range(len(whole) - 5, len(whole)), *generator.integers(0, len(whole), 25).tolist()}
+    indices = {*range(0, 160, 5), *range(len(whole) - 5, len(whole)), *generator.integers(0, len(whole), 25).tolist()}
     only = Study({"x-0002": study.shards["x-0002"]}, {"x": frozenset()}, {}, {}, (), (), "given")
-    for place in sorted(at for at in places if at < len(whole)):
+    for index in sorted(index for index in indices if index < len(whole)):
         bit = 1 << int(generator.integers(8))
-        plant(path, lambda raw, place=place, bit=bit: raw[:place] + bytes([raw[place] ^ bit]) + raw[place + 1 :])
-        mistakes, _, _ = verify.verify_shard("x-0002", only)
-        assert mistakes and "x-0002" in str(mistakes[0]), (ending, place)
+        plant(path, lambda raw, index=index, bit=bit: raw[:index] + bytes([raw[index] ^ bit]) + raw[index + 1 :])
+        mistakes = verify.verify_shard("x-0002", only).mistakes
+        assert mistakes and "x-0002" in str(mistakes[0]), (ending, index)
         plant(path, lambda raw: whole)
-    assert verify.verify_shard("x-0002", only)[0] == []
+    assert verify.verify_shard("x-0002", only).mistakes == []
 
 
-def test_a_flipped_voxel_is_told_with_its_row_and_the_fix(study):
+def test_a_flipped_voxel_is_reported_with_its_row_and_the_fix(study):
     path = verify.CACHE / "x-0002.npy"
     plant(path, lambda raw: raw[:-2000] + bytes([raw[-2000] ^ 4]) + raw[-1999:])
     (line,) = wrong(study)
@@ -136,7 +136,7 @@ def test_a_flipped_voxel_is_told_with_its_row_and_the_fix(study):
 @pytest.mark.parametrize(("study", "row"), [(None, 2), (None, 4), ("zstd", 4)], indirect=["study"])
 def test_a_byte_in_the_row_of_a_failed_or_withdrawn_image_is_found(study, row):
     path = verify.CACHE / "x-0001.npy"
-    shard, other = shard_file.Shard(path), path.with_name("other")
+    shard, other = shard_file.ShardFile(path), path.with_name("other")
     with shard_file.shard_written(other, len(STATES), tuple(CROP), "zstd" if shard.compressed else None) as write:
         for at in range(len(STATES)):
             image = shard.image(at)
@@ -145,7 +145,7 @@ def test_a_byte_in_the_row_of_a_failed_or_withdrawn_image_is_found(study, row):
     plant(path, lambda raw: other.read_bytes())
     other.unlink()
     (line,) = wrong(study)
-    assert f"x-0001.npy: row {row}: the image is {STATES[row]} and its row is not empty" in line
+    assert f"x-0001.npy: row {row}: the image is {STATES[row]}, but its row is not empty" in line
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_shard_cut_short_or_grown_is_found(study, change):
 
 
 def test_a_missing_row_is_found(study):
-    """A row left out consistently: the shard, its table and all digests agree, and only the manifest knows better."""
+    """The row is missing consistently: the shard, its table and all digests agree; only the manifest differs."""
     path = verify.CACHE / "x-0001.npy"
     table = read_table(path.with_suffix(".tsv"))
     np.save(path, np.load(path)[:-2])
@@ -184,7 +184,7 @@ def test_a_missing_file_is_found(study, ending):
     assert any(f"x-0001.{ending}: it is missing" in line for line in lines)
 
 
-def test_a_shard_that_vanished_is_told_from_one_that_waits(study):
+def test_a_shard_that_vanished_is_distinguished_from_one_that_waits(study):
     for path in verify.CACHE.glob("x-0001.*"):
         path.unlink()
     assert any("x-0001.npy: the shard is missing" in line for line in wrong(study))
@@ -204,7 +204,7 @@ def test_a_shard_older_than_its_ledger_is_stale(study):
 @pytest.mark.parametrize(
     ("column", "value"), [("status", "failed"), ("engine_version", "2.5.0"), ("reason", "mask_failed")]
 )
-def test_a_ledger_that_says_something_else_by_now_is_found_whatever_its_time(study, column, value):
+def test_a_ledger_that_has_changed_is_found_whatever_its_time(study, column, value):
     path = LEDGERS / "y-0001/0000.tsv"
     times = path.stat()
     ledger = read_table(path)
@@ -212,7 +212,7 @@ def test_a_ledger_that_says_something_else_by_now_is_found_whatever_its_time(stu
     write_table(ledger, path)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     (line,) = wrong(study)
-    assert "y-0001.tsv: row 1: the ledger says of y_01" in line and value in line
+    assert "y-0001.tsv: row 1: the ledger has for y_01" in line and value in line
 
 
 def test_a_withdrawn_image_that_is_still_cached_is_found(study):
@@ -245,11 +245,11 @@ def test_a_stale_index_is_found(study):
     index.loc[2, "checksum"] = "0" * 32
     write_table(index, path)
     (line,) = wrong(study)
-    assert line.startswith("results/index/x.tsv: line 4: x_03 is not what its shard holds by now")
+    assert line.startswith("results/index/x.tsv: line 4: x_03 is not what its shard now holds")
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_the_command_prints_each_mistake_and_fails_where_there_is_one(study, monkeypatch, capsys, broken):
+def test_the_command_prints_each_mistake_and_fails_if_there_is_one(study, monkeypatch, capsys, broken):
     if broken:
         plant(verify.CACHE / "x-0002.npy", lambda raw: raw[:-1])
     monkeypatch.setattr(cli, "_enter_study", lambda chosen: {})

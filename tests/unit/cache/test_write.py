@@ -1,4 +1,4 @@
-"""The cache: cropping against a slow reference, and what is written beside the images."""
+"""Writing the cache: cropping against a slow reference, and the files beside the images."""
 
 import gzip
 import io
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from neurotransfer.cache import write
 from neurotransfer.cache.image_figures import bounding_box
-from neurotransfer.cache.shard_file import Shard
+from neurotransfer.cache.shard_file import ShardFile
 from neurotransfer.errors import InputError
 from neurotransfer.preprocess.volumes import stats_text
 from scipy import ndimage
@@ -38,7 +38,7 @@ def ledger(*states):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_a_crop_is_what_a_voxel_by_voxel_copy_gives(data):
+def test_a_crop_equals_a_voxel_by_voxel_copy(data):
     size = data.draw(st.integers(6, 14))
     crop = [data.draw(st.integers(2, 18)) for _ in range(3)]
     mask = np.zeros((size,) * 3, bool)
@@ -50,10 +50,10 @@ def test_a_crop_is_what_a_voxel_by_voxel_copy_gives(data):
     found = np.zeros(crop, np.uint8)
     found[target] = image[source]
     start = [(at + at + by) // 2 - length // 2 for at, by, length in zip(corner, extent, crop, strict=True)]
-    for place in np.ndindex(*crop):
-        voxel = tuple(begin + step for begin, step in zip(start, place, strict=True))
+    for index in np.ndindex(*crop):
+        voxel = tuple(begin + step for begin, step in zip(start, index, strict=True))
         inside = all(0 <= at < size for at in voxel)
-        assert found[place] == (image[voxel] if inside else 0)
+        assert found[index] == (image[voxel] if inside else 0)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def shard(tmp_path):
     return path, write.write_shard(path, folders, ledger("ok", "failed", "ok"), (12, 12, 12), 2.0)[0], origs
 
 
-def test_a_shard_holds_masked_intensities_and_zeros_for_what_failed(shard):
+def test_a_shard_holds_masked_intensities_and_zeros_for_failed_images(shard):
     path, table, origs = shard
     images = np.load(path)
     assert images.shape == (3, 12, 12, 12)
@@ -81,13 +81,13 @@ def test_a_shard_holds_masked_intensities_and_zeros_for_what_failed(shard):
     assert table["mask_volume_mm3"][0] == pytest.approx(11 * 11 * 12 * 8)
 
 
-def test_a_shard_carries_what_made_its_images(shard):
+def test_a_shards_table_names_the_engine_of_each_image(shard):
     _, table, _ = shard
     assert set(table["engine"]) == {"builtin"} and set(table["engine_version"]) == {"1"}
 
 
 def naive(folder, crop, size):
-    """What an image's row, figures and slices are, by the definitions and with nothing clever."""
+    """An image's row, slices and figures, directly from their definitions."""
     orig = np.asarray(nibabel.load(folder / "mri/orig.mgz").dataobj)
     mask = np.asarray(nibabel.load(folder / "mri/mask.mgz").dataobj) > 0
     box = [(at.min(), at.max() + 1) for at in np.nonzero(mask)]
@@ -126,10 +126,10 @@ def naive(folder, crop, size):
 @pytest.mark.parametrize("compression", [None, "zstd"])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("crop", [(16, 12, 20), (8, 40, 10), (64, 64, 64)])
-def test_the_fast_way_writes_the_bytes_of_the_plain_one(tmp_path, seed, crop, compression):
+def test_the_fast_code_writes_the_same_bytes_as_the_plain_definitions(tmp_path, seed, crop, compression):
     """Masks with loose parts and holes, near the image's border and larger than the crop."""
     generator = np.random.default_rng(seed)
-    shape = (24, 24, 24) if seed % 2 else (32, 24, 40)  # the first axis in whole words of memory, and not
+    shape = (24, 24, 24) if seed % 2 else (32, 24, 40)  # the first axis a multiple of 8 voxels, and not
     smooth = ndimage.gaussian_filter(generator.normal(size=shape), 2.0)
     mask = smooth > np.quantile(smooth, generator.uniform(0.4, 0.95))
     orig = generator.integers(0, 256, shape).astype(np.uint8)
@@ -139,7 +139,7 @@ def test_the_fast_way_writes_the_bytes_of_the_plain_one(tmp_path, seed, crop, co
     table, statistics = write.write_shard(path, [folder], ledger("ok"), crop, 2.0, compression)
     row, slices, figures = naive(folder, crop, write.slices_size(crop))
     if compression:
-        assert np.array_equal(Shard(path).image(0), row)
+        assert np.array_equal(ShardFile(path).image(0), row)
     else:
         expected = io.BytesIO()
         np.save(expected, row[None])
@@ -150,7 +150,7 @@ def test_the_fast_way_writes_the_bytes_of_the_plain_one(tmp_path, seed, crop, co
     assert statistics["a"].mask_volume == mask.sum() * 8.0
 
 
-def test_slices_of_what_failed_and_of_the_withdrawn_are_empty(tmp_path):
+def test_slices_of_failed_and_withdrawn_images_are_empty(tmp_path):
     mask = np.zeros((20, 20, 20), bool)
     mask[4:9, 4:9, 4:9] = True
     folder = subject(tmp_path / "a", np.full(mask.shape, 9, np.uint8), mask)
@@ -172,7 +172,7 @@ def broken(folder, name, change):
      lambda raw: raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:], lambda raw: gzip.compress(gzip.decompress(raw)[:5000])],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["orig.mgz", "mask.mgz"])
-def test_a_file_that_was_damaged_since_is_named_and_no_shard_is_written(tmp_path, name, change):
+def test_a_damaged_file_is_named_and_no_shard_is_written(tmp_path, name, change):
     mask = np.ones((20, 20, 20), bool)
     folder = subject(tmp_path / "a", np.random.default_rng(0).integers(0, 255, mask.shape).astype(np.uint8), mask)
     broken(folder, name, change)
@@ -200,7 +200,7 @@ def test_an_image_is_read_as_nibabel_reads_it(tmp_path):
         (np.ones((20, 20, 20), np.uint8), np.ones((20, 20, 10)), "not on one grid"),
     ],
 )
-def test_what_no_engine_writes_is_refused(tmp_path, orig, mask, what):
+def test_images_that_no_engine_writes_are_refused(tmp_path, orig, mask, what):
     (tmp_path / "mri").mkdir()
     nibabel.save(nibabel.MGHImage(orig, LIA), tmp_path / "mri/orig.mgz")
     nibabel.save(nibabel.MGHImage(mask.astype(np.uint8), LIA), tmp_path / "mri/mask.mgz")
@@ -208,7 +208,7 @@ def test_what_no_engine_writes_is_refused(tmp_path, orig, mask, what):
         write.read_subject(tmp_path)
 
 
-def test_an_image_without_a_row_in_the_ledgers_is_named_and_not_left_out():
+def test_an_image_without_a_row_in_the_ledgers_is_refused():
     images = pd.DataFrame({"image_id": ["c", "a", "b"]})
     found = write.images_of_shard(images, ledger("ok", "failed", "ok"), "x-0001")
     assert found["image_id"].tolist() == ["c", "a", "b"] and found["status"].tolist() == ["ok", "ok", "failed"]

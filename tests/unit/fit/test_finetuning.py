@@ -279,9 +279,9 @@ def test_images_of_an_engine_that_the_weights_did_not_learn_from_are_refused(fil
 def test_a_resample_whose_rows_were_changed_is_refused(files, tmp_path):
     weights, fitting, path = files(["x_15"])
     path.write_text(path.read_text().replace("x_03", "x_04"))
-    with pytest.raises(InputError, match=r"001\.tsv: its rows are not those that were drawn"):
+    with pytest.raises(InputError, match=r"001\.tsv: its rows have changed since they were drawn"):
         finetuning.pretrained_trunk(weights, fitting, path, None, key=KEY)
-    with pytest.raises(InputError, match=r"001\.tsv: its rows are not those that were drawn"):
+    with pytest.raises(InputError, match=r"001\.tsv: its rows have changed since they were drawn"):
         finetuning.fit("baseline", path, FITTING)
 
 

@@ -40,7 +40,7 @@ def test_a_failure_leaves_its_cause_and_success_removes_it(rule, tmp_path):
     ("error", "words"),
     [
         (OSError(errno.ENOSPC, "full", "results/x"), "results/x: no space left on the disk; free some"),
-        (OSError(errno.EROFS, "ro", "results/x"), "results/x: it cannot be written; mend its permissions"),
+        (OSError(errno.EROFS, "ro", "results/x"), "results/x: it cannot be written; fix its permissions"),
         (MemoryError(), "out of memory; give the job more"),
         (ValueError("two\nlines"), "ValueError: two lines"),
     ],

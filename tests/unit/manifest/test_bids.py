@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from neurotransfer.files import read_table
 from neurotransfer.manifest.bids import Scan, printable, safe
 from neurotransfer.manifest.compile import compile_manifest
-from neurotransfer.manifest.image_choice import choose, fits, rule_mistake
+from neurotransfer.manifest.image_choice import choose_scans, fits, rule_mistake
 from neurotransfer.manifest.path_patterns import fill_in, pattern_mistake
 from neurotransfer.split.pools import check_pools
 from neurotransfer.study.plan import read_study
@@ -40,7 +40,7 @@ def scan(entities):
 
 
 def taken(entities, rule):
-    return [found.entities for found in choose([scan(text) for text in entities], rule)[0]]
+    return [found.entities for found in choose_scans([scan(text) for text in entities], rule)[0]]
 
 
 def test_sessions_runs_and_acquisitions_are_told_apart():
@@ -114,14 +114,14 @@ WORDS = st.sampled_from(["acq-a", "run-2", "acq-b_run-10", "defaced", "ce-gad", 
 )
 def test_a_rule_takes_at_most_one_image_and_accounts_for_each(entities, rule):
     scans = [scan(text) for text in entities]
-    chosen, left_out = choose(scans, rule)
+    chosen, left_out = choose_scans(scans, rule)
     assert sorted([found.path for found in chosen] + [row.file for row in left_out]) == sorted(s.path for s in scans)
     plain = [s for s in scans if "ce" not in s.labels or any("ce-" in word for word in rule)]
     if "all" in rule:
         assert {s.path for s in chosen} == {s.path for s in plain}
         return
     assert len(chosen) == any(fits(s, word) for s in plain for word in rule)
-    again, _ = choose(scans[::-1], rule)
+    again, _ = choose_scans(scans[::-1], rule)
     assert again == chosen, "the order of the files does not matter"
 
 

@@ -180,7 +180,7 @@ def age_of_230(config, rows):
 @spoils
 def age_missing_misspelt(config, rows):
     change("A/participants.tsv", "sub-03\t23", "sub-03\tN/A")
-    return ["A/participants.tsv: line 4 (sub-03), column age", "'N/A' is no number", "n/a where it is missing"]
+    return ["A/participants.tsv: line 4 (sub-03), column age", "'N/A' is no number", "n/a if it is missing"]
 
 
 @spoils

@@ -32,7 +32,7 @@ from synthetic_results import draw_figures, make_results, page_of
 REPOSITORY = Path(__file__).resolve().parents[3]
 SHARDS = Path("results/manifest/shards")
 LIST = Path("withdrawn.tsv")
-UNKNOWN = "<b>Unknown:</b> whether people"
+UNKNOWN = "<b>Unknown:</b> whether the weights"
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_a_cohort_that_has_left_the_table_loses_its_withdrawn_too(config):
         ("image_id\nA_3\n", r"line 2: the study has no image A_3; did you mean .*A_03"),
         ("participant\nA_03\n", r"there is no column 'participant'; did you mean 'participant_id'\?"),
         ("date\n2026-01-01\n", r"neither participant_id nor image_id is a column"),
-        ("participant_id\tdate\n\t2026-01-01\n", r"line 2: it names nobody"),
+        ("participant_id\tdate\n\t2026-01-01\n", r"line 2: it names neither a participant nor an image"),
         ("participant_id\timage_id\nA_03\tB_10\n", r"line 2: the image B_10 is not of the participant A_03"),
     ],
 )
@@ -283,7 +283,7 @@ def reported(tmp_path_factory):
             "multitask/weights.safetensors</code> were trained on 1 participant who has withdrawn",
             UNKNOWN,
         ),
-        ("given", None, "<b>Unknown:</b> whether people who have withdrawn", "were trained on"),
+        ("given", None, UNKNOWN, "withdrawn from the study since"),
         ("multitask", 0, "3 images were withdrawn after preprocessing", "who have withdrawn"),
     ],
 )

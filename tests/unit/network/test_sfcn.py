@@ -6,8 +6,9 @@ import pytest
 import torch
 from neurotransfer.network import first_block, fused_norm
 from neurotransfer.network.sfcn import SFCN, calibrate, trunk_of
-from plain_layers import PlainSFCN
 from torch import nn
+
+from workbench.plain_layers import PlainSFCN
 
 
 def test_the_published_trunk_has_2950336_parameters():

@@ -41,6 +41,20 @@ def test_a_job_that_was_killed_without_a_word_is_explained_by_slurms_log(tmp_pat
     assert failure.target == "results/fits/ad_hc/n100/007/transfer.json"
 
 
+@pytest.mark.parametrize(
+    ("folder", "target"),
+    [
+        ("rule_quality_page", "results/quality/quality.html"),
+        ("rule_nt_transfer/ad_hc_100_007", "results/fits/ad_hc/n100/007/transfer.json"),
+        ("rule_2nd_rule", "2nd_rule"),
+    ],
+)
+def test_a_killed_job_is_named_by_its_whole_rule_also_with_a_modules_prefix(tmp_path, folder, target):
+    slurm_log(tmp_path, folder, 7, "exceeded memory limit")
+    (failure,) = failures_of(tmp_path)
+    assert failure.target == target
+
+
 def test_only_the_newest_log_of_a_job_counts_and_a_result_clears_it(tmp_path):
     slurm_log(tmp_path, "rule_baseline/ad_hc_100_001", 7, "exceeded memory limit")
     assert failures_of(tmp_path)

@@ -110,9 +110,9 @@ def test_the_plan_says_what_there_is_to_know_before_a_gpu_is_touched(config, tmp
     assert any(line[:5] == ["Longest", "path", "with", "8", "GPUs"] for line in lines)
     pool = next(line for line in lines if line[:1] == ["ad_hc:"])
     assert int(pool[1]) + int(pool[4]) < 900  # some of its healthy people pretrain
-    distinct, participants = (int(word) for word in next(line for line in lines if line[:1] == ["100"])[1:3])
+    distinct, participants = (int(word) for word in next(line for line in lines if line[:2] == ["ad_hc", "100"])[2:4])
     assert 80 < distinct == participants < 100  # of one image each
-    assert "Smallest AUC difference that 100 replicates show" in text
+    assert "Smallest AUC difference that 100 replicates detect" in text
     assert "task scz_bd cannot give n = 100" in text  # 60 people
     assert not Path("results/split").exists()  # nothing is written
 

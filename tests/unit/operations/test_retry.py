@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from neurotransfer.errors import InputError
 from neurotransfer.jobs.job import held
-from neurotransfer.operations.retry import choose, mark
+from neurotransfer.operations.retry import mark, retry_of
 from neurotransfer.operations.status import states_of_images
 from neurotransfer.study.consequences import counts_by_rule, jobs_after
 from neurotransfer.study.plan import Shard, Study
@@ -73,7 +73,7 @@ def files() -> set[str]:
 )
 def test_just_those_images_and_their_jobs_are_marked(study, asked, images, ledgers):
     before, states = files(), dict(states_of_images())
-    retry = choose(study, **asked)
+    retry = retry_of(study, **asked)
     assert files() == before, "choosing removes nothing"
     mark(retry)
     gone = {f"results/preprocessed/subjects/{states[image].shard}/{image}/status.json" for image in images}
@@ -84,13 +84,13 @@ def test_just_those_images_and_their_jobs_are_marked(study, asked, images, ledge
 
 
 def test_marking_that_was_stopped_half_way_is_completed_by_the_same_words(study):
-    first = choose(study, reason="truncated")
+    first = retry_of(study, reason="truncated")
     first.status_files[0].unlink()
-    assert choose(study, reason="truncated").images == first.images
+    assert retry_of(study, reason="truncated").images == first.images
 
 
 def test_the_list_and_the_jobs_are_told(study):
-    text = choose(study, cohort="B").text()
+    text = retry_of(study, cohort="B").text()
     assert "3 images" in text and "B_0  B-0001  truncated" in text
     told = dict(line.split()[:2] for line in text.splitlines() if line.startswith("  ") and "B_" not in line)
     assert told == {
@@ -103,7 +103,7 @@ def test_the_list_and_the_jobs_are_told(study):
 
 def test_a_long_list_is_cut_unless_all_is_asked_for(study, monkeypatch):
     monkeypatch.setattr("neurotransfer.operations.retry.SHOWN", 1)
-    retry = choose(study, cohort="B")
+    retry = retry_of(study, cohort="B")
     assert "and 2 more" in retry.text() and "B_2" not in retry.text()
     assert "B_2" in retry.text(everything=True)
 
@@ -118,7 +118,7 @@ def test_what_pretrains_brings_every_transfer_with_it(study):
 @pytest.mark.parametrize(
     ("asked", "line"),
     [
-        ({}, r"say which images: --reason, --cohort or --image; there are: flat \(3\), truncated \(2\)"),
+        ({}, r"name the images by --reason, --cohort or --image; there are: flat \(3\), truncated \(2\)"),
         ({"reason": "trunkated"}, r"--reason trunkated: no image failed .*did you mean 'truncated'\? there are: flat"),
         ({"cohort": "C"}, r"--cohort C: there is no such cohort; there are: A, B"),
         ({"images": ["A_9"]}, r"--image A_9: the manifest has no such image; did you mean 'A_\d'"),
@@ -131,25 +131,28 @@ def test_a_mistake_is_one_line_that_names_what_there_is(study, asked, line):
     write(Path("results/quality/A.tsv"), table)
     before = files()
     with pytest.raises(InputError, match=line) as caught:
-        choose(study, **asked)
+        retry_of(study, **asked)
     assert "\n" not in str(caught.value)
     assert files() == before
 
 
 def test_a_cohort_without_failures_says_so(study):
-    mark(choose(study, cohort="A"))
+    mark(retry_of(study, cohort="A"))
     with pytest.raises(InputError, match=r"--cohort A: no image of it has failed"):
-        choose(study, cohort="A")
+        retry_of(study, cohort="A")
 
 
 def test_a_job_that_runs_is_not_marked(study):
-    with held("results/preprocessed/B-0001/0000.tsv"), pytest.raises(InputError, match="run now; wait for their end"):
-        choose(study, reason="truncated")
-    assert choose(study, reason="truncated").ledgers
+    with (
+        held("results/preprocessed/B-0001/0000.tsv"),
+        pytest.raises(InputError, match="are running; wait for their end"),
+    ):
+        retry_of(study, reason="truncated")
+    assert retry_of(study, reason="truncated").ledgers
 
 
 def test_nothing_is_marked_while_snakemake_runs(study, tmp_path):
-    retry = choose(study, reason="truncated")
+    retry = retry_of(study, reason="truncated")
     write(tmp_path / ".snakemake/locks/0.input.lock", "")
     before = files()
     with pytest.raises(InputError, match=r"Snakemake is running in this study; .*snakemake --unlock"):

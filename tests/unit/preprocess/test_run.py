@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from neurotransfer.errors import ImageError
 from neurotransfer.files import read_json
-from neurotransfer.preprocess import run
+from neurotransfer.preprocess import reasons, run
 from neurotransfer.preprocess.engines import builtin
 from neurotransfer.preprocess.volumes import read_stats
 from neurotransfer.simulation.study import simulate_study
@@ -125,7 +125,7 @@ def test_every_bad_image_gets_its_reason_and_the_good_one_goes_on(heads, tmp_pat
     assert dict(zip(cases, ledger["reason"], strict=False)) == {reason: reason for reason in cases}
     assert ledger["status"].tolist() == ["failed"] * len(cases) + ["ok"]
     assert ledger["detail"][: len(cases)].notna().all()
-    assert set(cases) <= set(run.REASONS)
+    assert set(cases) <= set(reasons.REASONS)
 
 
 def test_noise_is_no_brain(tmp_path):

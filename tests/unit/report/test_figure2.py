@@ -1,4 +1,4 @@
-"""Figures: everything that they should show is drawn, no text lies on another, and the files are the same each time."""
+"""Figures: all data are drawn, no text overlaps another, and the files are reproducible."""
 
 import itertools
 from types import SimpleNamespace
@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from neurotransfer.files import read_table
 from neurotransfer.report.figure1 import figure1, figure1_data, skill_rows
-from neurotransfer.report.figure2 import MODELS, drawing, figure2, figure2_data, latent_bounds, save_figure
+from neurotransfer.report.figure2 import figure2, figure2_data, latent_bounds
 from neurotransfer.report.figure3 import figure3, figure3_data
+from neurotransfer.report.style import drawing, save_figure
+from neurotransfer.study.plan import MODELS
 from synthetic_results import make_results
 
 
@@ -33,7 +35,7 @@ def texts_of(figure: Figure) -> list[tuple[str, object]]:
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         renderer = canvas.get_renderer()
-        beyond = set()  # labels of ticks beyond an axis' limits are there, but are not drawn
+        beyond = set()  # tick labels beyond an axis' limits exist, but are not drawn
         for axis in figure.findobj(Axis):
             low, high = sorted(axis.get_view_interval())
             for tick in axis.get_major_ticks():
@@ -44,12 +46,12 @@ def texts_of(figure: Figure) -> list[tuple[str, object]]:
     return [(text, box) for text, box in boxes if box.width > 0]
 
 
-def assert_no_text_lies_on_another(figure: Figure) -> None:
+def assert_no_texts_overlap(figure: Figure) -> None:
     texts = texts_of(figure)
     assert len(texts) > 8
     for (one, a), (other, b) in itertools.combinations(texts, 2):
         width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert width <= 1 or height <= 1, f"{one!r} lies on {other!r}"
+        assert width <= 1 or height <= 1, f"{one!r} overlaps {other!r}"
     edge = figure.bbox
     for name, box in texts:
         assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= edge.x1 + 1 and box.y1 <= edge.y1 + 1, f"{name!r} is cut off"
@@ -59,22 +61,22 @@ FIVE, EIGHT = (100, 200, 300, 400, 500), (50, 100, 200, 300, 400, 500, 1000, 500
 
 
 @pytest.mark.parametrize(("sizes", "count"), [((20,), 1), (EIGHT, 1), ((20, 40), 4), (FIVE, 4), (EIGHT, 4)])
-def test_no_text_of_figure_2_lies_on_another(sizes, count):
+def test_no_texts_of_figure_2_overlap(sizes, count):
     results = make_results(("ad_hc", "scz_bd", "control", "another")[:count], sizes, replicates=4, people=4)
-    assert_no_text_lies_on_another(drawn2(results, bounds={"ad_hc": 0.97}))
+    assert_no_texts_overlap(drawn2(results, bounds={"ad_hc": 0.97}))
 
 
 @pytest.mark.parametrize("cohorts", [3, 45])
-def test_no_text_of_figure_1_lies_on_another(cohorts):
+def test_no_texts_of_figure_1_overlap(cohorts):
     names = tuple(f"cohort{number}" for number in range(cohorts))
-    assert_no_text_lies_on_another(drawn1(make_results(("ad_hc",), (20,), 2, cohorts=names, people=8)))
+    assert_no_texts_overlap(drawn1(make_results(("ad_hc",), (20,), 2, cohorts=names, people=8)))
 
 
 @pytest.mark.parametrize(("given", "holdout"), [(True, True), (True, False), (False, False)])
-def test_figure_1_stands_without_history_or_holdout(given, holdout):
+def test_figure_1_needs_neither_history_nor_holdout(given, holdout):
     results = make_results(("ad_hc",), (20,), 2, given=given, holdout=holdout)
     figure = drawn1(results)
-    assert_no_text_lies_on_another(figure)
+    assert_no_texts_overlap(figure)
     titles = {
         axes.get_title("left") for axes in figure.findobj(lambda a: hasattr(a, "get_title") and hasattr(a, "plot"))
     }
@@ -83,14 +85,14 @@ def test_figure_1_stands_without_history_or_holdout(given, holdout):
     assert ("Age, validation" in titles) == (not given)
 
 
-def test_a_cell_is_as_dark_as_its_cohorts_target_is_known():
+def test_a_cells_opacity_is_the_share_of_images_with_the_target():
     found = make_results(("ad_hc",), (20,), 2, people=8)
     found.images.loc[found.images["cohort"] == "south", "neuroticism"] = np.nan
     found.images.loc[(found.images["cohort"] == "mood") & (np.arange(len(found.images)) % 2 == 0), "age"] = np.nan
     (panel,) = [axes for axes in drawn1(found).axes if axes.get_title("left") == "Known targets"]
     cells = [patch for patch in panel.patches if patch.get_alpha() is not None]
     sizes = found.images["cohort"].value_counts()
-    assert len(cells) == 6 * len(sizes) and sizes.nunique() == 1  # so that cohorts stand in the order of their names
+    assert len(cells) == 6 * len(sizes) and sizes.nunique() == 1  # so cohorts are in the order of their names
     targets = [label.get_text() for label in panel.get_xticklabels()]
     assert targets == ["age", "sex", "handedness", "BMI", "fluid int.", "neuroticism"]
     shares = np.array([cell.get_alpha() for cell in cells]).reshape(-1, 6) / cells[1].get_alpha()
@@ -100,8 +102,8 @@ def test_a_cell_is_as_dark_as_its_cohorts_target_is_known():
             [mine[name].count() / len(mine) for name in ("age", "bmi", "neuroticism")]
         )
     data = figure1_data(found.images, found.history, found.metrics, found.predictions)
-    told = data[(data["panel"] == "targets") & (data["item"] == "north")].set_index("group")["value"]
-    assert told["bmi"] == 0 and told["sex"] == 1
+    known = data[(data["panel"] == "targets") & (data["item"] == "north")].set_index("group")["value"]
+    assert known["bmi"] == 0 and known["sex"] == 1
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +111,16 @@ def results() -> SimpleNamespace:
     return make_results(replicates=15)
 
 
-def test_covariates_are_a_line_of_medians_and_no_dots(results):
+def test_covariates_are_a_line_of_medians_without_dots(results):
     panels = [axes for axes in drawn2(results).axes if axes.get_xlabel()]
     for axes, task in zip(panels, results.config["tasks"], strict=True):
         rows = results.medians[(results.medians["task"] == task) & (results.medians["model"] == "covariates")]
         assert any(np.array_equal(line.get_ydata(), rows["median"]) for line in axes.lines)
 
 
-def test_figure_3_shows_every_curve_and_an_arrow_for_each_n_that_needs_more_scans(results):
+def test_figure_3_shows_every_curve_and_an_arrow_if_the_baseline_needs_more_scans(results):
     figure = figure3(results.curves, results.worth, results.config["tasks"])
-    assert_no_text_lies_on_another(figure)
+    assert_no_texts_overlap(figure)
     for axes, task in zip(figure.axes, results.config["tasks"], strict=True):
         curves = results.curves[results.curves["task"] == task]
         for model in MODELS:
@@ -133,9 +135,9 @@ def test_figure_3_shows_every_curve_and_an_arrow_for_each_n_that_needs_more_scan
 
 
 @pytest.mark.parametrize("sizes", [(20,), (20, 40), EIGHT])
-def test_no_text_of_figure_3_lies_on_another(sizes):
+def test_no_texts_of_figure_3_overlap(sizes):
     found = make_results(n=sizes, replicates=4)
-    assert_no_text_lies_on_another(figure3(found.curves, found.worth, found.config["tasks"]))
+    assert_no_texts_overlap(figure3(found.curves, found.worth, found.config["tasks"]))
 
 
 def test_every_replicate_is_a_dot_and_every_median_a_mark(results):
@@ -152,11 +154,11 @@ def test_every_replicate_is_a_dot_and_every_median_a_mark(results):
             assert np.allclose(line.get_ydata(), rows.groupby("n")["auc"].median())
 
 
-def test_marks_are_filled_where_holm_allows_and_open_where_only_the_plain_test_does(results):
+def test_marks_are_filled_by_holms_p_and_open_by_the_unadjusted_p(results):
     table = results.comparisons[results.comparisons["first"] == "transfer"]
     survives, plain = table["p_holm"] < 0.05, table["p_two_sided"] < 0.05
     expected = {"filled": survives.sum(), "open": (plain & ~survives).sum(), "dash": (~plain).sum()}
-    assert all(expected.values()), "the fixture should have all three kinds"
+    assert all(expected.values()), "the fixture must have all three kinds"
     found = dict.fromkeys(expected, 0)
     for axes in drawn2(results).axes:
         if not axes.get_xlabel():
@@ -166,7 +168,7 @@ def test_marks_are_filled_where_holm_allows_and_open_where_only_the_plain_test_d
     assert found == expected
 
 
-def test_the_bound_is_the_latent_scores_auc_in_the_pool_alone():
+def test_the_bound_is_the_latent_scores_auc_in_the_pool():
     generator = np.random.default_rng(3)
     truth = pd.DataFrame({"participant_id": [f"a_{i}" for i in range(60)], "task": "ad_hc"})
     truth["label"] = (generator.random(60) < 0.4).astype(float)
@@ -200,17 +202,17 @@ def test_the_same_tables_give_the_same_bytes(tmp_path):
         assert name not in everything
 
 
-def test_a_hostile_title_is_drawn_as_it_is(tmp_path):
+def test_a_hostile_title_is_drawn_as_plain_text(tmp_path):
     titles = {"ad_hc": "$x_{ <script>alert(1)</script> & 100 % --> \\frac " + "long " * 60}
     results = make_results(("ad_hc",), (20, 40), 3, titles=titles)
     figure = drawn2(results)
     save_figure(figure, pd.DataFrame({"a": [1]}), tmp_path / "figure2")
     tags = {element.tag for element in ElementTree.parse(tmp_path / "figure2.svg").iter()}
     assert not any(isinstance(tag, str) and tag.endswith("script") for tag in tags)
-    assert_no_text_lies_on_another(figure)
+    assert_no_texts_overlap(figure)
 
 
-def test_thousands_of_replicates_stay_a_small_file(results, tmp_path):
+def test_a_figure_of_thousands_of_replicates_is_a_small_file(results, tmp_path):
     one = results.aucs[(results.aucs["n"] == 100) & (results.aucs["task"] == "ad_hc")]
     many = pd.concat([one.assign(replicate=f"{copy}") for copy in range(600)], ignore_index=True)
     medians, comparisons = (t[(t["n"] == 100) & (t["task"] == "ad_hc")] for t in (results.medians, results.comparisons))
@@ -219,7 +221,7 @@ def test_thousands_of_replicates_stay_a_small_file(results, tmp_path):
     assert (tmp_path / "figure2.svg").stat().st_size < 500_000
 
 
-def test_skill_is_the_share_of_the_dummys_error_that_is_gone():
+def test_skill_is_one_minus_the_share_of_the_dummys_error():
     row = {"split": "holdout", "target": "age", "metric": "mae", "value": 3.0, "low": 2.0, "high": 4.0, "dummy": 12.0}
     other = row | {"target": "sex", "metric": "auc", "value": 0.9, "low": 0.8, "high": 0.95, "dummy": 0.5}
     found = skill_rows(pd.DataFrame([row, other, row | {"metric": "r"}])).set_index("target")
@@ -227,7 +229,7 @@ def test_skill_is_the_share_of_the_dummys_error_that_is_gone():
     assert found.loc["sex", ["skill", "low_skill", "high_skill"]].tolist() == pytest.approx([0.8, 0.6, 0.9])
 
 
-def test_a_persons_matplotlibrc_changes_nothing(results, tmp_path):
+def test_a_users_matplotlibrc_has_no_effect(results, tmp_path):
     import matplotlib
 
     save_figure(drawn2(results), results.medians, tmp_path / "plain")

@@ -1,4 +1,4 @@
-"""The page: what it says is what the tables say, it names nobody, and a real browser opens it without a complaint."""
+"""The page shows the values of the tables, names nobody, and opens in a real browser without an error."""
 
 import base64
 import gzip
@@ -21,11 +21,12 @@ from neurotransfer.files import read_table
 from neurotransfer.operations import costs
 from neurotransfer.report import page as report
 from neurotransfer.report.answer_tables import overtaking_text, scans_text
-from neurotransfer.report.figure2 import figure2, figure2_data, published_medians, save_figure
+from neurotransfer.report.figure2 import figure2, figure2_data, published_medians
 from neurotransfer.report.figure3 import figure3
 from neurotransfer.report.methods_text import made_by_in_words, methods
 from neurotransfer.report.pretraining_tables import known_targets
 from neurotransfer.report.references import LIBRARY, bibliography
+from neurotransfer.report.style import save_figure
 from neurotransfer.report.trust_tables import (
     accounting,
     cohort_rows,
@@ -85,11 +86,11 @@ def test_no_identifier_of_a_participant_or_image_is_in_the_page(results, page):
     assert len(names) > 500 and figures.count("<svg") == 3 and figures.count("PNG") >= 3
     for name in names:
         assert name not in page and name not in figures
-    for told in (*results.ledger["detail"].dropna(), *results.excluded["file"], *results.excluded["detail"]):
-        assert html.escape(told) not in page
+    for text in (*results.ledger["detail"].dropna(), *results.excluded["file"], *results.excluded["detail"]):
+        assert html.escape(text) not in page
 
 
-def test_the_page_is_one_file_that_asks_for_nothing(page):
+def test_the_page_is_one_file_that_loads_nothing(page):
     assert len(page.encode()) < 10 * 2**20
     for tag, attributes in Elements(page).tags:
         assert tag not in ("iframe", "object", "embed", "base", "img")
@@ -100,13 +101,13 @@ def test_the_page_is_one_file_that_asks_for_nothing(page):
     assert len(drawings) == 3 and all(len(known["aria-label"]) > 30 and known["role"] == "img" for known in drawings)
 
 
-def test_the_one_script_is_the_one_that_the_page_allows_by_its_digest(page):
+def test_the_page_allows_its_only_script_by_its_digest(page):
     (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.S)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in page and "default-src 'none'" in page
 
 
-def test_names_in_the_drawings_do_not_meet(page):
+def test_ids_in_the_drawings_are_unique(page):
     names = [attributes["id"] for _, attributes in Elements(page).tags if "id" in attributes]
     assert len(names) == len(set(names)) > 100
     for target in re.findall(r'(?:xlink:href="|url\()#([^")]+)', page):
@@ -138,22 +139,22 @@ def test_every_reference_of_the_methods_is_in_the_bibliography(results):
     paragraphs, cited = methods(results.config, "multitask", results.weights, results.config["tasks"], results.ledger)
     numbers = [int(number) for number in re.findall(r"\[(\d+)\]", " ".join(paragraphs))]
     assert list(dict.fromkeys(numbers)) == list(range(1, len(cited) + 1)) and len(cited) == len(LIBRARY) - 1
-    assert "FreeSurfer" not in [reference.title for reference in cited]  # no image is its
+    assert "FreeSurfer" not in [reference.title for reference in cited]  # no image was made by it
     text = bibliography(cited)
     entries = re.findall(r"^@(?:article|misc)\{(\w+),$", text, flags=re.M)
     assert len(set(entries)) == len(cited) and text.count("{") == text.count("}")
     assert "author = {Phipson, B. and Smyth, G. K.}" in text and "pages = {65--70}" in text
 
 
-def test_the_methods_name_what_the_ledger_says_made_the_images(results):
+def test_the_methods_name_the_engines_of_the_ledger(results):
     rows = [("fastsurfer", "2.4.2")] * 5 + [("fastsurfer", "2.3.3"), ("freesurfer", "7.4.1"), (None, None)]
     ledger = pd.DataFrame(rows, columns=["engine", "engine_version"]).assign(status="ok")
-    ledger.loc[len(ledger)] = ("builtin", "1", "failed")  # of which nothing is used
+    ledger.loc[len(ledger)] = ("builtin", "1", "failed")  # failed images are not counted
     assert made_by_in_words(ledger[:5]).endswith("segmented by FastSurfer 2.4.2 [@henschel2020]")
-    told = made_by_in_words(ledger)
-    assert "FastSurfer 2.4.2 and 2.3.3 [@henschel2020] (6 images) or " in told
-    assert "FreeSurfer 7.4.1 [@fischl2012] (1 image)" in told and "do not name (1 image)" in told
-    assert "builtin" not in told and "FreeSurfer of unknown version" in made_by_in_words(
+    text = made_by_in_words(ledger)
+    assert "FastSurfer 2.4.2 and 2.3.3 [@henschel2020] (6 images) or " in text
+    assert "FreeSurfer 7.4.1 [@fischl2012] (1 image)" in text and "do not name (1 image)" in text
+    assert "builtin" not in text and "FreeSurfer of unknown version" in made_by_in_words(
         ledger[6:7].assign(engine_version=None)
     )
     config = results.config | {"preprocessing": results.config["preprocessing"] | {"engine": "derivatives"}}
@@ -170,12 +171,12 @@ def test_the_methods_name_what_the_ledger_says_made_the_images(results):
         (181.4, 0.8, "Transfer is not below the linear model from about n = 181 on"),
     ],
 )
-def test_where_transfer_passes_the_linear_model_reads_well_reached_or_not(scans, reached, sentence):
+def test_the_n_at_which_transfer_passes_the_linear_model_is_a_sentence(scans, reached, sentence):
     row = pd.Series({"scans": scans, "low": 100.0, "high": np.inf, "reached": reached})
-    told = overtaking_text(row, 100, 500)
-    assert told["sentence"] == sentence
+    found = overtaking_text(row, 100, 500)
+    assert found["sentence"] == sentence
     assert (
-        told["certainty"]
+        found["certainty"]
         == f"not below at 500 in {100 * reached:.0f} % of draws; 95 % interval of that n: ≤ 100 to > 500"
     )
 
@@ -189,12 +190,12 @@ def test_where_transfer_passes_the_linear_model_reads_well_reached_or_not(scans,
         ((212.0, np.nan, np.nan), "212", "–"),
     ],
 )
-def test_scans_are_told_with_the_ends_of_what_was_run(row, value, interval):
-    told = scans_text(pd.Series(dict(zip(("scans", "low", "high"), row, strict=True))), 50, 1000)
-    assert told == {"value": value, "interval": interval}
+def test_scans_beyond_the_range_of_n_are_shown_with_its_ends(row, value, interval):
+    found = scans_text(pd.Series(dict(zip(("scans", "low", "high"), row, strict=True))), 50, 1000)
+    assert found == {"value": value, "interval": interval}
 
 
-def test_published_medians_are_the_ones_of_these_tasks_within_these_sizes(results):
+def test_published_medians_are_limited_to_the_studys_tasks_and_sizes(results):
     published = read_table(REPOSITORY / "workflow/resources/published.tsv")
     found = published_medians(published, results.medians)
     assert len(found) == 11 and set(found["task"]) == {"ad_hc", "scz_bd"}
@@ -206,7 +207,7 @@ def test_published_medians_are_the_ones_of_these_tasks_within_these_sizes(result
     assert published_medians(published, results.medians[results.medians["task"] == "other"]).empty
 
 
-def test_what_is_not_there_yet_is_called_preliminary(results, page, drawings):
+def test_a_page_with_missing_fits_is_called_preliminary(results, page, drawings):
     assert "Preliminary" not in plain(page)
     partial = SimpleNamespace(**vars(results))
     partial.medians = results.medians[~((results.medians["n"] == 500) & (results.medians["model"] == "transfer"))]
@@ -215,7 +216,7 @@ def test_what_is_not_there_yet_is_called_preliminary(results, page, drawings):
     assert "Preliminary: 30 of the 450 test AUCs" in text
 
 
-def test_the_metrics_stand_beside_the_papers(page):
+def test_the_papers_metrics_are_beside_the_studys(page):
     rows = [row for row in re.findall(r"<tr>.*?</tr>", page, flags=re.S) if "MAE, years" in row]
     assert len(rows) == 1 and re.findall(r"<td>(\d\.\d\d)</td>", rows[0]) == ["2.23", "3.35"]
 
@@ -267,7 +268,7 @@ def test_hostile_text_in_tables_and_configuration_is_escaped(tmp_path):
     assert [tag for tag, _ in tags].count("script") == 1
     assert [tag for tag, _ in tags].count("svg") == 3 and "img" not in {tag for tag, _ in tags}
     assert not [attributes for _, attributes in tags if "onerror" in attributes]
-    # in every place it is there as text, as it was written
+    # everywhere it is text, exactly as written
     assert page.count(html.escape(HOSTILE).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")) >= 10
     pictures = re.findall(r"image/svg\+xml;base64,([A-Za-z0-9+/=]+)", page)
     assert len(pictures) == 3
@@ -298,12 +299,12 @@ def test_every_image_is_accounted_for(results):
     found = accounting(results.ledger, results.excluded, results.images)
     assert found["complete"]
     totals, parts = [], []
-    for _, count, level in found["rows"]:
-        if level == 0:
-            totals.append(count)
+    for row in found["rows"]:
+        if row["level"] == 0:
+            totals.append(row["images"])
             parts.append(0)
         else:
-            parts[-1] += count
+            parts[-1] += row["images"]
     assert totals == [len(results.ledger) + 3, len(results.ledger), len(results.images)]
     assert totals[0] - parts[0] == totals[1] and totals[1] - parts[1] == totals[2] and parts[2] == totals[2]
     lost = accounting(results.ledger, results.excluded, results.images.iloc[1:])
@@ -315,13 +316,13 @@ def test_every_image_is_accounted_for(results):
         assert row["found"] == row["left_out"] + row["failed"] + used
 
 
-def test_a_page_whose_images_do_not_add_up_says_so(results, drawings, page):
+def test_a_page_says_if_its_images_do_not_add_up(results, drawings, page):
     assert "do not add up" not in page
     lost = SimpleNamespace(**vars(results) | {"images": results.images.iloc[1:]})
     assert "do not add up" in page_of(lost, drawings)
 
 
-def test_the_configuration_shown_is_the_configuration_and_marks_what_differs(results, page):
+def test_the_page_shows_the_configuration_and_marks_differences_from_the_papers(results, page):
     lines = configuration_lines(results.config, results.defaults)
     assert yaml.safe_load("\n".join(line["text"] for line in lines)) == results.config
     differing = {line["text"].strip().split(":")[0]: line["paper"] for line in lines if line["differs"]}
@@ -336,26 +337,27 @@ def test_the_configuration_shown_is_the_configuration_and_marks_what_differs(res
     ]
 
 
-def test_given_weights_leave_the_overlap_unknown_unless_they_can_tell(tmp_path):
+def test_the_overlap_with_given_weights_is_unknown_without_their_participants(tmp_path):
     results = make_results(("ad_hc",), (20,), 1, given=True, holdout=False, people=6)
     drawings = draw_figures(results, tmp_path)
     text = plain(page_of(results, drawings, unknown="there is no study key"))
-    assert (
-        "Unknown: whether participants of this study helped to make the given weights: there is no study key." in text
-    )
+    unknown = "Unknown: whether the given weights were trained on participants of this study: there is no study key."
+    assert unknown in text
     assert "was not trained here: its weights were given" in text
     assert "nothing could be called better or worse" in text
     assert "Among 64,620 pairs of images, 1 of two participants look like the same scan and 2 like one head" in text
-    assert "0 helped to make the given weights" in plain(page_of(results, drawings, seen=set()))
-    assert "may have seen people that it is tested on" in plain(page_of(results, drawings, seen={"a_1", "a_2"}))
-    assert "One n has no learning curve to read" in text
+    assert "The given weights were trained on 0 of this study's participants" in plain(
+        page_of(results, drawings, seen=set())
+    )
+    assert "may be tested on participants of its pretraining" in plain(page_of(results, drawings, seen={"a_1", "a_2"}))
+    assert "A single n gives no learning curve" in text
 
 
-def test_overlap_is_not_a_question_where_pretraining_is_this_studys(page):
+def test_overlap_is_not_unknown_if_pretraining_is_part_of_the_study(page):
     assert "Unknown:" not in plain(page)
 
 
-def test_mixed_versions_are_said(results, page):
+def test_mixed_versions_are_mentioned(results, page):
     ours = results.weights | {"version": __version__}
     assert not mixed_versions(results.ledger, ours)
     assert mixed_versions(results.ledger, results.weights)
@@ -419,7 +421,7 @@ def pages(results, page, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", ["whole", "hostile"])
-def test_a_browser_has_nothing_to_complain_of_and_asks_nobody(browser, pages, name):
+def test_a_browser_reports_no_error_and_requests_nothing(browser, pages, name):
     open_page(browser, pages[name])
     for control in browser.find_elements("css selector", "button, input, a[download]"):
         browser.execute_script("arguments[0].click()", control)
@@ -472,7 +474,7 @@ def test_an_accessibility_checker_finds_nothing(browser, pages, theme, width):
     open_page(browser, pages["whole"], width=width, theme=theme)
     found = Axe(browser)
     found.inject()
-    # what is inside a drawing is nothing to a screen reader: role="img" has one text, its label
+    # a screen reader reads only the label of role="img", not the drawing's content
     browser.set_script_timeout(300)
     outcome = found.run({"exclude": [["figure svg > *"]]})
     wrong = [(rule["id"], node["html"][:120]) for rule in outcome["violations"] for node in rule["nodes"]]
@@ -499,7 +501,7 @@ def test_the_theme_follows_the_system_until_it_is_chosen_in_page_and_figures(bro
             choice.select_by_value(chosen)
             shown[system, chosen] = colours(browser)
         choice.select_by_value("light")
-        browser.refresh()  # a choice is kept
+        browser.refresh()  # the choice is stored
         shown[system, "kept"] = colours(browser)
         Select(browser.find_element("id", "theme")).select_by_value("")
     light, dark = shown["light", ""], shown["dark", ""]
@@ -534,7 +536,7 @@ def rows_of(browser, table) -> list[list[str]]:
     return [row for rows in browser.execute_script(ROWS, table) for row in rows]
 
 
-# Every heading of a table clicked twice; of each click, which headings say how they sort, and the rows
+# Clicks every heading of a table twice; after each click: the headings' aria-sort, and the rows
 SORTED = (
     f"const rows = function (table) {{ {ROWS} }};"
     + """
@@ -555,9 +557,10 @@ def test_every_table_sorts_within_its_groups(browser, pages):
     assert len(tables) > 8
     for table in tables:
         before = browser.execute_script(ROWS, table)
-        for click, (told, after) in enumerate(browser.execute_script(SORTED, table)):
+        for click, (directions, after) in enumerate(browser.execute_script(SORTED, table)):
             column, falling = divmod(click, 2)
-            assert told[column] == ("ascending", "descending")[falling] and sum(name is not None for name in told) == 1
+            assert directions[column] == ("ascending", "descending")[falling]
+            assert sum(name is not None for name in directions) == 1
             assert [sorted(rows) for rows in after] == [sorted(rows) for rows in before]
             for rows in after:
                 cells = [row[column].replace("−", "-") for row in rows]
@@ -566,7 +569,7 @@ def test_every_table_sorts_within_its_groups(browser, pages):
 
 
 @pytest.mark.browser
-def test_a_table_filters_and_says_how_much_is_left(browser, pages):
+def test_a_table_filters_and_shows_the_number_of_remaining_rows(browser, pages):
     open_page(browser, pages["whole"])
     field = browser.find_element("css selector", "[aria-label='Filter rows of: All comparisons']")
     table = browser.execute_script("return arguments[0].closest('.scroll').querySelector('table')", field)
@@ -574,11 +577,11 @@ def test_a_table_filters_and_says_how_much_is_left(browser, pages):
     field.send_keys("TRANSFER − Linear")
     left = rows_of(browser, table)
     assert left == [row for row in every if "transfer − linear" in row[1]] and len(left) == 10
-    told = "return arguments[0].parentElement.querySelector('[role=status]').textContent"
-    assert browser.execute_script(told, field) == "10 of 30 rows"
+    status = "return arguments[0].parentElement.querySelector('[role=status]').textContent"
+    assert browser.execute_script(status, field) == "10 of 30 rows"
     field.clear()
     field.send_keys("nothing has this")
-    assert rows_of(browser, table) == [] and browser.execute_script(told, field) == "0 of 30 rows"
+    assert rows_of(browser, table) == [] and browser.execute_script(status, field) == "0 of 30 rows"
     field.clear()
     field.send_keys(" ")
     assert rows_of(browser, table) == every
@@ -600,7 +603,7 @@ def test_every_download_is_the_file_beside_the_page(browser, pages, tmp_path):
     assert len(links) == 10
 
 
-# what makes a page odd: its figures have no text on text, its console is silent, it fits the screen
+# unusual pages: the console must be silent, and the page must fit the screen
 CASES = {
     "eight sizes": {"n": (20, 50, 100, 150, 200, 300, 400, 500), "replicates": 4},
     "one task and one n, one replicate": {"tasks": ("scz_bd",), "n": (100,), "replicates": 1},
@@ -610,7 +613,7 @@ CASES = {
 
 @pytest.mark.browser
 @pytest.mark.parametrize("case", CASES)
-def test_a_page_of_another_size_is_as_well_behaved(browser, case, tmp_path):
+def test_an_unusual_page_opens_without_an_error_and_fits_the_screen(browser, case, tmp_path):
     results = make_results(**{"replicates": 8, "people": 12} | CASES[case])
     path = tmp_path / "page.html"
     path.write_text(page_of(results, draw_figures(results, tmp_path)), encoding="utf-8")
@@ -623,7 +626,7 @@ def test_a_page_of_another_size_is_as_well_behaved(browser, case, tmp_path):
 
 
 def test_a_page_of_five_thousand_replicates_stays_below_ten_mebibytes(results, drawings, tmp_path):
-    """Every replicate has an AUC with all digits of its own, which compress worse than a real study's few values."""
+    """Every replicate has a random AUC, which compresses worse than a real study's few distinct values."""
     generator = np.random.default_rng(0)
     many = SimpleNamespace(**vars(results))
     many.aucs, many.resamples, many.settings = (

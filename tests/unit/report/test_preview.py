@@ -1,4 +1,4 @@
-"""The preliminary page: what is there, what is missing, and no more."""
+"""The preliminary page: the finished fits, the missing ones, and no test."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def write(path, text, age):
 
 
 def page(plan, results):
-    return preview.page({"study": "x"}, plan, results)
+    return preview.preview_html({"study": "x"}, plan, results)
 
 
 def test_missing_fits_are_counted_and_the_page_is_marked(study):
@@ -40,13 +40,13 @@ def test_missing_fits_are_counted_and_the_page_is_marked(study):
 
 
 def test_a_difference_is_over_the_replicates_that_both_have(study):
-    row = preview.tables(study[0], preview.finished_fits(*study)[0])[0]
-    assert row["pairs"]["transfer − linear"] == (1, pytest.approx(0.1))
-    assert row["pairs"]["transfer − baseline"] == (0, None)
-    assert row["models"]["transfer"] == (2, pytest.approx(0.85))
+    row = preview.preview_rows(study[0], preview.finished_fits(*study)[0])[0]
+    assert row["pairs"]["transfer − linear"] == {"count": 1, "mean": pytest.approx(0.1)}
+    assert row["pairs"]["transfer − baseline"] == {"count": 0, "mean": None}
+    assert row["models"]["transfer"] == {"count": 2, "median": pytest.approx(0.85)}
 
 
-def test_a_fit_older_than_what_it_was_made_from_is_left_out(study):
+def test_a_fit_older_than_its_inputs_is_left_out(study):
     plan, results = study
     write(results / "pretrain/multitask/weights.safetensors", "", age=5)
     aucs, left_out = preview.finished_fits(plan, results)
@@ -61,7 +61,7 @@ def test_a_fit_that_cannot_be_read_is_left_out(study):
     assert preview.finished_fits(plan, results)[1] == {"not readable as a fit": 1}
 
 
-def test_nothing_at_all_is_a_page_too(study, tmp_path):
+def test_a_study_without_results_has_a_page(study, tmp_path):
     assert "9 of 9 fits are missing" in page(study[0], tmp_path / "empty")
 
 

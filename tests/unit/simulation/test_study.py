@@ -1,13 +1,14 @@
-"""The simulated study: valid BIDS, the same bytes for any number of processes, and effects where planned."""
+"""The simulated study: valid BIDS, the same bytes for any number of processes, and the planned effects."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from neurotransfer.errors import InputError
 from neurotransfer.files import read_table
-from neurotransfer.simulation.study import COHORTS, Cohort, _people, best_predictions, simulate_study
+from neurotransfer.simulation.study import COHORTS, CohortDesign, _people, best_predictions, simulate_study
 from sklearn.linear_model import LogisticRegression, QuantileRegressor
 from sklearn.metrics import roc_auc_score
 
@@ -50,21 +51,17 @@ def test_sessions_age_and_keep_their_anatomy(study):
         assert (visits["latent_ventricle"].diff().dropna() > 0).all()
 
 
-def test_labels_are_missing_in_patches():
+def test_each_cohort_has_only_some_of_the_labels():
     having = {label: sum(label in cohort.labels for cohort in COHORTS) for label in ("handedness", "bmi", "height")}
     assert having["handedness"] >= 3
     assert having["bmi"] + having["height"] == 2
     assert all("bmi" not in cohort.labels for cohort in COHORTS if cohort.name in ("memory", "mood", "coin"))
 
 
-def test_the_strong_disease_shows_the_weak_one_less_and_the_control_not(tmp_path):
+def test_the_strong_disease_has_the_largest_effect_and_the_control_task_none(tmp_path):
     from neurotransfer.simulation.study import _people, _truth
 
-    images = [
-        image
-        for cohort in COHORTS[-3:]
-        for image in _people(cohort.__class__(**{**cohort.__dict__, "people": 4000}), 7)
-    ]
+    images = [image for cohort in COHORTS[-3:] for image in _people(replace(cohort, people=4000), 7)]
     truth = _truth(images)
     auc = {task: roc_auc_score(rows["label"].astype(int), rows["latent_score"]) for task, rows in truth.groupby("task")}
     assert 0.88 < auc["ad_hc"] < 0.96
@@ -86,21 +83,21 @@ def test_an_unknown_cohort_is_refused(tmp_path):
 
 
 def test_ageing_shrinks_grey_matter_and_widens_ventricles():
-    from neurotransfer.simulation.anatomy import render
+    from neurotransfer.simulation.anatomy import image_at
 
     grid = np.stack(
         np.meshgrid(np.arange(-40.0, 41, 3), np.arange(-60.0, 41, 3), np.arange(0.0, 45, 3), indexing="ij"), -1
     )
     zero = dict.fromkeys(("ventricle", "cortex", "hippocampus", "frontal", "size", "cerebellum"), 0.0)
-    young, _ = render(grid, zero | {"ventricle": -1.5, "cortex": -1.5}, 1, 3.0)
-    old, _ = render(grid, zero | {"ventricle": 2.5, "cortex": 2.5}, 1, 3.0)
+    young, _ = image_at(grid, zero | {"ventricle": -1.5, "cortex": -1.5}, 1, 3.0)
+    old, _ = image_at(grid, zero | {"ventricle": 2.5, "cortex": 2.5}, 1, 3.0)
     assert (old < 120).sum() > 1.5 * (young < 120).sum() > 0
     assert old.mean() < young.mean()
 
 
-def test_nobody_who_sees_the_latents_predicts_better_than_the_best_predictions():
-    """Of 1,500 simulated people; the opponents are fitted to the very people whom they predict."""
-    design = Cohort("alpha", "pretraining", 1500, (20, 85))
+def test_no_model_of_the_latent_values_predicts_better_than_the_best_predictions():
+    """With 1,500 simulated people; the other models are fitted and evaluated on the same people."""
+    design = CohortDesign("alpha", "pretraining", 1500, (20, 85))
     people = pd.DataFrame(_people(design, 3))
     best = best_predictions(people)
     latents = people.filter(regex="^latent_(?!disease)")

@@ -1,4 +1,4 @@
-"""The certificate states what is so, and a planted leak or a change after it is answered with one clear line."""
+"""The certificate states the facts; a planted leak, or a file that changes later, gives one clear line."""
 
 import copy
 import hashlib
@@ -13,7 +13,7 @@ from browsers import chromium, visit
 from crowds import crowd, index_of
 from neurotransfer.errors import InputError
 from neurotransfer.files import digest_of_file, write_json, write_table
-from neurotransfer.report.certificate_page import page
+from neurotransfer.report.certificate_page import certificate_html
 from neurotransfer.split.certificate import (
     certify,
     check_behind_weights,
@@ -40,7 +40,7 @@ SUMMARY = {
 
 @pytest.fixture
 def study():
-    """Splits and indices of three cohorts: one that pretrains, one on both sides, one held out."""
+    """Splits and indices of three cohorts: one pretrains, one is in both training and test, one is held out."""
     indices = [
         index_of(crowd(80, 1), "P"),
         index_of([*crowd(40, 2), *[(70.0, 1, ["HC", "AD"])] * 10], "A"),
@@ -53,16 +53,17 @@ def study():
 
 
 def image_with(study, role, cohort=None):
-    """(cohort's place, row) of the first image of that role."""
+    """(number of the cohort, row) of the first image with that role."""
     splits, _ = study
-    places = [list(ROLES).index(cohort)] if cohort else range(len(splits))
-    return next((place, splits[place].index[splits[place]["role"] == role][0])
-                for place in places if (splits[place]["role"] == role).any())  # fmt: skip
+    numbers = [list(ROLES).index(cohort)] if cohort else range(len(splits))
+    return next((number, splits[number].index[splits[number]["role"] == role][0])
+                for number in numbers if (splits[number]["role"] == role).any())  # fmt: skip
 
 
 def pair_of(study, one, other, kind=SCAN):
-    """A row of pairs.tsv about two images, given as (cohort's place, row)."""
-    names = [study[1][place].loc[row, ["image_id", "participant_id", "cohort"]].tolist() for place, row in (one, other)]
+    """A row of pairs.tsv about two images, given as (number of the cohort, row)."""
+    columns = ["image_id", "participant_id", "cohort"]
+    names = [study[1][number].loc[row, columns].tolist() for number, row in (one, other)]
     return pd.DataFrame([[*names[0], *names[1], 9.0, 0.9999, 0.01, kind]], columns=COLUMNS)
 
 
@@ -90,7 +91,7 @@ def test_the_certificate_states_counts_overlaps_and_digests(study):
     assert proof["engines"] == {role: [["builtin", "1"]] for role in SETS}
 
 
-def test_a_participant_on_two_sides_fails_the_certificate(study):
+def test_a_participant_in_two_sets_fails_the_certificate(study):
     splits, indices = study
     person = splits[0].loc[splits[0]["role"] == "train", "participant_id"].value_counts().index[0]
     rows = splits[0].index[splits[0]["participant_id"] == person]
@@ -108,7 +109,7 @@ def test_one_scan_under_two_names_across_sets_fails_the_certificate_unless_waive
     pairs = pair_of(study, one, other)
     people = pairs[["participant_1", "participant_2"]].iloc[0].tolist()
     scans = pairs[["image_2", "image_1"]].iloc[0].tolist()
-    if how == "bytes":  # found by the cached bytes alone, whatever the comparison of heads has found
+    if how == "bytes":  # found from the cached bytes, without the comparison of heads
         indices[other[0]].loc[other[1], "checksum"] = indices[one[0]].loc[one[1], "checksum"]
         pairs = NOBODY
     with pytest.raises(InputError, match=rf"it is the same scan as \S+, in train and in {role}; .*waived_duplicates"):
@@ -132,7 +133,7 @@ def test_one_scan_under_two_names_in_one_pool_fails_and_elsewhere_within_a_set_i
     assert proof["within"]["train"]["identical_scans"] == 1
 
 
-def test_one_head_in_two_scans_is_counted_and_fails_nothing(study):
+def test_one_head_in_two_scans_is_counted_without_an_error(study):
     pairs = pair_of(study, image_with(study, "train"), image_with(study, "test"), HEAD)
     proof = certify(*study, ROLES, pairs)
     assert [pair["similar_heads"] for pair in proof["overlaps"] if pair["sets"] == ["train", "test"]] == [1]
@@ -160,7 +161,7 @@ def test_two_images_of_a_validation_participant_fail_the_certificate(study):
 def test_a_cohort_that_pretrains_without_the_role_fails_the_certificate(study):
     splits, indices = study
     splits[2]["role"] = "train"
-    with pytest.raises(InputError, match=r"cohorts/H\.tsv: images of it pretrain without that role"):
+    with pytest.raises(InputError, match=r"cohorts/H\.tsv: its images pretrain without the role"):
         certify(splits, indices, ROLES, NOBODY)
 
 
@@ -178,7 +179,7 @@ def test_a_split_of_another_index_is_refused(study):
     splits, indices = study
     short = [copy.deepcopy(index) for index in indices]
     short[1] = short[1].iloc[1:]
-    with pytest.raises(InputError, match=r"cohorts/A\.tsv: it is not about the images of the cohort's index"):
+    with pytest.raises(InputError, match=r"cohorts/A\.tsv: its images are not those of the cohort's index"):
         certify(splits, short, ROLES, NOBODY)
 
 
@@ -189,7 +190,7 @@ def test_a_split_that_was_edited_and_an_index_that_renames_people_are_refused(st
     check_sources(splits, indices, manifest, *drawing)
     edited = [split.copy() for split in splits]
     person = edited[0].loc[edited[0]["role"] == "train", "participant_id"].iloc[0]
-    edited[0].loc[edited[0]["participant_id"] == person, "role"] = "unused"  # a whole participant: no leak by itself
+    edited[0].loc[edited[0]["participant_id"] == person, "role"] = "unused"  # a whole participant: no leak
     with pytest.raises(InputError, match=r"^results/split/cohorts/P\.tsv: role: its roles are not those that"):
         check_sources(edited, indices, manifest, *drawing)
     renamed = [index.replace({"participant_id": {"H_003": "H_004"}}) for index in indices]
@@ -209,7 +210,7 @@ def test_a_file_that_changed_after_it_was_certified_is_refused(tmp_path, monkeyp
         check_certified("certificate.json", ["results/index/a.tsv", "results/index/b.tsv"])
     table = Path("results/index/a.tsv")
     table.write_text(table.read_text().replace("a_001", "a_002"))
-    with pytest.raises(InputError, match=r"^results/index/a\.tsv: it is not the file that was certified .*; delete"):
+    with pytest.raises(InputError, match=r"^results/index/a\.tsv: it differs from the file .* certified .*; delete"):
         check_certified("certificate.json", ["results/index/a.tsv"])
 
 
@@ -236,11 +237,9 @@ def test_resamples_of_people_who_pretrain_or_with_changed_rows_are_refused(study
         )
     lines = str(error.value).splitlines()
     assert len(lines) == 3
-    assert re.search(
-        r"seen\.tsv: 1 of its rows are no images of people whom the certificate keeps for testing", lines[0]
-    )
+    assert re.search(r"seen\.tsv: 1 of its rows are not certified images of test participants", lines[0])
     assert "renamed.tsv: 3 of its rows" in lines[1] or "renamed.tsv: 2 of its rows" in lines[1]
-    assert "edited.tsv: its rows are not those that were drawn" in lines[2]
+    assert "edited.tsv: its rows have changed since they were drawn" in lines[2]
 
 
 def test_weights_of_other_people_than_those_certified_are_refused(study):
@@ -249,13 +248,13 @@ def test_weights_of_other_people_than_those_certified_are_refused(study):
     behind = used[used["role"].isin(["train", "validation"])][["participant_id", "role"]].drop_duplicates()
     assert check_behind_weights(behind, splits, "participants.tsv") == 0
     gone = pd.concat([behind, pd.DataFrame({"participant_id": ["P_900"], "role": ["train"]})])
-    assert check_behind_weights(gone, splits, "participants.tsv") == 1, "who withdrew is counted, and no leak"
+    assert check_behind_weights(gone, splits, "participants.tsv") == 1, "a withdrawal is counted, and is no leak"
     moved = behind.assign(
         role=behind["role"].where(behind["participant_id"] != behind["participant_id"].iloc[0], "test")
     )
-    with pytest.raises(InputError, match=r"^participants\.tsv: role: 1 people behind the weights have another role"):
+    with pytest.raises(InputError, match=r"^participants\.tsv: role: 1 participants behind the weights have another"):
         check_behind_weights(moved, splits, "participants.tsv")
-    with pytest.raises(InputError, match="2 who pretrain are not"):
+    with pytest.raises(InputError, match="2 participants who now pretrain are not"):
         check_behind_weights(behind.iloc[2:], splits, "participants.tsv")
 
 
@@ -265,10 +264,10 @@ def certificate_page(study, **changes):
         "duplicates": SUMMARY | changes,
         "files": {"results/index/P.tsv": "0" * 64},
     }
-    return page(proof, 'A study <script>alert("1")</script>'), proof
+    return certificate_html(proof, 'A study <script>alert("1")</script>'), proof
 
 
-def test_the_page_says_what_the_certificate_says_names_nobody_and_asks_for_nothing(study):
+def test_the_page_shows_the_certificate_names_nobody_and_loads_nothing(study):
     text, proof = certificate_page(study)
     for name in pd.concat(study[1])[["image_id", "participant_id"]].to_numpy().ravel():
         assert name not in text
@@ -278,19 +277,22 @@ def test_the_page_says_what_the_certificate_says_names_nobody_and_asks_for_nothi
     assert proof["statement"] in plain and duplicates_in_words(SUMMARY) in plain
     shared = proof["cohorts"]["A"]
     pretrain = shared["train"]["participants"] + shared["validation"]["participants"]
-    assert f"A ({pretrain} participants pretrain, {shared['test']['participants']} others were never seen)" in plain
+    assert (
+        f"A ({pretrain} participants pretrain, {shared['test']['participants']} others are not used in pretraining)"
+        in plain
+    )
     assert "training and test 0 0 0 1" in plain
     assert all(digest in plain for digest in proof["digests"].values())
 
 
-def test_too_few_images_to_compare_are_said_to_be_so(study):
+def test_the_page_says_if_there_were_too_few_images_to_compare(study):
     text, _ = certificate_page(study, least_similarity=None, scans=0, heads=0)
     assert "Too few images to look for one person under two names" in text
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1200])
-def test_a_browser_shows_the_page_without_a_complaint(study, tmp_path, width):
+def test_a_browser_shows_the_page_without_an_error(study, tmp_path, width):
     page = tmp_path / "certificate.html"
     page.write_text(certificate_page(study)[0])
     with chromium(tmp_path / "profile") as browser:

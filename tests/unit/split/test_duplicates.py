@@ -1,10 +1,10 @@
-"""One scan or one head under two names is found among simulated heads, and strangers are not called alike."""
+"""One scan or one head under two names is found among simulated heads; heads of different people are not."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from neurotransfer.cache.small_volumes import small_volume, small_voxel
-from neurotransfer.simulation.anatomy import render
+from neurotransfer.simulation.anatomy import image_at
 from neurotransfer.split import duplicates
 from neurotransfer.split.duplicates import HEAD, NUMBERS, POSE, SCAN
 from scipy import ndimage
@@ -15,16 +15,16 @@ SETTINGS = {"same_head": 4.0, "chance_pairs": 1, "same_scan": 0.99, "same_pose":
 
 
 def scan_of(person: int, visit: int) -> np.ndarray:
-    """A visit's small volume as the cache has it: another pose, shading, gain, noise and ragged edge each time."""
+    """A visit's small volume as in the cache; pose, shading, gain, noise and mask edge differ between visits."""
     own = np.random.default_rng((1, person))
     names = ("ventricle", "cortex", "hippocampus", "frontal", "size", "cerebellum")
     latents = dict(zip(names, own.normal(0, 0.7, 6), strict=True))
     now = np.random.default_rng((2, person, visit))
     axes = np.meshgrid(*(np.arange(edge, dtype=float) for edge in SHAPE), indexing="ij")
-    places = np.stack(axes, -1) - (np.array(SHAPE) - 1) / 2
-    points = np.stack([-places[..., 0], places[..., 2], -places[..., 1]], -1) * VOXEL + (0, -18, 8)
+    voxels = np.stack(axes, -1) - (np.array(SHAPE) - 1) / 2
+    points = np.stack([-voxels[..., 0], voxels[..., 2], -voxels[..., 1]], -1) * VOXEL + (0, -18, 8)
     points = (points - now.normal(0, 3, 3)) @ Rotation.from_euler("xyz", now.normal(0, 3, 3), degrees=True).as_matrix()
-    image, brain = render(points, latents, 1000 + person, VOXEL)
+    image, brain = image_at(points, latents, 1000 + person, VOXEL)
     shading = np.exp((points / 100) @ now.normal(0, 0.08, 3) + ((points / 100) ** 2) @ now.normal(0, 0.08, 3))
     image = np.hypot(image * shading + now.normal(0, 3, SHAPE), now.normal(0, 3, SHAPE))
     edge = ndimage.gaussian_filter(brain.astype(float), 0.7) + ndimage.gaussian_filter(now.normal(0, 0.6, SHAPE), 1)
@@ -34,7 +34,7 @@ def scan_of(person: int, visit: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def cohort():
-    """120 people scanned once, 25 of them again on another day; and their heads."""
+    """120 people with one scan each, 25 of them with a second scan on another day; and their heads."""
     volumes = [scan_of(person, 1) for person in range(PEOPLE)] + [scan_of(person, 2) for person in range(AGAIN)]
     return volumes, duplicates.heads_of(volumes, VOXEL, processes=2)
 
@@ -46,7 +46,7 @@ def images_named(names, checksum="c"):
 
 
 def planted(pairs, people=PEOPLE):
-    """How many of the people 0, 1, ... are found again under another name, and how many pairs are of strangers."""
+    """The numbers of pairs that are one person under two names, and of pairs of two persons."""
     numbers = pairs[["image_1", "image_2"]].apply(lambda column: column.str[1:].astype(int)).to_numpy()
     again = numbers[:, 1] - numbers[:, 0] == people
     return int(again.sum()), int((~again).sum())
@@ -54,7 +54,7 @@ def planted(pairs, people=PEOPLE):
 
 def test_repeat_scans_are_found_as_one_head_and_strangers_are_not(cohort):
     volumes, heads = cohort
-    names = [f"p{k}" for k in range(len(volumes))]  # everybody who was scanned twice has two names
+    names = [f"p{k}" for k in range(len(volumes))]  # people with two scans have two names
     pairs, summary = duplicates.find_pairs(heads, images_named(names), volumes, VOXEL, SETTINGS)
     found, false = planted(pairs)
     assert found >= 0.9 * AGAIN
@@ -76,7 +76,7 @@ def test_copies_of_a_scan_in_another_intensity_scale_and_crop_are_all_found_as_o
     scans = pairs[pairs["kind"] == SCAN]
     assert planted(scans) == (20, 0) and summary["scans"] == 20
     assert scans["correlation"].min() > 0.998 and scans["rotation"].max() < 0.1
-    assert len(pairs) - len(scans) <= 1, "beyond 4 sd there is a third of a chance pair in 9,730"
+    assert len(pairs) - len(scans) <= 1, "a third of a pair in 9,730 lies beyond 4 sd by chance"
 
 
 @pytest.mark.parametrize("size", [8, 20])
@@ -118,8 +118,8 @@ def test_a_head_is_the_same_whatever_its_intensity_scale(cohort):
     assert np.degrees(np.linalg.norm(dark[:POSE] - heads[0, :POSE])) < 0.2
 
 
-def test_the_pose_that_is_found_is_the_pose_that_was_given(cohort):
-    """Two visits differ by a rotation that the simulation knows."""
+def test_the_estimated_pose_is_the_simulated_one(cohort):
+    """Two visits differ by a rotation that the simulation determines."""
     _, heads = cohort
     for person in range(10):
         angles = [np.random.default_rng((2, person, visit)) for visit in (1, 2)]
@@ -132,7 +132,7 @@ def test_the_pose_that_is_found_is_the_pose_that_was_given(cohort):
         assert np.degrees(min(abs(measured - value) for value in expected)) < 1.0
 
 
-def test_blocked_products_find_what_all_products_at_once_find():
+def test_products_in_blocks_find_the_same_pairs_as_all_products_at_once():
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(157, 12)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -153,6 +153,6 @@ def test_small_volumes_are_means_of_blocks(voxel, factor):
     small = small_volume(image, voxel)
     assert small.shape == tuple(edge // factor for edge in image.shape) and small.dtype == np.uint8
     assert small_voxel(voxel) == pytest.approx(voxel * factor)
-    for place in [(0, 0, 0), (2, 1, 3), tuple(edge - 1 for edge in small.shape)]:
-        block = image[tuple(slice(at * factor, (at + 1) * factor) for at in place)]
-        assert abs(int(small[place]) - block.mean()) <= 0.51
+    for voxel_index in [(0, 0, 0), (2, 1, 3), tuple(edge - 1 for edge in small.shape)]:
+        block = image[tuple(slice(at * factor, (at + 1) * factor) for at in voxel_index)]
+        assert abs(int(small[voxel_index]) - block.mean()) <= 0.51

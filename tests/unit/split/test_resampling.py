@@ -1,4 +1,4 @@
-"""Resamples: nobody in two sets, the paper's way of drawing, and pools that can't give what is asked."""
+"""Resamples: no participant in two sets, the paper's way of drawing, and pools that are too small."""
 
 import random
 
@@ -14,21 +14,21 @@ from neurotransfer.split.resampling import (
     check_task,
     draw,
     failing_share,
-    feasibility,
+    invalid_share,
     labelled,
     pool_of_task,
     sizes,
 )
 from scipy import stats
 
-# sets as small as these often lack a class, so their draws are redone
+# such small sets often lack a class, so draws are repeated
 SMALL = {"validation_share": 0.4, "test_share": 0.4, "min_per_class": 1, "max_redraws": 100}
 SETTINGS = {"validation_share": 0.2, "test_share": 0.2, "min_per_class": 2, "max_redraws": 100}
 TASK = {"positive": ["AD"], "negative": ["HC", "control"]}
 
 
 def pool_from(images_by_participant, labels_by_participant):
-    """A pool in which participant k has that many images, all of that label."""
+    """A pool in which participant k has images_by_participant[k] images, all with label labels_by_participant[k]."""
     people = np.repeat(np.arange(len(images_by_participant)), images_by_participant)
     return pd.DataFrame(
         {
@@ -47,10 +47,10 @@ def random_pool(participants, positive_share, seed, most_images=3):
 
 @st.composite
 def pools_and_plans(draws):
-    """Pools of any make, people who convert included, and the sizes to draw from them."""
+    """Random pools, some with people who convert, and the sizes to draw from them."""
     participants = draws(st.integers(6, 60))
     pool = random_pool(participants, draws(st.sampled_from([0.2, 0.5, 0.8])), draws(st.integers(0, 9999)), 4)
-    if draws(st.booleans()):  # diagnosis is per session: some have images of both labels
+    if draws(st.booleans()):  # diagnoses are per session, so some participants have images of both labels
         flipped = np.random.default_rng(0).random(len(pool)) < 0.2
         pool["label"] = np.where(flipped, 1 - pool["label"], pool["label"])
     plan = SETTINGS | {"validation_share": draws(st.sampled_from([0.2, 0.4])), "max_redraws": 20}
@@ -60,7 +60,7 @@ def pools_and_plans(draws):
 
 @given(pools_and_plans())
 @settings(max_examples=150, deadline=None)
-def test_every_resample_keeps_the_promises(case):
+def test_no_participant_is_in_two_sets_and_sizes_and_classes_are_as_promised(case):
     pool, n, plan, seed = case
     try:
         resample, redraws = draw(pool, n, plan, seed)
@@ -83,7 +83,7 @@ def test_every_resample_keeps_the_promises(case):
 
 @given(pools_and_plans(), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
-def test_a_draw_follows_from_its_seed_whatever_the_order_of_rows(case, order):
+def test_a_draw_depends_on_its_seed_and_not_on_the_order_of_rows(case, order):
     pool, n, plan, seed = case
     try:
         first, redraws = draw(pool, n, plan, seed)
@@ -99,8 +99,8 @@ def test_other_seeds_draw_other_resamples():
     assert len({tuple(draw(pool, 20, SETTINGS, seed)[0]["image_id"]) for seed in range(20)}) == 20
 
 
-def test_duplicates_are_kept_and_as_many_as_drawing_with_replacement_gives():
-    """Of N images n draws give N (1 - (1 - 1/N)^n) distinct ones: about 397 of TOP's 1,037 at n = 500."""
+def test_the_number_of_duplicates_is_that_of_drawing_with_replacement():
+    """n draws from N images give N (1 - (1 - 1/N)^n) distinct images: about 397 of TOP's 1,037 for n = 500."""
     pool = pool_from([2] * 176 + [1] * 685, [0, 1] * 430 + [0])
     assert len(pool) == 1037 and pool["participant_id"].nunique() == 861
     distinct = []
@@ -121,7 +121,7 @@ def test_each_image_trains_equally_often():
 
 
 def naive_draw_is_valid(pool, counts, min_per_class, dice):
-    """The paper's words with sets and lists, no arrays."""
+    """The paper's description, with sets and lists instead of arrays."""
     images = list(zip(pool["participant_id"], pool["label"], strict=True))
     sets = [[dice.choice(images) for _ in range(counts[0])]]
     for count in counts[1:]:
@@ -144,15 +144,15 @@ def naive_draw_is_valid(pool, counts, min_per_class, dice):
 def test_the_share_of_invalid_draws_is_that_of_a_naive_simulation(pool, n, plan):
     dice = random.Random(5)
     naive = np.mean([not naive_draw_is_valid(pool, sizes(n, plan), plan["min_per_class"], dice) for _ in range(1500)])
-    found = feasibility(pool, n, plan, 0, draws=1500)
-    assert 0.05 < naive < 0.995  # else the comparison says nothing
+    found = invalid_share(pool, n, plan, 0, draws=1500)
+    assert 0.05 < naive < 0.995  # otherwise the comparison tests nothing
     assert abs(found - naive) < 4 * np.sqrt(2 * naive * (1 - naive) / 1500)
 
 
-def test_redraws_are_counted_as_often_as_draws_are_invalid():
+def test_the_number_of_redraws_agrees_with_the_share_of_invalid_draws():
     """The number of failures before the first success is geometric: p / (1 - p) on average."""
     pool, n = random_pool(40, 0.2, 1), 15
-    p = feasibility(pool, n, SMALL, 0, draws=4000)
+    p = invalid_share(pool, n, SMALL, 0, draws=4000)
     redraws = np.array([draw(pool, n, SMALL, seed)[1] for seed in range(300)])
     expected = p / (1 - p)
     assert expected > 0.5
@@ -174,7 +174,7 @@ def test_the_failing_share_is_that_of_whole_resamples():
     assert abs(failing_share(pool, n, plan, 0, 2000) - brute) < 4 * np.sqrt(brute * (1 - brute) / 400) + 0.02
 
 
-def test_a_pool_too_small_for_its_sets_is_refused_with_what_it_holds():
+def test_a_pool_too_small_for_its_sets_is_refused_with_its_contents():
     pool = pool_from([1] * 10, [0, 1] * 5)
     with pytest.raises(InputError, match=r"101 draws in a row .* 10 images of 5 positive and 5 negative participants"):
         draw(pool, 100, SETTINGS, 0)
@@ -182,7 +182,7 @@ def test_a_pool_too_small_for_its_sets_is_refused_with_what_it_holds():
         draw(pool.iloc[:0], 100, SETTINGS, 0)
 
 
-def test_a_task_that_its_pool_cannot_give_is_named_before_any_job():
+def test_a_task_with_too_small_a_pool_is_named_before_any_job():
     pool = pool_from([1] * 60, [0, 1] * 30)
     check_task("ad_hc", pool, [20], SETTINGS, 0)
     with pytest.raises(InputError) as refused:
@@ -196,15 +196,15 @@ def test_a_task_that_its_pool_cannot_give_is_named_before_any_job():
 @pytest.mark.parametrize("labels", [[1] * 30, [0] * 30, []])
 def test_a_pool_of_one_class_or_none_is_refused(labels):
     pool = pool_from([1] * len(labels), labels)
-    assert feasibility(pool, 10, SETTINGS, 0) == 1.0
-    with pytest.raises(InputError, match=r"tasks.ad_hc: the pool has one class or none.*check its diagnosis words"):
+    assert invalid_share(pool, 10, SETTINGS, 0) == 1.0
+    with pytest.raises(InputError, match=r"tasks.ad_hc: the pool has one class or none.*compare the task's diagnoses"):
         check_task("ad_hc", pool, [10], SETTINGS, 0)
 
 
-def test_a_task_is_infeasible_only_where_resamples_fail_after_their_redraws():
-    """Single draws that fail often are no obstacle to 100 redraws, but to none."""
+def test_a_task_is_infeasible_only_if_resamples_fail_after_their_redraws():
+    """If single draws fail often, a resample succeeds with 100 redraws and fails without any."""
     pool, n = random_pool(40, 0.2, 1), 15
-    assert feasibility(pool, n, SMALL, 0) > 0.2
+    assert invalid_share(pool, n, SMALL, 0) > 0.2
     check_task("t", pool, [n], SMALL, 0)
     with pytest.raises(InputError):
         check_task("t", pool, [n], SMALL | {"max_redraws": 0}, 0)
@@ -255,7 +255,7 @@ def test_a_participant_in_two_sets_is_noticed():
 
 
 @pytest.mark.parametrize("role", ["train", "validation"])
-def test_a_participant_of_the_pretraining_is_noticed_by_any_image(role):
+def test_a_participant_of_the_pretraining_is_noticed_from_any_image(role):
     resample = pd.DataFrame({"image_id": ["a1"], "participant_id": ["p"], "role": ["test"]})
     split = pd.DataFrame({"image_id": ["a1", "a2"], "participant_id": ["p", "p"], "role": ["test", "unused"]})
     check_not_pretrained(resample, [split])

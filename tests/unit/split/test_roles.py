@@ -1,4 +1,4 @@
-"""No participant is on two sides, and shares are kept in each stratum."""
+"""No participant is in two sets, and each stratum keeps its share."""
 
 from itertools import combinations
 
@@ -35,7 +35,7 @@ def test_no_participant_is_in_two_sets(people, roles, pretraining_share, validat
     validation = split[split["role"] == "validation"]
     assert validation["participant_id"].is_unique, "a validation participant has one image"
     patients = set(index.loc[index["diagnosis"] == "AD", "participant_id"])
-    assert not patients & (sets["train"] | sets["validation"]), "who is ill at any session does not pretrain"
+    assert not patients & (sets["train"] | sets["validation"]), "one ill session is enough not to pretrain"
     if "pretraining" not in roles:
         assert (split["role"] == "test").all()
     elif roles == ["pretraining"]:
@@ -73,11 +73,11 @@ def test_each_stratum_gives_its_share_within_one_participant(people, share):
         if name in healthy:
             strata.setdefault((age // 10 if pd.notna(age) else None, sex if pd.notna(sex) else None), set()).add(name)
     for members in strata.values():
-        # the quota is rounded to nine digits before it is cut
+        # the quota is rounded to nine digits before its integer part is taken
         assert abs(len(members & validates) - len(members) * share) < 1 + 1e-6
 
 
-def test_one_more_participant_moves_hardly_anybody():
+def test_one_more_participant_changes_few_roles():
     people = crowd(400)
     before = split_cohort(index_of(people), ["pretraining"], 1.0, SETTINGS, 3)
     moved = []
@@ -90,18 +90,18 @@ def test_one_more_participant_moves_hardly_anybody():
     assert max(moved) <= 4 and np.mean(moved) < 2.5
 
 
-def test_another_seed_draws_anew():
+def test_another_seed_gives_another_draw():
     index = index_of(crowd(200))
     drawn = [
         set(split_cohort(index, ["pretraining"], 1.0, SETTINGS, seed).query("role == 'validation'")["participant_id"])
         for seed in (1, 1, 2)
     ]
     assert drawn[0] == drawn[1]
-    # of 50 drawn twice from 200, 12.5 are the same by chance
+    # of 50 drawn twice from 200, 12.5 are equal by chance
     assert len(drawn[0] & drawn[2]) < 25
 
 
-def test_the_split_reads_the_same_from_a_file(tmp_path):
+def test_an_index_read_from_a_file_gives_the_same_split(tmp_path):
     index = index_of(crowd(60)).astype({"sex": "Int64"})
     write_text(tmp_path / "index.tsv", table_text(index))
     from_file = split_cohort(read_table(tmp_path / "index.tsv"), ["ad_hc", "pretraining"], 0.5, SETTINGS, 1)

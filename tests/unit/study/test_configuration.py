@@ -1,4 +1,4 @@
-"""Configurations merge as Snakemake merges them, and every mistake is one line that says where and how to mend it."""
+"""Configurations merge as Snakemake merges them, and every mistake is one line that has the place and the fix."""
 
 import copy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The console command `neurotransfer`: what a person does before, during and beside a run."""
+"""The console command `neurotransfer`: everything that a user does besides running Snakemake."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from . import __version__
 from .errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-PROGRESS = 10.0  # seconds between two lines about how far a long command is
+PROGRESS = 10.0  # seconds between two lines on the progress of a long command
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; a person's mistake is one line on standard error and exit status 2."""
+    """Run one command; a user's mistake gives one line on standard error and exit status 2."""
     parser = argparse.ArgumentParser(prog="neurotransfer", description="Is pretraining worth it for a small study?")
     parser.add_argument("--version", action="version", version=f"neurotransfer {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -25,63 +25,77 @@ def main(arguments: list[str] | None = None) -> int:
     _add_study(manifest)
     manifest.set_defaults(run=_manifest)
 
-    status = commands.add_parser("status", help="every image's state by cohort and reason, and what is done so far")
+    status = commands.add_parser("status", help="the images by state, cohort and reason, and the progress of each step")
     _add_study(status)
     status.set_defaults(run=_status)
 
-    retry = commands.add_parser("retry", help="mark failed images for another try, after showing what that means")
+    retry = commands.add_parser("retry", help="mark failed images for another try, after showing the consequences")
     _add_study(retry)
     retry.add_argument("--reason", metavar="REASON", help="images that failed for this reason")
     retry.add_argument("--cohort", metavar="COHORT", help="failed images of this cohort")
-    retry.add_argument("--image", nargs="+", default=[], metavar="IMAGE", help="these images, also where they are ok")
-    retry.add_argument("--list", action="store_true", help="print every image, not the first ten only")
-    retry.add_argument("--dry-run", "-n", action="store_true", help="only show what would be done")
+    retry.add_argument("--image", nargs="+", default=[], metavar="IMAGE", help="these images, even if they are ok")
+    retry.add_argument("--list", action="store_true", help="print every image, not only the first ten")
+    retry.add_argument("--dry-run", "-n", action="store_true", help="show what would be done, and do nothing")
     retry.set_defaults(run=_retry)
 
     plan = commands.add_parser("plan", help="jobs, hours, disk, feasibility and power, before anything runs")
     _add_study(plan)
-    plan.add_argument("--gpus", type=int, default=8, help="that run at once; default: %(default)s")
-    plan.add_argument("--cores", type=int, default=64, help="that run at once; default: %(default)s")
+    plan.add_argument("--gpus", type=int, default=8, help="GPUs in use at once; default: %(default)s")
+    plan.add_argument("--cores", type=int, default=64, help="cores in use at once; default: %(default)s")
     plan.set_defaults(run=_plan)
 
-    preview = commands.add_parser("preview", help="a preliminary page from the fits so far, while the rest runs")
+    rehearse = commands.add_parser("rehearse", help="run the workflow on a few of the study's images, in rehearsal/")
+    _add_study(rehearse)
+    rehearse.add_argument("--profile", metavar="PROFILE", help="as Snakemake's; default: this machine, with --cores")
+    rehearse.add_argument("--minutes", type=float, default=60, help="after which it ends; default: %(default)s")
+    rehearse.add_argument("--per-cohort", type=int, default=2, metavar="N", help="images; default: %(default)s")
+    rehearse.add_argument("--gpus", type=int, default=8, help="that the study may use; default: %(default)s")
+    rehearse.add_argument("--cores", type=int, help="of this machine; default: all")
+    rehearse.add_argument("options", nargs="*", metavar="-- OPTIONS", help="further options of Snakemake")
+    rehearse.set_defaults(run=_rehearse)
+
+    preview = commands.add_parser("preview", help="a preliminary page from the finished fits, while the others run")
     _add_study(preview)
     preview.add_argument("--output", type=Path, default=Path("preview.html"), help="default: %(default)s")
     preview.set_defaults(run=_preview)
 
-    failures = commands.add_parser("failures", help="what failed and why, with the command that makes it again")
+    failures = commands.add_parser("failures", help="failed jobs and their causes, with the command that repeats each")
     _add_study(failures)
     failures.add_argument("--n", type=int, default=20, help="failures shown in full; default: %(default)s")
     failures.set_defaults(run=_failures)
 
-    costs = commands.add_parser("costs", help="what finished jobs took, as a table: one row per job, or per rule")
+    costs = commands.add_parser("costs", help="time and memory of finished jobs: a row per rule, or per job")
     _add_study(costs)
     costs.add_argument("--output", type=Path, metavar="FILE", help="write a row per job to this TSV")
     costs.set_defaults(run=_costs)
 
-    simulate = commands.add_parser("simulate", help="make a study on real anatomy whose truth is known")
-    simulate.add_argument("folder", type=Path, metavar="FOLDER", help="where it goes; cohorts.tsv names it")
+    simulate = commands.add_parser("simulate", help="simulate a study with known truth, on real anatomy")
+    simulate.add_argument("folder", type=Path, metavar="FOLDER", help="the study's new folder")
     simulate.add_argument("--seed", type=int, default=7, help="default: %(default)s")
     simulate.add_argument("--voxel-size", type=float, default=4.5, metavar="MM", help="default: %(default)s")
-    simulate.add_argument("--cohorts", nargs="+", metavar="NAME", help="only these of its cohorts; default: all")
+    simulate.add_argument("--cohorts", nargs="+", metavar="NAME", help="only these cohorts; default: all")
     simulate.add_argument(
-        "--participants", type=float, default=1.0, metavar="FACTOR", help="times as many people as the demo's study"
+        "--participants",
+        type=float,
+        default=1.0,
+        metavar="FACTOR",
+        help="people, as a multiple of the demo's",
     )
     simulate.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
     simulate.add_argument("--masks", action="store_true", help="also write the true brain masks")
     simulate.set_defaults(run=_simulate)
 
     demo = commands.add_parser("demo", help="simulate a study and run the whole workflow on it")
-    demo.add_argument("folder", type=Path, metavar="FOLDER", help="where it goes")
+    demo.add_argument("folder", type=Path, metavar="FOLDER", help="the study's folder")
     demo.add_argument("--cores", type=int, default=2, help="default: %(default)s")
     demo.set_defaults(run=_demo)
 
-    verify = commands.add_parser("verify", help="check every byte of the cache, and that nothing in it is stale")
+    verify = commands.add_parser("verify", help="check every byte of the cache, and that it is up to date")
     _add_study(verify)
     verify.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
     verify.set_defaults(run=_verify)
 
-    weights = commands.add_parser("weights", help="look into a file of weights")
+    weights = commands.add_parser("weights", help="information on a file of weights")
     inner = weights.add_subparsers(title="commands", metavar="COMMAND", required=True)
     show = inner.add_parser("show", help="print architecture, crop, scaling, targets, preprocessing and training")
     show.add_argument("file", type=Path, metavar="FILE")
@@ -101,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
-    """The options that say which study is meant, spelled as Snakemake spells them."""
+    """The options that name the study, spelled as in Snakemake."""
     parser.add_argument("--directory", "-d", type=Path, default=Path(), help="the study's folder; default: here")
     parser.add_argument(
         "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="overrides on top of config/config.yaml"
@@ -137,28 +151,28 @@ def _manifest(chosen: argparse.Namespace) -> None:
 def _status(chosen: argparse.Namespace) -> None:
     config = _enter_study(chosen)
     from .operations.status import status_of
-    from .preprocess.run import REASONS
+    from .preprocess.reasons import MEANINGS
     from .study.plan import check_fresh, read_study
 
-    print(status_of(read_study(config, stale_too=True)).text(REASONS))
+    print(status_of(read_study(config, stale_too=True)).text(MEANINGS))
     try:
         check_fresh(config)
-    except InputError as error:  # what is there can be looked at all the same
+    except InputError as error:  # a stale manifest can still be shown
         print(f"\nnote: {error}")
 
 
 def _retry(chosen: argparse.Namespace) -> None:
     config = _enter_study(chosen)
-    from .operations.retry import choose, mark
+    from .operations.retry import mark, retry_of
     from .study.plan import read_study
 
-    retry = choose(read_study(config), reason=chosen.reason, cohort=chosen.cohort, images=chosen.image)
+    retry = retry_of(read_study(config), reason=chosen.reason, cohort=chosen.cohort, images=chosen.image)
     print(retry.text(everything=chosen.list))
     if chosen.dry_run:
         print("nothing is marked (--dry-run)")
     else:
         mark(retry)
-        print("marked; the next run of snakemake tries them again")
+        print("marked; the next run of snakemake processes them again")
 
 
 def _plan(chosen: argparse.Namespace) -> None:
@@ -169,14 +183,38 @@ def _plan(chosen: argparse.Namespace) -> None:
     print(forecast(config, read_study(config), gpus=chosen.gpus, cores=chosen.cores))
 
 
+def _rehearse(chosen: argparse.Namespace) -> int:
+    overlays = [path.resolve() for path in chosen.configfile]
+    config = _enter_study(chosen)
+    from .operations.rehearsal import rehearse
+    from .operations.rehearsal_sample import FOLDER
+
+    cores = chosen.cores or os.cpu_count() or 1
+    own = REPOSITORY / "profiles" / (chosen.profile or "local")
+    profile = own if own.is_dir() else chosen.profile
+    options = ["--profile", str(profile)] + ([] if chosen.profile else ["--cores", str(cores)])
+    report = rehearse(
+        config,
+        REPOSITORY,
+        overlays,
+        options=[*options, *chosen.options],
+        minutes=chosen.minutes,
+        per_cohort=chosen.per_cohort,
+        gpus=chosen.gpus,
+        cores=cores if chosen.cores else 64,
+    )
+    print(f"\n{report.text()}\n\npage: {Path(FOLDER, 'rehearsal.html')}")
+    return 1 if report.problems else 0
+
+
 def _preview(chosen: argparse.Namespace) -> None:
     output = chosen.output.resolve()
     config = _enter_study(chosen)
     from .files import write_text
-    from .report.preview import page
+    from .report.preview import preview_html
     from .study.plan import read_study
 
-    write_text(output, page(config, read_study(config)))
+    write_text(output, preview_html(config, read_study(config)))
     print(output)
 
 
@@ -188,7 +226,7 @@ def _failures(chosen: argparse.Namespace) -> None:
 
 
 def _given(chosen: argparse.Namespace, name: str) -> list[str]:
-    """An option of this command as Snakemake takes it; nothing where it has its default."""
+    """An option of this command, spelled for Snakemake; nothing if it has its default."""
     value = getattr(chosen, name)
     values = [str(part) for part in (value if isinstance(value, list) else [value])]
     return [f"--{name}", *values] if values not in ([], ["."]) else []
@@ -199,13 +237,15 @@ def _costs(chosen: argparse.Namespace) -> None:
     config = _enter_study(chosen)
     from .operations.costs import COLUMNS, gather, summary
     from .study.plan import read_study
+    from .text import aligned, number
 
     rows = gather(read_study(config), config)
-    print(f"{'rule':<12}{'jobs':>7}{'hours':>10}{'median s':>11}{'max MB':>9}  device")
+    cells = [["rule", "jobs", "hours", "median s", "max MB", "device"]]
     for row in summary(rows):
         memory = "" if row["memory_mb"] is None else f"{row['memory_mb']:.0f}"
-        line = f"{row['rule']:<12}{row['jobs']:>7}{row['hours']:>10.2f}{row['median_seconds']:>11.1f}{memory:>9}"
-        print(f"{line}  {row['device']}".rstrip())
+        numbers = [number(row["jobs"]), f"{row['hours']:.2f}", f"{row['median_seconds']:.1f}", memory]
+        cells.append([row["rule"], *numbers, row["device"]])
+    print(aligned(cells, "lrrrrl"))
     if output:
         import pandas as pd
 
@@ -239,12 +279,12 @@ def _verify(chosen: argparse.Namespace) -> int:
     from .cache.verify import verify_cache
     from .study.plan import read_study
 
-    told = time.monotonic()
+    reported = time.monotonic()
 
     def progress(done: int, shards: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > PROGRESS or done == shards:
-            told = time.monotonic()
+        nonlocal reported
+        if time.monotonic() - reported > PROGRESS or done == shards:
+            reported = time.monotonic()
             print(f"{done:,} of {shards:,} shards", file=sys.stderr, flush=True)
 
     found = verify_cache(read_study(config), chosen.threads, progress)

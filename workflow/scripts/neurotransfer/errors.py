@@ -1,20 +1,22 @@
-"""What a person has to mend: an error that is one line long and says where, what and how."""
+"""Errors that a user can fix: one line each, with the place, the mistake and the fix."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 
 
 class InputError(ValueError):
-    """A mistake in a file, a table or the configuration that a person can mend.
+    """A mistake in a file, a table or the configuration that a user can fix.
 
-    Its text is one line: the file, the row or key, what is wrong there, and the fix.  Programs that
-    meet one print that line and stop, without a traceback.
+    Its text is one line: the file, the row or key, the mistake, and the fix.  Commands and jobs print
+    that line and stop, without a traceback.
 
     Parameters
     ----------
-    file : the file (or folder) that holds the mistake; may be empty where there is none
+    file : the file (or folder) that holds the mistake; empty if there is none
     where : the row, column or key within it; may be empty
-    what : what is wrong
-    fix : what to do about it
+    what : the mistake
+    fix : how to correct it
     """
 
     def __init__(self, file: object, where: str, what: str, fix: str) -> None:
@@ -25,11 +27,11 @@ class InputError(ValueError):
 
 
 class InputErrors(InputError):
-    """Several mistakes found in one go; its text has one line for each.
+    """Several mistakes that were found together; its text has one line for each.
 
     Parameters
     ----------
-    errors : the mistakes, at least one, in the order in which a person should read them
+    errors : the mistakes, at least one, in the order in which they are printed
     """
 
     def __init__(self, errors: Sequence[InputError]) -> None:
@@ -41,9 +43,9 @@ class InputErrors(InputError):
 
 
 class Mistakes:
-    """Collects mistakes, each once, and of many alike only the first ones; `raise_if_any` ends the collecting."""
+    """Collects mistakes, each once, and only the first few of each kind; `raise_if_any` raises them together."""
 
-    ALIKE = 10  # a column coded in another way has one mistake per row; nobody reads 50,000 lines
+    ALIKE = 10  # mistakes of one kind that are listed: a column with another coding has one in each of 50,000 rows
 
     def __init__(self) -> None:
         self._alike: dict[tuple[str, ...], dict[str, InputError]] = {}
@@ -64,48 +66,48 @@ class Mistakes:
         return sum(map(len, self._alike.values()))
 
     def raise_if_any(self) -> None:
-        """Raise all of them at once, where there are any.
+        """Raise all of them together, if there are any.
 
         Raises
         ------
         InputError
-            the mistake, or `InputErrors` where there are several
+            the mistake, or `InputErrors` if there are several
         """
-        errors = []
+        errors: list[InputError] = []
         for kind, seen in self._alike.items():
             errors += seen.values()
             if kind in self._more:
                 where, what = ", ".join(kind[1:]), f"{self._more[kind]} more like the last line"
-                errors.append(InputError(kind[0], where, what, "mend them in the same way"))
+                errors.append(InputError(kind[0], where, what, "fix them in the same way"))
         raise_all(errors)
 
 
 def raise_all(errors: Sequence[InputError]) -> None:
-    """Raise what was found: nothing for none, the error itself for one, `InputErrors` for several."""
+    """Raise nothing for no error, the error itself for one, `InputErrors` for several."""
     if errors:
         raise errors[0] if len(errors) == 1 else InputErrors(errors)
 
 
 class ImageError(ValueError):
-    """One image that cannot be used, with a reason from a fixed list; the others go on.
+    """One image cannot be used, for a reason from a fixed list; the other images are not affected.
 
     Parameters
     ----------
     reason : a short code for tables, such as ``truncated`` (the list is in preprocess/run.py)
-    detail : one line for a person
+    detail : one line of text
     """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, " ".join(detail.split())
 
-    def __reduce__(self) -> tuple:
-        return type(self), (self.reason, self.detail)  # so that it can cross from one process to another
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return type(self), (self.reason, self.detail)  # for pickle, between processes
 
 
 class TryAlone(ImageError):
-    """An image that failed for want of memory and may succeed while no other is worked on."""
+    """An image failed because memory was short; it may succeed if it is processed alone."""
 
 
 class InstallationError(InputError):
-    """Something on this machine without which no image can be processed; the job stops and no image fails."""
+    """Something is missing on this machine that every image needs; the job stops and no image counts as failed."""

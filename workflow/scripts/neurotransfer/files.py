@@ -1,4 +1,4 @@
-"""Files between stages: written whole or not at all, read as the types they were written with.
+"""Files between stages: written whole or not at all, and read with the types that were written.
 
 Every table is a TSV whose missing values are empty fields; a file may begin with lines that start
 with ``#`` and hold one JSON object of facts about the table.
@@ -17,16 +17,21 @@ from typing import IO, TYPE_CHECKING, Any
 
 from .errors import InputError
 
-if TYPE_CHECKING:  # pandas takes a second to import; who only parses the study does not wait for it
+if TYPE_CHECKING:  # importing pandas takes a second, which parsing the workflow need not pay
     import pandas as pd
 
+# Kinds of a column without text, as pandas names them.
+NUMBERS = frozenset(["boolean", "empty", "floating", "integer", "mixed-integer-float"])
+
+# The columns that hold text, in every table: `table_text` refuses a table that does not keep to this list.
 TEXT_COLUMNS = frozenset(
     [
         *("image_id", "participant_id", "cohort", "session", "run", "t1w", "diagnosis", "shard", "role", "roles"),
         *("acquisition", "reconstruction", "derivatives"),
         *("reason", "detail", "status", "engine", "engine_version", "checksum", "file", "split", "target"),
-        *("task", "model", "replicate", "first", "second", "metric", "group", "why"),
+        *("task", "model", "replicate", "first", "second", "metric", "group", "why", "question", "values", "by"),
         *("image_1", "participant_1", "cohort_1", "image_2", "participant_2", "cohort_2", "kind"),
+        *("panel", "item", "quantity", "rule", "key", "device"),
     ]
 )
 
@@ -35,13 +40,14 @@ TEXT_COLUMNS = frozenset(
 def written_whole(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` and rename it to `path` when the block ends without an error.
 
-    A reader sees the old file or the new one, never half of one; on an error nothing is left behind.
+    A reader sees the old file or the new one, never a part of one.  After an error nothing is left.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
-        with os.fdopen(handle, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
+        text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        with os.fdopen(handle, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -60,11 +66,11 @@ def _umask() -> int:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raise InputError where a folder of results, or one down to two levels below it, cannot be written."""
+    """Raise InputError if a folder of results, or a folder up to two levels below it, cannot be written."""
     folder = Path(folder)
-    for place in [folder, *folder.glob("*/"), *folder.glob("*/*/")]:
-        if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
-            raise InputError(place, "", "it cannot be written", "mend its permissions, then run the same command again")
+    for path in [folder, *folder.glob("*/"), *folder.glob("*/*/")]:
+        if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
+            raise InputError(path, "", "it cannot be written", "fix its permissions, then run the same command again")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -85,23 +91,43 @@ def read_json(path: str | Path) -> Any:
 
 def table_text(table: pd.DataFrame, facts: Mapping[str, object] | None = None) -> str:
     """The text of a table's file: see `write_table`."""
+    _check_text_columns(table)
     header = f"# {json.dumps(facts, sort_keys=True)}\n" if facts is not None else ""
-    return header + table.to_csv(sep="\t", index=False, na_rep="", lineterminator="\n")
+    rows: str = table.to_csv(sep="\t", index=False, na_rep="", lineterminator="\n")
+    return header + rows
+
+
+def _check_text_columns(table: pd.DataFrame) -> None:
+    """Raise TypeError if a column would be read with another type than it has."""
+    from pandas.api.types import infer_dtype
+
+    for name, column in table.items():
+        kind = infer_dtype(column.astype(object) if column.dtype == "category" else column)
+        if name not in TEXT_COLUMNS and kind not in NUMBERS:
+            raise TypeError(f'column {name!r} holds text: add it to files.TEXT_COLUMNS, or "01" is read as 1')
+        if name in TEXT_COLUMNS and kind != "string" and column.notna().any():
+            raise TypeError(f"column {name!r} is in files.TEXT_COLUMNS and does not hold text only, but {kind}")
 
 
 def write_table(table: pd.DataFrame, path: str | Path, facts: Mapping[str, object] | None = None) -> None:
     """Write a table whole, with `facts` (JSON values) in a first line that starts with ``#``.
 
-    Floats are written so that they read back as the same numbers.
+    Floats are written with enough digits to be read back as the same numbers.
+
+    Raises
+    ------
+    TypeError
+        if a column holds text and is not in `TEXT_COLUMNS`, or is in it and holds anything else
     """
     write_text(path, table_text(table, facts))
 
 
 def read_facts(path: str | Path) -> dict[str, Any]:
-    """The facts in a table's first line; empty where it has none."""
+    """The facts in a table's first line; empty if it has none."""
     with Path(path).open(encoding="utf-8") as file:
         line = file.readline()
-    return json.loads(line[1:]) if line.startswith("#") else {}
+    facts: dict[str, Any] = json.loads(line[1:]) if line.startswith("#") else {}
+    return facts
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -122,7 +148,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """Several tables, one below the other; empty ones leave the others' types as they are."""
+    """Several tables, one below the other; an empty table does not change the types of the others."""
     import pandas as pd
 
     tables = [read_table(path) for path in paths]
@@ -137,7 +163,7 @@ def digest_of_file(path: str | Path) -> str:
 
 
 def digest_of_rows(table: pd.DataFrame | Path) -> str:
-    """SHA-256 of a table's text without its facts: of a table as it would be written, or of a file's."""
+    """SHA-256 of a table's text without its facts; the table is in memory or in a file."""
     if not isinstance(table, Path):
         return hashlib.sha256(table_text(table).encode()).hexdigest()
     text = table.read_bytes()
@@ -145,6 +171,6 @@ def digest_of_rows(table: pd.DataFrame | Path) -> str:
 
 
 def fingerprint(value: object) -> str:
-    """SHA-256 of a JSON value, the same for equal values whatever the order of their keys."""
+    """SHA-256 of a JSON value; it does not depend on the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""Self-contained pages: one Jinja environment, one look, and files carried as data addresses.
+"""Self-contained HTML pages from one Jinja environment; files are embedded as data URLs.
 
-Goes in: what a page shows, and the name of its template in ``templates/``.  Comes out: HTML in which every text is
-escaped and which asks for nothing outside itself.
+Goes in: the content of a page, and the name of its template in ``templates/``.  Comes out: HTML with every text
+escaped, which loads nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -51,5 +51,5 @@ def render(content: Mapping[str, Any], template: str) -> str:
 
 
 def address(data: bytes, kind: str) -> str:
-    """Bytes as a data address of a media type, such as ``image/png``."""
+    """Bytes as a data URL of a media type, such as ``image/png``."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

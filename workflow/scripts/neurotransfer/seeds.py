@@ -1,14 +1,14 @@
-"""Seeds from what a thing is, never from when it ran: names in, an integer out."""
+"""Seeds from the names of a computation, never from the time or order of its run."""
 
 import hashlib
 
 
 def seed_from(*parts: object) -> int:
-    """A seed in [0, 2**63) from the names of a thing, the same on every machine and in any order of runs.
+    """A seed in [0, 2**63) from the names of a computation, the same on every machine and in any order of runs.
 
     Parameters
     ----------
-    parts : strings and numbers that name the thing, such as (study seed, task, n, replicate); they are
+    parts : strings and numbers that name the computation, such as (study seed, task, n, replicate); they are
         joined by a separator that none of them contains, so ("a", "bc") and ("ab", "c") differ.
     """
     text = "\x1f".join(str(part) for part in parts)

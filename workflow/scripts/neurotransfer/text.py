@@ -1,4 +1,4 @@
-"""Numbers, codes and tables as a person reads them, on a page or in a terminal."""
+"""Numbers, codes and tables as text, for a page or a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MISSING = "–"
 
 
 def is_missing(value: object) -> bool:
-    """Whether a cell of a table has no value: None, NaN or pandas' NA, which has no truth value."""
+    """Whether a cell of a table is missing: None, NaN or pandas' NA (which raises TypeError as a truth value)."""
     try:
         return value is None or bool(value != value)
     except TypeError:
@@ -33,24 +33,24 @@ def signed(value: float) -> str:
 
 
 def p_text(p: float) -> str:
-    """A p-value with two digits that say something; never a bare zero."""
+    """A p-value with three or four decimals, or "< 0.0001"; never zero."""
     if p < 0.0001:
         return "< 0.0001"
     return f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 
 def words(code: object) -> str:
-    """A code of a table as words; "unknown" where there is none."""
+    """A code of a table as words; "unknown" if it is missing."""
     return "unknown" if is_missing(code) else str(code).replace("_", " ")
 
 
 def number(value: float | None) -> str:
-    """A count with its thousands marked off; missing is a dash."""
+    """A count with separators of thousands; missing is a dash."""
     return MISSING if is_missing(value) else f"{value:,}"
 
 
 def duration(seconds: float) -> str:
-    """A length of time with a unit that suits it: "90 s", "12 min", "3.4 h", "2.1 days"."""
+    """A duration in a suitable unit: "90 s", "12 min", "3.4 h", "2.1 days"."""
     for size, digits, unit in ((86_400, 1, "days"), (3600, 1, "h"), (60, 0, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.{digits}f} {unit}"
@@ -58,7 +58,7 @@ def duration(seconds: float) -> str:
 
 
 def byte_size(count: float) -> str:
-    """A number of bytes with a unit that suits it: "830 B", "12 kB", "1.1 TB"."""
+    """A number of bytes in a suitable unit: "830 B", "12 kB", "1.1 TB"."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}"
@@ -67,12 +67,12 @@ def byte_size(count: float) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]], sides: str = "", rest: str = "r") -> str:
-    """Rows of cells as lines of text whose columns line up.
+    """Rows of cells as lines of text with aligned columns.
 
     Parameters
     ----------
-    sides : per column "l" or "r", the side on which its cells stand
-    rest : the side of the columns beyond those of `sides`
+    sides : per column "l" for left-aligned or "r" for right-aligned cells
+    rest : the same for the columns after those of `sides`
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     sides = sides.ljust(len(widths), rest)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from neurotransfer.cache import write
 from neurotransfer.errors import ImageError, InputError
-from neurotransfer.preprocess import run
+from neurotransfer.preprocess import reasons, run
 from neurotransfer.preprocess.engines import Scan, derivatives
 from neurotransfer.preprocess.engines.derivatives import Derivatives, made_by
 from neurotransfer.preprocess.volumes import ATLASES, read_stats, stats_text
@@ -178,7 +178,7 @@ def test_what_cannot_be_used_is_refused_with_its_reason(tmp_path, make, spoil, r
     with pytest.raises(ImageError, match=words) as caught:
         run_derivatives(folder, tmp_path)
     assert caught.value.reason == reason
-    assert reason in run.REASONS
+    assert reason in reasons.REASONS
     assert not list((tmp_path / "out").iterdir()), "nothing is linked"
 
 

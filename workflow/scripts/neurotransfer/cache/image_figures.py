@@ -7,7 +7,7 @@ volume, its parts and holes, what the crop leaves out, and the contrast of white
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -19,12 +19,11 @@ Box = tuple[slice, slice, slice]
 
 
 class Figure(NamedTuple):
-    """How a figure is called, shown and compared.
+    """The name, the unit and the scale of comparison of a figure.
 
-    Its values times `scale` are in `unit`.  Shares and counts are skewed, so they are compared as the logarithm
-    (base 10) of the value plus `offset`; None compares the value itself.  `least` is the smallest standard
-    deviation, on that scale, that a group is taken to have: where all other images are alike, one voxel more is
-    nothing to look at [assumed].
+    A value times `scale` is in `unit`.  Shares and counts are skewed, so they are compared as log10(value + `offset`);
+    if `offset` is None, the value itself is compared.  `least` is the lower bound of a group's standard deviation
+    on that scale [assumed]: without it, one voxel more would be unusual in a group of equal images.
     """
 
     title: str
@@ -45,8 +44,8 @@ FIGURES = {
     "contrast": Figure("White over grey matter", "%", 100, 1, None, 0.01),
     "clipped": Figure("Clipped at 255", "%", 100, 2, 1e-4, 0.1),
 }
-# Tissues whose mean intensities make the contrast, by SegId: of the cerebrum, else of the cerebellum, which
-# every atlas lists (FreeSurfer's aseg.stats has neither cerebral cortex nor cerebral white matter)
+# SegIds of white and grey matter, from whose mean intensities the contrast is computed: of the cerebrum, or else of
+# the cerebellum, because FreeSurfer's aseg.stats has neither cerebral cortex nor cerebral white matter
 TISSUES = (
     ((2, 41), (3, 42, *range(1000, 3000), *range(12000, 12100))),
     ((7, 46), (8, 47)),
@@ -54,13 +53,13 @@ TISSUES = (
 
 
 def bounding_box(mask: np.ndarray) -> Box:
-    """The smallest box that holds a mask.
+    """The smallest box that contains a mask.
 
     Parameters
     ----------
     mask : bool [D, H, W], not empty
     """
-    # bits of eight voxels at a time where the memory's order allows; any() along an axis takes ten times as long
+    # eight voxels at a time if the order in memory allows it; any() along an axis takes ten times as long
     bytes_ = mask.view(np.uint8)
     flat = bytes_.T if bytes_.flags.f_contiguous else bytes_
     words = flat.view(np.uint64) if flat.flags.c_contiguous and flat.shape[2] % 8 == 0 else flat
@@ -68,23 +67,23 @@ def bounding_box(mask: np.ndarray) -> Box:
     last = np.bitwise_or.reduce(plane, axis=0).view(np.uint8)
     middle = np.bitwise_or.reduce(plane, axis=1)
     first = np.bitwise_or.reduce(words.reshape(len(words), -1), axis=1)
-    slices = [slice(int(at[0]), int(at[-1]) + 1) for at in map(np.flatnonzero, (first, middle, last))]
+    slices = [slice(int(found[0]), int(found[-1]) + 1) for found in map(np.flatnonzero, (first, middle, last))]
     return tuple(slices if flat is bytes_ else reversed(slices))
 
 
 def parts(volume: np.ndarray, corners: bool) -> np.ndarray:
-    """Sizes of the connected parts of a volume, in voxels, in no order.
+    """Sizes of the connected parts of a volume, in voxels, in any order.
 
-    Runs of voxels along the contiguous axis are linked instead of voxels, of which there are a hundred times as many.
+    Links runs of voxels along the contiguous axis instead of single voxels, which are a hundred times as many.
 
     Parameters
     ----------
     volume : bool [D, H, W]
-    corners : whether voxels that share only an edge or a corner are connected (26 neighbours), or faces only (6)
+    corners : if true, voxels that share an edge or a corner are connected, too (26 neighbours instead of 6)
     """
     volume = volume.T if _first_axis_is_contiguous(volume) else volume
     size = volume.shape
-    # an empty voxel ends each row and an empty row each plane, so that no run and no link crosses them
+    # an empty voxel ends each row and an empty row ends each plane, so no run and no link crosses them
     flat = np.zeros(1 + size[0] * (size[1] + 1) * (size[2] + 1), bool)
     flat[1:].reshape(size[0], size[1] + 1, size[2] + 1)[:, :-1, :-1] = volume
     edges = np.flatnonzero(flat[1:] != flat[:-1])
@@ -96,7 +95,7 @@ def parts(volume: np.ndarray, corners: bool) -> np.ndarray:
     steps = (row, plane - row, plane, plane + row) if corners else (row, plane)
     pairs = []
     for step in steps:
-        # the runs that a run touches in the row `step` away are neighbours in the list of all runs
+        # the runs that touch a given run in the row `step` away are consecutive in the list of all runs
         first = np.searchsorted(ends, starts + (step - reach), "right")
         counts = np.searchsorted(starts, ends + (step + reach), "left") - first
         one = np.repeat(np.arange(len(starts)), counts)
@@ -109,30 +108,30 @@ def parts(volume: np.ndarray, corners: bool) -> np.ndarray:
 
 
 def _first_axis_is_contiguous(volume: np.ndarray) -> bool:
-    """Whether neighbours along the first axis lie side by side in memory, as in images read from files."""
+    """Whether the first axis is the contiguous one, as in images read from files."""
     return volume.strides[0] < volume.strides[-1]
 
 
 def holes(volume: np.ndarray) -> np.ndarray:
-    """Sizes of the cavities in a volume: parts of what is outside that the outer world does not reach by faces.
+    """Sizes of the cavities in a volume, in voxels: background that no path through faces connects to the outside.
 
     Parameters
     ----------
     volume : bool [D, H, W]
     """
-    order = "F" if _first_axis_is_contiguous(volume) else "C"
+    order: Literal["F", "C"] = "F" if _first_axis_is_contiguous(volume) else "C"
     outside = np.ones([size + 2 for size in volume.shape], bool, order=order)
     outside[1:-1, 1:-1, 1:-1] = ~volume
     found = parts(outside, corners=False)
-    return np.delete(found, 0)  # the first voxel is padding, so the first part is the outer world
+    return np.delete(found, 0)  # the first voxel is padding, so the first part is the background around the volume
 
 
 def contrast(statistics: Statistics) -> float:
-    """White over grey matter: their mean intensities' difference by their average, dimensionless.
+    """White over grey matter: the difference of their mean intensities over the average of both, dimensionless.
 
-    As FreeSurfer's pctsurfcon defines it, over whole tissues instead of along the cortex; their means are those of
-    the image's statistics file, since reading the segmentation would cost more than image and mask together.  NaN
-    where the file has no means.
+    FreeSurfer's pctsurfcon defines it along the cortex; here it is over whole tissues.  The means are read from the
+    image's statistics file, because reading the segmentation takes longer than reading image and mask together.  NaN
+    if the file has no means.
     """
     for white_ids, grey_ids in TISSUES:
         white, grey = (_mean_intensity(statistics, ids) for ids in (white_ids, grey_ids))
@@ -142,7 +141,7 @@ def contrast(statistics: Statistics) -> float:
 
 
 def _mean_intensity(statistics: Statistics, ids: Sequence[int]) -> float | None:
-    """Mean intensity over the voxels of several structures."""
+    """Mean intensity over the voxels of several structures; None if the statistics have none of them."""
     known = [seg_id for seg_id in statistics.means if seg_id in ids and statistics.voxels.get(seg_id)]
     if not known:
         return None
@@ -156,20 +155,20 @@ def quality_figures(
 
     Parameters
     ----------
-    brain : uint8 [D, H, W], the image within the mask's bounding box, 0 outside the mask
-    mask : bool [D, H, W], the mask there
-    inside : the part of the box that is cached
+    brain : uint8 [D, H, W], the image in the mask's bounding box, 0 outside the mask
+    mask : bool [D, H, W], the mask in the same box
+    inside : the cached part of the box
     voxel_volume : mm³
     statistics : of the image
 
     Returns
     -------
     mask_volume_mm3 : the mask's volume
-    mask_parts : its connected parts, by faces, edges or corners
+    mask_parts : its parts, connected by faces, edges or corners
     mask_loose : share of the mask's voxels outside its largest part
-    mask_holes : cavities in it
-    mask_hollow : their volume over the mask's
-    outside_crop : share of the mask's voxels that the crop leaves out
+    mask_holes : its cavities
+    mask_hollow : volume of the cavities over that of the mask
+    outside_crop : share of the mask's voxels outside the crop
     contrast : white over grey matter, see `contrast`
     clipped : share of the mask's voxels at the largest intensity
     """

@@ -1,9 +1,8 @@
-"""A shard: many images of one size in one file, each of which is read alone, as it is or compressed.
+"""A shard: one file with many images of one size, uncompressed or compressed, each of which can be read alone.
 
-As they are, they lie one after the other in a ``.npy`` of uint8 [images, D, H, W].  Compressed, the ``.npy`` is
-uint8 [bytes]: 64-bit little-endian integers (images, D, H, W, where each image begins in the file, where the last
-one ends, and the CRC-32 of all these), and for each image one frame of Zstandard (RFC 8878), which the program
-``zstd`` reads too.
+An uncompressed shard is a ``.npy`` of uint8 [images, D, H, W].  A compressed shard is a ``.npy`` of uint8 [bytes]:
+first 64-bit little-endian integers (images, D, H, W, the offset of each image in the file, the end of the last one,
+and the CRC-32 of all these), then one Zstandard frame per image (RFC 8878), which the program ``zstd`` can read.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from ..errors import InputError
 from ..files import written_whole
 
 AGAIN = "delete it, then run the same command again"
-LEVEL = 1  # of zstd: 9 takes 3 % less space and five times as long
+LEVEL = 1  # of zstd; level 9 needs 3 % less space and five times as long
 INTEGER = np.dtype("<i8")
 
 
@@ -37,7 +36,7 @@ def header_of(shape: tuple[int, ...]) -> bytes:
     return header.getvalue()
 
 
-HEADER = len(header_of((0,)))  # of any shard: numpy leaves room for the first axis to grow
+HEADER = len(header_of((0,)))  # bytes, for a shard of any size: numpy pads the header so that the first axis can grow
 
 
 def checksum(image: np.ndarray) -> str:
@@ -49,16 +48,16 @@ def checksum(image: np.ndarray) -> str:
 def shard_written(
     path: str | Path, count: int, shape: tuple[int, ...], compression: str | None = None
 ) -> Iterator[Callable[[np.ndarray], object]]:
-    """Write a shard whole or not at all, an image at a time.
+    """Write a shard image by image; the file appears only when it is complete.
 
     Parameters
     ----------
-    count, shape : how many images of what shape there will be
-    compression : "zstd", or None to leave the images as they are
+    count, shape : number of images, and the shape of each
+    compression : "zstd", or None
 
     Yields
     ------
-    the function that writes the next image
+    a function that writes the next image
     """
     with written_whole(path, "wb") as file:
         if compression is None:
@@ -72,37 +71,37 @@ def shard_written(
             starts.append(starts[-1] + file.write(compressor.compress(np.ascontiguousarray(image))))
 
         yield write
-        places = np.array([count, *shape, *starts], INTEGER)
+        offsets = np.array([count, *shape, *starts], INTEGER)
         file.seek(0)
-        file.write(header_of((starts[-1] - HEADER,)) + places.tobytes())
-        file.write(np.array(zlib.crc32(places), INTEGER).tobytes())
+        file.write(header_of((starts[-1] - HEADER,)) + offsets.tobytes())
+        file.write(np.array(zlib.crc32(offsets), INTEGER).tobytes())
 
 
 def _integers(images: int) -> int:
-    """How many integers a compressed shard of so many images begins with."""
+    """The number of integers at the start of a compressed shard of so many images."""
     return 4 + images + 1 + 1
 
 
-class Shard:
-    """A shard to read from, by any number of threads.
+class ShardFile:
+    """A shard to read from; any number of threads may share it.
 
-    Each reading opens the file anew: no descriptor is kept of thousands of shards, and the threads do not spoil
-    the system's reading ahead for one another.
+    Every read opens the file: thousands of shards then need no open descriptors, and threads do not disturb each
+    other's read-ahead.
 
     Parameters
     ----------
-    path : the file, in either form
+    path : the file, compressed or not
 
     Attributes
     ----------
     shape : of all images, (images, D, H, W)
-    compressed : which form it has
-    starts : of each image in the file, and the end of the last one
+    compressed : whether the images are compressed
+    starts : offset of each image in the file, then the end of the last one
 
     Raises
     ------
     InputError
-        where it is missing, not whole or no shard
+        if the file is missing, incomplete or not a shard
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -118,7 +117,7 @@ class Shard:
         found = re.search(rb"'shape': \(([\d, ]+)\)", header)
         shape = tuple(int(edge) for edge in found[1].split(b",") if edge.strip()) if found else ()
         if header != header_of(shape) or len(shape) not in (1, 4):
-            raise ValueError("its header is not that of a shard")
+            raise ValueError("its header is not the header of a shard")
         if size != HEADER + math.prod(shape):
             raise ValueError(f"it holds {size:,} bytes instead of {HEADER + math.prod(shape):,}")
         self.compressed = len(shape) == 1
@@ -127,23 +126,23 @@ class Shard:
             self.starts = HEADER + math.prod(shape[1:]) * np.arange(shape[0] + 1)
             return
         images = int.from_bytes(file.read(INTEGER.itemsize), "little")
-        places = np.empty(min(_integers(images), size // INTEGER.itemsize), INTEGER)
-        _fill(places, file, HEADER)
-        if zlib.crc32(places[:-1]) != places[-1]:
-            raise ValueError("its table of places is damaged")
-        self.shape, self.starts = tuple(places[:4].tolist()), places[4:-1]
+        offsets = np.empty(min(_integers(images), size // INTEGER.itemsize), INTEGER)
+        _fill(offsets, file, HEADER)
+        if zlib.crc32(offsets[:-1]) != offsets[-1]:
+            raise ValueError("its table of offsets is damaged")
+        self.shape, self.starts = tuple(offsets[:4].tolist()), offsets[4:-1]
 
     def read(self, row: int, image: np.ndarray) -> None:
-        """Read one image into an array that is there already, uint8 [D, H, W] in C order.
+        """Read one image into an existing array, uint8 [D, H, W] in C order.
 
         Raises
         ------
         InputError
-            naming the shard and the row, where there is no such image or it can't be read
+            if there is no such image or it can't be read; names the shard and the row
         """
         if row >= self.shape[0] or image.shape != self.shape[1:]:
-            held = f"it holds {self.shape[0]} images of {self.shape[1:]} voxels"
-            raise InputError(self.path, "", f"{held}, and row {row} of {image.shape} is asked for", AGAIN)
+            what = f"it holds {self.shape[0]} images of {self.shape[1:]} voxels, not row {row} of {image.shape} voxels"
+            raise InputError(self.path, "", what, AGAIN)
         start, end = self.starts[row : row + 2].tolist()
         try:
             with self.path.open("rb", buffering=0) as file:
@@ -159,14 +158,14 @@ class Shard:
             raise InputError(self.path, f"row {row}", f"the image can't be read ({error})", AGAIN) from None
 
     def image(self, row: int) -> np.ndarray:
-        """One image, in an array of its own."""
+        """One image as a new array, uint8 [D, H, W]."""
         found = np.empty(self.shape[1:], np.uint8)
         self.read(row, found)
         return found
 
 
 def _fill(target: np.ndarray, file: FileIO, start: int) -> None:
-    """The file's bytes from `start` on into `target`, without a copy on their way and without Python's lock."""
+    """Read the file's bytes from `start` on into `target`, without an intermediate copy and without the GIL."""
     view = memoryview(target).cast("B")
     while len(view):
         count = os.preadv(file.fileno(), [view], start)
@@ -176,7 +175,7 @@ def _fill(target: np.ndarray, file: FileIO, start: int) -> None:
 
 
 def verify_row(image: np.ndarray, expected: str, path: str | Path, row: int) -> None:
-    """Refuse an image that is not the one that was cached.
+    """Refuse an image whose bytes differ from the cached ones.
 
     Raises
     ------

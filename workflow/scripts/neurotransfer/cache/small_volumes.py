@@ -1,6 +1,6 @@
 """Small volumes: each cached image averaged to voxels of about 4 mm, written beside its shard.
 
-Goes in: a cached image.  Comes out: the volume by which heads are compared (split/duplicates.py).
+Goes in: a cached image.  Comes out: the volume that split/duplicates.py compares.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .shard_file import Shard
+from .shard_file import ShardFile
 
-COARSE = 4.0  # mm; voxels are averaged up to about this size
+COARSE = 4.0  # mm, approximate voxel size of a small volume
 
 
 def small_volume(cropped: np.ndarray, voxel_size: float) -> np.ndarray:
-    """A cached image averaged over blocks of about 4 mm: uint8, voxels that fill no block left out.
+    """A cached image averaged over blocks of about 4 mm, uint8; voxels beyond the last whole block are left out.
 
     Parameters
     ----------
     cropped : uint8 [D, H, W]
-    voxel_size : of it, mm
+    voxel_size : of the image, mm
     """
     factor = _factor(voxel_size)
     if factor == 1:
         return cropped
     shape = [edge // factor for edge in cropped.shape]
     sums = cropped[tuple(slice(edge * factor) for edge in shape)]
-    for axis, edge in enumerate(shape):  # axis by axis, whole rows first: much faster than a mean over three axes
+    for axis, edge in enumerate(shape):  # axis by axis is much faster than a mean over three axes
         sums = sums.reshape(*shape[:axis], edge, factor, *sums.shape[axis + 1 :]).sum(axis + 1, dtype=np.uint32)
     return ((sums + factor**3 // 2) // factor**3).astype(np.uint8)
 
 
 def small_voxel(voxel_size: float) -> float:
-    """Edge of a small volume's voxel in mm, for images of that voxel size."""
+    """Voxel size of the small volume of an image with this voxel size, mm."""
     return voxel_size * _factor(voxel_size)
 
 
@@ -44,19 +44,20 @@ def _factor(voxel_size: float) -> int:
 
 
 class Volumes(Sequence):
-    """The small volumes of an index's images, read from their shards when asked for."""
+    """The small volumes of an index's images, each read from its shard on access."""
 
     def __init__(self, images: pd.DataFrame, files: Mapping[str, Path]) -> None:
-        self._places = list(zip(images["shard"], images["row"], strict=True))
-        self._files, self._open = files, {}
+        self._rows = list(zip(images["shard"], images["row"], strict=True))
+        self._files = files
+        self._open: dict[str, ShardFile] = {}
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
-    def __getitem__(self, image: int) -> np.ndarray:
-        shard, row = self._places[image]
+    def __getitem__(self, image: int) -> np.ndarray:  # type: ignore[override]  # no slices
+        shard, row = self._rows[image]
         if shard not in self._open:
-            self._open = {shard: Shard(self._files[shard])}
+            self._open = {shard: ShardFile(self._files[shard])}
         return self._open[shard].image(row)
 
 
@@ -66,6 +67,6 @@ def volumes_of(images: pd.DataFrame, files: Iterable[str | Path]) -> Volumes:
     Parameters
     ----------
     images : `shard` and `row`
-    files : ``<shard>.small.npy`` of all their shards
+    files : the ``<shard>.small.npy`` of all their shards
     """
     return Volumes(images, {Path(file).name.removesuffix(".small.npy"): Path(file) for file in files})

@@ -1,6 +1,6 @@
-"""Is every byte of the cache the one that was written, and is it the cache of this manifest and these ledgers?
+"""Verification of the cache: its bytes against their checksums, its rows against the manifest and the ledgers.
 
-The study's folder goes in; a line comes out for each thing that is wrong: the shard, the row, and the fix.
+Goes in: the study's folder.  Comes out: one line per mistake, with the shard, the row and the fix.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,17 @@ from ..errors import InputError
 from ..files import digest_of_file, digest_of_rows, read_table
 from ..study import layout
 from ..study.plan import Study
-from .shard_file import Shard, checksum
+from .shard_file import ShardFile, checksum
 from .write import FROM_LEDGER
 
 CACHE, SHARDS, INDEX = (Path(name) for name in (layout.CACHE, layout.SHARD_TABLES, layout.INDEX))
-WRITING = 60.0  # seconds since a temporary file last grew after which nobody is writing it any more
+WRITING = 60.0  # seconds without growth after which a temporary file counts as abandoned
 ENDINGS = (".slices.npy", ".small.npy", ".volumes.tsv", ".npy", ".tsv")
 
 
 @dataclass
 class Verification:
-    """What was looked at and what was wrong, in order of shards; shards without any file wait for their jobs."""
+    """The extent of a verification and its mistakes, in the order of shards; `waiting` are shards without any file."""
 
     mistakes: list[InputError] = field(default_factory=list)
     shards: int = 0
@@ -40,10 +40,19 @@ class Verification:
     waiting: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """One line: how much was verified, and whether all is well."""
+        """One line: how much was verified, and how much of it was wrong."""
         found = f"{len(self.mistakes)} wrong" if self.mistakes else "all as written"
         line = f"{self.shards:,} shards, {self.rows:,} images, {self.bytes / 1e9:,.1f} GB verified: {found}"
         return line + (f"; {len(self.waiting):,} shards are not cached yet" if self.waiting else "")
+
+
+@dataclass
+class VerifiedShard:
+    """The mistakes of one shard, its rows, and the bytes that were read of it and of the files beside it."""
+
+    mistakes: list[InputError] = field(default_factory=list)
+    rows: int = 0
+    bytes: int = 0
 
 
 def verify_cache(
@@ -51,24 +60,25 @@ def verify_cache(
 ) -> Verification:
     """Verify the whole cache of the study in the current folder.
 
-    Found are flipped bytes, missing rows, files cut short or grown, files older than what they were made from or
-    made from something else, rows of withdrawn images that still hold a brain, leftovers of killed jobs, and files
-    of shards that no manifest knows.
+    It finds changed bytes, missing rows, files that are too short or too long, files that are older than their
+    sources or were made from other sources, rows of withdrawn images that still contain a brain, leftovers of killed
+    jobs, and files of shards that are not in the manifest.
 
     Parameters
     ----------
-    threads : shards that are read at once; None takes as many as there are cores
-    progress : called with the shards done and their number after each
+    threads : number of shards to read at once; None means the number of cores
+    progress : called after each shard with the number of finished shards and of all shards
     """
     result = Verification()
     names = list(study.shards)
     cached_cohorts = {path.name.removesuffix(".tsv") for path in INDEX.glob("*.tsv")}
-    found: dict[str, tuple[list[InputError], int, int]] = {}
+    found: dict[str, VerifiedShard] = {}
     threads = threads or os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
-        pending, queue = {}, iter(names)
+        pending: dict[Future, str] = {}
+        queue = iter(names)
         while True:
-            # a few ahead of the readers, not 100,000 futures at once
+            # only a few futures in advance, not 100,000 at once
             while len(pending) < 2 * threads and (name := next(queue, None)) is not None:
                 pending[pool.submit(verify_shard, name, study)] = name
             if not pending:
@@ -78,40 +88,38 @@ def verify_cache(
                 if progress:
                     progress(len(found), len(names))
     for name in names:
-        mistakes, rows, size = found[name]
-        if not size and not mistakes:
+        shard = found[name]
+        if not shard.bytes and not shard.mistakes:
             if study.shards[name].cohort in cached_cohorts:
                 what = "the shard is missing, though its cohort's index was made from it"
-                mistakes = [InputError(CACHE / f"{name}.npy", "", what, "run snakemake again")]
+                shard = VerifiedShard([InputError(CACHE / f"{name}.npy", "", what, "run snakemake again")])
             else:
                 result.waiting.append(name)
                 continue
-        result.mistakes += mistakes
+        result.mistakes += shard.mistakes
         result.shards += 1
-        result.rows += rows
-        result.bytes += size
-    result.mistakes += list(_strangers(set(names)))
+        result.rows += shard.rows
+        result.bytes += shard.bytes
+    result.mistakes += list(_leftovers(set(names)))
     result.mistakes += list(_stale_indices(study))
     return result
 
 
-def verify_shard(name: str, study: Study) -> tuple[list[InputError], int, int]:
-    """What is wrong with one shard, how many rows it has, and how many bytes were read of it and beside it.
-
-    No mistake and no byte where it has no file at all.
-    """
+def verify_shard(name: str, study: Study) -> VerifiedShard:
+    """Verify one shard and the files beside it; without any file there is neither a mistake nor a byte."""
     images, table_path = CACHE / f"{name}.npy", CACHE / f"{name}.tsv"
     if not any(path.exists() for path in (images, table_path)):
-        return [], 0, 0
+        return VerifiedShard()
     mistakes: list[InputError] = []
     for path, other in ((images, table_path), (table_path, images)):
         if not path.exists():
-            return [InputError(path, "", f"it is missing beside {other.name}", _again(name))], 0, other.stat().st_size
+            error = InputError(path, "", f"it is missing beside {other.name}", _again(name))
+            return VerifiedShard([error], bytes=other.stat().st_size)
     try:
         table, facts = _read_cache_table(table_path)
     except ValueError:
-        what = "it is not the table that was written"
-        return [InputError(table_path, "", what, _again(name))], 0, images.stat().st_size
+        error = InputError(table_path, "", "it is not the table that was written", _again(name))
+        return VerifiedShard([error], bytes=images.stat().st_size)
     size = table_path.stat().st_size
     mistakes += _against_manifest(name, table, table_path)
     mistakes += _against_ledgers(name, study, table, table_path)
@@ -126,12 +134,12 @@ def verify_shard(name: str, study: Study) -> tuple[list[InputError], int, int]:
         size += path.stat().st_size if path != images else 0
         if digest_of_file(path) != digest and not (path == images and damaged):
             mistakes.append(InputError(path, "", "its bytes are not the ones that were written", _again(name)))
-    return mistakes, len(table), size
+    return VerifiedShard(mistakes, len(table), size)
 
 
 def _read_cache_table(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """A shard's table and its facts; ValueError where a byte of them is not the one that was written."""
-    # bytes: reading as text would take other line ends for the same
+    """A shard's table and its facts; ValueError if a byte of them has changed."""
+    # bytes, because reading as text hides changed line ends
     first, _, _ = path.read_bytes().partition(b"\n")
     facts = json.loads(first.removeprefix(b"# "))
     if set(facts) != {"crop", "rows", "files"} or first.decode() != f"# {json.dumps(facts, sort_keys=True)}":
@@ -146,7 +154,7 @@ def _again(name: str) -> str:
 
 
 def _against_manifest(name: str, table: pd.DataFrame, path: Path) -> Iterator[InputError]:
-    """Rows that are missing, too many, or in other places than the manifest has them; withdrawn people's rows."""
+    """Rows that are missing, too many or in another order than in the manifest; rows of withdrawn people."""
     manifest = SHARDS / f"{name}.tsv"
     if not manifest.is_file():
         yield InputError(manifest, "", "the shard's manifest is missing", "run neurotransfer manifest")
@@ -154,20 +162,20 @@ def _against_manifest(name: str, table: pd.DataFrame, path: Path) -> Iterator[In
     images = read_table(manifest)
     wanted, has = images["image_id"].tolist(), table["image_id"].tolist()
     if has != wanted or table["row"].tolist() != list(range(len(table))):
-        places = [row for row, (one, other) in enumerate(zip(wanted, has, strict=False)) if one != other]
-        row = places[0] if places else min(len(wanted), len(has))
+        pairs = enumerate(zip(wanted, has, strict=False))
+        row = next((row for row, (one, other) in pairs if one != other), min(len(wanted), len(has)))
         what = f"it has {len(has)} rows and {manifest} {len(wanted)}; they differ from this row on"
         yield InputError(path, f"row {row}", what, _again(name))
         return
     if "withdrawn" in images:
         withdrawn = images["withdrawn"].fillna(0).astype(int) == 1
-        for row in np.flatnonzero(withdrawn & table["checksum"].notna()):
+        for row in np.flatnonzero(withdrawn & table["checksum"].notna()).tolist():
             what = f"{wanted[row]} has been withdrawn and is still cached"
             yield InputError(path, f"row {row}", what, "run snakemake again, or delete the shard's ledgers")
 
 
 def _against_ledgers(name: str, study: Study, table: pd.DataFrame, path: Path) -> Iterator[InputError]:
-    """What the ledgers say of the images by now, and whether they were written after the shard."""
+    """Rows that differ from the ledgers' present content, and files that are older than the ledgers."""
     shard = CACHE / f"{name}.npy"
     ledgers = [Path(ledger) for ledger in study.ledgers_of([name])]
     for ledger in ledgers:
@@ -187,8 +195,9 @@ def _against_ledgers(name: str, study: Study, table: pd.DataFrame, path: Path) -
     mine = table[columns].astype(object)
     differs = ((mine != ledger) & ~(mine.isna() & ledger.isna())).any(axis=1)
     for row in np.flatnonzero(differs):
-        told = ", ".join(str(value) for value in ledger.iloc[row, 1:].dropna()) or "nothing"
-        what = f"the ledger says of {mine['image_id'].iloc[row]}: {told}; the shard was made from another"
+        values = ledger.loc[row, [name for name in columns if name != "image_id"]].dropna()
+        entry = ", ".join(map(str, values)) or "nothing"
+        what = f"the ledger has for {mine.loc[row, 'image_id']}: {entry}; the shard was made from another entry"
         yield InputError(path, f"row {row}", what, _again(name))
 
 
@@ -197,14 +206,14 @@ def _written(path: Path) -> int:
 
 
 def _bytes(path: Path, table: pd.DataFrame, crop: list[int], name: str) -> Iterator[InputError]:
-    """A shard's header and length, and each row against its checksum, the others against zeros."""
+    """Mistakes in a shard's header, its length and its rows: a checksum if the image is ok, zeros if not."""
     try:
-        shard = Shard(path)
+        shard = ShardFile(path)
     except InputError as error:
         yield InputError(path, "", error.what, _again(name))
         return
     if shard.shape != (len(table), *crop):
-        what = f"it is not one of {len(table)} images of {' x '.join(map(str, crop))} voxels"
+        what = f"it does not hold {len(table)} images of {' x '.join(map(str, crop))} voxels"
         yield InputError(path, "", what, _again(name))
         return
     image = np.empty(crop, np.uint8)
@@ -216,20 +225,20 @@ def _bytes(path: Path, table: pd.DataFrame, crop: list[int], name: str) -> Itera
             continue
         if pd.isna(expected):
             if image.any():
-                what = f"the image is {status} and its row is not empty"
+                what = f"the image is {status}, but its row is not empty"
                 yield InputError(path, f"row {row}", what, _again(name))
         elif checksum(image) != expected:
             yield InputError(path, f"row {row}", "the image's bytes do not match its checksum", _again(name))
 
 
-def _strangers(shards: set[str]) -> Iterator[InputError]:
-    """Files in the cache that belong to no shard, or that a killed job left."""
+def _leftovers(shards: set[str]) -> Iterator[InputError]:
+    """Files in the cache that belong to no shard, or that a killed job left behind."""
     if not CACHE.is_dir():
         return
     for path in sorted(CACHE.iterdir()):
         if path.name.startswith(".") and path.name.endswith(".part"):
             if time.time() - path.stat().st_mtime > WRITING:
-                yield InputError(path, "", "a job that was killed left it", "delete it")
+                yield InputError(path, "", "a killed job left it behind", "delete it")
             continue
         ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), "")
         if not ending or path.name.removesuffix(ending) not in shards:
@@ -237,23 +246,23 @@ def _strangers(shards: set[str]) -> Iterator[InputError]:
 
 
 def _stale_indices(study: Study) -> Iterator[InputError]:
-    """Rows of a cohort's index that are not, or no longer, in its shards' tables."""
+    """Rows of a cohort's index that differ from the tables of its shards."""
     for cohort in study.cohorts:
         path = INDEX / f"{cohort}.tsv"
         if not path.is_file():
             continue
         tables = [CACHE / f"{shard}.tsv" for shard in study.shards_of(cohort)]
-        cached: dict[tuple[str, str], str] = {}
+        cached: dict[str, tuple[int, str]] = {}
         for table in tables:
             try:
                 rows = read_table(table)
                 cached |= dict(zip(rows["image_id"], zip(rows["row"], rows["checksum"], strict=True), strict=True))
-            except (OSError, ValueError, KeyError):  # told by its shard
+            except (OSError, ValueError, KeyError):  # reported with its shard
                 continue
         index = read_table(path)
         rows = zip(index["image_id"], index["row"], index["checksum"], strict=True)
-        for at, (image, *held) in enumerate(rows):
-            if cached.get(image) != tuple(held):
-                what = f"{image} is not what its shard holds by now; the index is stale"
-                yield InputError(path, f"line {at + 2}", what, "delete it, then run snakemake again")
+        for line, (image, row, image_checksum) in enumerate(rows, start=2):
+            if cached.get(image) != (row, image_checksum):
+                what = f"{image} is not what its shard now holds; the index is stale"
+                yield InputError(path, f"line {line}", what, "delete it, then run snakemake again")
                 break

@@ -1,8 +1,8 @@
-"""Preprocessed images into shards: brain only, cropped around the mask, uint8, a checksum for each.
+"""Preprocessed images into shards: brain only, cropped around the mask, uint8, with a checksum each.
 
-A shard is one file of images (shards.py); its rows follow the shard's manifest, and an image that failed or was
-withdrawn keeps a row of zeros.  Beside it lie its table (rows, figures, checksums), the regional volumes of its
-images, and three slices of each for a person to look at.
+A shard is one file of images (shard_file.py).  Its rows follow the shard's manifest; an image that failed or was
+withdrawn has a row of zeros.  Beside the shard are its table (rows, figures, checksums), the regional volumes of its
+images, and three slices of each image for visual inspection.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ import numpy as np
 import pandas as pd
 from nibabel.freesurfer.mghformat import MGHError, MGHHeader
 
-from ..cache.image_figures import FIGURES, Box, bounding_box, quality_figures
-from ..cache.small_volumes import small_volume
 from ..errors import InputError
 from ..files import digest_of_file, digest_of_rows, write_table
 from ..preprocess.volumes import Statistics, read_stats, stats_file
 from ..study import layout
+from .image_figures import FIGURES, Box, bounding_box, quality_figures
 from .shard_file import checksum, shard_written
+from .small_volumes import small_volume
 
 FROM_LEDGER = ("image_id", "status", "reason", "engine", "engine_version")
 COLUMNS = ["image_id", "row", *FROM_LEDGER[1:], *FIGURES, "checksum"]
 UNREADABLE = "delete this folder and the shard's ledgers, then run the same command again"
-GZIP = 31  # zlib's number for "with a gzip header", whose checksum and length it then checks
+GZIP = 31  # zlib's code for data with a gzip header; zlib then checks its checksum and length
 PLANES = 3  # slices of each image
 
 
 def read_mgz(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels, in the file's own order in memory and not to be written to, and affine of an ``.mgz`` file.
+    """Voxels (read-only, in the file's own memory order) and affine of an ``.mgz`` file.
 
-    Its bytes are decompressed in one go, which takes two thirds of the time that reading through a file takes.
+    Decompressing all bytes at once takes two thirds of the time of a streaming read.
 
     Raises
     ------
     InputError
-        where it is missing, damaged or ends too early
+        if it is missing, damaged or incomplete
     """
     try:
         packed = path.read_bytes()
-        length = int.from_bytes(packed[-4:], "little")  # gzip ends with the length of what it holds
+        length = int.from_bytes(packed[-4:], "little")  # gzip ends with the length of its content
         raw = zlib.decompress(packed, GZIP, bufsize=max(1, length))
         header = MGHHeader.from_fileobj(io.BytesIO(raw))
         shape = header.get_data_shape()
@@ -67,18 +67,18 @@ def read_subject(folder: Path) -> tuple[np.ndarray, np.ndarray, float]:
     Raises
     ------
     InputError
-        where one can't be read, or is not what an engine writes
+        if one can't be read, or is not what an engine writes
     """
     for name in ("mri/orig.mgz", "mri/mask.mgz"):
         if (path := folder / name).is_symlink() and not path.is_file():
-            fix = "bring it back, or have the image looked at again with neurotransfer retry --image"
-            raise InputError(folder, name, f"it is a link to {path.readlink()}, which is gone", fix)
+            fix = "restore the file, or try the image again with neurotransfer retry --image"
+            raise InputError(folder, name, f"it is a link to {path.readlink()}, which is missing", fix)
     (orig, affine), (mask, _) = (read_mgz(folder / "mri" / name) for name in ("orig.mgz", "mask.mgz"))
     if nibabel.aff2axcodes(affine) != ("L", "I", "A") or orig.shape != mask.shape:
         raise InputError(folder, "mri", "orig.mgz and mask.mgz are not on one grid in LIA order", UNREADABLE)
     if orig.dtype != np.uint8:
         raise InputError(
-            folder, "mri/orig.mgz", f"it holds {orig.dtype.name}, and a conformed image is uint8", UNREADABLE
+            folder, "mri/orig.mgz", f"its data type is {orig.dtype.name}; a conformed image is uint8", UNREADABLE
         )
     mask = mask > 0
     if not mask.any():
@@ -87,13 +87,13 @@ def read_subject(folder: Path) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def crop_slices(box: Box, shape: Sequence[int], crop: Sequence[int]) -> tuple[Box, Box]:
-    """Where a crop around a mask's bounding box is in the image, and where that lands in the crop.
+    """The part of an image that a crop around a mask's bounding box covers, and the part of the crop that it fills.
 
     Parameters
     ----------
     box : the mask's bounding box
     shape : of the image
-    crop : size of the result; where the image ends before the crop does, the crop keeps zeros
+    crop : size of the result; beyond the end of the image the crop keeps zeros
     """
     source, target = [], []
     for along, length, size in zip(box, shape, crop, strict=True):
@@ -101,42 +101,42 @@ def crop_slices(box: Box, shape: Sequence[int], crop: Sequence[int]) -> tuple[Bo
         low, high = max(start, 0), min(start + size, length)
         source.append(slice(low, high))
         target.append(slice(low - start, high - start))
-    return tuple(source), tuple(target)
+    return (source[0], source[1], source[2]), (target[0], target[1], target[2])
 
 
 def _meet(box: Box, source: Box, target: Box) -> tuple[Box, Box]:
-    """The part of a box that a crop holds: where it is in the box, and where it lands in the crop."""
-    inside, lands = [], []
-    for of, at, to in zip(box, source, target, strict=True):
-        low, high = max(of.start, at.start), min(of.stop, at.stop)
-        inside.append(slice(low - of.start, max(low, high) - of.start))
-        lands.append(slice(low - at.start + to.start, max(low, high) - at.start + to.start))
-    return tuple(inside), tuple(lands)
+    """The part of a box that a crop covers, in the box's own indices and in the crop's."""
+    in_box, in_crop = [], []
+    for edges, from_, to in zip(box, source, target, strict=True):
+        low, high = max(edges.start, from_.start), min(edges.stop, from_.stop)
+        in_box.append(slice(low - edges.start, max(low, high) - edges.start))
+        in_crop.append(slice(low - from_.start + to.start, max(low, high) - from_.start + to.start))
+    return (in_box[0], in_box[1], in_box[2]), (in_crop[0], in_crop[1], in_crop[2])
 
 
 def slices_size(crop: Sequence[int]) -> int:
-    """Edge of an image's slices in voxels: what the crop holds and a margin, 256 for the paper's crop of 224."""
+    """Edge of an image's slices in voxels: that of the crop and a margin; 256 for the paper's crop of 224."""
     return max(crop) * 8 // 7
 
 
 def middle_slices(orig: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.ndarray:
     """Sagittal, axial and coronal slice through the middle of a mask's bounding box: uint8 [3, size, size].
 
-    The last bit of a voxel says whether it is in the mask, the others are its intensity.  Rows and columns are the
-    remaining two axes of the image in their order; what lies outside the image is 0.
+    A voxel's last bit is 1 in the mask; its other bits are the intensity.  Rows and columns are the other two axes of
+    the image, in their order; 0 outside the image.
     """
     result = np.zeros((PLANES, size, size), np.uint8)
     source, target = crop_slices(box, orig.shape, [size] * 3)
     for axis in range(PLANES):
         middle = (box[axis].start + box[axis].stop) // 2
-        at = tuple(slice(middle, middle + 1) if other == axis else source[other] for other in range(3))
-        to = tuple(target[other] for other in range(3) if other != axis)
-        result[axis][to] = ((orig[at] & 0xFE) | mask[at]).squeeze(axis)
+        plane = tuple(slice(middle, middle + 1) if other == axis else source[other] for other in range(3))
+        shown = tuple(target[other] for other in range(3) if other != axis)
+        result[axis][shown] = ((orig[plane] & 0xFE) | mask[plane]).squeeze(axis)
     return result
 
 
 def images_of_shard(images: pd.DataFrame, ledger: pd.DataFrame, name: str) -> pd.DataFrame:
-    """What the ledgers say of each image of a shard, in the shard's order.
+    """The ledgers' rows of a shard's images, in the order of the shard.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def images_of_shard(images: pd.DataFrame, ledger: pd.DataFrame, name: str) -> pd
     Raises
     ------
     InputError
-        where an image has no row in the ledgers: a row of the shard would be missing
+        if an image has no row in the ledgers: a row of the shard would be missing
     """
     rows = images[["image_id"]].merge(ledger, on="image_id", how="left", validate="one_to_one")
     if rows["status"].isna().any():
@@ -167,20 +167,20 @@ def write_shard(
     voxel_size: float,
     compression: str | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Statistics]]:
-    """Write one shard with its slices and small volumes beside it, an image at a time.
+    """Write one shard, with its slices and small volumes beside it, image by image.
 
     Parameters
     ----------
-    path : the shard, ``<shard>.npy``; ``<shard>.slices.npy`` gets its images' slices, uint8 [images, 3, size, size],
-        and ``<shard>.small.npy`` the small volumes that duplicates.py compares, uint8 [images, d, h, w]
+    path : the shard, ``<shard>.npy``; the slices are written to ``<shard>.slices.npy``, uint8 [images, 3, size, size],
+        the small volumes to ``<shard>.small.npy``, uint8 [images, d, h, w]
     subjects : each image's folder of preprocessed files
     images : `image_id`, `status`, `reason`, `engine` and `engine_version` of the same images, from the ledger
-    voxel_size : of the images in mm, which says how small the small volumes are
-    compression : of the shard itself, as shards.shard_written has it
+    voxel_size : of the images, mm
+    compression : of the shard itself, see `shard_file.shard_written`
 
     Returns
     -------
-    table : these columns, `row`, the figures of quality.py and `checksum`
+    table : the columns of `images`, `row`, the figures of image_figures.py and `checksum`
     statistics : of each image that is ok
     """
     rows, statistics = [], {}
@@ -195,50 +195,51 @@ def write_shard(
         for row, (image, folder) in enumerate(zip(images.itertuples(), subjects, strict=True)):
             cropped[...] = 0
             shown = np.zeros((PLANES, size, size), np.uint8)
-            facts = {name: getattr(image, name) for name in FROM_LEDGER}
+            figures, digest = {}, None
             if image.status == "ok":
                 orig, mask, voxel_volume = read_subject(folder)
                 box = bounding_box(mask)
-                brain, inside, lands = _brain(orig, mask, box, crop)
-                _copy(brain[inside], cropped[lands])
+                brain, inside, target = _brain(orig, mask, box, crop)
+                _copy(brain[inside], cropped[target])
                 shown = middle_slices(orig, mask, box, size)
                 statistics[image.image_id] = read_stats(stats_file(folder))
-                facts |= quality_figures(brain, mask[box], inside, voxel_volume, statistics[image.image_id])
-                facts["checksum"] = checksum(cropped)
+                figures = quality_figures(brain, mask[box], inside, voxel_volume, statistics[image.image_id])
+                digest = checksum(cropped)
             for write, values in zip(writers, (cropped, shown, small_volume(cropped, voxel_size)), strict=True):
                 write(values)
-            rows.append(facts | {"row": row})
+            from_ledger = {name: getattr(image, name) for name in FROM_LEDGER}
+            rows.append({**from_ledger, **figures, "row": row, "checksum": digest})
     return pd.DataFrame(rows, columns=COLUMNS), statistics
 
 
 def _brain(orig: np.ndarray, mask: np.ndarray, box: Box, crop: Sequence[int]) -> tuple[np.ndarray, Box, Box]:
-    """The image within the mask's box, 0 outside the mask; what of it the crop holds, and where it lands there."""
+    """The image in the mask's box, 0 outside the mask; the part of it in the crop, and its position there."""
     source, target = crop_slices(box, orig.shape, crop)
     brain = orig[box] * mask[box]
     return brain, *_meet(box, source, target)
 
 
 def _copy(values: np.ndarray, target: np.ndarray) -> None:
-    """Copy between arrays whose axes lie in opposite order in memory, plane by plane, each of which fits a cache."""
+    """Copy between arrays of opposite memory order, plane by plane, because a plane fits into a processor cache."""
     for plane in range(values.shape[1]):
         target[:, plane] = values[:, plane]
 
 
 def write_cache_table(table: pd.DataFrame, path: str | Path, crop: Sequence[int], beside: Sequence[str | Path]) -> None:
-    """Write a shard's table, whose first line has digests of its own rows and of the files beside the shard.
+    """Write a shard's table; its first line has the digests of its rows and of the files beside the shard.
 
     Parameters
     ----------
     table : from `write_shard`
-    beside : files of the same folder that were made with the shard
+    beside : files in the same folder that were made together with the shard
     """
-    facts = {"crop": list(crop), "rows": digest_of_rows(table)}
+    facts: dict[str, object] = {"crop": list(crop), "rows": digest_of_rows(table)}
     facts["files"] = {Path(file).name: digest_of_file(file) for file in beside}
     write_table(table, path, facts)
 
 
 def made_by(images: pd.DataFrame) -> list[list[str]]:
-    """The engines, with their versions, behind images: a sorted list of [engine, version], each once.
+    """The engines that made these images: a sorted list of distinct [engine, version].
 
     Parameters
     ----------
@@ -249,5 +250,5 @@ def made_by(images: pd.DataFrame) -> list[list[str]]:
 
 
 def named_engines(pairs: Sequence[Sequence[str]]) -> str:
-    """Engines with their versions as a person writes them: "fastsurfer 2.4.2, freesurfer 7.4.1"."""
+    """Engines and versions as text: "fastsurfer 2.4.2, freesurfer 7.4.1"."""
     return ", ".join(" ".join(pair) for pair in pairs) or "nothing"

@@ -125,7 +125,7 @@ def fit_setting(
     train = rows["train"]
     truth = labels[torch.as_tensor(rows["validation"])]
     best: dict[str, Any] = {}
-    least = (math.inf,)
+    least: tuple[float, ...] = (math.inf,)
     state: dict[str, torch.Tensor] = {}
     for epoch in range(settings["epochs"]):
         order = [train[batch] for batch in epoch_order(len(train), settings["batch_size"], seeds["order"], epoch)]
@@ -143,7 +143,9 @@ def fit_setting(
                 len(batch),
                 seeds={name: seed_from(seeds[name], epoch, step) for name in ("augmentation", "dropout")},
                 augmentation=settings["augmentation"],
-                loss_of=lambda outputs, positions, wanted=wanted: _share_of_loss(outputs, wanted, positions),
+                loss_of=lambda outputs, positions, wanted=wanted: _share_of_loss(  # type: ignore[misc]
+                    outputs, wanted, positions
+                ),
                 device=device,
             )
             optimiser.step(learning_rate(settings, epoch, step, len(order)))

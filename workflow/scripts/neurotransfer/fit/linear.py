@@ -140,7 +140,7 @@ def fit_settings(
         if model[-1].n_iter_.max() >= iterations:
             logger.warning("setting %s did not converge in %d iterations; its last step is used", values, iterations)
         scores = model.predict_proba(features[validation])[:, 1]
-        record = {"values": dict(values), "status": "ok", "epoch": None}
+        record: dict[str, Any] = {"values": dict(values), "status": "ok", "epoch": None}
         record["validation_auc"] = float(roc_auc_score(labels[validation], scores))
         record["validation_loss"] = float(log_loss(labels[validation], scores, labels=[0, 1]))
         records.append(record)

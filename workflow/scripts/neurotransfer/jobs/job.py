@@ -1,4 +1,4 @@
-"""What every job of the workflow does around its work: a log, a lease, a cause when it fails.
+"""What every job of the workflow does around its own work: it logs, holds a lease and records the cause of a failure.
 
 A rule's script unpacks Snakemake's object inside ``with job(snakemake):`` and calls the library.
 """
@@ -31,12 +31,12 @@ from ..study.rules import base_name
 
 logger = logging.getLogger("neurotransfer")
 FAILURES = Path(layout.FAILURES)
-HEARTBEAT = 30.0  # seconds between two signs of life in a lease
-SILENCE = 300.0  # seconds without one after which a holder on another machine counts as dead
+HEARTBEAT = 30.0  # seconds between two updates of a lease's time
+SILENCE = 300.0  # seconds without an update after which a holder on another machine counts as dead
 
 
 def set_up_logging(path: str | Path | None) -> None:
-    """Log to standard error and, where there is one, to the rule's log file, each line with its time."""
+    """Log to standard error and, if the rule has one, to its log file, each line with its time."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -47,13 +47,13 @@ def set_up_logging(path: str | Path | None) -> None:
 
 
 def explain(error: BaseException) -> str:
-    """One line for a person: what went wrong, and what to do where that is known."""
+    """One line of text: the error, and the fix if it is known."""
     if isinstance(error, OSError):
         again = "then run the same command again"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"{error.filename or 'results'}: no space left on the disk; free some, {again}"
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            return f"{error.filename or 'results'}: it cannot be written; mend its permissions, {again}"
+            return f"{error.filename or 'results'}: it cannot be written; fix its permissions, {again}"
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -65,27 +65,27 @@ def explain(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def job(snakemake: Any, lease: str | Path | None = None) -> Iterator[None]:
-    """Run a rule's work: log to the rule's log, hold its lease, and leave the cause if it fails.
+    """Run a rule's work: log to the rule's log, hold its lease, and record the cause if it fails.
 
-    On failure the log's last line is the cause, ``results/failures/<rule>/<key>.json`` holds it too
-    (Snakemake deletes logs when it tries again) and the process exits with status 1.  Success removes
+    After a failure the cause is the log's last line and is in ``results/failures/<rule>/<key>.json``
+    (Snakemake deletes logs when it tries again), and the process exits with status 1.  Success removes
     that file.
 
     Parameters
     ----------
     snakemake : Snakemake's object in a script
-    lease : the file whose making must not run twice at once, where the job writes for long
+    lease : the output that two processes must not write at once; None for a short job
     """
     set_up_logging(snakemake.log[0] if snakemake.log else None)
     key = "-".join(str(value) for value in snakemake.wildcards) or "all"
     rule = base_name(snakemake.rule)
     failure = FAILURES / rule / f"{key}.json"
     signal.signal(signal.SIGTERM, _exit_at_sigterm)
-    _tell_what_it_has(snakemake, failure)
+    _log_resources(snakemake, failure)
     try:
         with held(lease, _work_of(snakemake)) if lease else contextlib.nullcontext(False) as done:
             if done and all(Path(path).exists() for path in snakemake.output):
-                logger.info("%s %s: finished by the job that was waited for", rule, key)
+                logger.info("%s %s: the process that held the lease has finished it", rule, key)
                 failure.unlink(missing_ok=True)
                 sys.exit(0)
             yield
@@ -102,22 +102,30 @@ def job(snakemake: Any, lease: str | Path | None = None) -> Iterator[None]:
         with contextlib.suppress(OSError):
             write_json(failure, facts)
         sys.exit(1)
+    _log_gpu_memory()
     failure.unlink(missing_ok=True)
 
 
-def _tell_what_it_has(snakemake: Any, failure: Path) -> None:
-    """One line with the job's resources, so that a log says that it was tried again with more, and why."""
+def _log_gpu_memory() -> None:
+    """One line with the most memory that this process took of a GPU; none if it used none."""
+    torch = sys.modules.get("torch")  # a job that has not imported it has used no GPU
+    if torch and torch.cuda.is_initialized():
+        logger.info("peak GPU memory %d MB", torch.cuda.max_memory_reserved() / 1e6)
+
+
+def _log_resources(snakemake: Any, failure: Path) -> None:
+    """Log the job's resources, which grow with each attempt, and the cause of an earlier attempt."""
     parts = [f"{name} {snakemake.resources.get(name)}" for name in ("mem_mb", "runtime", "gpu")]
     job = os.environ.get("SLURM_JOB_ID")
-    where = f", Slurm job {job} on {os.environ.get('SLURMD_NODENAME', socket.gethostname())}" if job else ""
-    logger.info("%s: threads %s, %s%s", snakemake.rule, snakemake.threads, ", ".join(parts), where)
+    slurm = f", Slurm job {job} on {os.environ.get('SLURMD_NODENAME', socket.gethostname())}" if job else ""
+    logger.info("%s: threads %s, %s%s", snakemake.rule, snakemake.threads, ", ".join(parts), slurm)
     with contextlib.suppress(OSError, ValueError):
         before = read_json(failure)
         logger.info("an earlier attempt failed: %s", before["cause"])
 
 
 def _work_of(snakemake: Any) -> str:
-    """Fingerprint of a job's parameters and of its inputs as far as a glance tells."""
+    """Fingerprint of a job's parameters and of its inputs' names, sizes and times."""
     inputs = [[str(path), os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in snakemake.input]
     return fingerprint(
         [base_name(snakemake.rule), json.loads(json.dumps(dict(snakemake.params.items()), default=str)), inputs]
@@ -132,22 +140,23 @@ def _exit_at_sigterm(number: int, frame: object) -> None:
 def held(output: str | Path, work: str | None = None) -> Iterator[bool]:
     """Hold the lease ``<output>.lease``; wait while a live process holds it.
 
-    Snakemake forgets its running jobs when it is killed, and its successor starts them anew: the second
-    process waits here until the first has ended.  A holder is dead when its process is gone (same machine),
-    its Slurm job is gone, or its lease shows no sign of life for 5 minutes, by the clock of the file system
-    and not of a node.  A holder that finds its lease taken ends itself.
+    If Snakemake is killed, its next run starts the running jobs again: the second process waits here until
+    the first has ended.  A holder counts as dead if its process has ended (on the same machine), if its Slurm
+    job has ended, or if its lease was not updated for 5 minutes by the clock of the file system (the clocks of
+    nodes may differ).  A holder whose lease was taken by another process ends itself.
 
     Parameters
     ----------
-    work : what is done under the lease, as a fingerprint
+    work : fingerprint of the work that is done under the lease
 
     Yields
     ------
-    whether a process that was waited for did the same work
+    whether the process that held the lease before did the same work
     """
     path = Path(f"{output}.lease")
     path.parent.mkdir(parents=True, exist_ok=True)
-    me = {"host": socket.gethostname(), "pid": os.getpid(), "started": start_of(os.getpid()), "work": work}
+    me: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
+    me |= {"started": start_of(os.getpid()), "work": work}
     me |= {"slurm_job": os.environ.get("SLURM_JOB_ID"), "token": uuid.uuid4().hex}
     predecessor = None
     while True:
@@ -206,7 +215,7 @@ def _described(holder: dict[str, Any]) -> str:
 
 
 def _holder_of(path: Path) -> dict[str, Any] | None:
-    """Who holds a lease; None while that is being written, and a holder long dead where it never was."""
+    """The holder in a lease; None while it is being written, and a dead holder if it was never written."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -219,7 +228,7 @@ def _holder_of(path: Path) -> dict[str, Any] | None:
 
 
 def _remove(path: Path, holder: dict[str, Any]) -> None:
-    """Remove a holder's lease, but not one that another process has made in the meantime."""
+    """Remove a holder's lease, unless another process has made a new one in the meantime."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.rename(aside)
@@ -238,7 +247,8 @@ def _is_alive(path: Path, holder: dict[str, Any]) -> bool:
     if holder["host"] == socket.gethostname():
         return process_runs(holder["pid"], holder.get("started"))
     job = holder.get("slurm_job")
-    if job and job != os.environ.get("SLURM_JOB_ID"):  # Slurm itself started mine again: it can't say of the twin
+    if job and job != os.environ.get("SLURM_JOB_ID"):
+        # squeue cannot tell this job from its predecessor if Slurm requeued it: both have one id
         runs = _slurm_job_runs(job)
         if runs is not None:
             return runs
@@ -248,7 +258,7 @@ def _is_alive(path: Path, holder: dict[str, Any]) -> bool:
 
 
 def _slurm_job_runs(job: str) -> bool | None:
-    """Whether Slurm has a job queued or running; None where nobody answers."""
+    """Whether a Slurm job is queued or running; None if squeue gives no answer."""
     try:
         command = ["squeue", "--noheader", "--jobs", job, "--format", "%T"]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -260,13 +270,13 @@ def _slurm_job_runs(job: str) -> bool | None:
 
 
 def _age(path: Path) -> float:
-    """Seconds since a file's last change by the clock that stamps files there, which a node's may differ from."""
+    """Seconds since a file's last change, by the clock of its file system (a node's clock may differ)."""
     with tempfile.NamedTemporaryFile(prefix=".clock.", dir=path.parent) as probe:
         return os.fstat(probe.fileno()).st_mtime - path.stat().st_mtime
 
 
 def process_runs(pid: int, started: str | None) -> bool:
-    """Whether a process runs that started then (see `start_of`); a later one of its number does not count."""
+    """Whether the process with this id and start time (see `start_of`) runs, and not a later one with its id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -278,7 +288,7 @@ def process_runs(pid: int, started: str | None) -> bool:
 
 
 def start_of(pid: int) -> str | None:
-    """When a process started, in the system's ticks; "dead" for one that has ended, None where nobody knows."""
+    """When a process started, in the system's ticks; "dead" if it has ended, None if that is not known."""
     with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "dead" if fields[0] == "Z" else fields[19]

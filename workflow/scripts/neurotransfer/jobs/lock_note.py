@@ -1,6 +1,6 @@
-"""Who runs a study at the moment, so that a person who meets its lock knows whether to wait or to clear it.
+"""A note on the Snakemake process that runs a study; it decides whether to wait for a lock or to clear it.
 
-Snakemake's own lock says that somebody does, or did and was killed; the note that lies beside it says who.
+Snakemake's own lock only shows that a process runs, or was killed.  The note beside it names the process and its user.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ def note_run() -> None:
 
 
 def end_run() -> None:
-    """Take this process's note away."""
+    """Remove this process's note."""
     with contextlib.suppress(OSError, ValueError):
         if read_json(NOTE)["pid"] == os.getpid():
             NOTE.unlink()
 
 
 def explain_lock(arguments: Sequence[str]) -> str | None:
-    """What a lock on this folder means and what to do; None where there is none, or the command asks for none.
+    """The meaning of a lock on this folder and the fix; None if there is no lock, or the command needs none.
 
     Parameters
     ----------
-    arguments : those that Snakemake was started with, for the command that clears the lock
+    arguments : Snakemake's, for the command that clears the lock
     """
     if FREE & set(arguments) or not any(LOCKS.glob("*.lock")):
         return None
@@ -48,13 +48,13 @@ def explain_lock(arguments: Sequence[str]) -> str | None:
     again = f"clear its lock with `{clear}`, then run the same command again"
     try:
         note = read_json(NOTE)
-        who = f"Snakemake of {note['user']} (process {note['pid']} on {note['host']}, since {note['since']})"
+        process = f"Snakemake of {note['user']} (process {note['pid']} on {note['host']}, since {note['since']})"
     except (OSError, ValueError, KeyError):
         return f"{Path.cwd()}: a Snakemake runs here, or was killed; if none does, {again}"
     if note["host"] != socket.gethostname():
         fix = f"wait for it or end it there; if it is dead, {again}"
-        return f"{Path.cwd()}: {who} runs this study, as far as can be known from here; {fix}"
+        return f"{Path.cwd()}: {process} runs this study, as far as can be known from here; {fix}"
     if process_runs(note["pid"], note["started"]):
-        return f"{Path.cwd()}: {who} runs this study; wait for it, or end it with `kill -INT {note['pid']}`"
-    kept = "its jobs that still run are waited for, not doubled"
-    return f"{Path.cwd()}: {who} was killed; {again} ({kept})"
+        return f"{Path.cwd()}: {process} runs this study; wait for it, or end it with `kill -INT {note['pid']}`"
+    kept = "its jobs that still run are not started twice"
+    return f"{Path.cwd()}: {process} was killed; {again} ({kept})"

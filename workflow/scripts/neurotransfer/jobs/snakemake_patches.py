@@ -1,6 +1,6 @@
-"""What Snakemake 9.27 does too often for a study of thousands of jobs, mended from outside, in its main process only.
+"""Patches of Snakemake 9.27 for studies with thousands of jobs, applied in its main process only.
 
-Nothing here changes what is run, or when.  Each mend says what it is for; where it is needed no longer, a test fails.
+No patch changes which jobs run, or when.  Each states its reason; a test fails when Snakemake no longer needs it.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import atexit
 import functools
 import gc
 import threading
-from types import ModuleType
 from typing import Any
 
 
-def look_again_once(scheduler: type[Any]) -> None:
-    """Keep Snakemake idle while it waits for jobs: otherwise it takes a core of the login node for weeks.
+def schedule_once(scheduler: type[Any]) -> None:
+    """Keep Snakemake idle while its jobs run: otherwise it uses a core of the login node for weeks.
 
-    With a limit on submissions, which is always there, it looks at all ready jobs again a timespan after each look.
-    But each job that ends makes it look too, and so begins one more endless row of looks.  Of 3,000 fits a thousand
-    had ended when it did nothing else.  Here one look at most waits for its time, and none holds up Snakemake's end.
+    With a limit on submissions, which always exists, every scheduling pass over the ready jobs starts a timer for
+    the next pass.  Each job that ends causes a pass too, and so starts one more endless chain of timers.  After a
+    thousand of 3,000 fits Snakemake did nothing else.  With this patch at most one timer runs at a time, as a daemon
+    thread, which does not delay Snakemake's end.
 
     Parameters
     ----------
@@ -27,29 +27,29 @@ def look_again_once(scheduler: type[Any]) -> None:
     Raises
     ------
     AttributeError
-        where it is not made as that of Snakemake 9.27 is
+        if it has no such method as in Snakemake 9.27
     """
 
-    def look_after(self: Any, delay: float) -> None:
-        if vars(self).get("_look_waits"):
+    def schedule_after(self: Any, delay: float) -> None:
+        if vars(self).get("_pass_is_due"):
             return
 
-        def look() -> None:
-            self._look_waits = False  # before the look, which asks for the next one
+        def begin_pass() -> None:
+            self._pass_is_due = False  # before the pass, which starts the next timer
             self._open_jobs.release()
 
-        self._look_waits = True
-        timer = threading.Timer(delay, look)
+        self._pass_is_due = True
+        timer = threading.Timer(delay, begin_pass)
         timer.daemon = True
         timer.start()
 
     name = "_schedule_reevalutation"
     getattr(scheduler, name)
-    setattr(scheduler, name, look_after)
+    setattr(scheduler, name, schedule_after)
 
 
-def remember_places(sourcecache: ModuleType) -> None:
-    """Take a script's path apart once, not three times for every job: a tenth of a dry run.
+def cache_parsed_paths(sourcecache: Any) -> None:
+    """Parse a script's path once, not three times for every job, which takes a tenth of a dry run.
 
     Parameters
     ----------
@@ -58,21 +58,21 @@ def remember_places(sourcecache: ModuleType) -> None:
     sourcecache.parse_uri = functools.cache(sourcecache.parse_uri)
 
 
-def collect_rarely(dry_run: bool) -> None:
-    """Look for dead objects less often: a plan is millions that live to the end, and Python goes through all of them.
+def collect_garbage_rarely(dry_run: bool) -> None:
+    """Collect garbage less often, because a plan is millions of objects that all live until the end.
 
-    A tenth of a dry run, and as much at its end, where nothing needs to be freed any more.  A real run goes on for
-    weeks, so it keeps looking, more rarely than by default.
+    This saves a tenth of a dry run, and as much at its end, because nothing is freed at exit.  A real run takes weeks
+    and keeps collecting, less often than by default.
     """
     gc.set_threshold(5_000_000 if dry_run else 200_000, 20, 50)
     atexit.register(gc.freeze)
 
 
-def mend(dry_run: bool) -> None:
-    """All of it."""
+def patch_snakemake(dry_run: bool) -> None:
+    """Apply all patches."""
     from snakemake import sourcecache
     from snakemake.scheduling.job_scheduler import JobScheduler
 
-    look_again_once(JobScheduler)
-    remember_places(sourcecache)
-    collect_rarely(dry_run)
+    schedule_once(JobScheduler)
+    cache_parsed_paths(sourcecache)
+    collect_garbage_rarely(dry_run)

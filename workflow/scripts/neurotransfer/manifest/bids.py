@@ -90,7 +90,9 @@ def find_participants(root: Path, excluded: list[Exclusion]) -> Iterator[Partici
         yield participant
 
 
-def _look_into_session(participant: Participant, folder: os.DirEntry, subject: str, excluded: list[Exclusion]) -> None:
+def _look_into_session(
+    participant: Participant, folder: os.DirEntry[str], subject: str, excluded: list[Exclusion]
+) -> None:
     if problem := _label_problem(folder.name):
         excluded.append(Exclusion(printable(folder), *problem))
         return
@@ -102,7 +104,7 @@ def _look_into_session(participant: Participant, folder: os.DirEntry, subject: s
             participant.scans_tables[session] = (folder.path, Path(entry.path))
 
 
-def _entries(folder: os.DirEntry | Path, excluded: list[Exclusion]) -> list[os.DirEntry]:
+def _entries(folder: os.DirEntry[str] | Path, excluded: list[Exclusion]) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -113,7 +115,7 @@ def _entries(folder: os.DirEntry | Path, excluded: list[Exclusion]) -> list[os.D
     return []
 
 
-def _is_folder(entry: os.DirEntry, excluded: list[Exclusion]) -> bool:
+def _is_folder(entry: os.DirEntry[str], excluded: list[Exclusion]) -> bool:
     try:
         if entry.is_dir():
             return True
@@ -125,7 +127,7 @@ def _is_folder(entry: os.DirEntry, excluded: list[Exclusion]) -> bool:
     return False
 
 
-def _scans(anat: os.DirEntry, subject: str, session: str, excluded: list[Exclusion]) -> Iterator[Scan]:
+def _scans(anat: os.DirEntry[str], subject: str, session: str, excluded: list[Exclusion]) -> Iterator[Scan]:
     prefix = f"{subject}_ses-{session}" if session else subject
     found: dict[tuple[str, str | None], Scan] = {}
     for entry in _entries(anat, excluded):
@@ -147,7 +149,7 @@ def _scans(anat: os.DirEntry, subject: str, session: str, excluded: list[Exclusi
     yield from found.values()
 
 
-def _scan(entry: os.DirEntry, name: re.Match[str], prefix: str, session: str) -> Scan:
+def _scan(entry: os.DirEntry[str], name: re.Match[str], prefix: str, session: str) -> Scan:
     entities = name["stem"][len(prefix) :] + ("_desc-defaced" if name["defaced"] else "")
     labels = dict(part.split("-", 1) for part in entities.split("_") if "-" in part)
     if not session and "ses" in labels:
@@ -157,8 +159,8 @@ def _scan(entry: os.DirEntry, name: re.Match[str], prefix: str, session: str) ->
     return Scan(session, entities, labels, entry.path, (found.st_dev, found.st_ino))
 
 
-def _problem(entry: os.DirEntry, prefix: str) -> tuple[str, str] | None:
-    """Why a scan cannot be used, as a reason and a sentence; None where it can."""
+def _problem(entry: os.DirEntry[str], prefix: str) -> tuple[str, str] | None:
+    """Why a scan cannot be used, as a reason and a sentence; None if it can."""
     if printable(entry) != entry.path:
         return "odd_name", "its path has a control character, or is not UTF-8 text; rename it"
     try:
@@ -187,7 +189,7 @@ def _problem(entry: os.DirEntry, prefix: str) -> tuple[str, str] | None:
     return None
 
 
-def _how_to_fetch(entry: os.DirEntry, command: str = "datalad get") -> str:
+def _how_to_fetch(entry: os.DirEntry[str], command: str = "datalad get") -> str:
     folder, name = os.path.split(entry.path)
     return (
         f"its content is elsewhere; to have it here: cd {shlex.quote(folder)} && {command} {shlex.quote(f'./{name}')}"
@@ -195,14 +197,14 @@ def _how_to_fetch(entry: os.DirEntry, command: str = "datalad get") -> str:
 
 
 def _label_problem(name: str) -> tuple[str, str] | None:
-    """Why a folder's or file's label is not used: it is empty, or could lead out of a folder where it makes a path."""
+    """Why a folder's or file's label is not used: it is empty, or could lead out of a folder as a part of a path."""
     label = name.partition("-")[2] if "-" in name else name
     if label.strip() in ("", ".", ".."):
         return "odd_name", f"{label!r} is no label; rename it"
     return None
 
 
-def printable(path: os.DirEntry | Path | str) -> str:
+def printable(path: os.DirEntry[str] | Path | str) -> str:
     """A path that can be written into a line of UTF-8 text whatever its bytes are."""
     text = os.fspath(path).encode("utf-8", "backslashreplace").decode()
     return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)

@@ -27,7 +27,7 @@ class Table:
     """A table of text: its columns, and each row with its line in the file.
 
     `header` has all the file's columns and `columns` those that were kept, as have the rows.  `rows` finds a row by
-    the keys of its participant and its session, either "" where the table does not tell them apart.  `family` names
+    the keys of its participant and its session, either "" if the table does not distinguish them.  `family` names
     the tables that are written in one way: all sessions.tsv of a data set are one.
     """
 
@@ -60,7 +60,7 @@ def read_tsv(
     Raises
     ------
     InputError
-        where it is not UTF-8 or not a table: a row longer than the header, a column twice, no header
+        if it is not UTF-8 or not a table: a row longer than the header, a column twice, no header
     """
     header: tuple[str, ...] = ()
     kept: list[int] = []
@@ -84,7 +84,9 @@ def read_tsv(
     except UnicodeDecodeError:
         raise InputError(path, "", "it is not UTF-8 text", "save it as UTF-8, separated by tabs") from None
     except csv.Error as error:
-        raise InputError(path, f"line {reader.line_num}", f"not a table ({error})", "mend the quotes there") from None
+        raise InputError(
+            path, f"line {reader.line_num}", f"not a table ({error})", "correct the quotes there"
+        ) from None
     if not header:
         raise InputError(path, "", "it is empty", "write a header, and a row for each entry")
     return Table(path, header, tuple(header[at] for at in kept), lines)
@@ -101,7 +103,7 @@ def _header(path: Path, line: int, cells: list[str]) -> tuple[str, ...]:
 def read_participants(
     root: Path, wanted: Callable[[Sequence[str]], Collection[str]], mistakes: Mistakes
 ) -> Table | None:
-    """participants.tsv with its rows by label, or None where it cannot be read; duplicates are mistakes."""
+    """participants.tsv with its rows by label, or None if it cannot be read; duplicates are mistakes."""
     path = root / "participants.tsv"
     if not path.is_file():
         fix = "write one (BIDS): participant_id, age, sex, ..., separated by tabs"
@@ -141,7 +143,7 @@ def read_sessions(
             what = (
                 f"two diagnoses in one session: {before[at_diagnosis]!r} in line {first}, {cells[at_diagnosis]!r} here"
             )
-            fix = "keep one of them; who changes over time has another session for it"
+            fix = "keep one of them; what changes over time needs another session"
         mistakes.add(InputError(path, f"line {at} (ses-{key[1]})", what, fix))
     return replace(table, family="sessions")
 
@@ -149,31 +151,31 @@ def read_sessions(
 def read_phenotype(
     root: Path, name: str, wanted: Callable[[Sequence[str]], Collection[str]], mistakes: Mistakes
 ) -> Table | None:
-    """A table such as phenotype/ipaq.tsv, by participant and, where it has a session_id, by session."""
+    """A table such as phenotype/ipaq.tsv, by participant and, if it has a session_id, by session."""
     path = root / name
     table = _keyed(path, "participant_id", "sub-", wanted, mistakes)
     if table is None:
         return None
     sessions = table.column("session_id") if "session_id" in table.columns else [""] * len(table.lines)
-    fix = "keep one row; several need a column session_id that tells them apart"
+    fix = "keep one row; several need a column session_id"
     _find_by_participant(table, sessions, fix, mistakes)
     return replace(table, family=name)
 
 
 def _find_by_participant(table: Table, sessions: Sequence[str], fix: str, mistakes: Mistakes) -> None:
-    """Fill the table's `rows`; a participant (and session, where there is one) twice is a mistake with this fix."""
+    """Fill the table's `rows`; a participant (and session, if there is one) twice is a mistake with this fix."""
     for (at, cells), label, session in zip(table.lines, table.column("participant_id"), sessions, strict=True):
         key = (key_of(label, "sub-"), "" if session in MISSING else key_of(session, "ses-"))
         if key in table.rows:
-            who = f"the participant{' and session' if key[1] else ''}"
-            what, where = f"{who} has a row already, in line {table.rows[key][0]}", f"line {at} (sub-{key[0]})"
+            subject = f"the participant{' and session' if key[1] else ''}"
+            what, where = f"{subject} has a row already, in line {table.rows[key][0]}", f"line {at} (sub-{key[0]})"
             mistakes.add(InputError(table.path, where, what, fix), str(table.path), "participant_id")
         else:
             table.rows[key] = (at, cells)
 
 
 def read_header(path: Path) -> tuple[str, ...]:
-    """The columns of a table, without reading its rows; empty where it has none or is no text."""
+    """The columns of a table, without reading its rows; empty if it has none or is no text."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return tuple(cell.strip() for cell in next(csv.reader(file, delimiter="\t"), []))
@@ -182,13 +184,13 @@ def read_header(path: Path) -> tuple[str, ...]:
 
 
 def read_units(path: Path, column: str) -> str | None:
-    """What a table's sidecar (participants.json) calls the unit of a column; None where it does not say."""
+    """What a table's sidecar (participants.json) calls the unit of a column; None if it does not say."""
     try:
         described = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:
-        raise InputError(path, "", f"it cannot be read ({error})", "mend it, or remove it") from None
+        raise InputError(path, "", f"it cannot be read ({error})", "correct it, or remove it") from None
     about = described.get(column) if isinstance(described, dict) else None
     units = about.get("Units") if isinstance(about, dict) else None
     return units if isinstance(units, str) and units.strip() not in MISSING else None
@@ -202,7 +204,7 @@ def read_acquisitions(path: Path) -> tuple[dict[str, date], int]:
     Raises
     ------
     InputError
-        where it is no table, or lacks the column filename
+        if it is no table, or lacks the column filename
     """
     table = read_tsv(path, wanted=lambda names: ("filename", "acq_time"))
     if "filename" not in table.columns:
@@ -220,7 +222,7 @@ def read_acquisitions(path: Path) -> tuple[dict[str, date], int]:
 
 
 def day_of(text: str) -> date | None:
-    """The day of an ISO 8601 date or date and time, such as 1909-06-15T13:45:30; None where it is none."""
+    """The day of an ISO 8601 date or date and time, such as 1909-06-15T13:45:30; None if it is none."""
     found = DAY.fullmatch(text)
     try:
         return date(*map(int, found.groups())) if found else None

@@ -7,7 +7,7 @@ Goes in: cohorts.tsv, one row per cohort (columns in workflow/schemas/cohorts.sc
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +21,7 @@ from .path_patterns import pattern_mistake
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas/cohorts.schema.yaml"
 FIELDS = (*TARGETS, "diagnosis")
-EXTRA_FIELDS = ("height", "weight", "birth_date")  # what a target can be computed from, where cohorts.tsv names it
+EXTRA_FIELDS = ("height", "weight", "birth_date")  # what a target can be computed from, if cohorts.tsv names it
 T1W = ("first",)  # [assumed] of several images of one session, which is taken
 # The words of BIDS (participants.tsv: sex, handedness), in lower case; "other" and "ambidextrous" are neither class.
 SEX = {"f": "0", "female": "0", "m": "1", "male": "1", "o": None, "other": None}
@@ -32,11 +32,11 @@ HANDEDNESS = {"r": "0", "right": "0", "l": "1", "left": "1", "a": None, "ambidex
 class Cohort:
     """One row of the table.
 
-    `columns` names the column of each field (the targets, diagnosis, and height, weight and birth_date where they
+    `columns` names the column of each field (the targets, diagnosis, and height, weight and birth_date if they
     are given), `files` the phenotype file of those that were named with one, and `given` the fields whose column the
     table itself names.  `codes` maps sex, handedness and diagnosis to what each value means (None: missing); a field
-    without codes is not in it.  `t1w` is the rule for several images of a session (t1w.py), `age_unit` is None where
-    sidecars decide, and `derivatives` is the pattern of each image's existing outputs (patterns.py), or None.
+    without codes is not in it.  `t1w` is the rule for several images of a session (image_choice.py), `age_unit` is None
+    if sidecars decide, and `derivatives` is the pattern of each image's existing outputs (path_patterns.py), or None.
     """
 
     name: str
@@ -63,12 +63,12 @@ def read_cohorts(path: str | Path, tasks: Collection[str], images_per_job: int, 
     path : cohorts.tsv
     tasks : names of the configuration's tasks, those that are null included
     images_per_job : for cohorts whose row has no number of its own
-    mistakes : where everything wrong with a row is collected; such a row gives no cohort
+    mistakes : collects everything that is wrong with a row; such a row gives no cohort
 
     Raises
     ------
     InputError
-        where the table cannot be read at all or has no row
+        if the table cannot be read at all or has no row
     """
     path = Path(path)
     if not path.is_file():
@@ -104,34 +104,44 @@ def _check_row(
         complain(str(mistake.path[0]) if mistake.path else "", mistake.what, mistake.fix)
     if wrong:
         return wrong
+    for key, what, fix in (*_role_mistakes(row, tasks), *_cell_mistakes(row)):
+        complain(key, what, fix)
+    return wrong
+
+
+def _role_mistakes(row: Mapping[str, str], tasks: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """What is wrong with a cohort's roles and its share for pretraining: column, mistake and fix."""
     roles = _roles(row["roles"])
     known = ["pretraining", "holdout", *tasks]
     for role in roles:
         if role not in known:
             near = difflib.get_close_matches(role, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-            complain("roles", f"there is no role or task {role!r}", hint)
+            yield ("roles", f"there is no role or task {role!r}", hint)
     both = "pretraining" in roles and len(roles) > 1
     if both and "pretraining_share" not in row:
-        what = "the cohort pretrains and is tested, and nothing says how its healthy participants are divided"
-        complain("pretraining_share", what, "write the share that pretrains, such as 0.3")
+        what = "the cohort pretrains and is tested, and no share divides its healthy participants"
+        yield ("pretraining_share", what, "write the share that pretrains, such as 0.3")
     if not both and "pretraining_share" in row:
         what = "only a cohort that pretrains and has another role is divided"
-        complain("pretraining_share", what, "leave it empty, or add the other role")
+        yield ("pretraining_share", what, "leave it empty, or add the other role")
+
+
+def _cell_mistakes(row: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """What is wrong within a cell of codes, a file, or a rule or pattern for files: column, mistake and fix."""
     for field in ("sex", "handedness"):
         for value, meaning in _codes(row.get(f"{field}_codes", "")).items():
             if meaning not in ("0", "1", None):
-                complain(f"{field}_codes", f"{value} means {meaning!r}", "it must mean 0, 1 or n/a")
+                yield (f"{field}_codes", f"{value} means {meaning!r}", "it must mean 0, 1 or n/a")
     for field in (*FIELDS, *EXTRA_FIELDS):
         file, _ = _place(row.get(field, ""))
         if file and (PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts):
             what = f"{file!r} leads out of the data set"
-            complain(field, what, "name a file in it, such as phenotype/ipaq.tsv:total")
-    if "t1w" in row and (mistake := rule_mistake(_words(row["t1w"]))):
-        complain("t1w", mistake, "write such as first, or: acq-mprage, first")
-    if "derivatives" in row and (mistake := pattern_mistake(row["derivatives"])):
-        complain("derivatives", mistake, "write such as derivatives/fastsurfer/sub-{participant}[_ses-{session}]")
-    return wrong
+            yield (field, what, "name a file in it, such as phenotype/ipaq.tsv:total")
+    if "t1w" in row and (problem := rule_mistake(_words(row["t1w"]))):
+        yield ("t1w", problem, "write such as first, or: acq-mprage, first")
+    if "derivatives" in row and (problem := pattern_mistake(row["derivatives"])):
+        yield ("derivatives", problem, "write such as derivatives/fastsurfer/sub-{participant}[_ses-{session}]")
 
 
 def _cohort(row: Mapping[str, str], where: str, images_per_job: int) -> Cohort:
@@ -142,9 +152,9 @@ def _cohort(row: Mapping[str, str], where: str, images_per_job: int) -> Cohort:
         for field in ("sex", "handedness", "diagnosis")
         if row.get(f"{field}_codes")
     }
-    places = {field: _place(row.get(field, field)) for field in FIELDS}
-    places |= {field: _place(row[field]) for field in EXTRA_FIELDS if field in row}
-    columns = {field: column for field, (_, column) in places.items()}
+    sources = {field: _place(row.get(field, field)) for field in FIELDS}
+    sources |= {field: _place(row[field]) for field in EXTRA_FIELDS if field in row}
+    columns = {field: column for field, (_, column) in sources.items()}
     return Cohort(
         name=row["cohort"],
         path=Path(row["path"]),
@@ -156,7 +166,7 @@ def _cohort(row: Mapping[str, str], where: str, images_per_job: int) -> Cohort:
         codes={"sex": SEX, "handedness": HANDEDNESS} | codes,
         height_in_m=0.01 if row.get("height_unit") == "cm" else 1.0,
         where=where,
-        files={field: file for field, (file, _) in places.items() if file},
+        files={field: file for field, (file, _) in sources.items() if file},
         t1w=_words(row["t1w"]) if "t1w" in row else T1W,
         age_unit=row.get("age_unit"),
         derivatives=row.get("derivatives"),
@@ -183,7 +193,7 @@ def _codes(text: str) -> dict[str, str | None]:
 
 
 def _number(key: str, cell: str) -> object:
-    """The cell as the number it should be, where it is one; the schema says so where it is not."""
+    """The cell as the number it should be, if it is one; if it is not, the schema refuses it."""
     kind = {"pretraining_share": float, "images_per_job": int}.get(key)
     try:
         return kind(cell) if kind else cell

@@ -5,7 +5,7 @@ Goes in: cohorts.tsv, the data sets it names, and the shards of the last time.  
 
 An image that has a shard keeps it, and its place in it.  The memory is the shard files themselves: images
 that are gone leave theirs, new ones get new shards, and only files whose content changed are written.  A shard
-whose images are all gone keeps its file, without rows, so that its number is not given again; it has no row in
+whose images are all gone keeps its file, without rows, because its number must not be given again; it has no row in
 ``shards.tsv``.  The files of a cohort that has left cohorts.tsv stay as they are: it comes back to its old shards.
 """
 
@@ -32,10 +32,11 @@ from ..text import aligned
 from .bids import Exclusion, Participant, Scan, find_participants, key_of, safe
 from .bids_tables import Table, day_of, read_acquisitions, read_participants, read_sessions
 from .cohorts import Cohort, read_cohorts
-from .image_choice import choose
-from .labels import Labels, Person, Visit, mapped_columns
+from .image_choice import choose_scans
+from .labels import Labels, mapped_columns
 from .path_patterns import fill_in
-from .withdrawal import Apart, emptied, fill_places, read_withdrawn, set_apart
+from .people import Person, Visit
+from .withdrawal import Apart, emptied, fill_positions, read_withdrawn, set_apart
 
 COLUMNS = [
     *("image_id", "participant_id", "cohort", "session", "run", "acquisition", "reconstruction", "t1w"),
@@ -50,8 +51,8 @@ class Summary:
     """What the manifest found, for a person.
 
     `images` and `excluded` are the tables written; `notes` are sentences about what deserves a look; `written`,
-    `new_images` and `gone_images` say what changed since the last time.  `withdrawn_shards` are those in which it
-    has changed who is withdrawn: what depends on them is made again.
+    `new_images` and `gone_images` say what changed since the last time.  `withdrawn_shards` are those in which
+    other images are withdrawn now: what depends on them is made again.
     """
 
     images: pd.DataFrame
@@ -97,7 +98,7 @@ def compile_manifest(
     ----------
     config : the study's configuration, checked
     check_pools : split.pools.check_pools; it is called before anything is written and collects its mistakes
-    folder : where the manifest lies
+    folder : of the manifest
 
     Raises
     ------
@@ -129,7 +130,7 @@ def compile_manifest(
         notes=(*notes, *apart.notes),
         written=written,
         new_images=int((~images["image_id"].isin(list(previous))).sum()),
-        gone_images=_gone(previous, {*images["image_id"], *apart.places}, cohorts),
+        gone_images=_gone(previous, {*images["image_id"], *apart.positions}, cohorts),
         shards=images["shard"].nunique(),
         withdrawn_shards=apart.shards,
     )
@@ -215,7 +216,7 @@ def images_of_cohort(
 
 
 def _near(key: str, participants: Table) -> str:
-    """A hint where a spreadsheet has cut the leading zeros of a label off."""
+    """A hint if a spreadsheet has cut the leading zeros of a label off."""
     number = key.lstrip("0")
     return f" (it has sub-{number}: have its leading zeros been lost?)" if (number, "") in participants.rows else ""
 
@@ -244,7 +245,7 @@ def _images_of_person(
     known = labels.person(sessions, several, min((min(has.values()) for has in days.values() if has), default=None))
     rows = []
     for session, scans in by_session.items():
-        taken, others = choose(scans, cohort.t1w)
+        taken, others = choose_scans(scans, cohort.t1w)
         excluded += others
         for scan in taken:
             has = days.get(key_of(session, "ses-"), {})
@@ -274,8 +275,8 @@ def _days(
     if sessions is not None and "acq_time" in sessions.columns:
         at = sessions.columns.index("acq_time")
         for (_, session), (_, cells) in sessions.rows.items():
-            if (day := day_of(cells[at])) and session not in days:
-                days[session] = {"": day}
+            if (visited := day_of(cells[at])) and session not in days:
+                days[session] = {"": visited}
     return days
 
 
@@ -316,7 +317,7 @@ def _check_derivatives(
     for row in rows:
         if row["derivatives"] and owners.setdefault(row["derivatives"], row["image_id"]) != row["image_id"]:
             what = f"{owners[row['derivatives']]} and {row['image_id']} would both be {row['derivatives']}"
-            fix = "name what tells them apart, as {session} or {run}"
+            fix = "name what distinguishes them, as {session} or {run}"
             mistakes.add(InputError(table, f"{cohort.where}, derivatives", what, fix), str(cohort.path), "one folder")
     missing = [folder for folder in owners if not Path(folder).is_dir()]
     if owners and len(missing) == len(owners):
@@ -339,11 +340,11 @@ def _check_duplicates(images: pd.DataFrame, mistakes: Mistakes) -> None:
 
 
 def _check_engine(config: Mapping[str, Any], table: Path, cohorts: Sequence[Cohort], mistakes: Mistakes) -> None:
-    """The engine derivatives processes nothing, so that each cohort must say where its outputs are."""
+    """The engine derivatives processes nothing: each cohort must name its outputs."""
     if config["preprocessing"]["engine"] == "derivatives":
         for cohort in cohorts:
             if cohort.derivatives is None:
-                what = "the engine is derivatives, and nothing says where this cohort's are"
+                what = "the engine is derivatives, and this cohort names no folders of outputs"
                 fix = "write a pattern, or choose another engine"
                 mistakes.add(InputError(table, f"{cohort.where}, derivatives", what, fix))
 
@@ -362,7 +363,7 @@ def _check_roles(config: Mapping[str, Any], table: Path, cohorts: Sequence[Cohor
 
 def read_assignments(folder: Path) -> tuple[dict[str, tuple[str, int]], dict[str, int]]:
     """The shard and place of each image so far, and the highest number that each cohort has given to a shard."""
-    places: dict[str, tuple[str, int]] = {}
+    positions: dict[str, tuple[str, int]] = {}
     numbers: dict[str, int] = {}
     for path in sorted((folder / "shards").glob("*-*.tsv")):
         cohort, _, number = path.stem.rpartition("-")
@@ -371,8 +372,8 @@ def read_assignments(folder: Path) -> tuple[dict[str, tuple[str, int]], dict[str
         numbers[cohort] = max(numbers.get(cohort, 0), int(number))
         with path.open(encoding="utf-8", newline="") as file:
             for place, row in enumerate(csv.DictReader(file, delimiter="\t")):
-                places.setdefault(row["image_id"], (path.stem, place))
-    return places, numbers
+                positions.setdefault(row["image_id"], (path.stem, place))
+    return positions, numbers
 
 
 def assign_shards(
@@ -385,24 +386,24 @@ def assign_shards(
 
     Parameters
     ----------
-    images : in the order of cohorts, and within a cohort in the order in which new ones get their places
+    images : in the order of cohorts, and within a cohort in the order in which new ones get their positions
     previous : shard and place of images that have one; they keep it
     numbers : the highest number of each cohort's shards; new ones count on from there
-    images_per_shard : of new shards; old ones are not filled up, so that their files stay as they are
+    images_per_shard : of new shards; old ones are not filled up, because their files must stay as they are
     """
     fresh = images[~images["image_id"].isin(list(previous))]
     nth = fresh.groupby("cohort", sort=False).cumcount()
     first = fresh["cohort"].map(lambda cohort: numbers.get(cohort, 0) + 1)
     number = (first + nth // images_per_shard).astype(int)
     shards = [f"{cohort}-{at:04d}" for cohort, at in zip(fresh["cohort"], number, strict=True)]
-    places = dict(zip(fresh["image_id"], zip(shards, (nth % images_per_shard).tolist(), strict=True), strict=True))
-    places |= previous
-    shard = [places[image][0] for image in images["image_id"]]
+    positions = dict(zip(fresh["image_id"], zip(shards, (nth % images_per_shard).tolist(), strict=True), strict=True))
+    positions |= previous
+    shard = [positions[image][0] for image in images["image_id"]]
     order = pd.DataFrame(
         {
             "cohort": pd.factorize(images["cohort"])[0],
             "number": [int(name.rpartition("-")[2]) for name in shard],
-            "place": [places[image][1] for image in images["image_id"]],
+            "place": [positions[image][1] for image in images["image_id"]],
         },
         index=images.index,
     )
@@ -419,11 +420,11 @@ def _write(
     previous: Mapping[str, tuple[str, int]],
     apart: Apart,
 ) -> int:
-    """Write what has changed, shards.tsv last, since it says that the rest is there; the number of files written."""
+    """Write what has changed, shards.tsv last, because it means that the rest is there; the number of files written."""
     by_name = {cohort.name: cohort for cohort in cohorts}
     texts = {}
     shards = []
-    for name, rows in fill_places(images, apart, previous).groupby("shard", sort=False):
+    for name, rows in fill_positions(images, apart, previous).groupby("shard", sort=False):
         cohort, withdrawn = by_name.get(rows["cohort"].iloc[0]), int(rows["withdrawn"].count())
         if cohort is None:  # it has left cohorts.tsv; its files stay, without what is withdrawn
             texts[f"shards/{name}.tsv"] = emptied(folder / "shards" / f"{name}.tsv", set(rows["image_id"]))

@@ -1,7 +1,7 @@
 """Numbers as people write them: which decimal mark a whole column has.
 
 A cell by itself can't say: 1,234 is a little more than one in Berlin and more than a thousand in Boston.  A column
-can, where one of its cells is written in a way that only one of the two reads.
+can, if one of its cells is written in a way that only one of the two reads.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ WITH_COMMA = re.compile(r"[+-]?(?P<whole>\d*),(?P<decimals>\d+)([eE][+-]?\d+)?")
 
 
 def comma_problem(texts: Iterable[str]) -> str | None:
-    """Why commas in a column can't be read as decimal commas, as a sentence; None where they can.
+    """Why commas in a column cannot be read as decimal commas, as a sentence; None if they can.
 
-    They are decimal commas where no cell has a point, every cell with a comma has one only, and at least one of
+    They are decimal commas if no cell has a point, every cell with a comma has one only, and at least one of
     those can't be a number with thousands marked off: without three digits after the comma, or with a zero, nothing
     or four digits and more before it.
     """

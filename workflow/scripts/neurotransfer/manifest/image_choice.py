@@ -5,7 +5,7 @@ others with the reason.
 
 A rule is ``all``, or words that are tried in turn: ``first``, ``last``, ``defaced`` or entities such as ``acq-mprage``
 or ``acq-mprage_rec-norm``.  The first word that fits any scan decides; of several that it fits the first one is taken,
-or the last one where the rule has the word ``last``.
+or the last one if the rule has the word ``last``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WORDS = ("first", "last", "defaced")
 
 
 def rule_mistake(rule: Sequence[str]) -> str | None:
-    """What is wrong with a rule, as the end of a sentence; None where it can be followed."""
+    """What is wrong with a rule, as the end of a sentence; None if it can be followed."""
     if "all" in rule and len(rule) > 1:
         return "'all' stands alone"
     for word in rule:
@@ -28,20 +28,20 @@ def rule_mistake(rule: Sequence[str]) -> str | None:
             return f"{word!r} is neither first, last, all, defaced nor entities such as acq-mprage"
     for earlier, later in pairwise(rule):
         if earlier in ("first", "last"):
-            return f"{later!r} is never reached, since {earlier!r} fits every image"
+            return f"{later!r} is never reached, because {earlier!r} fits every image"
     return None
 
 
-def choose(scans: Sequence[Scan], rule: Sequence[str]) -> tuple[list[Scan], list[Exclusion]]:
+def choose_scans(scans: Sequence[Scan], rule: Sequence[str]) -> tuple[list[Scan], list[Exclusion]]:
     """Divide the scans of one session into those that the rule takes and those that it leaves out.
 
     Scans are in the natural order of their entities: run-2 before run-10, and one without an entity before one
-    with it.  A scan with a contrast agent (``ce-``) is taken only where the rule names that entity.
+    with it.  A scan with a contrast agent (``ce-``) is taken only if the rule names that entity.
     """
     scans = sorted(scans, key=natural_order)
     excluded = []
     if not any("ce-" in word for word in rule):
-        detail = "an image with a contrast agent is taken only where the column t1w names it, as ce-<label>"
+        detail = "an image with a contrast agent is taken only if the column t1w names it, as ce-<label>"
         excluded = [Exclusion(scan.path, "contrast_agent", detail) for scan in scans if "ce" in scan.labels]
         scans = [scan for scan in scans if "ce" not in scan.labels]
     if "all" in rule or not scans:

@@ -1,8 +1,8 @@
 """What is known about a person at a scan: a cohort's own tables -> the six targets and the diagnosis.
 
 Goes in: rows of participants.tsv, sessions.tsv and phenotype files, days of scans, and the cohort's mapping.  Comes
-out: numbers in the study's units (years; 0 female, 1 male; 0 right, 1 left; kg/m²), and None where something is
-missing.  Cells are gathered first and read together, since a decimal comma is a matter of the whole column.
+out: numbers in the study's units (years; 0 female, 1 male; 0 right, 1 left; kg/m²), and None if something is
+missing.  Cells are gathered first and read together, because the decimal mark is decided for the whole column.
 """
 
 from __future__ import annotations
@@ -10,60 +10,27 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import date
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from ..errors import InputError, Mistakes
-from .ages import PER_YEAR, UNITS, birth_day, uncapped, unit_named, years_between
+from .ages import AGES, AgeUnits, ages_of, uncapped
 from .bids import key_of
-from .bids_tables import MISSING, Table, read_header, read_phenotype, read_units
+from .bids_tables import MISSING, Table
 from .cohorts import FIELDS, Cohort
 from .decimal_commas import NUMBER, comma_problem
+from .people import Cell, Person
+from .phenotype import find_phenotype
 
 # What a living person can have; a value beyond is a slip or another unit.  [assumed]
 LIMITS = {
-    "age": (0.0, 120.0, "years"),
+    "age": (*AGES, "years"),
     "bmi": (5.0, 150.0, "kg/m²"),
     "height": (0.3, 2.6, "m"),
     "weight": (1.0, 500.0, "kg"),
 }
 CODED = ("sex", "handedness")
 NO_DIAGNOSIS = {"na", "n/a", "nan", "none", "null", "nil", "-", "--", "?", "."}  # missing, misspelt
-
-
-class Cell(NamedTuple):
-    """A value with the place where it stands; `own` is true where that row is the session's and not the person's."""
-
-    text: str
-    table: Table
-    line: int
-    key: str
-    column: str
-    own: bool
-
-
-@dataclass
-class Visit:
-    """One scan: what tables say about it by field, and the day on which it was made."""
-
-    cells: dict[str, Cell]
-    day: date | None = None
-
-
-@dataclass
-class Person:
-    """The scans of one participant.
-
-    `several` says that the person was scanned in more than one session, `aged` that their sessions.tsv has ages, and
-    `first` is the day of the first scan of any kind.
-    """
-
-    visits: list[Visit] = field(default_factory=list)
-    several: bool = False
-    aged: bool = False
-    first: date | None = None
 
 
 class Labels:
@@ -86,11 +53,11 @@ class Labels:
         self._found: set[str] = set()
         self._texts: dict[tuple[str, str], set[str]] = {}  # of sessions.tsv, by family and column
         self._commas: dict[tuple[str, str], str | None] = {}
-        self._units: dict[tuple[str, str], float] = {}
+        self._years = AgeUnits(cohort, self.notes, mistakes)
         self._several: dict[str, list[str]] = {}
         self._counts: Counter[str] = Counter()
         self._columns_of(participants)
-        self.phenotype = self._find_phenotype()
+        self.phenotype = find_phenotype(cohort, self._found, self._several, self.notes, mistakes)
 
     def person(self, sessions: Table | None, several: bool, first: date | None) -> Person:
         """A participant without visits yet: see `Person`."""
@@ -132,74 +99,20 @@ class Labels:
         """The labels of every scan, by field, in order of people and their visits."""
         rows = []
         for person in people:
-            ages = self._ages(person)
+            ages = ages_of(person, self)
             for visit, age in zip(person.visits, ages, strict=True):
-                row = {name: self._value(name, visit.cells.get(name)) for name in FIELDS if name != "age"}
+                row = {name: self.value(name, visit.cells.get(name)) for name in FIELDS if name != "age"}
                 if row["bmi"] is None and "bmi" not in self._found and {"height", "weight"} <= visit.cells.keys():
-                    height = self._value("height", visit.cells["height"])
-                    weight = self._value("weight", visit.cells["weight"])
+                    height = self.value("height", visit.cells["height"])
+                    weight = self.value("weight", visit.cells["weight"])
                     row["bmi"] = weight / height**2 if height and weight else None
                 rows.append({"age": age} | row)
         self._note_counts()
         return rows
 
-    def _ages(self, person: Person) -> list[float | None]:
-        """The age at each scan; docs/bids.md says what comes before what.
-
-        A person with several sessions whose sessions.tsv knows ages has no age in a session that it leaves open and
-        that no day tells: the participant's age would be another session's.
-        """
-        own = [
-            self._value("age", visit.cells["age"]) if "age" in visit.cells and visit.cells["age"].own else None
-            for visit in person.visits
-        ]
-        dated = [
-            (visit.day, age) for visit, age in zip(person.visits, own, strict=True) if visit.day and age is not None
-        ]
-        ages: list[float | None] = []
-        for visit, age in zip(person.visits, own, strict=True):
-            cell = visit.cells.get("age")
-            if age is None and "birth_date" in visit.cells and visit.day:
-                age = self._age_by_birth(visit)
-            elif age is None and visit.day and dated:
-                day, known = min(dated)
-                age = self._counted("by_days", known + years_between(day, visit.day))
-            elif age is None and cell is not None and not cell.own and not (person.several and person.aged):
-                age = self._value("age", cell)
-                if age is not None and person.several:
-                    if visit.day and person.first:
-                        age = self._counted("by_days", age + years_between(person.first, visit.day))
-                    else:
-                        self._counted("shared", age)
-            low, high, _ = LIMITS["age"]
-            if age is not None and not low <= age <= high:
-                what = f"by the days of its scans sub-{cell.key if cell else '?'} would be {age:.0f} years old"
-                fix = "correct the days, or put the age of each session into sub-*/sub-*_sessions.tsv"
-                self.mistakes.add(InputError(self.cohort.path, "scans.tsv", what, fix), str(self.cohort.path), "days")
-                age = None
-            ages.append(age)
-        return ages
-
-    def count(self, what: str, number: int) -> None:
-        """Count something that a note tells of in the end."""
+    def count(self, what: str, number: int = 1) -> None:
+        """Count something that a note mentions at the end."""
         self._counts[what] += number
-
-    def _counted(self, how: str, age: float) -> float:
-        self._counts[how] += 1
-        return age
-
-    def _age_by_birth(self, visit: Visit) -> float | None:
-        cell = visit.cells["birth_date"]
-        born = birth_day(cell.text)
-        if born is None:
-            return self._complain("birth_date", cell, f"{cell.text!r} is no date", "write it as 1950-06-15, or n/a")
-        age = years_between(born, visit.day)
-        low, high, _ = LIMITS["age"]
-        if not low <= age <= high:
-            what = f"{cell.text} and a scan on {visit.day} make an age of {age:.0f} years"
-            fix = "shift both by the same days, or leave birth_date out of the cohort table"
-            return self._complain("birth_date", cell, what, fix)
-        return self._counted("by_birth", age)
 
     def _note_counts(self) -> None:
         shared = (
@@ -245,43 +158,8 @@ class Labels:
             self._found |= known.keys()
         return known
 
-    def _find_phenotype(self) -> list[tuple[Table, dict[str, int]]]:
-        """The phenotype files with the fields that each gives: those that cohorts.tsv names, and those of which
-        participants.tsv has no column and one file has.  An age there is that of the questionnaire, and not taken."""
-        wanted: dict[str, dict[str, str]] = {}
-        for field_name, name in self.cohort.files.items():
-            wanted.setdefault(name, {})[field_name] = self.cohort.columns[field_name]
-        names = sorted((self.cohort.path / "phenotype").glob("*.tsv"))
-        headers = {f"phenotype/{path.name}": read_header(path) for path in names}
-        unasked = {"age"} - self.cohort.given
-        for field_name in sorted(self.cohort.columns.keys() - self._found - self.cohort.files.keys() - unasked):
-            name = self.cohort.columns[field_name]
-            files = [file for file, header in headers.items() if name in header and "participant_id" in header]
-            if len(files) == 1:
-                wanted.setdefault(files[0], {})[field_name] = name
-                self.notes.append(f"{self.cohort.name}: {field_name} is the column {name!r} of {files[0]}")
-            elif files:
-                self._several[field_name] = files
-                if field_name not in self.cohort.given:
-                    what = f"{self.cohort.name}: a column {name!r} stands in {', '.join(files)}; the column"
-                    self.notes.append(f"{what} {field_name} of the cohort table can name one, as {files[0]}:{name}")
-        found = []
-        for file, columns in sorted(wanted.items()):
-            if not (self.cohort.path / file).is_file():
-                what = "there is no such phenotype file"
-                fields = ", ".join(sorted(columns))
-                fix = f"correct {fields} of {self.cohort.name} in the cohort table"
-                self.mistakes.add(InputError(self.cohort.path / file, "", what, fix))
-                self._found |= columns.keys()
-                continue
-            table = read_phenotype(self.cohort.path, file, lambda names, has=columns: has.values(), self.mistakes)
-            if table is not None:
-                positions = {key: table.columns.index(name) for key, name in columns.items() if name in table.columns}
-                self._found |= positions.keys()
-                found.append((table, positions))
-        return found
-
-    def _value(self, field_name: str, cell: Cell | None) -> float | int | str | None:
+    def value(self, field_name: str, cell: Cell | None) -> Any:
+        """A cell in the study's unit, or as a code; None if there is none or it makes no sense, which is a mistake."""
         if cell is None:
             return None
         if field_name == "diagnosis":
@@ -301,20 +179,20 @@ class Labels:
                 self._counts["commas"] += 1
             elif problem and NUMBER.fullmatch(point):
                 fix = f"write {point}, or {text.replace(',', '')}, and the others likewise"
-                return self._complain(field_name, cell, f"{cell.text!r} can't be read: {problem}", fix)
+                return self.complain(cell, f"{cell.text!r} can't be read: {problem}", fix)
         if not NUMBER.fullmatch(text):
-            fix = "write a number, or n/a where it is missing"
-            return self._complain(field_name, cell, f"{cell.text!r} is no number", fix)
+            fix = "write a number, or n/a if it is missing"
+            return self.complain(cell, f"{cell.text!r} is no number", fix)
         number = float(text)
         if field_name == "height":
             number *= self.cohort.height_in_m
         if field_name == "age":
-            number /= self._per_year(cell)
+            number /= self._years.per_year(cell)
         low, high, unit = LIMITS.get(field_name, (float("-inf"), float("inf"), ""))
         if not low <= number <= high:
             what = f"{cell.text} is no {field_name} ({low:g} to {high:g} {unit} are possible)"
             hint = "; if the column has months, say so as age_unit in the cohort table" if field_name == "age" else ""
-            return self._complain(field_name, cell, what, f"correct it, or write n/a{hint}")
+            return self.complain(cell, what, f"correct it, or write n/a{hint}")
         return number
 
     def _comma_problem(self, cell: Cell) -> str | None:
@@ -324,47 +202,15 @@ class Labels:
             self._commas[key] = comma_problem(uncapped(text) for text in texts)
         return self._commas[key]
 
-    def _per_year(self, cell: Cell) -> float:
-        """How many of the age's units make a year: by cohorts.tsv, or by the sidecar of its table."""
-        if self.cohort.age_unit:
-            return PER_YEAR[self.cohort.age_unit]
-        key = (cell.table.family, cell.column)
-        if key not in self._units:
-            self._units[key] = PER_YEAR[self._unit_of_sidecar(cell)]
-        return self._units[key]
-
-    def _unit_of_sidecar(self, cell: Cell) -> str:
-        name = {"participants": "participants.json", "sessions": "sessions.json"}.get(cell.table.family)
-        files = [name or str(Path(cell.table.family).with_suffix(".json"))]
-        if cell.table.family == "sessions":  # one cohort writes its ages in one way
-            files.append("participants.json")
-        for path in (self.cohort.path / file for file in files):
-            try:
-                text = read_units(path, cell.column)
-            except InputError as error:
-                self.mistakes.add(error)
-                continue
-            if text is None:
-                continue
-            unit = unit_named(text)
-            if unit is None:
-                what = f"{text!r} is no unit of an age that is known ({', '.join(sorted(UNITS))})"
-                fix = f"correct it, or give age_unit of {self.cohort.name} in the cohort table"
-                self.mistakes.add(InputError(path, f"{cell.column}, Units", what, fix))
-                return "years"
-            if unit != "years":
-                self.notes.append(f"{self.cohort.name}: ages of {cell.table.family} are in {unit}, by {path.name}")
-            return unit
-        return "years"
-
     def _coded(self, field_name: str, cell: Cell) -> int | None:
         codes, text = self.cohort.codes[field_name], cell.text
         for spelling in (text, text.lower(), text.removesuffix(".0")):
             if spelling in codes:
-                return None if codes[spelling] is None else int(codes[spelling])
+                code = codes[spelling]
+                return None if code is None else int(code)
         what = f"{text!r} is no {field_name} that the cohort's mapping knows ({', '.join(codes)})"
         fix = f"add it to {field_name}_codes of {self.cohort.name} in the cohort table, or correct it here"
-        return self._complain(field_name, cell, what, fix)
+        return self.complain(cell, what, fix)
 
     def _diagnosis(self, cell: Cell) -> str | None:
         codes, text = self.cohort.codes.get("diagnosis", {}), cell.text
@@ -374,14 +220,15 @@ class Labels:
         if text in self.words or text in codes.values():
             return text
         if text.lower() in NO_DIAGNOSIS:
-            return self._complain("diagnosis", cell, f"{text!r} is no diagnosis", "write n/a where it is missing")
+            return self.complain(cell, f"{text!r} is no diagnosis", "write n/a if it is missing")
         if codes or NUMBER.fullmatch(text):
             what = f"{text!r} is a diagnosis that the cohort's mapping does not cover"
             fix = f"add it to diagnosis_codes of {self.cohort.name} in the cohort table, or correct it here"
-            return self._complain("diagnosis", cell, what, fix)
+            return self.complain(cell, what, fix)
         return text
 
-    def _complain(self, field_name: str, cell: Cell, what: str, fix: str) -> None:
+    def complain(self, cell: Cell, what: str, fix: str) -> None:
+        """Collect a mistake with the line, the person and the column of its cell."""
         where = f"line {cell.line} (sub-{cell.key}), column {cell.column}"
         self.mistakes.add(InputError(cell.table.path, where, what, fix), str(self.cohort.path), f"column {cell.column}")
 

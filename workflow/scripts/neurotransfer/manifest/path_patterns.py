@@ -1,7 +1,7 @@
-"""Patterns of paths: where the existing outputs of each image lie.
+"""Patterns of paths that lead to the existing outputs of each image.
 
 Goes in: a pattern such as ``derivatives/fastsurfer/sub-{participant}[_ses-{session}]``, and an image's labels.  Comes
-out: a path.  A part in square brackets is left out where one of its placeholders has no value.
+out: a path.  A part in square brackets is left out if one of its placeholders has no value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 
 
 def pattern_mistake(pattern: str) -> str | None:
-    """What is wrong with a pattern, as the end of a sentence; None where it can be filled in."""
+    """What is wrong with a pattern, as the end of a sentence; None if it can be filled in."""
     unknown = [name for name in PLACEHOLDER.findall(pattern) if name not in PLACEHOLDERS]
     if unknown:
         return f"{{{unknown[0]}}} is no placeholder (there are: {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)})"
@@ -33,7 +33,7 @@ def fill_in(pattern: str, labels: Mapping[str, str]) -> str:
     Raises
     ------
     ValueError
-        where a placeholder outside square brackets has no value, or a label would lead out of its folder
+        if a placeholder outside square brackets has no value, or a label would lead out of its folder
     """
 
     def optional(found: re.Match[str]) -> str:

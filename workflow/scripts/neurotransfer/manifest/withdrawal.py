@@ -1,7 +1,7 @@
 """Withdrawn consent: who has left the study, and the empty place that each of their images keeps.
 
 Goes in: withdrawn.tsv, a participant or an image per row.  Comes out: images without them, and the shard files'
-rows of those that had a place, emptied but for their names (``withdrawn`` is 1 there), so that no other image
+rows of those that had a place, emptied except for their names (``withdrawn`` is 1 there), because no other image
 moves.  Preprocessing deletes their files, the cache writes zeros in their rows, and nothing later hears of them.
 """
 
@@ -28,7 +28,7 @@ from ..study.consequences import jobs_after, listed_by_rule
 from ..study.plan import digest_of_withdrawn, read_study
 from .bids import safe
 
-DEFAULT = Path("config/withdrawn.tsv")  # the only place where no file at all means nobody
+DEFAULT = Path("config/withdrawn.tsv")  # only this file may be missing, which means that no one has withdrawn
 COLUMNS = ("participant_id", "image_id", "date", "note")
 KEPT = ("image_id", "cohort", "shard")  # of a withdrawn image's row
 
@@ -91,11 +91,11 @@ class Withdrawn:
 class Apart:
     """What a manifest does with the withdrawn.
 
-    `places`: shard and place of each withdrawn image that has one; `shards`: those in which that has changed since
+    `positions`: shard and place of each withdrawn image that has one; `shards`: those in which that has changed since
     the last time; `facts`: for the first line of shards.tsv; `notes`: sentences for a person.
     """
 
-    places: Mapping[str, tuple[str, int]]
+    positions: Mapping[str, tuple[str, int]]
     shards: tuple[str, ...]
     facts: Mapping[str, object]
     notes: tuple[str, ...]
@@ -107,11 +107,11 @@ def participant_of(image_id: str) -> str:
 
 
 def read_withdrawn(path: str | Path | None, mistakes: Mistakes | None = None) -> Withdrawn:
-    """Read the list; nobody is on it where it is null, or at its usual place and not there.
+    """Read the list; it is empty if the path is null, or the usual path and the file is missing.
 
     Parameters
     ----------
-    mistakes : where everything wrong with it is collected; None: raised at once
+    mistakes : collects everything that is wrong; None: raised at once
 
     Raises
     ------
@@ -153,7 +153,14 @@ def _rows(path: Path, mistakes: Mistakes) -> Iterator[Row]:
         cells = dict(zip(header, (cell.strip() for cell in line.split("\t")), strict=False))
         row = Row(at, cells.get("participant_id") or None, cells.get("image_id") or None)
         if not (row.participant or row.image):
-            mistakes.add(InputError(path, f"line {at}", "it names nobody", "fill in participant_id or image_id"))
+            mistakes.add(
+                InputError(
+                    path,
+                    f"line {at}",
+                    "it names neither a participant nor an image",
+                    "fill in participant_id or image_id",
+                )
+            )
         elif row.participant and row.image and participant_of(row.image) != row.participant:
             what = f"the image {row.image} is not of the participant {row.participant}"
             mistakes.add(InputError(path, f"line {at}", what, "correct one of them"))
@@ -168,21 +175,21 @@ def set_apart(
     folder: Path,
     mistakes: Mistakes,
 ) -> tuple[pd.DataFrame, Apart]:
-    """Take the withdrawn out of the images, and say which places they keep.
+    """Take the withdrawn out of the images, and say which positions they keep.
 
     Parameters
     ----------
     images : of all cohorts, before they have shards
     previous : shard and place of all images of the last time, withdrawn ones included
     folder : of the manifest
-    mistakes : gets a line for each name that is not known and was not withdrawn before, and one where the list
+    mistakes : gets a line for each name that is not known and was not withdrawn before, and one if the list
         has vanished though images were withdrawn
 
     Returns
     -------
     the other images, and what is kept of the withdrawn
     """
-    before = marked_places(folder)
+    before = marked_positions(folder)
     if before and (withdrawn.path is None or not withdrawn.path.is_file()):
         what = f"{len(before)} images are withdrawn, and the list that says so is gone"
         mistakes.add(InputError(withdrawn.path or "withdrawn", "", what, "put it back (the key is 'withdrawn')"))
@@ -197,29 +204,30 @@ def set_apart(
             hint = f"did you mean {' or '.join(near)}?" if near else f"see {layout.IMAGES} for their names"
             what = f"the study has no {'image' if row.image else 'participant'} {name}"
             mistakes.add(InputError(withdrawn.path, f"line {row.line}", what, hint))
-    places = {image: place for image, place in previous.items() if withdrawn.has(image)}
-    changed = {places.get(image, before.get(image))[0] for image in set(places) ^ set(before)}
+    positions = {image: place for image, place in previous.items() if withdrawn.has(image)}
+    either = before | positions
+    changed = {either[image][0] for image in set(positions) ^ set(before)}
     gone = images["image_id"].map(withdrawn.has).astype(bool)
-    counts = Counter(image.partition("_")[0] for image in {*places, *images.loc[gone, "image_id"]})
+    counts = Counter(image.partition("_")[0] for image in {*positions, *images.loc[gone, "image_id"]})
     notes = []
     if counts:
-        people = {participant_of(image) for image in {*places, *images.loc[gone, "image_id"]}}
+        gone_people = {participant_of(image) for image in {*positions, *images.loc[gone, "image_id"]}}
         listed = ", ".join(f"{cohort} {count:,}" for cohort, count in sorted(counts.items()))
-        new = len(set(places) - set(before))
-        told = f"; {new:,} of them had a place until now" if new else ""
-        notes.append(f"withdrawn: {counts.total():,} images of {len(people):,} people ({listed}){told}")
+        new = len(set(positions) - set(before))
+        added = f"; {new:,} of them had a place until now" if new else ""
+        notes.append(f"withdrawn: {counts.total():,} images of {len(gone_people):,} people ({listed}){added}")
     facts = {
         "withdrawn_sha256": digest_of_withdrawn(withdrawn.path),
         "withdrawn_known": sorted(row.digest for row in withdrawn.rows),
     }
-    return images[~gone].reset_index(drop=True), Apart(places, tuple(sorted(changed)), facts, tuple(notes))
+    return images[~gone].reset_index(drop=True), Apart(positions, tuple(sorted(changed)), facts, tuple(notes))
 
 
 def consequences(shards: Collection[str], config: Mapping[str, Any]) -> str:
-    """For a person: what is made again since it has changed who of some shards is withdrawn."""
+    """For a person: what is made again because other images of some shards are withdrawn now."""
     study = read_study(config)
     jobs = jobs_after(study, {shard: study.shards[shard].jobs for shard in shards if shard in study.shards})
-    lines = [f"because of who is withdrawn, the next run of snakemake does: {listed_by_rule(jobs) or 'nothing'}"]
+    lines = [f"because of the withdrawals, the next run of snakemake does: {listed_by_rule(jobs) or 'nothing'}"]
     if "pretrain" in jobs:
         lines.append(
             "pretraining is among them; to keep the weights that there are, copy their file first and give the copy as "
@@ -235,13 +243,13 @@ def consequences(shards: Collection[str], config: Mapping[str, Any]) -> str:
 
 
 def behind_weights(people: Collection[str], trained: Iterable[str] | None, seen: Collection[str] | None) -> int | None:
-    """How many people who have withdrawn are behind weights; None where nothing can tell.
+    """How many people who have withdrawn are behind weights; None if that is not known.
 
     Parameters
     ----------
     people : the participants who have withdrawn
-    trained : the participants behind the weights, where this study has made them
-    seen : those of `people` whom the digests in a file of given weights show; None where the file can't tell
+    trained : the participants behind the weights, if this study has made them
+    seen : those of `people` whom the digests in a file of given weights show; None if the file cannot show it
     """
     if not people:
         return 0
@@ -250,7 +258,7 @@ def behind_weights(people: Collection[str], trained: Iterable[str] | None, seen:
     return None if seen is None else len(seen)
 
 
-def marked_places(folder: Path) -> dict[str, tuple[str, int]]:
+def marked_positions(folder: Path) -> dict[str, tuple[str, int]]:
     """Shard and place of the images that the shard files mark as withdrawn."""
     found = {}
     for path in sorted((folder / "shards").glob("*-*.tsv")):
@@ -263,7 +271,7 @@ def marked_places(folder: Path) -> dict[str, tuple[str, int]]:
     return found
 
 
-def fill_places(images: pd.DataFrame, apart: Apart, previous: Mapping[str, tuple[str, int]]) -> pd.DataFrame:
+def fill_positions(images: pd.DataFrame, apart: Apart, previous: Mapping[str, tuple[str, int]]) -> pd.DataFrame:
     """The images with the withdrawn among them, each in its old place, and a column `withdrawn`.
 
     Parameters
@@ -274,7 +282,7 @@ def fill_places(images: pd.DataFrame, apart: Apart, previous: Mapping[str, tuple
     cohorts = {cohort: at for at, cohort in enumerate(images["cohort"].unique())}
     rows = [
         {"image_id": image, "cohort": shard.rpartition("-")[0], "shard": shard, "withdrawn": 1}
-        for image, (shard, _) in apart.places.items()
+        for image, (shard, _) in apart.positions.items()
     ]
     if not rows:
         return images.assign(withdrawn=pd.array([pd.NA] * len(images), dtype="Int64"))
@@ -294,15 +302,15 @@ def fill_places(images: pd.DataFrame, apart: Apart, previous: Mapping[str, tuple
 def emptied(path: Path, withdrawn: Collection[str]) -> str:
     """The text of a shard's file with the rows of withdrawn images emptied, all else as it is."""
     with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file, delimiter="\t")
-    rows = [dict(zip(header, row, strict=True)) for row in rows]
+        header, *cells = csv.reader(file, delimiter="\t")
+    rows = [dict(zip(header, row, strict=True)) for row in cells]
     text = io.StringIO()
     names = list(dict.fromkeys([*header, "withdrawn"]))
     writer = csv.DictWriter(text, names, delimiter="\t", lineterminator="\n", restval="")
     writer.writeheader()
     for row in rows:
         if row["image_id"] in withdrawn:
-            row = {name: row[name] for name in KEPT} | {"withdrawn": 1}
+            row = {name: row[name] for name in KEPT} | {"withdrawn": "1"}
         writer.writerow(row)
     return text.getvalue()
 

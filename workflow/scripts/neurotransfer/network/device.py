@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import time
+from typing import Any
 
 import torch
 
@@ -16,31 +17,31 @@ from ..errors import InputError
 
 logger = logging.getLogger("neurotransfer")
 PROBES = 6  # runs of a convolution that decide on a data type, which take milliseconds each
-HOPELESS_SECONDS = 0.2  # of one of them, where the CPU has no instructions for it
+HOPELESS_SECONDS = 0.2  # of one of them, if the CPU has no instructions for it
 WORTHWHILE_GAIN = 1.5  # far from all that was met: 0.5 without tiles on Intel, 3.5 on AMD, more with tiles
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def choose_device(wish: str, threads: int, *, deterministic: bool = True) -> torch.device:
+def choose_device(asked: str, threads: int, *, deterministic: bool = True) -> torch.device:
     """The device to compute on, with torch set up for it.
 
     Parameters
     ----------
-    wish : "auto" (a GPU where there is one), "cpu" or "cuda"
+    asked : "auto" (a GPU if there is one), "cpu" or "cuda"
     threads : of the CPU; sums in another number of threads round differently, so it is configured, not found
-    deterministic : whether a GPU gives the same bytes each time, as a CPU always does; where torch knows no such
+    deterministic : whether a GPU gives the same bytes each time, as a CPU always does; if torch knows no such
         way to compute something, it warns
 
     Raises
     ------
     InputError
-        where a GPU is asked for and there is none
+        if a GPU is asked for and there is none
     """
     torch.set_num_threads(threads)
     found = torch.cuda.is_available()
-    if wish == "cuda" and not found:
+    if asked == "cuda" and not found:
         raise InputError("configuration", "device", "cuda is asked for, but torch finds no GPU", "set auto or cpu")
-    if wish == "cpu" or not found:
+    if asked == "cpu" or not found:
         _keep_freed_memory()
         logger.info("computing on the CPU with %d threads", threads)
         return torch.device("cpu")
@@ -49,7 +50,8 @@ def choose_device(wish: str, threads: int, *, deterministic: bool = True) -> tor
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before it is first used
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # all that is read here has been written
+    # all that is read here has been written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logger.info("computing on %s", torch.cuda.get_device_name())
     return torch.device("cuda")
 
@@ -65,28 +67,28 @@ def _keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-@functools.cache  # so that it is measured, and the log says it, once
-def choose_data_type(wish: str, device: torch.device) -> torch.dtype:
+@functools.cache  # measured, and logged, once
+def choose_data_type(asked: str, device: torch.device) -> torch.dtype:
     """The data type that convolutions and matrix products compute in; sums and weights stay float32.
 
-    bfloat16 pays where the device multiplies matrices in it: on a GPU with tensor cores for it, and on a CPU that
-    proves it.  Whether a CPU has such instructions does not tell: with AMX tiles, or on a recent AMD, convolutions are
+    bfloat16 pays if the device multiplies matrices in it: on a GPU with tensor cores for it, and on a CPU that
+    proves it.  That a CPU has such instructions is not enough: with AMX tiles, or on a recent AMD, convolutions are
     several times as fast in bfloat16 as in float32; on Intel's without tiles they take twice as long.
 
     Parameters
     ----------
-    wish : "auto", "float32" or "bfloat16"
+    asked : "auto", "float32" or "bfloat16"
     """
-    chosen = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(wish)
+    chosen = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(asked)
     how = "as configured"
     if chosen is None and device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
         chosen = torch.bfloat16 if able else torch.float32
-        how = f"since the GPU has {'' if able else 'no '}bfloat16"
+        how = f"because the GPU has {'' if able else 'no '}bfloat16"
     elif chosen is None:
         gain = bfloat16_gain()
         chosen = torch.bfloat16 if gain > WORTHWHILE_GAIN else torch.float32
-        how = f"since a convolution in bfloat16 is {gain:.1f} times as fast as in float32 on this CPU"
+        how = f"because a convolution in bfloat16 is {gain:.1f} times as fast as in float32 on this CPU"
     logger.info("the network computes in %s, %s", str(chosen).removeprefix("torch."), how)
     return chosen
 
@@ -98,7 +100,7 @@ def bfloat16_gain() -> float:
     on one kind of processor shall decide alike.
     """
     seconds = dict.fromkeys((torch.float32, torch.bfloat16), math.inf)
-    shape = {"device": "cpu", "memory_format": torch.channels_last_3d}
+    shape: dict[str, Any] = {"device": "cpu", "memory_format": torch.channels_last_3d}
     images, weight = torch.ones(1, 64, 12, 12, 12), torch.ones(128, 64, 3, 3, 3)  # of the third block, but smaller
     given = {dtype: (images.to(dtype=dtype, **shape), weight.to(dtype=dtype, **shape)) for dtype in seconds}
     threads = torch.get_num_threads()
@@ -124,8 +126,8 @@ def place(
     ----------
     compiled : whether torch's compiler makes its code, when the network is first used
     """
-    model.data_type = choose_data_type(data_type, device)
+    model.data_type = choose_data_type(data_type, device)  # type: ignore[assignment]
     if compiled:
         model.compile()
     # also faster on a CPU: 10 against 18 ms per image and training step of the demo's network
-    return model.to(device, memory_format=torch.channels_last_3d)
+    return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

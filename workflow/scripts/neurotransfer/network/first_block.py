@@ -1,6 +1,6 @@
 """The first block without its full-resolution activation, which holds most of a step's time and memory.
 
-The block's convolution has one channel in, so that everything about it is said by patches of 3³ voxels:
+The block's convolution has one input channel, so its statistics depend only on the image's patches of 3³ voxels:
 
 - its batch statistics are closed forms of the patches' mean m [27] and covariance S [27, 27], for the
   convolution w of a patch has mean w·m and variance w S w, whatever w is;
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from torch.nn import functional
 from .fused_norm import move_on, over_all_ranks
 
 PIECE = {"cpu": 1 << 13, "cuda": 1 << 18}  # pooled voxels at once: 8 MB of answers of 32 channels on a CPU
-CORNERS = list(itertools.product((0, 1), repeat=3))  # a, b, c: where in a pooling window of 2³ a patch lies
+CORNERS = list(itertools.product((0, 1), repeat=3))  # a, b, c: the position of a patch in a pooling window of 2³
 
 
 def convolve_normalise_pool_relu(images: Tensor, conv: nn.Conv3d, norm: nn.BatchNorm3d) -> Tensor:
@@ -40,6 +41,7 @@ def convolve_normalise_pool_relu(images: Tensor, conv: nn.Conv3d, norm: nn.Batch
     -------
     [N, C, D // 2, H // 2, W // 2], channels last in memory
     """
+    assert conv.bias is not None and norm.running_mean is not None and norm.running_var is not None
     filters = conv.weight.flatten(1).double()  # [C, 27]
     if norm.training:
         count, mean_patch, covariance = moments(images)
@@ -118,7 +120,7 @@ def _patches_outside_windows(images: Tensor) -> Iterator[Tensor]:
 
 class _ConvolvePoolReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, images, filters, shift, dtype, keep):
+    def forward(ctx: Any, images: Tensor, filters: Tensor, shift: Tensor, dtype: torch.dtype, keep: bool) -> Tensor:
         count, _, *size = images.shape
         channels, shape = len(filters), [length // 2 for length in size]
         candidates = filters.new_zeros((2, 2, 2, channels, 3, 4, 4))  # a filter at each patch's place in 3 × 4 × 4
@@ -126,23 +128,23 @@ class _ConvolvePoolReLU(torch.autograd.Function):
             candidates[a, c, b, :, :, b : b + 3, c : c + 3] = filters.view(channels, 3, 3, 3)
         candidates = candidates.view(2, -1, 48).to(dtype)
         out = images.new_empty((count * shape[0] * shape[1] * shape[2], channels), dtype=dtype)
-        places = torch.empty(out.shape[::-1] if keep else 0, dtype=torch.uint8, device=images.device)
+        winners = torch.empty(out.shape[::-1] if keep else 0, dtype=torch.uint8, device=images.device)
         for at, voxels in _neighbourhoods(images, dtype):
             answers = (candidates @ _by_a(voxels).transpose(1, 2)).view(2, 2, 2, channels, -1)  # a, c, b
             if keep:
-                answers, places[:, at] = _greatest(answers)
+                answers, winners[:, at] = _greatest(answers)
             else:
                 answers = answers.flatten(0, 2).amax(0)
             out[at] = answers.T
         out.add_(shift.to(dtype)).relu_()
-        ctx.save_for_backward(images, out, places)
+        ctx.save_for_backward(images, out, winners)
         ctx.dtype = dtype
         return out.view(count, *shape, channels).permute(0, 4, 1, 2, 3)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
-        images, out, places = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        images, out, winners = ctx.saved_tensors
         channels = out.shape[1]
         gradient = gradient.permute(0, 2, 3, 4, 1).reshape(-1, channels)
         total = torch.zeros(2, 4 * channels, 48, dtype=torch.double, device=images.device)
@@ -150,10 +152,11 @@ class _ConvolvePoolReLU(torch.autograd.Function):
         for at, voxels in _neighbourhoods(images, ctx.dtype):
             passed = gradient.new_empty((channels, voxels.shape[1])).copy_((gradient[at] * (out[at] > 0)).T)
             by_shift += passed.sum(1)
-            apart = passed.new_zeros((8, *passed.shape)).scatter_(0, places[:, at].long()[None], passed[None])
+            apart = passed.new_zeros((8, *passed.shape)).scatter_(0, winners[:, at].long()[None], passed[None])
             total += apart.view(2, 4 * channels, -1) @ _by_a(voxels)
         total = total.view(2, 2, 2, channels, 3, 4, 4)
-        by_filters = sum(total[a, c, b, :, :, b : b + 3, c : c + 3] for a, b, c in CORNERS)
+        first, *others = (total[a, c, b, :, :, b : b + 3, c : c + 3] for a, b, c in CORNERS)
+        by_filters = sum(others, first)
         return None, by_filters.reshape(channels, 27).to(images.dtype), by_shift.to(images.dtype), None, None
 
 
@@ -165,7 +168,7 @@ def _by_a(voxels: Tensor) -> Tensor:
 def _greatest(answers: Tensor) -> tuple[Tensor, Tensor]:
     """The greatest of eight, by a, c, b: [2, 2, 2, ...] to [...], and its place as 4a + 2c + b; the first of equals.
 
-    First c, then b, then a, and the earlier half where both are equal: what max-pool's scan meets first.
+    First c, then b, then a, and the earlier half if both are equal: what max-pool's scan meets first.
     """
     c = answers[:, 1] > answers[:, 0]  # [a, b, ...]
     answers = torch.maximum(answers[:, 0], answers[:, 1])
@@ -178,5 +181,5 @@ def _greatest(answers: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _choose(later: Tensor, pair: Tensor) -> Tensor:
-    """pair[1] where `later`, else pair[0]; in bits, for torch.where takes 20 times as long."""
+    """pair[1] where `later`, else pair[0]; in bits, because torch.where takes 20 times as long."""
     return pair[0] ^ ((pair[0] ^ pair[1]) & later)

@@ -1,13 +1,15 @@
 """Batch norm, max-pool and ReLU in one: half the memory and a fraction of the traffic of the three layers.
 
-Max-pool comes first.  It commutes with ReLU, and with batch norm's affine map where that map's scale is
-positive; a negative scale turns the greatest voxel into the least, which the sign of the scale tells before
+Max-pool comes first.  It commutes with ReLU, and with batch norm's affine map if that map's scale is
+positive; a negative scale turns the greatest voxel into the least, which the sign of the scale shows before
 any statistics are known.  So all that is kept at full resolution is the convolution's own output, and batch
 norm works on an eighth of the voxels; only its statistics and the gradient through them need every voxel.
-That gradient takes the place of the output in memory, voxel by voxel, since nobody needs the output after it.
+That gradient takes the place of the output in memory, voxel by voxel, because the output is not needed after it.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -22,14 +24,14 @@ def normalise_pool_relu(x: Tensor, norm: nn.BatchNorm3d, size: int) -> Tensor:
 
     Parameters
     ----------
-    x : [N, C, D, H, W], of a convolution that nobody else uses: in training its gradient overwrites it, unless x is
+    x : [N, C, D, H, W], of a convolution that is used nowhere else: in training its gradient overwrites it, unless x is
         a leaf or the graph is kept for another backward pass
     size : of the pooling window and its stride, in voxels
 
     Raises
     ------
     ValueError
-        where training gives batch norm one voxel, which has no variance
+        if training gives batch norm one voxel, which has no variance
     """
     if left_to_compiler():
         return functional.relu(functional.max_pool3d(norm(x), size))
@@ -45,10 +47,12 @@ def normalise_pool_relu(x: Tensor, norm: nn.BatchNorm3d, size: int) -> Tensor:
 @torch.no_grad()
 def move_on(norm: nn.BatchNorm3d, mean: Tensor, variance: Tensor, count: Tensor) -> None:
     """Running statistics with those of one batch, whose `variance` [C] is over `count` voxels and biased."""
-    norm.num_batches_tracked += 1
-    share = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
-    norm.running_mean += share * (mean - norm.running_mean)
-    norm.running_var += share * (variance * (count / (count - 1)) - norm.running_var)
+    steps, running_mean, running_var = norm.num_batches_tracked, norm.running_mean, norm.running_var
+    assert steps is not None and running_mean is not None and running_var is not None  # track_running_stats
+    steps += 1
+    share = 1 / steps if norm.momentum is None else norm.momentum
+    running_mean += share * (mean - running_mean)
+    running_var += share * (variance * (count / (count - 1)) - running_var)
 
 
 def left_to_compiler() -> bool:
@@ -73,7 +77,7 @@ def mean_and_variance(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     pieces = rows.split(max(1, PIECE[rows.device.type] // rows.shape[1]))
     wide = torch.promote_types(rows.dtype, torch.float32)
     sums = sum(piece.sum(0, dtype=wide).double() for piece in pieces)
-    mean = sums / len(rows)  # this rank's; squares are summed about it, so that nothing cancels
+    mean = sums / len(rows)  # this rank's; squares are summed about it, because else large terms would cancel
     squares = sum((piece - mean.to(wide)).square_().sum(0).double() for piece in pieces)
     count = torch.full_like(mean, len(rows))
     count, sums, squares = over_all_ranks(torch.stack([count, sums, squares + sums * mean]))
@@ -83,7 +87,15 @@ def mean_and_variance(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 class _NormalisePoolReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, epsilon, size, running):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        epsilon: float,
+        size: int,
+        running: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rows = _rows(x)  # [N D H W, C]
         if running is None:
             mean, variance, count = mean_and_variance(rows)
@@ -94,7 +106,7 @@ class _NormalisePoolReLU(torch.autograd.Function):
         scale = slope * weight
         if bool((weight > 0).all()):
             most, at = functional.max_pool3d(x, size, return_indices=True)
-        else:  # where the scale is 0 all voxels tie, and torch's layers then take the first
+        else:  # if the scale is 0 all voxels tie, and torch's layers then take the first
             at = functional.max_pool3d(x * weight.sign().to(x.dtype).view(-1, 1, 1, 1), size, return_indices=True)[1]
             most = x.flatten(2).gather(2, at.flatten(2)).view(at.shape)
         wide = torch.promote_types(x.dtype, torch.float32)
@@ -109,7 +121,7 @@ class _NormalisePoolReLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient, *_):
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         rows, pooled, at, out, mean, slope, weight, count = ctx.saved_tensors
         wide = torch.promote_types(rows.dtype, torch.float32)
         gradient = _rows(gradient).to(wide) * (out > 0)  # of the normalised maxima
@@ -128,8 +140,8 @@ class _NormalisePoolReLU(torch.autograd.Function):
         count_of_images, channels = ctx.shape[:2]
         moved = gradient.mul_(scale.to(wide)).to(rows.dtype)
         shape = (count_of_images, -1, channels)
-        for image, places, values in zip(result.view(shape), at.view(shape), moved.view(shape), strict=True):
-            image.scatter_add_(0, places.long(), values)
+        for image, winners, values in zip(result.view(shape), at.view(shape), moved.view(shape), strict=True):
+            image.scatter_add_(0, winners.long(), values)
         result = result.view(count_of_images, *ctx.shape[2:], channels).permute(0, 4, 1, 2, 3)
         return result, by_weight.to(weight.dtype), by_bias.to(weight.dtype), None, None, None
 
@@ -140,5 +152,5 @@ def _graph_is_kept() -> bool:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[N, C, D, H, W] to [N D H W, C]: a view where channels come last in memory."""
+    """[N, C, D, H, W] to [N D H W, C]: a view if channels come last in memory."""
     return x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])

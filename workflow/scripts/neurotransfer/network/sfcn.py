@@ -61,6 +61,15 @@ class SFCN(nn.Module):
     dropout : probability of zeroing a pooled feature in training
     scale : the pooled features are multiplied by it before the head (see `training_scale`); state dicts do not
         hold it, and `folded` moves it into the head's weights
+
+    Examples
+    --------
+    Six numbers for each of two images; five blocks need 32 voxels along each axis:
+
+    >>> network = SFCN(channels=[4, 8, 8, 16, 8], bottleneck=8, outputs=6, pooling="max", dropout=0.5).eval()
+    >>> images = torch.zeros(2, 1, 32, 40, 32)
+    >>> tuple(network(images).shape), tuple(network.features(images).shape)
+    ((2, 6), (2, 8))
     """
 
     def __init__(
@@ -107,7 +116,7 @@ class SFCN(nn.Module):
 
     def freeze(self, first: int | str) -> None:
         """Keep the first so many blocks, or the whole "trunk", as they are, batch norm's statistics included."""
-        parts = [self.blocks, self.bottleneck, self.norm] if first == "trunk" else self.blocks[:first]
+        parts = [self.blocks, self.bottleneck, self.norm] if first == "trunk" else list(self.blocks)[: int(first)]
         for part in parts:
             part.requires_grad_(False)
 

@@ -1,7 +1,7 @@
-"""What the jobs of a study cost: gathered from its benchmark files, or from what others measured.
+"""The cost of a study's jobs, from its benchmark files or from measurements elsewhere.
 
 Goes in: ``results/benchmarks/``, the plan of the study and its configuration.  Comes out: a row per finished
-job (seconds, memory, device), and seconds per unit of work (an image, an image through the network).
+job (seconds, memory, device), and seconds per unit of work (an image, or an image in one training step).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 from ..fit.settings import all_settings
 from ..study import layout
 from ..study.plan import CNNS, Study
-from ..study.rules import PRETRAINING, STAGES, cores_of, uses_gpu
+from ..study.rules import PRETRAINING, RULES, STAGES, cores_of, uses_gpu
 
 COLUMNS = ["rule", "key", "seconds", "memory_mb", "units", "device"]
 DEVICE = re.compile(r"computing on (?:the )?(.+?)(?: with \d+ threads)?$", re.MULTILINE)
 EVALUATION = 1 / 3  # of the cost of a training step: forward only
-# seconds per unit of work where this study has finished no job of the rule yet; all [assumed] for other machines
+# seconds per unit of work if this study has no finished job of the rule; all [assumed] for other machines
 ASSUMED = {
     ("preprocess", "gpu"): (60.0, "assumed: FastSurfer on a GPU takes about a minute per image"),
     ("preprocess", "cpu"): (4500.0, "assumed: FastSurfer on a CPU core takes 1 to 1.5 hours per image"),
@@ -32,25 +32,35 @@ ASSUMED = {
     ("resample", "cpu"): (3.0, "measured elsewhere: 3 s per file, most of it Python's start"),
     ("linear", "cpu"): (5.0, "measured elsewhere: 5 s per fit, most of it Python's start"),
 }
-PAPER_VOXELS = 224 * 192 * 224  # what the assumed costs of the network are for
+PAPER_VOXELS = 224 * 192 * 224  # of an image for which the network's costs are assumed
+REHEARSED = Path("rehearsal/costs.json")  # what a rehearsal on this study's own images and machines measured
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds per unit of work of a rule, where that number is from, and whether it is GPU time."""
+    """Seconds per unit of work of a rule, the source of that number, and whether it is GPU time.
+
+    `start` are the seconds that a job takes besides its work; 0 if `seconds` contains them.
+    """
 
     seconds: float
     basis: str
     gpu: bool
+    start: float = 0.0
+
+    def of_job(self, units: float) -> float:
+        """Seconds of one job."""
+        return units * self.seconds + self.start
 
 
-def gather(study: Study, config: Mapping[str, Any], folder: str | Path = layout.BENCHMARKS) -> list[dict[str, Any]]:
-    """A row (see COLUMNS) per finished job that left a benchmark file, read from the study's folder.
+def gather(study: Study, config: Mapping[str, Any], base: str | Path = "") -> list[dict[str, Any]]:
+    """A row (see COLUMNS) per finished job that left a benchmark file in the study's folder `base`.
 
     `units` is the work that the job did: images, or for the network images in training steps.
     """
     rows = []
-    for path in sorted(Path(folder).glob("*/**/*.tsv")):
+    folder = Path(base, layout.BENCHMARKS)
+    for path in sorted(folder.glob("*/**/*.tsv")):
         rule, *parts = path.relative_to(folder).with_suffix("").parts
         units = units_of(rule, parts, study, config)
         if units is None:
@@ -58,12 +68,12 @@ def gather(study: Study, config: Mapping[str, Any], folder: str | Path = layout.
         with path.open(encoding="utf-8", newline="") as file:
             for found in csv.DictReader(file, delimiter="\t"):
                 row = {"rule": rule, "key": "/".join(parts), "seconds": float(found["s"]), "units": units}
-                rows.append(row | {"memory_mb": _number(found.get("max_rss")), "device": _device(rule, parts)})
+                rows.append(row | {"memory_mb": _number(found.get("max_rss")), "device": _device(rule, parts, base)})
     return rows
 
 
 def units_of(rule: str, parts: list[str], study: Study, config: Mapping[str, Any]) -> float | None:
-    """The work of a job, by the parts of its benchmark file's path; None for what is not of this study."""
+    """The work of a job, by the parts of its benchmark file's path; None for a job that is not part of this study."""
     try:
         if rule == "preprocess":
             return study.shards[parts[0]].images_of_job(parts[1])
@@ -84,10 +94,12 @@ def steps_of_fit(model: str, n: int, config: Mapping[str, Any]) -> float:
     return settings * epochs * (n + EVALUATION * (n + validation))
 
 
-def cost_of(rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any]) -> Cost:
-    """Seconds per unit of a rule: from this study's finished jobs, else from a table.
+def cost_of(
+    rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any], rehearsed: Mapping[str, Any] | None = None
+) -> Cost:
+    """Seconds per unit of a rule: from this study's finished jobs, else from its rehearsal, else from a table.
 
-    A CNN's fit that never ran borrows from the other model's: both take the same steps.
+    If no fit of one CNN has run, the other CNN's fits count, because both take the same steps.
     """
     kin = CNNS if rule in CNNS else (rule,)
     for names in ((rule,), kin):
@@ -98,17 +110,29 @@ def cost_of(rule: str, rows: list[dict[str, Any]], config: Mapping[str, Any]) ->
             basis = f"{len(mine)} finished jobs of this study" + (f" on {devices}" if devices else "")
             return Cost(seconds, basis, uses_gpu(rule, config))
     gpu = uses_gpu(rule, config)
+    for name in kin:
+        if rehearsed and name in rehearsed:
+            return Cost(gpu=gpu, **rehearsed[name])
     if rule == "preprocess":
         engine = config["preprocessing"]["engine"]
         if engine == "derivatives":
             return Cost(0.5, "assumed: half a second to link and check an image's files", False)
-        place = "builtin" if engine == "builtin" else "gpu" if gpu else "cpu"
-        return Cost(*ASSUMED["preprocess", place], gpu)
+        kind = "builtin" if engine == "builtin" else "gpu" if gpu else "cpu"
+        return Cost(*ASSUMED["preprocess", kind], gpu)
     if rule in (*PRETRAINING, *CNNS):
         seconds, basis = ASSUMED["network", "gpu" if gpu else "cpu"]
         crop = config["cache"]["crop"]
         return Cost(seconds * crop[0] * crop[1] * crop[2] / PAPER_VOXELS, basis, gpu)
     return Cost(*ASSUMED[rule, "cpu"], False)
+
+
+def by_rule(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each rule, in the order in which data passes the rules."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in RULES:
+        if mine := [row for row in rows if row["rule"] == name]:
+            found[name] = mine
+    return found
 
 
 def summary(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -126,9 +150,11 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def by_stage(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Per stage, in the order of a run: jobs, GPU hours, core hours, and jobs that an earlier attempt had failed in.
 
-    A job counts its clock time for every core that it asked for, and for every GPU where it computed on one.
+    A job counts its clock time for every core that it asked for, and for every GPU if it computed on one.
     """
-    stages = {name: {"stage": name, "jobs": 0, "gpu_hours": 0.0, "core_hours": 0.0, "retried": 0} for name in STAGES}
+    stages: dict[str, dict[str, Any]] = {
+        name: {"stage": name, "jobs": 0, "gpu_hours": 0.0, "core_hours": 0.0, "retried": 0} for name in STAGES
+    }
     names = {rule: name for name, rules in STAGES.items() for rule in rules}
     for row in rows:
         stage, hours = stages[names[row["rule"]]], row["seconds"] / 3600
@@ -142,21 +168,21 @@ def by_stage(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[dict
     return [stage for stage in stages.values() if stage["jobs"]]
 
 
-def _log(rule: str, parts: list[str]) -> str:
+def _log(rule: str, parts: list[str], base: str | Path = "") -> str:
     try:
-        return Path(layout.log(rule, *parts)).read_text(encoding="utf-8")
+        return Path(base, layout.log(rule, *parts)).read_text(encoding="utf-8")
     except OSError:
         return ""
 
 
-def _device(rule: str, parts: list[str]) -> str | None:
-    """What the job's log says that it computed on; None for work that has no choice."""
-    found = DEVICE.search(_log(rule, parts))
+def _device(rule: str, parts: list[str], base: str | Path = "") -> str | None:
+    """The device in a job's log; None for work that has no choice of device."""
+    found = DEVICE.search(_log(rule, parts, base))
     return found[1] if found else None
 
 
 def _number(text: str | None) -> float | None:
     try:
-        return float(text)
-    except (TypeError, ValueError):
+        return None if text is None else float(text)
+    except ValueError:
         return None

@@ -1,7 +1,7 @@
-"""What failed and why: the causes that jobs left, and those of jobs that were killed without a word.
+"""Failed jobs and their causes: those that jobs recorded, and those of jobs that were killed before they could.
 
-Goes in: ``results/failures/``, Slurm's logs of jobs that left neither a result nor a cause.  Comes out: text by
-cause, with the last meaningful lines and the command that makes each again.  Read only; standard library.
+Goes in: ``results/failures/``, and Slurm's logs of jobs that left neither a result nor a cause.  Comes out: text by
+cause, with the last informative lines and the command that repeats each job.  Read only; standard library.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from ..study import layout
 from ..study.rules import RULES, base_name, target_of
 
-SUMMARY = layout.AUCS  # what needs every fit, and so makes all that a group did not
+SUMMARY = layout.AUCS  # it needs every fit, so asking for it repeats the fits that a group did not make
 LINES = 4  # of a log that are shown
-# what Slurm, the kernel or Python write in a log when a job ends without a word of its own
+# lines of Slurm, the kernel or Python in the log of a job that was killed
 KILLED = (
     (re.compile(r"oom-kill|out[ -]of[ -]memory|exceeded (job )?memory limit|memory limit.*exceeded", re.I),
      "killed: it used more memory than it asked for; the next attempt asks for more (mem_mb)"),
@@ -28,14 +28,14 @@ KILLED = (
     (re.compile(r"CANCELLED AT", re.I), "cancelled (scancel)"),
     (re.compile(r"No space left on device|Disk quota exceeded", re.I), "no space left on the disk; free some"),
 )  # fmt: skip
-# lines of a log that say nothing about a cause
+# lines of a log without information on a cause
 NOISE = re.compile(
     r"^[\s^~]*$|INFO|srun: Job step aborted|Trying to restart|^\[\w{3} \w{3}"
     r"|^(Complete log|Shutting down|Exiting because|Elapsed|Storing output|At least one job|WorkflowError:|--keep-inc)"
     r"|^ +(input|output|log|jobid|benchmark|wildcards|resources|message): "
 )
 NUMBERS = re.compile(r"\d[\d.]*")
-JOB = re.compile(r"^(?:rule|group)_([A-Za-z]+)")
+GROUP = re.compile(r"group_([A-Za-z]+)")
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ def failures_of(folder: str | Path = ".", results: str | Path | None = None) -> 
 
     Parameters
     ----------
-    results : the folder of the study's results, where that is not ``results`` in `folder`
+    results : the folder of the study's results, if it is not ``results`` in `folder`
     """
     folder = Path(folder)
     found = {failure.target: failure for failure in _killed(folder)}
-    found |= {failure.target: failure for failure in _told(folder, Path(results or folder / layout.RESULTS))}
+    found |= {failure.target: failure for failure in _recorded(folder, Path(results or folder / layout.RESULTS))}
     return sorted(found.values(), key=lambda failure: -failure.time)
 
 
@@ -68,7 +68,7 @@ def report(failures: Sequence[Failure], count: int, options: Sequence[str] = ())
 
     Parameters
     ----------
-    options : of the snakemake command that makes a job again, such as ``--configfile``
+    options : of the snakemake command that repeats a job, such as ``--configfile``
     """
     if not failures:
         return "nothing has failed"
@@ -88,20 +88,20 @@ def report(failures: Sequence[Failure], count: int, options: Sequence[str] = ())
 
 
 def kind_of(failure: Failure) -> str:
-    """The rule and the cause without its numbers and names, so that failures alike are counted together."""
+    """The rule and the cause without numbers and paths; failures with the same kind are counted together."""
     cause = re.sub(r"\S*/\S*", "PATH", failure.cause)
     return f"{failure.rule} {NUMBERS.sub('N', cause)}"
 
 
 def by_kind(failures: Sequence[Failure]) -> list[list[Failure]]:
-    """Failures that are alike together, the most frequent first."""
+    """Failures in groups of one kind, the most frequent first."""
     groups: dict[str, list[Failure]] = {}
     for failure in failures:
         groups.setdefault(kind_of(failure), []).append(failure)
     return sorted(groups.values(), key=len, reverse=True)
 
 
-def _told(folder: Path, results: Path) -> Iterator[Failure]:
+def _recorded(folder: Path, results: Path) -> Iterator[Failure]:
     for path in layout.within(results, layout.FAILURES).glob("*/*.json"):
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
@@ -114,7 +114,7 @@ def _told(folder: Path, results: Path) -> Iterator[Failure]:
 
 
 def _parts(rule: str, key: str) -> list[str]:
-    """A key's wildcards; only a shard's name holds the dash that joins them."""
+    """A key's wildcards, which are joined by dashes; a shard's name has a dash of its own."""
     if rule in RULES and "shard" in RULES[rule].wildcards:
         shard = re.match(r"[A-Za-z0-9]+-\d+", key)
         return [shard[0], *key[shard.end() + 1 :].split("-")] if shard else [key]
@@ -122,22 +122,23 @@ def _parts(rule: str, key: str) -> list[str]:
 
 
 def _killed(folder: Path) -> Iterator[Failure]:
-    """Jobs and groups whose newest Slurm log ends with a kill, and whose result is not there or is older."""
-    for place in folder.glob(f"{layout.SLURM_LOGS}/group_*"):
-        log = max(place.glob("*.log"), key=lambda path: path.stat().st_mtime, default=None)
+    """Jobs and groups whose newest Slurm log ends with a kill, and whose result is missing or older."""
+    for logs in folder.glob(f"{layout.SLURM_LOGS}/group_*"):
+        log = max(logs.glob("*.log"), key=lambda path: path.stat().st_mtime, default=None)
         cause = _cause_of_kill(log) if log else None
         aucs = folder / SUMMARY
-        if cause and not (aucs.exists() and aucs.stat().st_mtime >= log.stat().st_mtime):
-            name = f"group of {JOB.match(place.name)[1]} fits"
+        if log and cause and not (aucs.exists() and aucs.stat().st_mtime >= log.stat().st_mtime):
+            group = GROUP.match(logs.name)
+            name = f"group of {group[1]} fits" if group else logs.name
             yield Failure(name, f"Slurm job {log.stem}", cause, SUMMARY, _last_lines(log), log.stat().st_mtime)
-    for place in folder.glob(f"{layout.SLURM_LOGS}/rule_*"):
-        rule = base_name(JOB.match(place.name)[1])
+    for logs in folder.glob(f"{layout.SLURM_LOGS}/rule_*"):
+        rule = base_name(logs.name.removeprefix("rule_"))
         newest: dict[Path, Path] = {}
-        for log in place.rglob("*.log"):
+        for log in logs.rglob("*.log"):
             if log.parent not in newest or log.stat().st_mtime > newest[log.parent].stat().st_mtime:
                 newest[log.parent] = log
         for parent, log in newest.items():
-            parts = [] if parent == place else _wildcards(parent.relative_to(place))
+            parts = [] if parent == logs else _wildcards(parent.relative_to(logs))
             target = target_of(rule, parts)
             if (folder / target).exists():
                 continue
@@ -148,7 +149,7 @@ def _killed(folder: Path) -> Iterator[Failure]:
 
 def _cause_of_kill(log: Path) -> str | None:
     text = _tail(log)
-    return next((told for pattern, told in KILLED if pattern.search(text)), None)
+    return next((cause for pattern, cause in KILLED if pattern.search(text)), None)
 
 
 def _wildcards(path: Path) -> list[str]:

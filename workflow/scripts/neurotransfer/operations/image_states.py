@@ -1,7 +1,7 @@
-"""Every image of the manifest, and the one state that it is in.
+"""Every image of the manifest and its state.
 
 Goes in: the manifest, the ledgers, ``status.json`` of the images whose job has no ledger yet, the tables of quality
-control.  Comes out: a state per image.  Read only; standard library, since there may be 114,257 images and ledgers.
+control.  Comes out: a state per image.  Read only; standard library, because there may be 114,257 images and ledgers.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class State(NamedTuple):
 def states_of_images(results: str | Path = layout.RESULTS) -> Iterator[tuple[str, State]]:
     """Each image of the manifest, in its order, with its state.
 
-    An image's row in a ledger counts first, then its ``status.json``; one that has neither waits.  Of those that
-    are ok, the ones that quality control leaves out are excluded.
+    An image's state is that of its row in a ledger, else that of its ``status.json``; without either it is waiting.
+    An image that is ok but left out by quality control is excluded.
 
     Raises
     ------
     InputError
-        where the manifest has not been compiled
+        if the manifest has not been compiled
     """
     results = Path(results)
     path = layout.within(results, layout.IMAGES)
@@ -46,7 +46,7 @@ def states_of_images(results: str | Path = layout.RESULTS) -> Iterator[tuple[str
         raise InputError(path, "", "the manifest has not been compiled", "run neurotransfer manifest")
     excluded: dict[str, dict[str, str]] = {}
     shard, rows, folders = None, {}, None
-    # images of a shard stand together in the manifest, so that one shard's ledgers are held at a time
+    # a shard's images are adjacent in the manifest, so one shard's ledgers are in memory at a time
     for image in read_rows(path, "image_id", "cohort", "shard"):
         image_id, cohort = image["image_id"], image["cohort"]
         if image["shard"] != shard:
@@ -56,9 +56,9 @@ def states_of_images(results: str | Path = layout.RESULTS) -> Iterator[tuple[str
             excluded[cohort] = _excluded(layout.within(results, layout.JUDGED.format(cohort=cohort)))
         found = rows.get(image_id)
         if found is None:
-            place = layout.within(results, layout.SUBJECTS) / shard
-            folders = set(names_in(place)) if folders is None else folders
-            found = _status_json(place / image_id) if image_id in folders else None
+            subjects = layout.within(results, layout.SUBJECTS) / shard
+            folders = set(names_in(subjects)) if folders is None else folders
+            found = _status_json(subjects / image_id) if image_id in folders else None
         state, reason = found or (WAITING, None)
         if state == OK and image_id in excluded[cohort]:
             state, reason = EXCLUDED, excluded[cohort][image_id]
@@ -71,21 +71,21 @@ def read_rows(path: str | Path, *columns: str) -> Iterator[dict[str, str]]:
     Raises
     ------
     InputError
-        where a column is missing
+        if a column is missing
     """
     with Path(path).open(encoding="utf-8", newline="") as file:
         reader = csv.reader(file, delimiter="\t")
         header = next(reader, [])
         if header and header[0].startswith("#"):  # facts about the table
             header = next(reader, [])
-        places = _places(path, header, columns)
-        last = max(places)
+        indices = _indices(path, header, columns)
+        last = max(indices)
         for cells in reader:
             if len(cells) > last:
-                yield {name: cells[at] for name, at in zip(columns, places, strict=True)}
+                yield {name: cells[at] for name, at in zip(columns, indices, strict=True)}
 
 
-def _places(path: str | Path, header: Sequence[str], columns: Sequence[str]) -> list[int]:
+def _indices(path: str | Path, header: Sequence[str], columns: Sequence[str]) -> list[int]:
     for name in columns:
         if name not in header:
             fix = "delete it, then run the command that makes it again"
@@ -99,12 +99,12 @@ def ledger_rows(results: str | Path, shard: str) -> dict[str, tuple[str, str | N
     columns = ("image_id", "status", "reason")
     for path in ledgers_of(results, shard):
         try:
-            with open(path, "rb") as file:  # noqa: PTH123 (114,257 of them where a job has one image)
+            with open(path, "rb") as file:  # noqa: PTH123 (114,257 of them if a job has one image)
                 lines = file.read().decode().split("\n")
         except FileNotFoundError:  # its job has just begun again
             continue
-        # these three are codes, which are never quoted; what is quoted comes after them
-        image_at, status_at, reason_at = _places(path, lines[0].split("\t"), columns)
+        # these three are codes, which are never quoted; only later columns are
+        image_at, status_at, reason_at = _indices(path, lines[0].split("\t"), columns)
         for line in lines[1:-1]:
             cells = line.split("\t")
             if len(cells) > reason_at and cells[status_at] in (OK, FAILED):  # a withdrawn one is not in the manifest
@@ -136,7 +136,7 @@ def _excluded(table: Path) -> dict[str, str]:
 
 
 def names_in(folder: str | Path, ending: str = "") -> list[str]:
-    """Names in a folder, without hidden ones; none where there is no folder."""
+    """Names in a folder, without hidden ones; empty if there is no folder."""
     try:
         with os.scandir(folder) as entries:
             return [e.name for e in entries if e.name.endswith(ending) and not e.name.startswith(".")]

@@ -1,7 +1,7 @@
-"""What a study will take, before a GPU is touched: jobs, hours, disk, whether its pools suffice, its power.
+"""A forecast of a study before any GPU is used: jobs, hours, disk, the size of its pools, its power.
 
-Goes in: the configuration, the compiled manifest, and what finished jobs of this study took.  Comes out: text
-for a person.  Nothing is written.
+Goes in: the configuration, the compiled manifest, and the times of finished jobs of this study.  Comes out: text.
+Nothing is written.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..files import read_table
+from ..files import read_json, read_table
 from ..seeds import seed_from
 from ..split.resampling import INFEASIBLE, draw_rows, labelled, sizes
 from ..split.roles import split_cohort
 from ..study import layout
 from ..study.plan import ARMS, CNNS, MODELS, Study
 from ..study.rules import PRETRAIN_MINUTES, PRETRAINING, RULES, cores_of
-from ..text import byte_size, duration
-from .costs import EVALUATION, Cost, cost_of, gather, steps_of_fit
+from ..text import aligned, byte_size, duration, number
+from .costs import EVALUATION, REHEARSED, Cost, cost_of, gather, steps_of_fit
 
 DRAWS = 200  # simulated resamples per task and n
 POWER_DRAWS = 400  # simulated test sets
@@ -36,7 +37,7 @@ CACHE_FILES = 5  # per shard: the images, their table, volumes, small images and
 REPLICATE_FILES = {"resample": 1, "fits": len(ARMS), "logs": 1 + len(MODELS) + 2, "benchmarks": len(MODELS)}
 COMPRESSED = 0.16  # of a cached image's bytes, by zstd; measured on four brains (benchmarks/README.md)
 FIT_KB = {"linear": 12.0, "baseline": 20.0, "transfer": 20.0}  # [assumed] of one fit's record
-AUC = 0.75  # [assumed] around which a difference is to be shown
+AUC = 0.75  # [assumed] of both models, whose difference is tested
 CORRELATION = 0.5  # [assumed] of two models' scores of one image, given its label
 Z = 1.959964 + 0.841621  # two-sided 5 %, power 80 %
 
@@ -52,24 +53,25 @@ def forecast(config: Mapping[str, Any], study: Study, *, gpus: int, cores: int) 
     role = roles_of(images, study, config)
     rows = gather(study, config)
     work = work_of(study, config, role)
-    costs = {rule: cost_of(rule, rows, config) for rule in work}
+    rehearsed = read_json(REHEARSED) if REHEARSED.is_file() else {}
+    costs = {rule: cost_of(rule, rows, config, rehearsed) for rule in work}
     pools = {name: pool_of(images, role, name, task, study, config) for name, task in study.tasks.items()}
     warnings: list[str] = []
     sections = [
         _head(config, images, role, study),
         _jobs(study, work, costs, config),
         _path(work, costs, gpus, cores, warnings),
-        _disk(config, study, len(images), warnings),
+        _disk(config, study, len(images), rehearsed.get("disk"), warnings),
         _pools(config, study, pools, warnings),
         _power(config, pools),
     ]
     if warnings:
-        sections.append("What will not work, or needs a look:\n" + "\n".join(f"  - {line}" for line in warnings))
+        sections.append("Problems, and what to check:\n" + "\n".join(f"  - {line}" for line in warnings))
     return "\n\n".join(sections)
 
 
 def roles_of(images: pd.DataFrame, study: Study, config: Mapping[str, Any]) -> pd.Series:
-    """The role of each image: of the split that is there, else as it will be if no image fails."""
+    """The role of each image: from the split if it exists, else from a split in which no image has failed."""
     made = Path(layout.SPLIT_IMAGES)
     if made.exists():
         roles = read_table(made).set_index("image_id")["role"]
@@ -89,7 +91,7 @@ def pool_of(images: pd.DataFrame, role: pd.Series, name: str, task: Mapping, stu
 
 
 def work_of(study: Study, config: Mapping[str, Any], role: pd.Series) -> dict[str, list[float]]:
-    """The units of work of every job of the rules that cost something (see costs.units_of), by rule.
+    """The units of work of every job (see costs.units_of), by rule, for rules with a cost.
 
     Pretraining and evaluation count images in training steps.
     """
@@ -122,14 +124,14 @@ def jobs_of(study: Study) -> dict[str, int]:
 
 
 def hours(rule: str, work: Sequence[float], cost: Cost) -> float:
-    """Hours of a rule's jobs together.  Pretraining and evaluation that ran are measured as whole jobs."""
+    """Hours of all jobs of a rule.  Pretraining and evaluation that have run are measured as whole jobs."""
     if rule in PRETRAINING and "finished jobs" in cost.basis:
         return cost.seconds / 3600
-    return sum(work) * cost.seconds / 3600
+    return sum(map(cost.of_job, work)) / 3600
 
 
 def makespan(fits: Mapping[str, Sequence[float]], pretrain: float, gpus: int) -> float:
-    """Hours until every fit is done, where pretraining takes one GPU first and transfer waits for it.
+    """Hours until every fit is done, if pretraining uses one GPU first and transfer starts after it.
 
     Greedy, longest first, as Slurm would fill `gpus` from a queue.
     """
@@ -142,11 +144,11 @@ def makespan(fits: Mapping[str, Sequence[float]], pretrain: float, gpus: int) ->
 
 
 def smallest_difference(test: int, positives: float, replicates: int, seed: int) -> float:
-    """The smallest difference of two AUCs that the paired test over replicates shows with a power of 80 %.
+    """The smallest difference of two AUCs that the paired test over replicates detects with a power of 80 %.
 
-    Simulated: normal scores of two models that agree as far as CORRELATION says, on test sets of `test` images
-    of which a share is positive; the spread of the difference over test sets, and the normal approximation of
-    the sign-flip test on its mean.  Training adds spread of its own, so this is the best case.
+    Simulated: normal scores of two models with a correlation of CORRELATION, on test sets of `test` images; the
+    spread of the difference over test sets, and the normal approximation of the sign-flip test on its mean.
+    Training adds more spread, so this is the best case.
 
     Parameters
     ----------
@@ -178,54 +180,56 @@ def _head(config, images, role, study) -> str:
 
 
 def _jobs(study, work, costs, config) -> str:
-    lines = ["Jobs, and what they cost:", f"  {'rule':<13}{'jobs':>7}{'GPU hours':>12}{'core hours':>12}  basis"]
+    cells = [["rule", "jobs", "GPU hours", "core hours", "basis"]]
     totals = [0, 0.0, 0.0]
     for rule, count in jobs_of(study).items():
         totals[0] += count
         if rule not in work:
-            lines.append(f"  {rule:<13}{count:>7,}")
+            cells.append([rule, number(count), "", "", ""])
             continue
         spent, cost = hours(rule, work[rule], costs[rule]), costs[rule]
         gpu, core = spent if cost.gpu else 0.0, spent * cores_of(rule, config)
         totals[1] += gpu
         totals[2] += core
-        lines.append(f"  {rule:<13}{count:>7,}{gpu:>12,.1f}{core:>12,.1f}  {cost.basis}")
-    lines.append(f"  {'together':<13}{totals[0]:>7,}{totals[1]:>12,.1f}{totals[2]:>12,.1f}")
-    return "\n".join(lines)
+        cells.append([rule, number(count), f"{gpu:,.1f}", f"{core:,.1f}", cost.basis])
+    cells.append(["together", number(totals[0]), f"{totals[1]:,.1f}", f"{totals[2]:,.1f}", ""])
+    return "Jobs, and what they cost:\n" + indent(aligned(cells, "lrrrl"), "  ")
 
 
 def _path(work, costs, gpus, cores, warnings) -> str:
-    places = gpus if costs["preprocess"].gpu else cores
-    lengths = [units * costs["preprocess"].seconds / 3600 for units in work["preprocess"]]
-    prepare = max(sum(lengths) / places, max(lengths, default=0.0))
+    at_once = gpus if costs["preprocess"].gpu else cores
+    lengths = [costs["preprocess"].of_job(units) / 3600 for units in work["preprocess"]]
+    prepare = max(sum(lengths) / at_once, max(lengths, default=0.0))
     pretrain = hours("pretrain", work["pretrain"], costs["pretrain"]) if "pretrain" in work else 0.0
-    fits = {m: [units * costs[m].seconds / 3600 for units in work[m]] for m in CNNS}
+    fits = {m: [costs[m].of_job(units) / 3600 for units in work[m]] for m in CNNS}
     rest = makespan(fits, pretrain, gpus if costs["transfer"].gpu else cores)
     lines = [
         f"Longest path with {gpus} GPUs and {cores} cores at once: {duration(3600 * (prepare + rest))}",
         f"  preprocessing {duration(3600 * prepare)}, then pretraining {duration(3600 * pretrain)} and the fits, "
         f"together {duration(3600 * rest)}",
-        "  (queueing not counted; linear fits run beside)",
+        "  (without time in queues; linear fits run at the same time)",
     ]
     longest = max((max(lengths) for lengths in fits.values() if lengths), default=0.0)
     limit = PRETRAIN_MINUTES / 60
     if pretrain > limit:
         warnings.append(
-            f"pretraining takes {duration(3600 * pretrain)}, longer than its job's {limit:.0f} hours: it goes on from "
-            "its checkpoint, each time limit costing one of the profile's retries; raise those, or its runtime"
+            f"pretraining takes {duration(3600 * pretrain)}, longer than its job's {limit:.0f} hours: it continues "
+            "from its checkpoint, and each time limit uses one of the profile's retries; raise retries, or its runtime"
         )
     if longest > 6:
         warnings.append(f"the longest fit takes {duration(3600 * longest)}: check models.cnn, and the gpus it asks for")
     return "\n".join(lines)
 
 
-def _disk(config, study, images, warnings) -> str:
+def _disk(config, study, images, rehearsed, warnings) -> str:
     voxels = math.prod(config["cache"]["crop"])
     scale = math.prod(config["preprocessing"]["grid"]) / 256**3
     replicates = len(study.tasks) * len(study.n) * len(study.replicates)
     mb, each = DERIVATIVES[config["preprocessing"]["keep"]]
-    files = images * each
-    derivatives = images * max(mb * scale, 0.05) * 1e6
+    size, basis = max(mb * scale, 0.05) * 1e6, "assumed"
+    if rehearsed:
+        size, each, basis = rehearsed["bytes"], rehearsed["files"], "rehearsed"
+    files, derivatives = images * each, images * size
     cache = images * voxels * (COMPRESSED if config["cache"]["compression"] else 1)
     fits = replicates * (sum(FIT_KB.values()) + 25) * 1e3
     needed = derivatives + cache + fits
@@ -233,16 +237,14 @@ def _disk(config, study, images, warnings) -> str:
     written = [Path(layout.CACHE), Path(layout.PREPROCESSED)]
     if needed > free and not any(path.exists() for path in written):
         warnings.append(f"the study needs {byte_size(needed)}, and {byte_size(free)} are free in {Path.cwd()}")
-    return "\n".join(
-        [
-            "Disk:",
-            f"  derivatives  {byte_size(derivatives):>9} in at most {files:,} files [assumed: {each} each]",
-            f"  cache        {byte_size(cache):>9} in {CACHE_FILES * len(study.shards):,} files",
-            f"  fits         {byte_size(fits):>9} in {sum(REPLICATE_FILES.values()) * replicates:,} files"
-            f" ({', '.join(REPLICATE_FILES)})",
-            f"  free here    {byte_size(free):>9}",
-        ]
-    )
+    fit_files = f"{number(sum(REPLICATE_FILES.values()) * replicates)} files ({', '.join(REPLICATE_FILES)})"
+    cells = [
+        ["derivatives", byte_size(derivatives), f"in at most {number(files)} files [{basis}: {each} each]"],
+        ["cache", byte_size(cache), f"in {number(CACHE_FILES * len(study.shards))} files"],
+        ["fits", byte_size(fits), f"in {fit_files}"],
+        ["free here", byte_size(free), ""],
+    ]
+    return "Disk:\n" + indent(aligned(cells, "lrl"), "  ")
 
 
 def expected_draws(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> tuple[float, float, float]:
@@ -260,8 +262,8 @@ def expected_draws(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed
 
 
 def _pools(config, study, pools, warnings) -> str:
-    lines = ["Can each pool give each n?  Simulated resamples, and what trains in one:"]
-    lines.append(f"  {'task':<14}{'n':>5}{'distinct images':>17}{'participants':>14}{'draws redone':>14}")
+    lines = ["Pools by task and n, from simulated resamples; distinct images and participants are those in training:"]
+    cells = [["task", "n", "distinct images", "participants", "draws repeated"]]
     settings = config["resampling"]
     for name, pool in pools.items():
         counts = pool["label"].value_counts()
@@ -269,16 +271,16 @@ def _pools(config, study, pools, warnings) -> str:
         lines.append(f"  {name}: {images} of {pool['participant_id'].nunique():,} people")
         for n in study.n:
             invalid, distinct, people = expected_draws(pool, n, settings, seed_from(config["seed"], "plan", name, n))
-            lines.append(f"  {'':<14}{n:>5}{distinct:>17.0f}{people:>14.0f}{invalid:>13.1%}")
+            cells.append([name, str(n), f"{distinct:.0f}", f"{people:.0f}", f"{invalid:.1%}"])
             if invalid ** (settings["max_redraws"] + 1) > INFEASIBLE:
                 warnings.append(f"task {name} cannot give n = {n}: choose a smaller n or add cohorts to the task")
-    return "\n".join(lines)
+    return "\n".join([*lines, indent(aligned(cells, "lrrrr"), "  ")])
 
 
 def _power(config, pools) -> str:
     settings, replicates = config["resampling"], config["resampling"]["replicates"]
     lines = [
-        f"Smallest AUC difference that {replicates} replicates show with 80 % power, for this pool, at best:",
+        f"Smallest AUC difference that {replicates} replicates detect with 80 % power, for this pool, at best:",
         f"  (simulated at an AUC of {AUC}, scores correlated by {CORRELATION} [assumed]; in brackets, for the",
         "  population that pools come from, by Nadeau and Bengio's correction)",
     ]

@@ -1,7 +1,7 @@
-"""Failed images for another try: which they are, what follows from it, and the marks that make it so.
+"""Marks failed images for another try, and lists the jobs that follow from it.
 
-An image is marked by removing its ``status.json``, which says what became of it, and the ledger of its job,
-which Snakemake then misses.  The job's other images keep their ``status.json`` and are not touched.
+An image is marked by removing its ``status.json``, which records its result, and the ledger of its job, which
+Snakemake then makes again.  The job's other images keep their ``status.json`` and are not processed again.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 
 from ..errors import InputError
 from ..jobs.job import is_held
 from ..study import layout
 from ..study.consequences import counts_by_rule, jobs_after
 from ..study.plan import Study
+from ..text import aligned, number
 from .image_states import EXCLUDED, FAILED, OK, UNKNOWN, State, ledgers_of, read_rows, states_of_images
 
-SHOWN = 10  # images that are listed where not all are asked for
+SHOWN = 10  # images that are listed without --list
 LOCKS = ".snakemake/locks"
 
 
 @dataclass(frozen=True)
 class Retry:
-    """What is marked for another try.
+    """The images for another try, and the consequences.
 
-    `images` and their states; `status_files` and `ledgers` are what marking removes; `jobs` are all jobs that
-    the next run does because of it, as Snakemake words them.
+    `images` maps them to their states; `status_files` and `ledgers` are the files that marking removes; `jobs` are
+    all jobs that the next run does because of it, in Snakemake's words.
     """
 
     images: Mapping[str, State]
@@ -37,26 +39,27 @@ class Retry:
     jobs: tuple[str, ...]
 
     def text(self, everything: bool = False) -> str:
-        """The images and the jobs, for a person; the first few images only, or `everything`."""
+        """The images and the jobs as text; only the first few images, or `everything`."""
         count = len(self.images)
         lines = [f"{count:,} image{'' if count == 1 else 's'} to be tried again:"]
         shown = list(self.images.items())[: None if everything else SHOWN]
-        width = max(len(image) for image, _ in shown)
-        for image, state in shown:
-            why = state.state if state.state == OK else state.reason or UNKNOWN
-            lines.append(f"  {image:{width}}  {state.shard}  {why}")
+        cells = [
+            [image, state.shard, state.state if state.state == OK else state.reason or UNKNOWN]
+            for image, state in shown
+        ]
+        lines.append(indent(aligned(cells, "lll"), "  "))
         if len(shown) < count:
             lines.append(f"  and {count - len(shown):,} more (--list shows all)")
-        lines.append("the next run of snakemake does, besides what is not done yet:")
-        rules = counts_by_rule(self.jobs)
-        width = max(map(len, rules))
-        for rule, number in rules.items():
-            note = "  (of these jobs' images, only the ones above)" if rule == "preprocess" else ""
-            lines.append(f"  {rule:{width}}  {number:>6,}{note}")
-        return "\n".join(lines)
+        lines.append("the next run of snakemake does these jobs, and those that are not done yet:")
+        note = "(of these jobs' images, only the ones above)"
+        rows = [
+            [rule, number(jobs), note if rule == "preprocess" else ""]
+            for rule, jobs in counts_by_rule(self.jobs).items()
+        ]
+        return "\n".join([*lines, indent(aligned(rows, "lrl"), "  ")])
 
 
-def choose(
+def retry_of(
     study: Study,
     results: str | Path = layout.RESULTS,
     *,
@@ -64,7 +67,7 @@ def choose(
     cohort: str | None = None,
     images: Collection[str] = (),
 ) -> Retry:
-    """The failed images of a reason and of a cohort, or images by name, and what marking them means.
+    """The failed images of a reason and of a cohort, or images by name, and the consequences of marking them.
 
     Parameters
     ----------
@@ -72,20 +75,20 @@ def choose(
     results : the folder of its results
     reason : a reason of the ledger; None takes any
     cohort : a cohort's name; None takes any
-    images : names of images, which may also be ok; with a reason or a cohort, those of them that fit
+    images : names of images, which may also be ok; with a reason or a cohort, only those that fit it
 
     Raises
     ------
     InputError
-        where nothing is asked for, where a reason, cohort or image is not there (it names those that are), or
-        where a job that would be marked runs now
+        if no image is asked for, if a reason, cohort or image does not exist (it names those that do), or if a job
+        that would be marked is running
     """
     results = Path(results)
     states = dict(states_of_images(results))
     failed = {image: state for image, state in states.items() if state.state == FAILED}
     if reason is None and cohort is None and not images:
         fix = f"there are: {_listed(failed, 'reason')}" if failed else "and no image has failed"
-        raise InputError("", "", "say which images: --reason, --cohort or --image", fix)
+        raise InputError("", "", "name the images by --reason, --cohort or --image", fix)
     if cohort is not None and cohort not in study.cohorts:
         _refuse("--cohort", cohort, "there is no such cohort", study.cohorts, ", ".join(study.cohorts))
     of_cohort = {image: state for image, state in failed.items() if cohort in (None, state.cohort)}
@@ -104,7 +107,7 @@ def choose(
             within = f" in {cohort}" if cohort else ""
             what = f"no image{within} failed for this reason"
             if any(state.state == EXCLUDED and state.reason == reason for state in states.values()):
-                what = "this is a rule of quality control, which the configuration (quality) changes"
+                what = "this is a rule of quality control, which is set in the configuration (quality)"
             elif any(state.reason == reason for state in failed.values()):
                 raise InputError("", f"--reason {reason}", what, f"there are{within}: {_listed(of_cohort, 'reason')}")
             _refuse("--reason", reason, what, [r for r in reasons if r], _listed(of_cohort, "reason"))
@@ -132,10 +135,10 @@ def _consequences(study: Study, results: Path, chosen: Mapping[str, State]) -> R
     ledgers: list[Path] = []
     preprocessing: dict[str, set[str]] = {}
     for shard, images in by_shard.items():
-        # the job of an image follows from its place in the shard's file, which Snakemake's job goes by too
-        places = enumerate(read_rows(layout.within(results, layout.SHARD_TABLES) / f"{shard}.tsv", "image_id"))
+        # an image's job follows from its row in the shard's file, as in the job itself
+        rows = enumerate(read_rows(layout.within(results, layout.SHARD_TABLES) / f"{shard}.tsv", "image_id"))
         per_job = study.shards[shard].images_per_job
-        preprocessing[shard] = {f"{place // per_job:04d}" for place, row in places if row["image_id"] in images}
+        preprocessing[shard] = {f"{at // per_job:04d}" for at, row in rows if row["image_id"] in images}
         ledgers += [
             path
             for path in map(Path, ledgers_of(results, shard))
@@ -149,8 +152,8 @@ def _consequences(study: Study, results: Path, chosen: Mapping[str, State]) -> R
         if is_held(path := layout.within(results, layout.ledger(shard, job)))
     ]
     if running:
-        what = f"{len(running)} of the jobs that would be marked run now"
-        raise InputError(f"{running[0]}.lease", "", what, "wait for their end, then say it again")
+        what = f"{len(running)} of the jobs that would be marked are running"
+        raise InputError(f"{running[0]}.lease", "", what, "wait for their end, then give the command again")
     subjects = layout.within(results, layout.SUBJECTS)
     return Retry(
         images=chosen,
@@ -161,16 +164,16 @@ def _consequences(study: Study, results: Path, chosen: Mapping[str, State]) -> R
 
 
 def mark(retry: Retry, study_folder: str | Path = ".") -> None:
-    """Remove the images' ``status.json``, then the ledgers; stopped in between, the same call completes it.
+    """Remove the images' ``status.json``, then the ledgers; after an interruption the same call completes it.
 
     Raises
     ------
     InputError
-        where Snakemake runs in the study's folder: it counts on the ledgers that it has seen
+        if Snakemake runs in the study's folder, because it relies on the ledgers that it has found
     """
     locks = Path(study_folder, LOCKS)
     if locks.is_dir() and any(locks.iterdir()):
-        fix = "wait for its end or stop it (where none runs any more: snakemake --unlock), then say it again"
+        fix = "wait for its end or stop it (if none runs: snakemake --unlock), then give the command again"
         raise InputError(locks, "", "Snakemake is running in this study", fix)
     for path in (*retry.status_files, *retry.ledgers):
         path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Where a study stands: its images by state, and how many results of each step and replicate are done.
+"""The progress of a study: its images by state, and the finished results of each step and replicate.
 
 Goes in: the states of images, names and times of finished results, leases and failures.  Comes out: counts and a
-text.  It only reads and holds no lock, so it may be asked at any time, also while jobs run.  Standard library only.
+text.  It only reads and holds no lock, so it can be used while jobs run.  Standard library only.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ..text import aligned, duration
 from .failures import Failure, by_kind, failures_of
 from .image_states import EXCLUDED, FAILED, STATES, UNKNOWN, names_in, states_of_images
 
-RECENT = 50  # the newest results of a step, whose times say how fast it goes
+RECENT = 50  # the newest results of a step, whose times give its rate
 KINDS = 5  # of failures that are listed with their cause
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the workflow: how many of how many results are there, running, or failed when last tried.
+    """A step of the workflow: how many of its results are there, running, or failed when last tried.
 
-    `seconds` is the time that the rest takes at the rate of the newest results; None where that is not known.
+    `seconds` is the time for the others at the rate of the newest results; None if that is not known.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Step:
 
     @property
     def waiting(self) -> int:
-        """Results that are neither there nor running, and have not failed."""
+        """Results that are not there, not running and not failed."""
         return self.of - self.done - self.running - self.failed
 
 
 @dataclass(frozen=True)
-class Replicates:
-    """A task's resamples of one n, and fits of each model: by name, how many are done, running and failed."""
+class ReplicateCounts:
+    """A task's resamples of one n, and its fits of each model: by name, how many are done, running and failed."""
 
     task: str
     n: int
@@ -60,7 +60,7 @@ class Replicates:
     failed: Mapping[str, int]
 
     def cell(self, name: str) -> str:
-        """For a person: "62 of 100, 4 running, 1 failed"; the others wait."""
+        """As text: "62 of 100, 4 running, 1 failed"; the others are waiting."""
         parts = [f"{self.done[name]:,} of {self.of:,}"]
         parts += [
             f"{counts[name]:,} {word}"
@@ -72,11 +72,11 @@ class Replicates:
 
 @dataclass(frozen=True)
 class Status:
-    """Where a study stands.
+    """The progress of a study.
 
     `cohorts` are all of the study's, in order; `counts` maps (cohort, state, reason) to images; `withdrawn` maps
-    a cohort to its withdrawn images, which are no part of the manifest; `before` and `after` are the steps before
-    and after the replicates, `fits` the steps that these are together; `failures` are jobs that failed when they
+    a cohort to its withdrawn images, which are not in the manifest; `before` and `after` are the steps before
+    and after the replicates, `fits` the steps that all replicates form; `failures` are jobs that failed when they
     were last tried.
     """
 
@@ -84,7 +84,7 @@ class Status:
     counts: Mapping[tuple[str, str, str | None], int]
     withdrawn: Mapping[str, int]
     before: tuple[Step, ...]
-    replicates: tuple[Replicates, ...]
+    replicates: tuple[ReplicateCounts, ...]
     fits: tuple[Step, ...]
     after: tuple[Step, ...]
     failures: Sequence[Failure]
@@ -101,11 +101,11 @@ class Status:
         )
 
     def text(self, reasons: Mapping[str, str]) -> str:
-        """For a person: states by cohort, reasons by cohort, and what is done of each later step.
+        """As text: states by cohort, reasons by cohort, and the progress of each later step.
 
         Parameters
         ----------
-        reasons : what the codes of failed images mean
+        reasons : the meaning of each code of failed images
         """
         parts = [aligned(self._cohort_rows(), "l")]
         rows = self._reason_rows(reasons)
@@ -168,7 +168,7 @@ def status_of(study: Study, results: str | Path = layout.RESULTS) -> Status:
     Raises
     ------
     InputError
-        where the manifest has not been compiled
+        if the manifest has not been compiled
     """
     results = Path(results)
     failures = failures_of(results.parent, results)
@@ -207,7 +207,7 @@ def _before(study: Study, results: Path, failed: Mapping[str, set[str]]) -> Iter
         done.update(mine)
         leases = [name for name in names if name.endswith(".tsv.lease")]
         live |= {f"{shard.name}-{name.partition('.')[0]}" for name in leases if _is_live(folder / name)}
-        if mine:  # a look at each ledger would take long where a job has one image
+        if mine:  # reading each ledger would take long if a job has one image
             times += [folder.stat().st_mtime] * len(mine)
     yield _step("preprocessing jobs", wanted, done, live, failed.get("preprocess", set()), times)
     for name, rule, keys in (
@@ -230,10 +230,10 @@ def _before(study: Study, results: Path, failed: Mapping[str, set[str]]) -> Iter
 
 def _replicates(
     study: Study, results: Path, failed: Mapping[str, set[str]]
-) -> tuple[tuple[Replicates, ...], tuple[Step, ...]]:
+) -> tuple[tuple[ReplicateCounts, ...], tuple[Step, ...]]:
     """Resamples and fits by task and n; and all resamples, and all fits of each model, as steps."""
     names = ("resamples", *ARMS)
-    rows: list[Replicates] = []
+    rows: list[ReplicateCounts] = []
     times: dict[str, list[float]] = {name: [] for name in names}
     for task in study.tasks:
         for n in study.n:
@@ -244,17 +244,18 @@ def _replicates(
             for name in names:
                 if name == "resamples":
                     made = {key: drawn[f"{key}.tsv"] for key in study.replicates if f"{key}.tsv" in drawn}
-                    live, rule = set(), "resample"
+                    live: set[str] = set()
+                    rule = "resample"
                 else:
                     made = {key: there[f"{name}.json"] for key, there in fitted.items() if f"{name}.json" in there}
                     lease, rule = f"{name}.json.lease", "linear" if name == "covariates" else name  # one job
                     live = {key for key, there in fitted.items() if lease in there and _is_live(folder / key / lease)}
-                ended = {key for key in study.replicates if f"{task}-{n}-{key}" in failed.get(rule, ())}
-                steps.append(_step(name, set(study.replicates), set(made), live, ended, []))
+                tried = {key for key in study.replicates if f"{task}-{n}-{key}" in failed.get(rule, ())}
+                steps.append(_step(name, set(study.replicates), set(made), live, tried, []))
                 times[name] += made.values()
             counts = ({step.name: getattr(step, word) for step in steps} for word in ("done", "running", "failed"))
             done, running, ended = counts
-            rows.append(Replicates(task, n, done, len(study.replicates), running, ended))
+            rows.append(ReplicateCounts(task, n, done, len(study.replicates), running, ended))
     fits = []
     for name in names:
         done, running, ended = (sum(getattr(row, word)[name] for row in rows) for word in ("done", "running", "failed"))
@@ -267,13 +268,13 @@ def _replicates(
 def _step(
     name: str, wanted: set[str], done: set[str], live: set[str], failed: set[str], times: Sequence[float]
 ) -> Step:
-    """A step from the names of its results; one that is there counts as done, whatever else is there."""
+    """A step from the names of its results; a result that is there counts as done, even beside a lease or a failure."""
     running, ended = (live - done) & wanted, (failed - done - live) & wanted
     return Step(name, len(done), len(wanted), "", len(running), len(ended), _seconds_left(times, len(wanted - done)))
 
 
 def _seconds_left(times: Sequence[float], left: int) -> float | None:
-    """How long `left` more results take at the rate of the newest ones; None where there are too few to tell."""
+    """Seconds for `left` more results at the rate of the newest ones; None if there are too few."""
     moments = sorted(set(times))[-RECENT:]
     if len(moments) < 3 or not left:
         return None
@@ -289,7 +290,7 @@ def _one(name: str, path: Path, failed: object = None, remark: str = "") -> Step
 
 
 def _is_live(lease: Path) -> bool:
-    """Whether a lease's holder works, as far as can be told without asking anybody or writing anything."""
+    """Whether a lease's holder is alive, judged without a call to Slurm and without writing a file."""
     try:
         holder = json.loads(lease.read_bytes())
         fresh = time.time() - lease.stat().st_mtime < SILENCE
@@ -301,19 +302,19 @@ def _is_live(lease: Path) -> bool:
 
 
 def _progress(study: Study, results: Path) -> str:
-    """How far a pretraining that has begun says it is."""
+    """The newest line on epochs in the log of a pretraining that has begun."""
     if study.run == "given" or not names_in(layout.within(results, layout.CHECKPOINTS), ".pt"):
         return ""
     try:
         lines = Path(results.parent, layout.log("pretrain", "multitask")).read_text(encoding="utf-8").splitlines()
     except OSError:
         return "begun"
-    told = next((line for line in reversed(lines) if " epoch " in line), "")
-    return f"begun: {told[told.index(' epoch ') + 1 :]}" if told else "begun"
+    newest = next((line for line in reversed(lines) if " epoch " in line), "")
+    return f"begun: {newest[newest.index(' epoch ') + 1 :]}" if newest else "begun"
 
 
 def _times(folder: str | Path) -> dict[str, float]:
-    """Names in a folder, without hidden ones, with the times of their last change; none where there is no folder."""
+    """Names in a folder, without hidden ones, with the times of their last change; empty if there is no folder."""
     try:
         with os.scandir(folder) as entries:
             return {e.name: e.stat().st_mtime for e in entries if not e.name.startswith(".")}

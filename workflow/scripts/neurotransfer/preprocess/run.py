@@ -1,9 +1,9 @@
 """One job's images through their engines, each by itself, into a ledger that accounts for every one.
 
 An image's folder appears whole or not at all; its ``status.json`` survives a killed job, so the job goes on
-where it stopped.  A bad image gets a reason, stops nobody and is not tried again before ``neurotransfer retry``
-takes its status away.  What is wrong with the installation stops the job at once: no engine, no space, no
-permission, or a run of images that all fail alike.
+where it stopped.  A bad image gets a reason, does not stop the others and is not tried again before
+``neurotransfer retry`` takes its status away.  What is wrong with the installation stops the job at once: no engine,
+no space, no permission, or a run of images that all fail alike.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -28,56 +28,10 @@ from ..manifest.withdrawal import erase
 from ..study import layout
 from .engines import Engine, Scan, open_engine
 from .engines.inputs import check_file
+from .reasons import REASONS
 
 logger = logging.getLogger("neurotransfer")
 LEDGER = ["image_id", "status", "reason", "detail", "engine", "engine_version"]
-# What each reason means, and what to do about it; docs/failures.md is this table.
-REASONS = {
-    "missing": "the file is not there, or is a link to nothing",
-    "unreadable": "the file may not be read by who runs this",
-    "empty": "the file has no bytes",
-    "not_an_image": "nibabel does not know the file's format",
-    "truncated": "the file ends too early, or its compression is damaged",
-    "not_3d": "the image has other than three axes",
-    "flat": "an axis has fewer than 16 voxels",
-    "not_finite": "NaN or infinite voxels",
-    "all_zero": "every voxel has the same value",
-    "bad_affine": "the header does not say where the voxels are",
-    "mask_failed": "no plausible brain was found",
-    "volume_check": "FastSurfer's own check found too little brain",
-    "implausible_volume": "the brain in the outputs is smaller or larger than any",
-    "output_missing": "the engine ended without all of its files",
-    "output_damaged": "one of the engine's files can't be read to its end",
-    "wrong_grid": "the engine's files are not on one grid, or not on the configured one",
-    "derivatives_missing": "the cohort's pattern leads to no folder",
-    "timeout": "the image took longer than preprocessing.time_limit and was ended",
-    "gpu_memory": "the GPU's memory was not enough, even for this image alone",
-    "killed": "the engine was killed, as a rule for want of memory, even with this image alone",
-    "engine_failed": "the engine stopped with an error of its own",
-}
-REMEDIES = {
-    "missing": "get its content (datalad get), or mend the link",
-    "unreadable": "mend its permissions",
-    "empty": "copy it again from its source",
-    "not_an_image": "convert it again from its source",
-    "truncated": "copy it again from its source",
-    "not_3d": "take the one volume that is meant, or leave the image out",
-    "flat": "leave it out: it is a localiser or a thick slab",
-    "not_finite": "convert it again, or set those voxels to 0",
-    "all_zero": "convert it again from its source",
-    "bad_affine": "convert it again from its source",
-    "mask_failed": "look at the image: wrong contrast, wrong body part, or turned upside down",
-    "volume_check": "look at the image; a very small or badly segmented brain is left out",
-    "implausible_volume": "look at the image and its mask; leave it out where they are wrong",
-    "output_missing": "read scripts/ in the image's folder; retry where another image was at fault",
-    "output_damaged": "retry; where it comes again, look for a failing disk",
-    "wrong_grid": "for derivatives: set preprocessing.voxel_size to theirs, or process these images anew",
-    "derivatives_missing": "correct the pattern in the table of cohorts, or copy the folder there",
-    "timeout": "look at the node's load, raise preprocessing.time_limit, retry",
-    "gpu_memory": "use a GPU with more memory or lower preprocessing.images_at_once, retry",
-    "killed": "raise preprocessing.max_mem_mb or lower preprocessing.images_at_once, retry",
-    "engine_failed": "read scripts/ in the image's folder",
-}
 OUTCOMES = layout.OUTCOMES
 TAIL = 256 * 1024  # bytes at the end of the outcomes that are looked at: some 4,000 images
 
@@ -115,13 +69,13 @@ class Outcomes:
         with os.fdopen(handle, "ab", buffering=0) as file:
             file.write(f"{time.time():.0f}\t{shard}\t{scan_id}\t{reason or 'ok'}\n".encode())
 
-    def refuse_run(self, shard: str, reason: str, detail: str) -> None:
-        """Raise where the last images have all failed with this reason.
+    def refuse_run(self, shard: str, reason: str, detail: str | None) -> None:
+        """Raise if the last images have all failed with this reason.
 
         Raises
         ------
         InstallationError
-            one line: the reason, what it means, what to mend and what to run then
+            one line: the reason, what it means, what to correct and what to run then
         """
         if not self._stop_after:
             return
@@ -130,13 +84,14 @@ class Outcomes:
         for where, run in (("", lines), (f"cohort {cohort}", [line for line in lines if _cohort(line) == cohort])):
             last = run[: self._stop_after]
             if len(last) == self._stop_after and all(line[2] == reason and self._is_failed(line) for line in last):
+                meaning, remedy = REASONS[reason]
                 what = (
-                    f"the last {self._stop_after} images all failed with the reason {reason}: {REASONS[reason]} "
+                    f"the last {self._stop_after} images all failed with the reason {reason}: {meaning} "
                     f"(of the last one: {detail})"
                 )
                 fix = (
-                    f"{REMEDIES[reason]}; then run neurotransfer retry --reason {reason} and the same command again; "
-                    "where so many images really are bad, raise preprocessing.stop_after_same_failure"
+                    f"{remedy}; then run neurotransfer retry --reason {reason} and the same command again; "
+                    "if so many images really are bad, raise preprocessing.stop_after_same_failure"
                 )
                 raise InstallationError("preprocessing", where, what, fix)
 
@@ -179,17 +134,17 @@ def preprocess_images(
 
     Parameters
     ----------
-    images : `image_id`, `shard`, `t1w` and, where there is one, `derivatives` (relative to `study`)
+    images : `image_id`, `shard`, `t1w` and, if there is one, `derivatives` (relative to `study`)
     settings : the configuration's `preprocessing`
     subjects : the folder of ``<shard>/<image_id>/``
-    outcomes : where a run of failures is looked for; None: nowhere
+    outcomes : in which a run of failures is looked for, or None
 
     Raises
     ------
     InstallationError
-        where the engine cannot work, or fails for all images alike
+        if the engine cannot work, or fails for all images alike
     OSError
-        where nothing can be written: the disk, not the image, is at fault
+        if nothing can be written: the disk, not the image, is at fault
     """
     statuses: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:
@@ -246,7 +201,7 @@ class _Task:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of the engine, what it is told, and the T1w as far as a glance tells."""
+        """Of the engine, its settings, and the T1w by size and time."""
         facts = {"engine": self.name} | self.engine.facts(self.scan)
         if self.scan.derivatives is None and self.scan.t1w.is_file():
             about = self.scan.t1w.stat()
@@ -260,19 +215,18 @@ class _Task:
 
 
 def _scan(image: Any, study: Path) -> Scan:
-    """A row of the manifest as an engine is told of it."""
+    """A row of the manifest, as it is given to an engine."""
     derivatives = getattr(image, "derivatives", None)
-    known = isinstance(derivatives, str) and derivatives
     words = {name: getattr(image, name, None) for name in ("participant_id", "session", "run")}
     return Scan(
         image_id=image.image_id,
         t1w=(study / image.t1w).absolute(),
-        derivatives=(study / derivatives).absolute() if known else None,
+        derivatives=(study / derivatives).absolute() if isinstance(derivatives, str) and derivatives else None,
         **{name: word if isinstance(word, str) else None for name, word in words.items()},
     )
 
 
-def _outcomes(engine: Engine, tasks: Sequence[_Task]) -> Iterator[tuple[_Task, Outcome]]:
+def _outcomes(engine: Engine, tasks: Sequence[_Task]) -> Generator[tuple[_Task, Outcome]]:
     """Every task and what became of it, as they end; those that ask for it are tried again, alone, at the end."""
     again: list[tuple[_Task, TryAlone]] = []
     with contextlib.closing(_first_tries(engine, tasks)) as tries:
@@ -283,10 +237,10 @@ def _outcomes(engine: Engine, tasks: Sequence[_Task]) -> Iterator[tuple[_Task, O
                 yield task, outcome
     for task, failure in again:
         logger.info("%s: %s; once more, alone", task.scan.image_id, failure)
-        yield task, _try(task, alone=True)
+        yield task, cast(Outcome, _try(task, alone=True))  # no second TryAlone
 
 
-def _first_tries(engine: Engine, tasks: Sequence[_Task]) -> Iterator[tuple[_Task, Outcome | TryAlone]]:
+def _first_tries(engine: Engine, tasks: Sequence[_Task]) -> Generator[tuple[_Task, Outcome | TryAlone]]:
     if engine.at_once == 1:
         for task in tasks:
             yield task, _try(task)
@@ -313,9 +267,9 @@ def _try(task: _Task, alone: bool = False) -> Outcome | TryAlone:
         if task.scan.derivatives is None:
             check_file(task.scan.t1w)
         task.engine.run(task.scan, task.part, alone=alone)
-    except TryAlone as failure:
-        return failure
     except ImageError as failure:
+        if isinstance(failure, TryAlone) and not alone:
+            return failure
         reason, detail = failure.reason, failure.detail
     except (OSError, InstallationError):
         raise  # not the image: the disk that is written to, or the installation
@@ -331,7 +285,7 @@ def _record(task: _Task, outcome: Outcome, outcomes: Outcomes | None) -> dict[st
     Raises
     ------
     InstallationError
-        where this failure belongs to a run of them: one that others had found already is not recorded
+        if this failure belongs to a run of them: one that others had found already is not recorded
     """
     if outcome.reason and outcomes:
         outcomes.refuse_run(task.shard, outcome.reason, outcome.detail)
@@ -353,7 +307,7 @@ def _record(task: _Task, outcome: Outcome, outcomes: Outcomes | None) -> dict[st
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
-    """An image's ``status.json``; None where it has no outcome yet."""
+    """An image's ``status.json``; None if it has no outcome yet."""
     try:
         return read_json(folder / "status.json")
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
 """FreeSurfer statistics files: written by the builtin engine, read from every engine, into one table of volumes.
 
 A ``.stats`` file of FastSurfer, FreeSurfer or the builtin engine goes in; volumes in mm³ by SegId come out, under
-FastSurfer's names.  What a file does not list is 0 where its atlas has the structure, since then it was looked for
-and not found, and missing (NaN) where it has not.
+FastSurfer's names.  What a file does not list is 0 if its atlas has the structure, because then it was looked
+for and not found, and missing (NaN) if it has not.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Statistics:
     """One image's statistics by SegId.
 
     `volumes` (mm³) and `names` of the structures that its file lists, or that its atlas has; one that the file
-    lists and that could not have been found is missing (NaN).  `mask_volume` (mm³) is NaN where the file has
+    lists and that could not have been found is missing (NaN).  `mask_volume` (mm³) is NaN if the file has
     none.  `voxels` (counts) and `means` (intensities) as far as the file has them.
     """
 
@@ -84,7 +84,7 @@ def stats_file(folder: str | Path) -> Path:
     Raises
     ------
     InputError
-        where there is none, or only a link to nothing
+        if there is none, or only a link to nothing
     """
     for name in STATS_FILES:
         if (path := Path(folder, "stats", name)).is_file():
@@ -98,11 +98,14 @@ def read_stats(path: str | Path) -> Statistics:
     Raises
     ------
     InputError
-        where it has no headers, no structures, or a row that does not fit
+        if it has no headers, no structures, or a row that does not fit
     """
     headers: list[str] = []
     segmentation, mask_volume = "", np.nan
-    volumes, names, voxels, means = {}, {}, {}, {}
+    volumes: dict[int, float] = {}
+    names: dict[int, str] = {}
+    voxels: dict[int, float] = {}
+    means: dict[int, float] = {}
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("# ColHeaders"):
             headers = line.split()[2:]
@@ -128,7 +131,7 @@ def read_stats(path: str | Path) -> Statistics:
     if atlas == "DKT" and not any(volumes.get(seg_id) for seg_id in CORPUS_CALLOSUM):
         # FastSurfer lists it always; five zeros say that the step that segments it did not run
         volumes |= {seg_id: np.nan for seg_id in CORPUS_CALLOSUM if seg_id in volumes}
-    absent = {seg_id: name for seg_id, name in ATLASES.get(atlas, {}).items() if seg_id not in volumes}
+    absent = {seg_id: name for seg_id, name in ATLASES.get(atlas or "", {}).items() if seg_id not in volumes}
     volumes |= dict.fromkeys(absent, 0.0)
     return Statistics(volumes, names | absent, mask_volume, voxels, means)
 
@@ -193,7 +196,7 @@ def stats_text(segmentation: np.ndarray, image: np.ndarray, mask: np.ndarray, na
 def write_volumes(images: Mapping[str, Statistics], path: str | Path) -> None:
     """Write a shard's volumes: `image_id`, then a column per SegId in mm³; the names stand in the first line."""
     matrix, ids, names = as_matrix(list(images.values()))
-    # float32 as text: as many digits as tell it from its neighbours
+    # float32 as text: as many digits as distinguish it from its neighbours
     table = pd.DataFrame(matrix, columns=[str(seg_id) for seg_id in ids])
     table.insert(0, "image_id", list(images))
     write_table(table, path, {"names": dict(zip(map(str, ids), names, strict=True)), "unit": "mm3"})

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..cache.shard_file import Shard, verify_row
+from ..cache.shard_file import ShardFile, verify_row
 from ..network.sfcn import SFCN
 from ..seeds import seed_from
 
@@ -33,6 +33,21 @@ class Images:
     ----------
     table : with `shard`, `row` and `checksum`
     folder : that holds ``<shard>.npy``
+
+    Examples
+    --------
+    A shard of three images of 2³ voxels, and its table:
+
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> from neurotransfer.cache.shard_file import checksum
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> voxels = np.arange(24, dtype=np.uint8).reshape(3, 2, 2, 2)
+    >>> np.save(Path(folder.name, "a-0001.npy"), voxels)
+    >>> table = pd.DataFrame({"shard": "a-0001", "row": [0, 1, 2], "checksum": [checksum(image) for image in voxels]})
+    >>> Images(table, folder.name).read([2, 0])[:, 0, 0].tolist()
+    [[16, 17], [0, 1]]
+    >>> folder.cleanup()
     """
 
     def __init__(self, table: pd.DataFrame, folder: str | Path) -> None:
@@ -41,7 +56,7 @@ class Images:
         self.checksums = table["checksum"].tolist()
         self.folder = Path(folder)
         self.checked = np.zeros(len(table), bool)
-        self.known: dict[str, Shard] = {}
+        self.known: dict[str, ShardFile] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -100,9 +115,9 @@ class Images:
             verify_row(image, self.checksums[position], shard.path, row)
             self.checked[position] = True
 
-    def _shard(self, name: str) -> Shard:
+    def _shard(self, name: str) -> ShardFile:
         if name not in self.known:
-            self.known[name] = Shard(self.folder / f"{name}.npy")
+            self.known[name] = ShardFile(self.folder / f"{name}.npy")
         return self.known[name]
 
 

@@ -72,8 +72,10 @@ def pretrain_study(job: PretrainingJob) -> None:
     used = [table[["image_id", "checksum"]].to_numpy().tolist() for table in tables]
     depends = fingerprint([job.seed, job.network, job.training, as_metadata(targets), used])
     checkpoints = Checkpoints(job.checkpoints, depends, job.checkpoint_minutes)
+    train, validation = (Images(table, layout.CACHE) for table in tables)
     result = pretrain(
-        *(Images(table, layout.CACHE) for table in tables),
+        train,
+        validation,
         tables,
         targets=targets,
         network=job.network,
@@ -84,7 +86,7 @@ def pretrain_study(job: PretrainingJob) -> None:
     )
     if rank() > 0:
         return
-    made_with = {"network": job.network, "crop": job.crop, "preprocessing": job.preprocessing}
+    made_with: dict[str, Any] = {"network": job.network, "crop": job.crop, "preprocessing": job.preprocessing}
     metadata = metadata_of(result, tables, targets, key=weights.make_study_key(job.key), **made_with)
     write_table(participants_of(tables), job.participants)
     write_table(result.history, job.history)

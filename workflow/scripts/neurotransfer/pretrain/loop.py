@@ -250,7 +250,7 @@ def train_epoch(
             len(batch),
             seeds={name: seed_from(seed, name, state.epoch, state.step) for name in ("augmentation", "dropout")},
             augmentation=settings["augmentation"],
-            loss_of=lambda outputs, positions, wanted=wanted, known=known: target_losses(
+            loss_of=lambda outputs, positions, wanted=wanted, known=known: target_losses(  # type: ignore[misc]
                 outputs, wanted[positions].to(device), problem.targets, known.to(device)
             ),
             device=device,

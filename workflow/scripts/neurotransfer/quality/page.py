@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from .. import pages
 from ..cache.image_figures import FIGURES
-from ..cache.shard_file import Shard
+from ..cache.shard_file import ShardFile
 from ..files import read_table
 
 ODD = 3.5  # robust z-score from which a figure counts as a reason (Iglewicz and Hoaglin, 1993)
@@ -52,13 +52,13 @@ def page(
     """
     tables = [table for table in tables if len(table)]
     images = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["cohort", "status", "unusual"])
-    shown = choose(images, settings["images"], settings["per_cohort"])
+    shown = most_unusual(images, settings["images"], settings["per_cohort"])
     groups = {name: compared_with(table) for name, table in _by_cohort(tables)}
     pictures = {Path(path).name.removesuffix(".slices.npy"): path for path in slices}
     rows = ledger_rows(shown, ledgers)
     cards = []
     for image in shown.to_dict("records"):
-        picture, outline = thumbnails(Shard(pictures[image["shard"]]).image(int(image["row"])))
+        picture, outline = thumbnails(ShardFile(pictures[image["shard"]]).image(int(image["row"])))
         group = groups[image["cohort"]].loc[image["group"]]
         cards.append(
             card(image, group) | {"picture": picture, "outline": outline, "ledger": rows.get(image["image_id"])}
@@ -105,7 +105,7 @@ def compared_with(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def choose(images: pd.DataFrame, count: int, per_cohort: int) -> pd.DataFrame:
+def most_unusual(images: pd.DataFrame, count: int, per_cohort: int) -> pd.DataFrame:
     """The images with pictures, the most unusual first; `first` marks those of the whole study's list.
 
     Of each cohort the most unusual are there too, and of each rule the most unusual that it excludes, so that no
@@ -128,7 +128,7 @@ def card(image: Mapping[str, Any], group: pd.Series) -> dict[str, Any]:
     image : a row of its cohort's table
     group : size (`images`) and median of each figure of the group that it is compared with
     """
-    figures = []
+    figures: list[dict[str, Any]] = []
     for name, figure in FIGURES.items():
         value, z = image[name], image[f"z_{name}"]
         middle = group[name]
@@ -234,4 +234,4 @@ def render(content: Mapping[str, Any]) -> str:
     """The page, in one file; every text is escaped."""
     # inside a script element only "<" could end it early
     data = json.dumps(content["data"], allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return pages.render(content | {"data": data}, "quality.html.j2")
+    return pages.render({**content, "data": data}, "quality.html.j2")

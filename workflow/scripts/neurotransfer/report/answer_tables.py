@@ -1,4 +1,4 @@
-"""What the tables of the report's answer show: AUCs, comparisons, worth in scans, the search over settings.
+"""The tables of the report's answer: AUCs, comparisons, worth in scans, the search over settings.
 
 Tables of results/statistics go in, texts come out.
 """
@@ -11,26 +11,26 @@ from typing import Any
 import pandas as pd
 
 from ..statistics.inference import ADJUSTED, NULLS
+from ..study.plan import ARMS, MODELS
 from ..text import MISSING, interval, p_text, signed
-from .figure2 import MODELS
 from .verdicts import Verdict
 
 
 def result_groups(
     medians: pd.DataFrame, found: Sequence[Verdict], tasks: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Per task, a row per n: each model's median and interval, and what transfer's two tests say."""
+    """Per task, a row per n: each model's median and interval, and the verdicts of transfer's two tests."""
     auc = medians.set_index(["task", "n", "model"])
     verdict = {(v.task, v.n, v.second): v for v in found if v.first == "transfer"}
     groups = []
     for task in tasks:
         rows = []
         for n in sorted(medians.loc[medians["task"] == task, "n"].unique()):
-            models = {}
-            for model in (*MODELS, "covariates"):
+            models: dict[str, dict[str, Any]] = {}
+            for model in ARMS:
                 if (task, n, model) in auc.index:
                     row = auc.loc[(task, n, model)]
-                    # of one replicate there is no interval
+                    # one replicate has no interval
                     between = interval(row["low"], row["high"]) if row["replicates"] > 1 else MISSING
                     models[model] = {"median": f"{row['median']:.3f}", "interval": between}
             highest = max((cell["median"] for model, cell in models.items() if model in MODELS), default=None)
@@ -45,10 +45,10 @@ def result_groups(
 def comparison_groups(
     comparisons: pd.DataFrame, found: Sequence[Verdict], tasks: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Per task, a row per n and pair of models: differences, intervals, p-values of every test and the verdict."""
+    """Per task, a row per n and pair of models: differences, intervals, p-values of all tests, and the verdict."""
     rows = [
-        row
-        | {
+        {
+            **row,
             "mean": signed(row["mean_difference"]),
             "median": signed(row["median_difference"]),
             "interval": interval(row["low"], row["high"], sign=True),
@@ -72,9 +72,10 @@ def comparison_groups(
 
 
 def worth_groups(worth: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per task, a row per n: transfer's AUC and the n that each other model needs for it; and where transfer passes.
+    """Per task, a row per n: transfer's AUC, and the n that each other model needs for the same AUC.
 
-    Tasks with one n are left out: there is no curve to read.
+    `overtakes` is the n from which transfer is not below the linear model.  Tasks with one n have no curve and are left
+    out.
     """
     groups = []
     for task in tasks:
@@ -98,7 +99,7 @@ def worth_groups(worth: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) ->
 
 
 def scans_text(row: pd.Series, smallest: int, largest: int) -> dict[str, str]:
-    """A number of scans and its interval to show, such as "not reached by 500" and "180 to > 500"."""
+    """A number of scans and its interval as texts, for example "not reached by 500" and "180 to > 500"."""
 
     def end(value: float) -> str:
         if pd.isna(value):
@@ -113,11 +114,11 @@ def scans_text(row: pd.Series, smallest: int, largest: int) -> dict[str, str]:
 
 
 def overtaking_text(row: pd.Series, smallest: int, largest: int) -> dict[str, str]:
-    """From which n on transfer is not below the linear model, as a sentence, and how sure that is.
+    """The n from which transfer is not below the linear model, as a sentence, and the certainty of this n.
 
     Parameters
     ----------
-    row : of worth.tsv: `scans` (infinite where it still is below at the largest n), `low`, `high` and `reached`
+    row : of worth.tsv: `scans` (infinite if transfer is below at the largest n), `low`, `high` and `reached`
     """
     if row["scans"] == float("inf"):
         sentence = f"Transfer is still below the linear model at the largest n, {largest:,}"
@@ -131,7 +132,7 @@ def overtaking_text(row: pd.Series, smallest: int, largest: int) -> dict[str, st
 
 
 def search_groups(search: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per task, a row per n and model: ties, optimism and how much of the search was needed."""
+    """Per task, a row per n and model: ties, optimism, and the number of settings that would have been enough."""
     groups = []
     for task in tasks:
         rows = [
@@ -153,28 +154,28 @@ def search_groups(search: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) 
 
 
 def alternative(medians: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """Figure 2 in words, for those who do not see it."""
+    """Figure 2 in words, for screen readers."""
     parts = []
     for task in tasks:
         rows = medians[medians["task"] == task].sort_values("n")
         if rows.empty:
             continue
         ends = rows["n"].iloc[0], rows["n"].iloc[-1]
-        said = []
+        curves = []
         for model in MODELS:
             values = rows.loc[rows["model"] == model, "median"]
             if len(values):
                 more = f" to {values.iloc[-1]:.2f}" if len(values) > 1 else ""
-                said.append(f"{model} {values.iloc[0]:.2f}{more}")
+                curves.append(f"{model} {values.iloc[0]:.2f}{more}")
         span = f"from n = {ends[0]} to n = {ends[1]}" if ends[0] != ends[1] else f"at n = {ends[0]}"
-        parts.append(f"{tasks[task].get('title', task)}, {span}: {', '.join(said)}")
+        parts.append(f"{tasks[task].get('title', task)}, {span}: {', '.join(curves)}")
     return f"Test AUC against the number of training images, one panel per task. Medians: {'; '.join(parts)}."
 
 
 def missing_fits(
     medians: pd.DataFrame, config: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, int]:
-    """How many of the configured test AUCs of the three models are not in the medians: `missing` of `planned`."""
+    """The number of configured test AUCs of the three models (`planned`), and of those without a fit (`missing`)."""
     sizes, replicates = config["resampling"]["n"], config["resampling"]["replicates"]
     planned = len(tasks) * len(sizes) * replicates * len(MODELS)
     counted = medians[medians["model"].isin(list(MODELS)) & medians["task"].isin(list(tasks))]

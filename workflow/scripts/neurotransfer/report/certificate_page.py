@@ -1,4 +1,4 @@
-"""The split certificate as a page for a person, complete in itself and without a name of a participant or image."""
+"""The split certificate as a self-contained page without names of participants or images."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from typing import Any
 from .. import pages
 from ..cache.write import named_engines
 from ..split.certificate import duplicates_in_words
-from .page import DARK
+from .style import DARK
 
 
-def page(certificate: Mapping[str, Any], study: str) -> str:
-    """The certificate as a page for a person, complete in itself and without a name of a participant or image."""
+def certificate_html(certificate: Mapping[str, Any], study: str) -> str:
+    """The page as HTML.
+
+    Parameters
+    ----------
+    certificate : from split.certificate.certify, with `duplicates` (summary of duplicates.find_pairs) and `files`
+    study : its name
+    """
     names = {"train": "training", "validation": "validation", "test": "test", "unused": "not used"}
     shared = [(cohort, certificate["cohorts"][cohort]) for cohort in certificate["shared_cohorts"]]
     engines = [(names[role], named_engines(pairs)) for role, pairs in certificate["engines"].items() if pairs]

@@ -1,4 +1,4 @@
-"""Tables into Figure 1: who pretrained the network, and how well it went."""
+"""Figure 1: the participants of pretraining, its course, and the pretrained network's performance."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from ..study.targets import TARGETS
-from .figure2 import FAINT, INK, PAPER, RASTER, SOFT, drawing
+from .pretraining_tables import SPLIT_NAMES, UNITS, target_name
+from .style import FAINT, INK, PAPER, RASTER, SOFT, draw_grid, drawing
 
-# Okabe & Ito's colours (2008) that no model of Figure 2 has
+# Okabe & Ito's colours (2008) that Figure 2 does not use for a model
 ROLES = {"train": "#56B4E9", "validation": "#CC79A7", "test": "#D55E00", "unused": "#B0B7C0"}
 SPLITS = {"validation": ROLES["validation"], "holdout": ROLES["test"]}
-UNITS = {"age": "years", "bmi": "kg/m²"}
-NAMES = {"validation": "validation", "holdout": "unseen cohorts"}
-SHORT = {"bmi": "BMI", "fluid_intelligence": "fluid int."}  # names of targets that would be long or odd in a cell
-DARKEST = 0.85  # opacity of a cell whose target is known of all images
-COHORTS = 60  # cohorts with a line of their own
-MANY = 22  # cohorts from which on the figure is tall
+SHORT = {"bmi": "BMI", "fluid_intelligence": "fluid int."}  # short names of targets
+DARKEST = 0.85  # opacity of a cell if the target is known for all images
+COHORTS = 60  # largest number of cohorts that are shown
+MANY = 22  # above this number of cohorts the figure is tall
 
 
 def figure1(
     images: pd.DataFrame, history: pd.DataFrame | None, metrics: pd.DataFrame, predictions: pd.DataFrame
 ) -> Figure:
-    """Ages by role, cohorts, their known targets, pretraining, predicted against true age, and every target's skill.
+    """Ages by role, cohorts and their known targets, losses of pretraining, predicted and true age, skill by target.
 
     Parameters
     ----------
     images : results/split/images.tsv
-    history : of pretraining; None where weights were given
-    metrics, predictions : of the pretrained network; either may be empty
+    history : of pretraining; None if the weights were given
+    metrics, predictions : of the pretrained network; may be empty
     """
     count = min(images["cohort"].nunique(), COHORTS)
     ages = predictions[predictions["target"] == "age"]
@@ -42,7 +41,7 @@ def figure1(
     upper += [split for split in SPLITS if (ages["split"] == split).any()]
     rows = skill_rows(metrics)
     with drawing():
-        if not upper and rows.empty:  # given weights and nothing to try them on
+        if not upper and rows.empty:  # given weights, and no image to evaluate them on
             figure = Figure(figsize=(10.5, max(3.8, 1.4 + 0.17 * count)), layout="constrained")
             right = None
             axes_of_ages, axes_of_cohorts, axes_of_targets = figure.subplots(1, 3, width_ratios=(1, 1, 0.45))
@@ -53,14 +52,14 @@ def figure1(
             ratios = (1.0, max(1.1, (0.9 + 0.17 * count) / 2.7))
             grid = left.add_gridspec(2, 2, height_ratios=ratios, width_ratios=(1, 0.5))
             axes_of_ages = left.add_subplot(grid[0, :])
-            axes_of_cohorts, axes_of_targets = (left.add_subplot(grid[1, place]) for place in (0, 1))
+            axes_of_cohorts, axes_of_targets = (left.add_subplot(grid[1, column]) for column in (0, 1))
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
         _draw_ages(axes_of_ages, images)
         order = largest_cohorts(images)
         _draw_cohorts(axes_of_cohorts, images, order)
         _draw_targets(axes_of_targets, known_shares(images), order)
         if right is not None:
-            # of many cohorts the left side is long, so the right one takes a row more
+            # with many cohorts the left side is long, so the right side gets one more row
             lines = [upper[:1], upper[1:]] if tall and len(upper) == 3 else [upper]
             lines = [line for line in lines if line]
             parts = right.subfigures(len(lines) + 1, 1, squeeze=False, height_ratios=[1] * len(lines) + [1.15])[:, 0]
@@ -88,44 +87,42 @@ def _draw_ages(axes: Axes, images: pd.DataFrame) -> None:
 
 
 def largest_cohorts(images: pd.DataFrame) -> list[str]:
-    """The cohorts with a line of their own, the smallest first."""
+    """The cohorts that are shown, the smallest first."""
     return list(images.groupby("cohort").size().sort_values(kind="stable").index[-COHORTS:])
 
 
 def _draw_cohorts(axes: Axes, images: pd.DataFrame, order: Sequence[str]) -> None:
     sizes = images.groupby("cohort").size()
     sides = {"train": ["train", "validation"], "test": ["test"]}
-    for place, cohort in enumerate(order):
-        rows = images[(images["cohort"] == cohort)].dropna(subset=["age"])
-        parts = {side: rows.loc[rows["role"].isin(roles), "age"] for side, roles in sides.items()}
+    for row, cohort in enumerate(order):
+        known = images[images["cohort"] == cohort].dropna(subset=["age"])
+        parts = {side: known.loc[known["role"].isin(roles), "age"] for side, roles in sides.items()}
         parts = {side: ages for side, ages in parts.items() if len(ages)}
         for shift, (side, ages) in zip((0.17, -0.17) if len(parts) == 2 else (0,), parts.items(), strict=False):
-            axes.plot(ages.quantile([0, 1]), [place + shift] * 2, color=ROLES[side], linewidth=1)
-            axes.plot(
-                ages.quantile([0.25, 0.75]), [place + shift] * 2, color=ROLES[side], linewidth=4, solid_capstyle="butt"
-            )
-            axes.plot(ages.median(), place + shift, marker="|", color=PAPER, markersize=4, markeredgewidth=1.2)
+            heights, style = [row + shift] * 2, {"color": ROLES[side]}
+            axes.plot(ages.quantile([0, 1]), heights, linewidth=1, **style)
+            axes.plot(ages.quantile([0.25, 0.75]), heights, linewidth=4, solid_capstyle="butt", **style)
+            axes.plot(ages.median(), row + shift, marker="|", color=PAPER, markersize=4, markeredgewidth=1.2)
     axes.set_yticks(range(len(order)), [f"{_short(cohort)} ({sizes[cohort]:,})" for cohort in order])
     axes.tick_params(axis="y", length=0, labelsize=8 if len(order) < 25 else 7)
     axes.set_ylim(-0.7, len(order) - 0.3)
-    axes.grid(axis="x", color=FAINT, linewidth=0.5)
-    axes.set_axisbelow(True)
+    draw_grid(axes, "x")
     more = f", the largest {COHORTS} of {len(sizes)}" if len(sizes) > COHORTS else ""
     axes.set(title=f"Cohorts (images){more}", xlabel="age at scan (years)")
 
 
 def known_shares(images: pd.DataFrame) -> pd.DataFrame:
-    """The share of each cohort's images for which a target is known: a row per cohort, a column per target."""
+    """The share of each cohort's images with a known target: a row per cohort, a column per target."""
     return images[[target for target in TARGETS if target in images]].notna().groupby(images["cohort"]).mean()
 
 
 def _draw_targets(axes: Axes, shares: pd.DataFrame, order: Sequence[str]) -> None:
-    """A cell per cohort and target, the darker the more images have it; beside the cohorts, in their order."""
+    """A cell per cohort and target, darker if more images have the target; rows in the order of the cohorts."""
     ink = {"facecolor": INK, "edgecolor": "none"}
     frame = {"facecolor": "none", "edgecolor": FAINT, "linewidth": 0.5}
-    for height, cohort in enumerate(order):
-        for place, target in enumerate(shares):
-            corner = (place - 0.42, height - 0.38)
+    for row, cohort in enumerate(order):
+        for column, target in enumerate(shares):
+            corner = (column - 0.42, row - 0.38)
             axes.add_patch(Rectangle(corner, 0.84, 0.76, alpha=DARKEST * shares.loc[cohort, target], **ink))
             axes.add_patch(Rectangle(corner, 0.84, 0.76, **frame))
     axes.set(title="Known targets", xlim=(-0.6, len(shares.columns) - 0.4), ylim=(-0.7, len(order) - 0.3))
@@ -147,13 +144,13 @@ def _draw_targets(axes: Axes, shares: pd.DataFrame, order: Sequence[str]) -> Non
 
 
 def _short(name: str) -> str:
-    """A name that leaves room for the plot beside it."""
+    """A name of at most 20 characters."""
     return name if len(name) <= 20 else f"{name[:19]}…"
 
 
 def _draw_history(axes: Axes, history: pd.DataFrame) -> None:
     axes.set(title="Pretraining", xlabel="epoch", ylabel="weighted loss")
-    epochs = history["epoch"] + 1  # a person counts from one
+    epochs = history["epoch"] + 1  # shown from 1 on
     single = {"marker": "."} if len(history) == 1 else {}
     axes.plot(epochs, history["train_loss"], color=ROLES["train"], label="training", **single)
     axes.plot(epochs, history["validation_loss"], color=ROLES["validation"], label="validation", **single)
@@ -162,14 +159,14 @@ def _draw_history(axes: Axes, history: pd.DataFrame) -> None:
         style = {"color": ROLES["validation"], "marker": "o", "linestyle": "none", "markeredgecolor": PAPER}
         axes.plot(epochs[best], history["validation_loss"][best], label=f"chosen, epoch {epochs[best]}", **style)
     losses = history[["train_loss", "validation_loss"]].to_numpy()
-    axes.set_ylim(0, float(np.nanpercentile(losses, 97)) * 1.45 or 1)  # first epochs' peaks may leave the panel
+    axes.set_ylim(0, float(np.nanpercentile(losses, 97)) * 1.45 or 1)  # the first epochs' peaks may exceed the panel
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="upper right", labelspacing=0.25, handlelength=1.2)
 
 
 def _draw_predictions(axes: Axes, ages: pd.DataFrame, split: str) -> None:
     ends = np.array([ages[["truth", "prediction"]].min().min(), ages[["truth", "prediction"]].max().max()])
-    limits = tuple(ends + np.array([-0.04, 0.16]) * max(float(np.ptp(ends)), 1.0))  # room for the words
+    limits = tuple(ends + np.array([-0.04, 0.16]) * max(float(np.ptp(ends)), 1.0))  # room for the text
     rows = ages[ages["split"] == split]
     size = float(np.clip(300 / np.sqrt(len(rows)), 2, 14))
     fade = float(np.clip(12 / np.sqrt(len(rows)), 0.12, 0.7))
@@ -179,7 +176,7 @@ def _draw_predictions(axes: Axes, ages: pd.DataFrame, split: str) -> None:
     error = (rows["prediction"] - rows["truth"]).abs().mean()
     axes.text(0.04, 0.97, f"MAE {error:.2f} years\n{len(rows):,} images", transform=axes.transAxes, va="top")
     axes.set(xlim=limits, ylim=limits, xlabel="true age (years)", ylabel="predicted age (years)")
-    axes.set_title(f"Age, {NAMES[split]}")
+    axes.set_title(f"Age, {SPLIT_NAMES[split]}")
 
 
 def _draw_skill(axes: Axes, rows: pd.DataFrame) -> None:
@@ -191,38 +188,38 @@ def _draw_skill(axes: Axes, rows: pd.DataFrame) -> None:
     splits = [split for split in SPLITS if split in set(rows["split"])]
     for row in rows.itertuples():
         shift = 0.0 if len(splits) == 1 else (0.19 if row.split == splits[0] else -0.19)
-        at = names.index(row.target) + shift
+        height = names.index(row.target) + shift
         unit = f" {UNITS[row.target]}" if row.metric == "mae" and row.target in UNITS else ""
-        told = f"{row.metric.upper()} {row.value:.2f}, dummy {row.dummy:.2f}{unit}"
+        label = f"{row.metric.upper()} {row.value:.2f}, dummy {row.dummy:.2f}{unit}"
         if np.isfinite(row.skill):
             error = np.nan_to_num(np.maximum([[row.skill - row.low_skill], [row.high_skill - row.skill]], 0))
-            axes.errorbar(row.skill, at, xerr=error, fmt="o", color=SPLITS[row.split], markersize=4.5, elinewidth=1.6)
+            axes.errorbar(
+                row.skill, height, xerr=error, fmt="o", color=SPLITS[row.split], markersize=4.5, elinewidth=1.6
+            )
         else:
-            told = f"{row.metric.upper()} not defined here"
-        axes.text(1.03, at, told, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5)
+            label = f"{row.metric.upper()} not defined here"
+        axes.text(1.03, height, label, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5)
     axes.axvline(0, color=SOFT, linewidth=0.8, linestyle=":")
     lowest = np.fmin.reduce([*rows["low_skill"], *rows["skill"], 0.0])
     axes.set_xlim(max(-1.0, lowest - 0.05), 1.03)
     axes.set_ylim(-0.6, len(names) - 0.4)
-    told = ["BMI" if name == "bmi" else _short(name.replace("_", " ")) for name in names]
-    axes.set_yticks(range(len(names)), told)
-    axes.grid(axis="x", color=FAINT, linewidth=0.5)
-    axes.set_axisbelow(True)
+    axes.set_yticks(range(len(names)), [_short(target_name(name)) for name in names])
+    draw_grid(axes, "x")
     style = {"marker": "o", "linestyle": "none"}
-    handles = [Line2D([], [], color=SPLITS[name], label=NAMES[name], **style) for name in splits]
+    handles = [Line2D([], [], color=SPLITS[name], label=SPLIT_NAMES[name], **style) for name in splits]
     axes.get_figure(root=False).legend(handles=handles, loc="outside lower center", ncols=2, handletextpad=0.2)
 
 
 def skill_rows(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The leading metric per split and target (MAE or AUC) on one scale: 0 as the dummy, 1 perfect.
+    """MAE or AUC per split and target on one scale: 0 is the dummy, 1 is perfect.
 
-    Skill is the share of the dummy's MAE that is gone, or 2 AUC - 1 (Somers' D); its interval is the metric's.
+    Skill is 1 - MAE / dummy's MAE, or 2 AUC - 1 (Somers' D); its interval follows from the metric's.
     """
     rows = metrics[metrics["metric"].isin(["mae", "auc"])].copy()
     for name in ("value", "low", "high"):
         skill = np.where(rows["metric"] == "mae", 1 - rows[name] / rows["dummy"], 2 * rows[name] - 1)
         rows["skill" if name == "value" else f"{name}_skill"] = skill.astype(float)
-    error = rows["metric"] == "mae"  # a lower error is more skill, so the ends of its interval change places
+    error = rows["metric"] == "mae"  # a lower error is more skill, so the ends of the interval are exchanged
     rows.loc[error, ["low_skill", "high_skill"]] = rows.loc[error, ["high_skill", "low_skill"]].to_numpy()
     return rows
 
@@ -230,7 +227,7 @@ def skill_rows(metrics: pd.DataFrame) -> pd.DataFrame:
 def figure1_data(
     images: pd.DataFrame, history: pd.DataFrame | None, metrics: pd.DataFrame, predictions: pd.DataFrame
 ) -> pd.DataFrame:
-    """What Figure 1 shows, in long form and without identifiers: a row per bar end, curve point and dot.
+    """The data of Figure 1 in long form and without identifiers: a row per bar, curve point and dot.
 
     Returns
     -------
@@ -251,7 +248,7 @@ def figure1_data(
             parts.append(curve.assign(panel="pretraining", group=name.removesuffix("_loss"), quantity="loss by epoch"))
     found = predictions[predictions["target"] == "age"]
     dots = pd.DataFrame({"group": found["split"], "x": found["truth"], "value": found["prediction"]})
-    # sorted, so that a row's place says nothing about who it is
+    # sorted, because the order of rows could identify a participant
     dots = dots.sort_values(["group", "x", "value"])
     parts.append(dots.assign(panel="age", quantity="predicted age by true age (years)"))
     rows = skill_rows(metrics)

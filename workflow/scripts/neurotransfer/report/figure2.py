@@ -1,68 +1,35 @@
-"""Tables into Figure 2, the answer: test AUC by n; and what all figures share: their style and their files.
-
-Figure 1 is in pretraining_figure.py.  No figure and no table behind one names a participant or an image.
-"""
+"""Figure 2, the answer: test AUC by number of training images, from the tables of results/statistics."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from sklearn.metrics import roc_auc_score
 
-from ..files import write_table, written_whole
+from .style import (
+    INK,
+    MARKS,
+    PAPER,
+    PUBLISHED,
+    RASTER,
+    SOFT,
+    draw_chance,
+    draw_grid,
+    drawing,
+    legend_of_models,
+    rows_and_columns,
+    wrapped,
+)  # fmt: skip
 from .verdicts import Verdict, verdicts
 
-# Okabe & Ito's palette (2008), which people with a colour-vision deficiency tell apart; the shape says it again
-MODELS = {"linear": ("#0072B2", "s"), "baseline": ("#E69F00", "D"), "transfer": ("#009E73", "o")}
-COVARIATES = ("#59636E", (0, (2, 1.5)))  # colour and dashes of what confounding alone predicts
-INK, SOFT, FAINT, PAPER = "#1F2328", "#59636E", "#D1D9E0", "#FFFFFF"
-STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": SOFT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlepad": 8,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "svg.hashsalt": "neurotransfer",
-    "svg.fonttype": "path",
-}
-PUBLISHED = "published"  # what the overlay's groups in an SVG are called; they are there, and not shown
-HIDE = rb'(<g id="published-[A-Za-z0-9_-]+")>'
-RASTER = 1500  # points in a panel above which an SVG holds them as a picture, so that it stays small
-WIDTH = 11.0  # inches that the panels of Figure 2 may take together before they go on in another row
-
-
-@contextlib.contextmanager
-def drawing() -> Iterator[None]:
-    """Matplotlib's defaults and this project's style, whatever a person's own matplotlibrc says."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield
+COVARIATES = {"color": SOFT, "linestyle": (0, (2, 1.5)), "linewidth": 1.2}  # the line of confounding alone
+BOUND = {"color": INK, "linewidth": 1, "linestyle": (0, (5, 3))}  # the line of the latent truth
 
 
 def figure2(
@@ -76,18 +43,18 @@ def figure2(
     bounds: Mapping[str, float] | None = None,
     published: pd.DataFrame | None = None,
 ) -> Figure:
-    """Test AUC by n, a panel per task: every replicate, medians, their 95 % bootstrap intervals, and marks.
+    """Test AUC by n, a panel per task: all replicates, medians with 95 % bootstrap intervals, and marks of the tests.
 
-    Of the covariates alone, which stand outside the comparison, only the medians are shown.
+    Only medians are shown for the covariates, which are outside the comparisons.
 
     Parameters
     ----------
     aucs, medians, comparisons : as in results/statistics
-    tasks : the configuration's tasks, in the order of panels; `title` is shown
-    alpha : a p below it is marked: filled where Holm's adjusted one is, open where only the unadjusted one is
-    statistic : of the paired differences, "mean" or "median"; its sign gives a mark its direction
+    tasks : the configuration's tasks, in the order of the panels; `title` is shown
+    alpha : threshold of p: the mark is filled if Holm's adjusted p is below it, open if only the unadjusted p is
+    statistic : of the paired differences, "mean" or "median"; its sign is the direction of the mark
     bounds : in simulated studies, the AUC of the latent truth by task
-    published : medians that others have published (see published_medians); hidden in the files, for the page to show
+    published : published medians (see published_medians); hidden in the files, the page can show them
     """
     shown = [task for task in tasks if task in set(medians["task"])]
     most = medians.groupby("task")["n"].nunique().max()
@@ -99,28 +66,28 @@ def figure2(
         bands = figure.subfigures(rows, 1, squeeze=False)[:, 0]
         grid = [band.subplots(2, columns, squeeze=False, height_ratios=(0.36, 3)) for band in bands]
         figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, hspace=0.0, wspace=0.03)
-        dots = aucs.loc[aucs["model"].isin(list(MODELS)), "auc"]
+        dots = aucs.loc[aucs["model"].isin(list(MARKS)), "auc"]
         lowest = max(0.0, min(0.45, float(dots.min()) - 0.03))
-        for place in range(rows * columns):
-            strip, axes = grid[place // columns][:, place % columns]
-            if place >= len(shown):
+        for panel in range(rows * columns):
+            strip, axes = grid[panel // columns][:, panel % columns]
+            if panel >= len(shown):
                 strip.set_axis_off()
                 axes.set_axis_off()
                 continue
-            task = shown[place]
+            task = shown[panel]
             sizes = sorted(medians.loc[medians["task"] == task, "n"].unique())
             _draw_aucs(axes, task, sizes, aucs, medians)
             if bounds and task in bounds:
-                axes.axhline(bounds[task], color=INK, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
+                axes.axhline(bounds[task], zorder=1, **BOUND)
             if published is not None:
                 _draw_published(axes, sizes, published[published["task"] == task])
-            axes.axhline(0.5, color=SOFT, linewidth=0.8, linestyle=":", zorder=0)
+            draw_chance(axes)
             axes.set(ylim=(lowest, 1.01), xlabel="training images, n", xlim=(-0.5, len(sizes) - 0.5))
             axes.set_yticks(np.arange(np.ceil(lowest * 10 - 1e-9), 10.5) / 10)
             axes.set_xticks(range(len(sizes)), [f"{n}" for n in sizes])
             _draw_marks(strip, sizes, [verdict for verdict in found if verdict.task == task])
             strip.set_title(wrapped(str(tasks[task].get("title", task)), int(width * 10.5)), parse_math=False)
-            if place % columns == 0:
+            if panel % columns == 0:
                 axes.set_ylabel("AUC in the test set")
                 strip.tick_params(axis="y", labelleft=True)
             else:
@@ -129,29 +96,16 @@ def figure2(
     return figure
 
 
-def rows_and_columns(panels: int, width: float) -> tuple[int, int]:
-    """How many rows and columns of panels of that width (inches) fit, the rows as evenly filled as can be."""
-    rows = -(-panels // max(1, int(WIDTH // width)))
-    return rows, -(-panels // rows)
-
-
-def wrapped(text: str, width: int) -> str:
-    """At most three lines of about `width` characters."""
-    lines = textwrap.wrap(text, width, max_lines=3, placeholder=" …")
-    return "\n".join(lines)
-
-
 def _draw_aucs(axes: Axes, task: str, sizes: Sequence[int], aucs: pd.DataFrame, medians: pd.DataFrame) -> None:
-    generator = np.random.default_rng(0)  # of the jitter only
-    models = [model for model in MODELS if model in set(medians["model"])]
+    generator = np.random.default_rng(0)  # for the jitter only
+    models = [model for model in MARKS if model in set(medians["model"])]
     step = min(0.27, 0.8 / len(models))
-    axes.grid(axis="y", color=FAINT, linewidth=0.5)
-    axes.set_axisbelow(True)
-    for place, model in enumerate(models):
-        colour, marker = MODELS[model]
-        at = np.arange(len(sizes)) + (place - (len(models) - 1) / 2) * step
+    draw_grid(axes, "y")
+    for order, model in enumerate(models):
+        colour, marker = MARKS[model]
+        centres = np.arange(len(sizes)) + (order - (len(models) - 1) / 2) * step
         chosen = aucs[(aucs["task"] == task) & (aucs["model"] == model)]
-        positions = chosen["n"].map(dict(zip(sizes, at, strict=True))).to_numpy(float)
+        positions = chosen["n"].map(dict(zip(sizes, centres, strict=True))).to_numpy(float)
         jitter = generator.uniform(-0.36, 0.36, len(chosen)) * step
         per_size = max(1.0, len(chosen) / len(sizes))
         fade = float(np.clip(3 / np.sqrt(per_size), 0.05, 0.45))
@@ -168,30 +122,29 @@ def _draw_aucs(axes: Axes, task: str, sizes: Sequence[int], aucs: pd.DataFrame, 
         rows = medians[(medians["task"] == task) & (medians["model"] == model)].set_index("n").reindex(sizes)
         errors = np.maximum([rows["median"] - rows["low"], rows["high"] - rows["median"]], 0)
         style = {"marker": marker, "markersize": 5.5, "markeredgecolor": PAPER, "markeredgewidth": 0.6}
-        axes.errorbar(at, rows["median"], errors, color=colour, linewidth=1.5, elinewidth=1.8, zorder=3, **style)
+        axes.errorbar(centres, rows["median"], errors, color=colour, linewidth=1.5, elinewidth=1.8, zorder=3, **style)
     alone = medians[(medians["task"] == task) & (medians["model"] == "covariates")].set_index("n")
     if len(alone):
-        colour, dashes = COVARIATES
         height = alone.reindex(sizes)["median"]
         single = {"marker": "_", "markersize": 12} if len(sizes) == 1 else {}
-        axes.plot(range(len(sizes)), height, color=colour, linestyle=dashes, linewidth=1.2, zorder=2, **single)
+        axes.plot(range(len(sizes)), height, zorder=2, **COVARIATES, **single)
 
 
 def _draw_published(axes: Axes, sizes: Sequence[int], published: pd.DataFrame) -> None:
-    """Hollow marks at the published n, joined by dashes; between this study's n they stand in proportion."""
-    places = [model for model in MODELS if model in set(published["model"])]
-    step = min(0.27, 0.8 / max(1, len(places)))
-    for place, model in enumerate(places):
-        colour, marker = MODELS[model]
+    """Hollow marks at the published n, joined by dashes; interpolated between this study's n."""
+    models = [model for model in MARKS if model in set(published["model"])]
+    step = min(0.27, 0.8 / max(1, len(models)))
+    for order, model in enumerate(models):
+        colour, marker = MARKS[model]
         mine = published[published["model"] == model].sort_values("n")
-        at = np.interp(mine["n"], sizes, np.arange(len(sizes))) + (place - (len(places) - 1) / 2) * step
+        centres = np.interp(mine["n"], sizes, np.arange(len(sizes))) + (order - (len(models) - 1) / 2) * step
         style = {"marker": marker, "markersize": 8.5, "markerfacecolor": "none", "markeredgewidth": 1.3}
         line = {"color": colour, "linestyle": (0, (4, 2)), "linewidth": 1.1, "zorder": 4}
-        axes.plot(at, mine["value"], gid=f"{PUBLISHED}-{mine['task'].iloc[0]}-{model}", **style, **line)
+        axes.plot(centres, mine["value"], gid=f"{PUBLISHED}-{mine['task'].iloc[0]}-{model}", **style, **line)
 
 
 def published_medians(published: pd.DataFrame, medians: pd.DataFrame) -> pd.DataFrame:
-    """The published medians of tasks of the same key, at sizes of n that lie within this study's."""
+    """The published medians of tasks with the same key, for n within the range of this study."""
     found = published[(published["quantity"] == "median AUC") & published["task"].isin(medians["task"])]
     ends = medians.groupby("task")["n"].agg(["min", "max"]).reindex(found["task"])
     within = (found["n"].to_numpy() >= ends["min"].to_numpy()) & (found["n"].to_numpy() <= ends["max"].to_numpy())
@@ -199,7 +152,7 @@ def published_medians(published: pd.DataFrame, medians: pd.DataFrame) -> pd.Data
 
 
 def _draw_marks(strip: Axes, sizes: Sequence[int], found: Sequence[Verdict]) -> None:
-    """Above each n, whether transfer differs from another model: filled by Holm's p, open by the plain one."""
+    """Marks above each n: does transfer differ from another model?  Filled by Holm's p, open by the unadjusted p."""
     others = ("baseline", "linear")
     for verdict in found:
         if verdict.first == "transfer" and verdict.second in others:
@@ -218,22 +171,18 @@ def _draw_marks(strip: Axes, sizes: Sequence[int], found: Sequence[Verdict]) -> 
 def _legend_of_figure2(
     figure: Figure, medians: pd.DataFrame, comparisons: pd.DataFrame, alpha: float, bound: bool
 ) -> None:
-    line = {"linewidth": 1.5, "markersize": 5.5, "markeredgecolor": PAPER}
-    lines = [
-        Line2D([], [], color=colour, marker=marker, label=model, **line)
-        for model, (colour, marker) in MODELS.items()
-        if model in set(medians["model"])
-    ]
-    if "covariates" in set(medians["model"]):
-        lines.append(Line2D([], [], color=COVARIATES[0], linestyle=COVARIATES[1], linewidth=1.2, label="covariates"))
+    models = set(medians["model"])
+    lines = legend_of_models(models)
+    if "covariates" in models:
+        lines.append(Line2D([], [], label="covariates", **COVARIATES))
     lines.append(Line2D([], [], color=SOFT, linewidth=0.8, linestyle=":", label="chance"))
     if bound:
-        lines.append(Line2D([], [], color=INK, linewidth=1, linestyle=(0, (5, 3)), label="latent truth"))
+        lines.append(Line2D([], [], label="latent truth", **BOUND))
     mark = {"linestyle": "none", "color": INK, "markersize": 5}
-    told = f"p < {alpha:g}"
+    below = f"p < {alpha:g}"
     marks = [
-        Line2D([], [], marker="^", label=f"transfer better, Holm's {told}", **mark),
-        Line2D([], [], marker="^", markerfacecolor="none", label=f"better, unadjusted {told} only", **mark),
+        Line2D([], [], marker="^", label=f"transfer better, Holm's {below}", **mark),
+        Line2D([], [], marker="^", markerfacecolor="none", label=f"better, unadjusted {below} only", **mark),
         Line2D([], [], marker="v", label="worse, likewise", **mark),
         Line2D([], [], marker="_", label="not distinguishable", **mark | {"color": SOFT}),
     ]
@@ -253,7 +202,7 @@ def figure2_data(
     bounds: Mapping[str, float] | None = None,
     published: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """What Figure 2 shows, in long form: a row per replicate, median, comparison, bound and published median.
+    """The data of Figure 2 in long form: a row per replicate, median, comparison, bound and published median.
 
     Returns
     -------
@@ -264,9 +213,9 @@ def figure2_data(
         medians.rename(columns={"median": "value"}).assign(quantity="median AUC"),
     ]
     for name in ("mean", "median"):
-        told = comparisons.rename(columns={f"{name}_difference": "value"})
+        part = comparisons.rename(columns={f"{name}_difference": "value"})
         pair = comparisons["first"] + " - " + comparisons["second"]
-        parts.append(told.assign(quantity=f"{name} difference", model=pair, low=np.nan, high=np.nan))
+        parts.append(part.assign(quantity=f"{name} difference", model=pair, low=np.nan, high=np.nan))
     rows = [
         {"quantity": "AUC of the latent truth", "task": task, "value": value} for task, value in (bounds or {}).items()
     ]
@@ -279,16 +228,16 @@ def figure2_data(
 
 
 def latent_bounds(truth: pd.DataFrame, images: pd.DataFrame) -> dict[str, float]:
-    """AUC of the simulated latent score by task, over the pool that replicates are drawn from.
+    """AUC of the simulated latent score by task, over the pool of the replicates.
 
     Parameters
     ----------
     truth : of a simulated study: `participant_id`, `task`, `label` (0 or 1) and `latent_score` of each image
-    images : results/split/images.tsv; only participants whose role is test are in a pool
+    images : results/split/images.tsv; a pool contains only test participants
 
     Returns
     -------
-    by task, what no model exceeds on average; tasks whose pool has one class are left out
+    the AUC by task, which no model exceeds on average; without tasks whose pool has one class
     """
     pool = truth[truth["participant_id"].isin(images.loc[images["role"] == "test", "participant_id"])]
     bounds = {}
@@ -296,26 +245,3 @@ def latent_bounds(truth: pd.DataFrame, images: pd.DataFrame) -> dict[str, float]
         if group["label"].nunique() == 2:
             bounds[str(task)] = float(roc_auc_score(group["label"].astype(int), group["latent_score"]))
     return bounds
-
-
-def save_figure(figure: Figure, data: pd.DataFrame, stem: str | Path) -> None:
-    """Write ``<stem>.svg``, ``<stem>.png`` and the table behind them, ``<stem>.tsv``, each whole.
-
-    The same content gives the same bytes: no date is in them, and names within the SVG come from their content.
-    What is published elsewhere is in the SVG, not shown, and not in the PNG.
-    """
-    FigureCanvasAgg(figure)
-    stem = Path(stem)
-    with drawing():
-        for ending, options in (("svg", {"metadata": {"Date": None}}), ("png", {})):
-            buffer = io.BytesIO()
-            if ending == "png":
-                for artist in figure.findobj(lambda found: str(found.get_gid()).startswith(f"{PUBLISHED}-")):
-                    artist.set_visible(False)
-            figure.savefig(buffer, format=ending, dpi=160, **options)
-            content = (
-                re.sub(HIDE, rb'\1 style="display: none">', buffer.getvalue()) if ending == "svg" else buffer.getvalue()
-            )
-            with written_whole(stem.with_name(f"{stem.name}.{ending}"), "wb") as file:
-                file.write(content)
-    write_table(data, stem.with_name(f"{stem.name}.tsv"))

@@ -1,4 +1,4 @@
-"""Learning curves with bands, and what pretraining is worth in scans: Figure 3."""
+"""Figure 3: learning curves with bands, and the worth of pretraining in scans."""
 
 from __future__ import annotations
 
@@ -12,9 +12,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from .figure2 import FAINT, INK, MODELS, PAPER, SOFT, drawing, rows_and_columns, wrapped
+from .style import (
+    INK,
+    MARKS,
+    PAPER,
+    draw_chance,
+    draw_grid,
+    drawing,
+    legend_of_models,
+    rows_and_columns,
+    wrapped,
+)  # fmt: skip
 
-BEYOND = 1.18  # times the largest n: where an arrow ends that leads beyond it
+BEYOND = 1.18  # times the largest n: the end of an arrow that leads beyond it
 
 
 def figure3(curves: pd.DataFrame, worth: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -23,29 +33,25 @@ def figure3(curves: pd.DataFrame, worth: pd.DataFrame, tasks: Mapping[str, Mappi
     Parameters
     ----------
     curves, worth : as in results/statistics
-    tasks : the configuration's tasks, in the order of panels; `title` is shown
+    tasks : the configuration's tasks, in the order of the panels; `title` is shown
     """
     shown = [task for task in tasks if task in set(curves["task"])]
     rows, columns = rows_and_columns(len(shown), 3.6)
     with drawing():
         figure = Figure(figsize=(max(5.6, 3.6 * columns + 1.1), 3.4 * rows + 0.8), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
-        for place, axes in enumerate(grid.flat):
-            if place >= len(shown):
+        for panel, axes in enumerate(grid.flat):
+            if panel >= len(shown):
                 axes.set_axis_off()
                 continue
-            task = shown[place]
+            task = shown[panel]
             _draw_curves(axes, curves[curves["task"] == task])
             _draw_arrows(axes, worth[(worth["task"] == task) & (worth["question"] == "baseline needs")])
             axes.set_title(wrapped(str(tasks[task].get("title", task)), 38), parse_math=False)
             axes.set_xlabel("training images, n (logarithmic)")
-            if place % columns == 0:
+            if panel % columns == 0:
                 axes.set_ylabel("mean AUC in the test set")
-        lines = [
-            Line2D([], [], color=colour, marker=marker, markersize=5.5, markeredgecolor=PAPER, label=model)
-            for model, (colour, marker) in MODELS.items()
-            if model in set(curves["model"])
-        ]
+        lines = legend_of_models(set(curves["model"]))
         lines.append(Line2D([], [], color=INK, linewidth=1, marker=">", markersize=4, label="what the baseline needs"))
         figure.legend(handles=lines, loc="outside upper center", ncols=4)
     return figure
@@ -53,30 +59,29 @@ def figure3(curves: pd.DataFrame, worth: pd.DataFrame, tasks: Mapping[str, Mappi
 
 def _draw_curves(axes: Axes, curves: pd.DataFrame) -> None:
     sizes = sorted(curves["n"].unique())
-    for model, (colour, marker) in MODELS.items():
+    for model, (colour, marker) in MARKS.items():
         mine = curves[curves["model"] == model].sort_values("n")
         style = {"marker": marker, "markersize": 5, "markeredgecolor": PAPER, "markeredgewidth": 0.5}
         axes.plot(mine["n"], mine["auc"], color=colour, linewidth=1.5, zorder=3, **style)
         axes.fill_between(mine["n"], mine["low"], mine["high"], color=colour, alpha=0.15, linewidth=0, zorder=1)
-    axes.axhline(0.5, color=SOFT, linewidth=0.8, linestyle=":", zorder=0)
-    axes.grid(axis="y", color=FAINT, linewidth=0.5)
-    axes.set_axisbelow(True)
+    draw_chance(axes)
+    draw_grid(axes, "y")
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    told = [n for place, n in enumerate(sizes) if n in (sizes[0], sizes[-1]) or _apart(n, sizes, place)]
-    axes.set_xticks(told, [str(n) for n in told])
+    labelled = [n for n in sizes if n in (sizes[0], sizes[-1]) or _has_room(n, sizes)]
+    axes.set_xticks(labelled, [str(n) for n in labelled])
     axes.set_xlim(sizes[0] / BEYOND, sizes[-1] * BEYOND**1.5)
 
 
-def _apart(n: int, sizes: list[int], place: int) -> bool:
-    """Whether a size's label has room on a logarithmic axis: at least a tenth of it to both neighbours and the ends."""
+def _has_room(n: int, sizes: list[int]) -> bool:
+    """Whether a label has room on a logarithmic axis: 12 % of its width to every other size."""
     width = np.log(sizes[-1] / sizes[0])
-    return all(abs(np.log(n / other)) > 0.12 * width for at, other in enumerate(sizes) if at != place)
+    return all(abs(np.log(n / other)) > 0.12 * width for other in sizes if other != n)
 
 
 def _draw_arrows(axes: Axes, worth: pd.DataFrame) -> None:
-    """From transfer at n, at its height, to the n that the baseline needs; beyond the largest n it leaves the panel."""
+    """Arrows from transfer at n to the baseline's n with the same AUC; those beyond the largest n leave the panel."""
     if worth.empty:
         return
     largest = worth["n"].max()
@@ -88,7 +93,7 @@ def _draw_arrows(axes: Axes, worth: pd.DataFrame) -> None:
 
 
 def figure3_data(curves: pd.DataFrame, worth: pd.DataFrame) -> pd.DataFrame:
-    """What Figure 3 shows: the curves, and what each question's answer in scans is.
+    """The data of Figure 3: the curves, and the number of scans for each question.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""A methods text for a paper, generated from the configuration and the ledger, and its references."""
+"""A methods text for a paper, generated from the configuration and the ledger, with its references."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .references import Reference, number_citations
 from .verdicts import listed
 
 TARGETS = {"bmi": "body mass index", "fluid_intelligence": "fluid intelligence"}
-HEADS = "conformed, skull-stripped"  # what every engine does
-ENGINES = {  # by the ledger's name, what has been done by whom
+HEADS = "conformed, skull-stripped"  # by every engine
+ENGINES = {  # the processing, by the engine's name in the ledger
     "builtin": f"{HEADS} by an affine registration to the MNI152 template and segmented into tissues and template "
     f"regions by the builtin engine, version {{version}}, of neurotransfer {__version__}, in the layout of FastSurfer "
     "[@henschel2020]",
@@ -32,14 +32,14 @@ def methods(
     tasks: Mapping[str, Mapping[str, Any]],
     ledger: pd.DataFrame,
 ) -> tuple[list[str], list[Reference]]:
-    """Paragraphs of plain text, and the references that their numbers in brackets stand for.
+    """Paragraphs of plain text, and the references for the numbers in brackets.
 
     Parameters
     ----------
     config : the study's configuration
-    run : "multitask", or "given" where weights took the place of pretraining
+    run : "multitask", or "given" if the weights were given instead of pretrained
     weights : metadata of the weights
-    tasks : the configuration's tasks that are on
+    tasks : the configuration's enabled tasks
     ledger : of preprocessing: `status`, `engine` and `engine_version` of every image
     """
     paragraphs = [
@@ -63,13 +63,13 @@ def _images(config: Mapping[str, Any], ledger: pd.DataFrame) -> str:
 
 
 def made_by_in_words(ledger: pd.DataFrame) -> str:
-    """What was done to the usable images and by which software, as the ledger has it; with counts where it differs."""
+    """The processing of the usable images and its software, from the ledger; with counts if there are several."""
     usable = ledger[ledger["status"] == "ok"].fillna({"engine": "unknown", "engine_version": "unknown"})
     clauses = []
     for engine, mine in sorted(usable.groupby("engine"), key=lambda group: -len(group[1])):
         versions = mine["engine_version"].value_counts()
-        told = listed("of unknown version" if version == "unknown" else version for version in versions.index)
-        what = ENGINES.get(engine, f"processed by {engine} {{version}}").replace("{version}", told)
+        named = listed("of unknown version" if version == "unknown" else version for version in versions.index)
+        what = ENGINES.get(engine, f"processed by {engine} {{version}}").replace("{version}", named)
         clauses.append((what, len(mine)))
     if len(clauses) == 1:
         return clauses[0][0]
@@ -91,17 +91,17 @@ def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]
     best = f" Epoch {facts['epoch'] + 1} had the lowest validation loss and was kept." if "epoch" in facts else ""
     schedule, augmentation = settings["schedule"], settings["augmentation"]
     intensity = augmentation.get("intensity", 0)
-    changed = " and mirrored at random" * augmentation["mirror"]
-    changed += f", with intensities scaled by up to {100 * intensity:.3g} % at random" if intensity else ""
+    mirrored = " and mirrored at random" if augmentation["mirror"] else ""
+    scaled = f", with intensities scaled by up to {100 * intensity:.3g} % at random" if intensity else ""
     return f"""
         The pretrained network, {shape}, learned {targets} together from healthy participants{people}, by a weighted
-        loss in which missing targets cost nothing. {100 * config["split"]["validation_share"]:.3g} % of the
-        participants, with one image each, were kept apart to choose the epoch. It was trained for
+        loss without a term for missing targets. {100 * config["split"]["validation_share"]:.3g} % of the
+        participants, with one image each, were held out to choose the epoch. It was trained for
         {_count(settings["epochs"], "epoch")}{" at most" if settings["patience"] is not None else ""} by stochastic
         gradient descent (learning rate {settings["learning_rate"]:g}, times {schedule["factor"]:g} every
         {_count(schedule["every"], "epoch")}, momentum {settings["momentum"]:g}, weight decay
         {settings["weight_decay"]:g}, batches of {settings["batch_size"]}, dropout {settings["dropout"]:g}) on images
-        shifted by up to {_count(augmentation["shift"], "voxel")}{changed}.
+        shifted by up to {_count(augmentation["shift"], "voxel")}{mirrored}{scaled}.
         {best}"""
 
 
@@ -134,17 +134,18 @@ def _testing(config: Mapping[str, Any]) -> str:
     statistics = config["statistics"]
     return f"""
         Models were compared by paired sign-flip permutation tests of the {statistics["statistic"]} difference in
-        test AUC over resamples, two-sided, with all sign patterns where there are at most
+        test AUC over resamples, two-sided, with all sign patterns if there are at most
         {statistics["permutations"]:,} and as many random ones otherwise [@phipson2010], and with Holm's adjustment over
         all comparisons [@holm1979], at {statistics["alpha"]:g}. Intervals are 95 % percentile bootstrap intervals
-        ({statistics["bootstrap"]:,} resamples). This test speaks about the pool of images at hand; about the
-        population that the pool comes from it would be too generous, since resamples share the pool. The mean
-        difference in the population was tested by the corrected resampled t-test [@nadeau2003], by a bootstrap over
-        the pool's participants ({statistics["bootstrap"]:,} draws) that weighed each resample's test images and
-        averaged the AUCs within resamples, without repeating fits, and by the same with an estimate of how fits vary
-        with the pool, from the overlap of training sets; each was adjusted by Holm. Learning curves of the mean AUC
-        were made monotone by isotonic regression and read on a line over the logarithm of n. A logistic regression on
-        age, sex and mask volume, outside the comparisons, shows what these predict alone."""
+        ({statistics["bootstrap"]:,} resamples). This test is about the pool of images at hand; for
+        the population that the pool comes from it would be too liberal, because resamples share the pool. The mean
+        difference in the population was tested in three ways: by the corrected resampled t-test [@nadeau2003]; by a
+        bootstrap over the pool's participants ({statistics["bootstrap"]:,} draws) that weighted each resample's test
+        images and averaged the AUCs within resamples, without repeating fits; and by the same bootstrap with an
+        estimate, from the overlap of training sets, of the fits' variation with the pool. Each was adjusted by Holm's
+        method. Learning curves of the mean AUC were made monotone by isotonic regression and interpolated linearly in
+        the logarithm of n. A logistic regression on age, sex and mask volume, outside the comparisons, shows the AUC of
+        these confounders alone."""
 
 
 def _count(count: int, noun: str) -> str:

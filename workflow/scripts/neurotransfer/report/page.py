@@ -1,7 +1,7 @@
-"""One self-contained page from the tables: the answer first, then figures, trust and methods.
+"""The report: one self-contained page from the tables; the answer first, then figures, trust and methods.
 
-It names no participant and no image, so it can be mailed, and it needs nothing beside itself: figures and their
-files are in it, and nothing is fetched from anywhere; the page itself forbids its reader's browser to.
+It names no participant and no image, so it can be sent by mail.  Figures and their files are inside the page; it loads
+nothing, and its Content-Security-Policy forbids the browser to load anything.
 """
 
 from __future__ import annotations
@@ -23,24 +23,16 @@ from ..split.certificate import duplicates_in_words
 from ..statistics.inference import NULLS
 from ..study import layout
 from . import answer_tables, pretraining_tables, trust_tables
-from .figure2 import FAINT, INK, MODELS, PAPER, PUBLISHED, SOFT
 from .methods_text import methods
 from .references import bibliography
-from .verdicts import answer, verdicts
+from .style import DARK, PUBLISHED
+from .verdicts import TEST_NAMES, answer, verdicts
 
-# The figures' inks on a dark page; the files beside the page and in it stay as they are
-DARK = {INK: "#E6EDF3", SOFT: "#9AA7B4", FAINT: "#30363D", PAPER: "#161B22", MODELS["linear"][0]: "#56B4E9"}
 MIME = {"svg": "image/svg+xml", "png": "image/png", "tsv": "text/tab-separated-values", "tsv.gz": "application/gzip"}
-LARGE = 2**20  # bytes of a table above which the page carries it compressed
-TESTS = {  # what each test is called on the page; inference.NULLS says which null it speaks to
-    "sign_flip": "paired sign-flip",
-    "corrected_t": "corrected t",
-    "participants": "participants drawn anew",
-    "population": "participants and overlap",
-}
+LARGE = 2**20  # bytes; larger tables are compressed in the page
 
 
-def content(
+def report_content(
     tables: Mapping[str, pd.DataFrame],
     *,
     ledger: pd.DataFrame,
@@ -58,24 +50,24 @@ def content(
     stages: Sequence[Mapping[str, Any]] = (),
     rules: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Everything that the page shows, as plain texts and numbers for the template.
+    """The variables of the page's template: texts and numbers.
 
     Parameters
     ----------
     tables : images (of the split), excluded, metrics, groups, calibration, medians, comparisons, worth, search,
         settings, resamples and published (the paper's numbers, with their source)
-    ledger : of preprocessing, all jobs' together, with a column `cohort`
+    ledger : of all preprocessing jobs, with a column `cohort`, see `read_ledgers`
     certificate : of the split
     weights : metadata of the pretrained weights
-    figures : by name ("figure1" to "figure3"), as `embed` gives them
-    config, defaults : the study's configuration, and the paper's to compare it with
-    tasks : the configuration's tasks that are on
-    run : "multitask", or "given" where weights took the place of pretraining
-    reasons : what the codes of failed images mean
-    seen : this study's participants who are behind given weights; None where that can't be known
-    withdrawn : how many people who have withdrawn are behind the weights; None where nothing can tell
-    unknown : why whom they have seen can't be known
-    stages, rules : what was spent, see costs.by_stage and costs.summary
+    figures : by name ("figure1" to "figure3"), from `embed`
+    config, defaults : the study's configuration, and the paper's for comparison
+    tasks : the configuration's enabled tasks
+    run : "multitask", or "given" if the weights were given instead of pretrained
+    reasons : the meaning of each failure code
+    seen : this study's participants on whom given weights were trained; None if unknown
+    withdrawn : number of withdrawn participants on whom the weights were trained; None if unknown
+    unknown : the reason why `seen` is unknown
+    stages, rules : the costs, from costs.by_stage and costs.summary
     """
     gone = ledger["status"] == "withdrawn"
     ledger = ledger[~gone]
@@ -104,7 +96,7 @@ def content(
         "alt": answer_tables.alternative(medians, tasks),
         "worth": answer_tables.worth_groups(tables["worth"], tasks),
         "search": answer_tables.search_groups(tables["search"], tasks),
-        "tests": [(TESTS[test], NULLS[test]) for test in NULLS],
+        "tests": [{"name": TEST_NAMES[test], "null": null} for test, null in NULLS.items()],
         "metrics": pretraining_tables.metric_groups(tables["metrics"], tables["published"]),
         "sources": sorted({text.partition(",")[0] for text in tables["published"]["source"]}),
         "known": pretraining_tables.known_targets(
@@ -133,14 +125,14 @@ def content(
 
 
 def weights_name(config: Mapping[str, Any], run: str) -> str:
-    """What a person knows the weights by."""
+    """The weights' path as shown on the page."""
     return str(config["pretrain"]["weights"]) if run == "given" else layout.weights(run)
 
 
 def read_ledgers(paths: Iterable[str | Path], quality: Iterable[str | Path] = ()) -> pd.DataFrame:
     """The ledgers of preprocessing, ``<cohort>-<number>/<job>.tsv``, as one table with a column `cohort`.
 
-    Images that the tables of `quality` exclude have that status here, with the rule as their reason.
+    Images that the tables in `quality` exclude get the status "excluded", with the rule as their reason.
     """
     parts = [read_table(path).assign(cohort=Path(path).parent.name.rpartition("-")[0]) for path in paths]
     ledger = pd.concat(parts, ignore_index=True).astype({"reason": object})
@@ -152,8 +144,8 @@ def read_ledgers(paths: Iterable[str | Path], quality: Iterable[str | Path] = ()
     return ledger
 
 
-def render(content: Mapping[str, Any]) -> str:
-    """The report's page; the one script that a browser may run in it is named by its digest."""
+def report_html(content: Mapping[str, Any]) -> str:
+    """The report's page; its Content-Security-Policy names the digest of the only script that may run."""
     script = Markup((pages.TEMPLATES / "report.js").read_text(encoding="utf-8"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return pages.render({"script": script, "digest": digest, "inks": DARK, **content}, "report.html.j2")
@@ -165,15 +157,14 @@ def embed(stem: str | Path) -> dict[str, Any]:
     Returns
     -------
     viewbox : of the drawing
-    drawing : what is inside the ``<svg>`` element; the names in it begin with the figure's, so that those of several
-        figures do not meet in one page
-    overlay : whether published medians are in it, which are shown when a reader asks for them
-    files : name, ending and data address of each file; a large table is compressed
+    drawing : the content of the ``<svg>`` element; its ids begin with the figure's name, so they are unique in the page
+    overlay : whether the drawing has published medians, which are hidden until a reader shows them
+    files : `name`, `ending` and data `address` of each file; a large table is compressed
     """
     stem = Path(stem)
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", stem.with_suffix(".svg").read_text("utf-8"), flags=re.S)
-    head, _, body = text.partition("</style>")  # matplotlib's only style, which the page's own takes the place of
-    viewbox = re.search(r'viewBox="([-\d. ]+)"', head)[1]
+    head, _, body = text.partition("</style>")  # the end of matplotlib's only style, which the page's own replaces
+    viewbox = re.search(r'viewBox="([-\d. ]+)"', head)[1]  # type: ignore[index]  # matplotlib writes one
     body = body.removeprefix("\n").lstrip().removeprefix("</defs>").rpartition("</svg>")[0]
     body = body.replace('style="display: none"', f'class="{PUBLISHED}"')
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{stem.name}-", body)

@@ -1,4 +1,4 @@
-"""What the report's tables of the pretrained network show: known targets, metrics, subgroups, calibration.
+"""The report's tables of the pretrained network: known targets, metrics, subgroups, calibration.
 
 Tables of the split and of results/pretrain go in, texts come out.
 """
@@ -10,17 +10,24 @@ from typing import Any
 
 import pandas as pd
 
-from ..text import MISSING, fixed, interval, words
+from ..text import fixed, interval, words
 
-SPLITS = {"validation": "validation", "holdout": "unseen cohorts"}
+SPLIT_NAMES = {"validation": "validation", "holdout": "unseen cohorts"}
+UNITS = {"age": "years", "bmi": "kg/m²"}
+METRIC_NAMES = {"mae": "MAE", "rmse": "RMSE", "r": "R", "auc": "AUC", "bias": "mean error"}
+
+
+def target_name(target: str) -> str:
+    """A target's name on the page."""
+    return "BMI" if target == "bmi" else words(target)
 
 
 def known_targets(images: pd.DataFrame, targets: Iterable[str]) -> list[dict[str, Any]]:
-    """Per target and role, the images whose value is known.
+    """Per target and role, the number of images with a known value.
 
     Parameters
     ----------
-    images : `role` and, as far as it is known, a column per target, of every image of the split
+    images : `role` and a column per target, of every image of the split; unknown values are missing
     """
     rows = []
     for target in (target for target in targets if target in images):
@@ -29,50 +36,47 @@ def known_targets(images: pd.DataFrame, targets: Iterable[str]) -> list[dict[str
             values = images.loc[images["role"] == role, target]
             share = 100 * values.notna().mean()
             cells.append({"role": role, "known": int(values.notna().sum()), "images": len(values), "share": share})
-        rows.append({"target": "BMI" if target == "bmi" else words(target), "cells": cells})
+        rows.append({"target": target_name(target), "cells": cells})
     return rows
 
 
 def metric_groups(metrics: pd.DataFrame, published: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per target, its metrics on validation and on unseen cohorts beside the dummy's and the published, to show."""
+    """Per target, the metrics on validation images and unseen cohorts, with the dummy's and the published ones."""
     paper = published[published["quantity"] == "metric"].set_index(["task", "split", "metric"])["value"]
-    labels = {"mae": "MAE", "rmse": "RMSE", "r": "R", "auc": "AUC", "bias": "mean error"}
-    units = {"age": "years", "bmi": "kg/m²"}
     groups = []
     for target, mine in metrics.groupby("target", sort=False):
         rows = []
         for metric, part in mine.groupby("metric", sort=False):
-            unit = f", {units[target]}" if target in units and metric in ("mae", "rmse", "bias") else ""
-            row: dict[str, Any] = {"metric": labels.get(metric, metric) + unit}
-            for found in part.to_dict("records"):
-                cell = {"value": fixed(found["value"]), "dummy": fixed(found["dummy"])}
-                cell |= {"interval": interval(found["low"], found["high"])}
-                cell["paper"] = paper.get((target, found["split"], metric))
-                row[found["split"]] = cell
-            rows.append(row)
-        name = words(target)
+            unit = f", {UNITS[target]}" if target in UNITS and metric in ("mae", "rmse", "bias") else ""
+            cells = {
+                found["split"]: {
+                    "value": fixed(found["value"]),
+                    "dummy": fixed(found["dummy"]),
+                    "interval": interval(found["low"], found["high"]),
+                    "paper": paper.get((target, found["split"], metric)),
+                }
+                for found in part.to_dict("records")
+            }
+            rows.append({"metric": METRIC_NAMES.get(metric, metric) + unit, **cells})
         sizes = mine.drop_duplicates("split").set_index("split")[["observations", "participants"]]
-        groups.append({"target": "BMI" if name == "bmi" else name, "rows": rows, "sizes": sizes.to_dict("index")})
+        groups.append({"target": target_name(target), "rows": rows, "sizes": sizes.to_dict("index")})
     return groups
 
 
 def subgroups(groups: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per target, its error (MAE or AUC) and mean error by cohort, age band and sex, of the rows that there are."""
+    """Per target, the main metric (MAE or AUC) and the mean error by cohort, age band and sex."""
     found = []
     for target, mine in groups.groupby("target", sort=False):
         main = "auc" if (mine["metric"] == "auc").any() else "mae"
         rows = []
         for (by, group, split), part in mine.groupby(["by", "group", "split"], sort=False):
-            cells = part.set_index("metric")
-            row = {"by": by, "group": group, "split": SPLITS[split]}
-            row |= {name: int(part[name].iloc[0]) for name in ("observations", "participants")}
-            for name, metric in (("main", main), ("bias", "bias")):
-                known = metric in cells.index
-                row[name] = fixed(cells.loc[metric, "value"]) if known else MISSING
-                bounds = (cells.loc[metric, "low"], cells.loc[metric, "high"]) if known else (None, None)
-                row[f"{name}_interval"] = interval(*bounds, sign=metric == "bias")
-            rows.append(row)
-        found.append({"target": words(target), "main": main.upper(), "binary": main == "auc", "rows": rows})
+            cells = part.set_index("metric")[["value", "low", "high"]].reindex([main, "bias"])
+            counts = {name: int(part[name].iloc[0]) for name in ("observations", "participants")}
+            values = {"main": fixed(cells.loc[main, "value"]), "bias": fixed(cells.loc["bias", "value"])}
+            values["main_interval"] = interval(*cells.loc[main, ["low", "high"]])
+            values["bias_interval"] = interval(*cells.loc["bias", ["low", "high"]], sign=True)
+            rows.append({"by": by, "group": group, "split": SPLIT_NAMES[split], **counts, **values})
+        found.append({"target": target_name(target), "main": main.upper(), "binary": main == "auc", "rows": rows})
     return found
 
 
@@ -89,5 +93,5 @@ def calibration_groups(calibration: pd.DataFrame) -> list[dict[str, Any]]:
             }
             for row in mine.to_dict("records")
         ]
-        found.append({"target": words(target), "split": SPLITS[split], "rows": rows})
+        found.append({"target": target_name(target), "split": SPLIT_NAMES[split], "rows": rows})
     return found

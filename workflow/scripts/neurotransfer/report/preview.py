@@ -1,7 +1,7 @@
-"""A preliminary page from the fits that are there so far, while the rest still runs.
+"""A preliminary page from the finished fits, while others still run.
 
-Goes in: the plan of a study and its folder, read only.  Comes out: one page of AUCs with the counts that are
-missing.  It holds no test: a p-value looked at again and again until it is small says nothing.
+Goes in: the plan of a study and its folder, which is only read.  Comes out: one page of AUCs with the numbers of
+missing fits.  It shows no test, because a p-value that is inspected until it is small has no meaning.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ PAIRS = (("transfer", "baseline"), ("transfer", "linear"), ("linear", "baseline"
 
 
 def finished_fits(study: Study, results: str | Path = layout.RESULTS) -> tuple[dict[tuple, float], Counter]:
-    """The test AUCs that are there, and how many fits are there but can't be used, by reason.
+    """The test AUCs of the finished fits, and the number of unusable fits by reason.
 
-    A fit that is older than its resample or than the weights it started from will be made again, so it is left
-    out.  That it was made with today's configuration is checked at the end of the run and not here.
+    A fit that is older than its resample or its weights is left out, because the workflow will make it again.  Whether
+    it was made with the present configuration is checked only at the end of the run.
 
     Returns
     -------
@@ -33,7 +33,8 @@ def finished_fits(study: Study, results: str | Path = layout.RESULTS) -> tuple[d
     left_out : by reason
     """
     weights = _time_of(layout.within(results, layout.weights(study.run)))
-    aucs, left_out = {}, Counter()
+    aucs: dict[tuple[str, int, str, str], float] = {}
+    left_out: Counter[str] = Counter()
     for task in study.tasks:
         for n in study.n:
             for replicate in study.replicates:
@@ -61,30 +62,33 @@ def _time_of(path: Path) -> int | None:
         return None
 
 
-def tables(study: Study, aucs: Mapping[tuple, float]) -> list[dict[str, Any]]:
-    """Per task and n: by model the fits that are there and their median, and by pair the mean difference.
+def preview_rows(study: Study, aucs: Mapping[tuple, float]) -> list[dict[str, Any]]:
+    """Per task and n: by model the number of fits and the median AUC, by pair of models the mean difference.
 
-    A difference is over the replicates that both models have.
+    A difference is over the replicates of which both fits are finished.
     """
     rows = []
     for task in study.tasks:
         for n in study.n:
             found = {m: {r: aucs[task, n, r, m] for r in study.replicates if (task, n, r, m) in aucs} for m in MODELS}
-            models = {m: (len(v), statistics.median(v.values()) if v else None) for m, v in found.items()}
+            models = {
+                model: {"count": len(known), "median": statistics.median(known.values()) if known else None}
+                for model, known in found.items()
+            }
             pairs = {}
             for first, second in PAIRS:
-                both = [found[first][r] - found[second][r] for r in found[first] if r in found[second]]
-                pairs[f"{first} − {second}"] = (len(both), statistics.fmean(both) if both else None)
+                gaps = [found[first][r] - found[second][r] for r in found[first] if r in found[second]]
+                pairs[f"{first} − {second}"] = {"count": len(gaps), "mean": statistics.fmean(gaps) if gaps else None}
             rows.append({"task": task, "n": n, "models": models, "pairs": pairs})
     return rows
 
 
-def page(config: Mapping[str, Any], study: Study, results: str | Path = layout.RESULTS) -> str:
-    """The page as HTML; it names no participant and no image."""
+def preview_html(config: Mapping[str, Any], study: Study, results: str | Path = layout.RESULTS) -> str:
+    """The page as HTML, without names of participants or images."""
     aucs, left_out = finished_fits(study, results)
     failures = Counter(path.parent.name for path in layout.within(results, layout.FAILURES).glob("*/*.json"))
     total = len(study.tasks) * len(study.n) * len(study.replicates)
-    done = Counter(key[3] for key in aucs)
+    done = Counter(model for *_, model in aucs)
     content = {
         "study": config["study"],
         "when": time.strftime("%Y-%m-%d %H:%M"),
@@ -93,7 +97,7 @@ def page(config: Mapping[str, Any], study: Study, results: str | Path = layout.R
         "missing": total * len(MODELS) - len(aucs),
         "left_out": left_out,
         "failures": failures,
-        "rows": tables(study, aucs),
+        "rows": preview_rows(study, aucs),
         "replicates": len(study.replicates),
         "titles": {name: task["title"] for name, task in study.tasks.items()},
         "pretrained": layout.within(results, layout.weights(study.run)).exists(),

@@ -1,4 +1,4 @@
-"""The papers that the methods text cites, as a list of references and as a .bib file."""
+"""The papers that the methods text cites, as a list of references and as a BibTeX file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CITATION = re.compile(r"\[@(\w+)\]")
 
 @dataclass(frozen=True)
 class Reference:
-    """A paper; `pages` are its pages or its article number, a name is "Surname Initials"."""
+    """A paper; `authors` are written "Surname Initials", `pages` are pages or an article number."""
 
     key: str
     authors: tuple[str, ...]
@@ -24,7 +24,7 @@ class Reference:
 
     @property
     def text(self) -> str:
-        """As a list of references writes it."""
+        """The entry of a list of references."""
         place = f"{self.year}; {self.volume}: {self.pages}" if self.volume else f"{self.year}"
         link = f" doi:{self.doi}" if self.doi else ""
         journal = f"{self.journal} " if self.journal else ""
@@ -32,12 +32,14 @@ class Reference:
 
     @property
     def bibtex(self) -> str:
-        """As an entry of a .bib file."""
+        """The entry of a BibTeX file."""
         authors = " and ".join(
             f"{name.rpartition(' ')[0]}, {'. '.join(name.rpartition(' ')[2])}." for name in self.authors
         )
-        fields = {"author": authors, "title": f"{{{self.title}}}", "journal": self.journal, "year": str(self.year)}
-        fields |= {"volume": self.volume, "pages": self.pages.replace("-", "--"), "doi": self.doi}
+        fields = {
+            **{"author": authors, "title": f"{{{self.title}}}", "journal": self.journal, "year": str(self.year)},
+            **{"volume": self.volume, "pages": self.pages.replace("-", "--"), "doi": self.doi},
+        }
         lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
         return "\n".join([f"@{'article' if self.journal else 'misc'}{{{self.key},", *lines, "}"])
 
@@ -112,13 +114,13 @@ LIBRARY = (
 
 
 def number_citations(texts: Iterable[str]) -> tuple[list[str], list[Reference]]:
-    """Texts in which ``[@key]`` has become a number in brackets, and the references in the order of their numbers."""
+    """Texts with each ``[@key]`` replaced by a number in brackets, and the references in the order of the numbers."""
     by_key = {reference.key: reference for reference in LIBRARY}
     cited: list[Reference] = []
 
     def number(found: re.Match) -> str:
         reference = by_key.get(found[1])
-        if reference is None:  # somebody's own text
+        if reference is None:  # text of the user's configuration
             return found[0]
         if reference not in cited:
             cited.append(reference)
@@ -128,5 +130,5 @@ def number_citations(texts: Iterable[str]) -> tuple[list[str], list[Reference]]:
 
 
 def bibliography(references: Sequence[Reference]) -> str:
-    """The content of a .bib file."""
+    """The content of a BibTeX file."""
     return "\n\n".join(reference.bibtex for reference in references) + "\n"

@@ -1,6 +1,6 @@
-"""What the report's tables of trust show: where every image went, what was drawn and chosen, versions, configuration.
+"""The report's tables on trust: an account of every image, resamples, chosen settings, versions, configuration.
 
-Ledgers and tables of all stages go in, texts and counts come out; none names a participant or an image.
+Ledgers and tables of all stages go in, texts and counts come out, without names of participants or images.
 """
 
 from __future__ import annotations
@@ -15,44 +15,51 @@ import pandas as pd
 import yaml
 
 from .. import __version__
+from ..split.roles import ROLES
+from ..study.plan import MODELS
 from ..text import words
-from .figure2 import MODELS
 
 PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "nibabel", "SimpleITK", "nilearn", "matplotlib")
-LOST = {"failed": "failed", "excluded": "left out by quality control"}  # between the manifest and the index
+LOST = {"failed": "failed", "excluded": "left out by quality control"}  # statuses lost after the manifest
 EXCLUDED = "beyond a limit of quality.exclude, see results/quality"
 
 
 def accounting(ledger: pd.DataFrame, excluded: pd.DataFrame, images: pd.DataFrame) -> dict[str, Any]:
-    """Where every image that was found has gone, stage by stage, and whether the stages add up.
+    """The number of images by stage and reason, and whether the stages add up.
 
     Returns
     -------
-    `rows` (what, images, level of indentation) and `complete`
+    `rows` (`text`, `images` and `level` of indentation) and `complete`
     """
     usable = int((ledger["status"] == "ok").sum())
-    rows: list[tuple[str, int, int]] = [("T1-weighted images found", len(excluded) + len(ledger), 0)]
-    rows += [(f"left out of the manifest: {words(reason)}", len(g), 1) for reason, g in _by(excluded, "reason")]
-    rows.append(("in the manifest", len(ledger), 0))
-    for status, said in LOST.items():
-        lost = ledger[ledger["status"] == status]
-        rows += [(f"{said}: {words(reason)}", len(group), 1) for reason, group in _by(lost, "reason")]
-    rows.append(("preprocessed and cached", usable, 0))
+    rows = [_row("T1-weighted images found", len(excluded) + len(ledger))]
+    rows += _rows_by_reason("left out of the manifest", excluded)
+    rows.append(_row("in the manifest", len(ledger)))
+    for status, name in LOST.items():
+        rows += _rows_by_reason(name, ledger[ledger["status"] == status])
+    rows.append(_row("preprocessed and cached", usable))
     names = {"train": "pretraining: training", "validation": "pretraining: validation", "test": "never pretrained on"}
-    rows += [(name, int((images["role"] == role).sum()), 1) for role, name in names.items()]
-    unused = images[images["role"] == "unused"]
-    rows += [(f"unused: {words(reason)}", len(group), 1) for reason, group in _by(unused, "reason")]
+    rows += [_row(name, int((images["role"] == role).sum()), 1) for role, name in names.items()]
+    rows += _rows_by_reason("unused", images[images["role"] == "unused"])
     known = int(images["role"].isin([*names, "unused"]).sum())
     return {"rows": rows, "complete": usable == len(images) == known}
 
 
+def _row(text: str, images: int, level: int = 0) -> dict[str, Any]:
+    return {"text": text, "images": images, "level": level}
+
+
+def _rows_by_reason(name: str, images: pd.DataFrame) -> list[dict[str, Any]]:
+    return [_row(f"{name}: {words(reason)}", len(group), 1) for reason, group in _by(images, "reason")]
+
+
 def _by(table: pd.DataFrame, column: str) -> list[tuple[Any, pd.DataFrame]]:
-    """Groups by a column, missing values too, the largest first."""
+    """Groups by a column, the largest first; missing values are a group, too."""
     return sorted(table.groupby(column, dropna=False), key=lambda group: -len(group[1]))
 
 
 def failure_rows(ledger: pd.DataFrame, reasons: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Failed and excluded images by reason and cohort, with what the reason means."""
+    """Failed and excluded images by reason and cohort, with the meaning of the reason."""
     rows = []
     for reason, group in _by(ledger[ledger["status"] != "ok"], "reason"):
         counts = group["cohort"].value_counts()
@@ -64,21 +71,19 @@ def failure_rows(ledger: pd.DataFrame, reasons: Mapping[str, str]) -> list[dict[
 
 
 def cohort_rows(images: pd.DataFrame, ledger: pd.DataFrame, excluded: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per cohort: found, left out, failed, and its images by role."""
+    """Per cohort: images found, left out and failed, and images by role."""
     rows = []
     for cohort in dict.fromkeys([*images["cohort"], *ledger["cohort"], *excluded["cohort"]]):
         mine, done = images[images["cohort"] == cohort], ledger[ledger["cohort"] == cohort]
         left_out = int((excluded["cohort"] == cohort).sum())
-        row = {"cohort": cohort, "participants": mine["participant_id"].nunique(), "found": len(done) + left_out}
-        row |= {"left_out": left_out, "failed": int((done["status"] != "ok").sum())}
-        rows.append(
-            row | {role: int((mine["role"] == role).sum()) for role in ("train", "validation", "test", "unused")}
-        )
+        counts = {"found": len(done) + left_out, "left_out": left_out, "failed": int((done["status"] != "ok").sum())}
+        roles = {role: int((mine["role"] == role).sum()) for role in ROLES}
+        rows.append({"cohort": cohort, "participants": mine["participant_id"].nunique(), **counts, **roles})
     return rows
 
 
 def resample_groups(resamples: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per task, a row per n: distinct training images and participants, sizes of the sets, redraws."""
+    """Per task, a row per n: distinct training images and their participants, sizes of the sets, redraws."""
     groups = []
     for task in tasks:
         rows = []
@@ -93,20 +98,21 @@ def resample_groups(resamples: pd.DataFrame, tasks: Mapping[str, Mapping[str, An
 
 
 def setting_groups(settings: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per model, how often each setting had the best validation AUC, and how often it diverged."""
+    """Per model, the number of fits in which each setting was chosen, and in which it diverged."""
     groups = []
     for model, mine in settings.groupby("model", sort=False):
         fits = int(mine["chosen"].sum())
         listed = {text: json.loads(text) for text in dict.fromkeys(mine["values"])}
-        keys = dict.fromkeys(name for values in listed.values() for name in values)
-        keys = sorted(keys, key=lambda name: (name != "learning_rate", name != "weight_decay", name))
+        names = dict.fromkeys(name for values in listed.values() for name in values)
+        keys = sorted(names, key=lambda name: (name != "learning_rate", name != "weight_decay", name))
         fixed = [key for key in keys if len({json.dumps(values.get(key)) for values in listed.values()}) == 1]
         shown = [key for key in keys if key not in fixed] or fixed
         rows = []
         for text, part in mine.groupby("values", sort=False):
-            told = ", ".join(f"{words(key)} {listed[text][key]:g}" for key in shown if key in listed[text])
+            values = ", ".join(f"{words(key)} {listed[text][key]:g}" for key in shown if key in listed[text])
             chosen, diverged = int(part["chosen"].sum()), int((part["status"] == "diverged").sum())
-            rows.append({"values": told, "chosen": chosen, "share": 100 * chosen / max(1, fits), "diverged": diverged})
+            share = 100 * chosen / max(1, fits)
+            rows.append({"values": values, "chosen": chosen, "share": share, "diverged": diverged})
         first = next(iter(listed.values()))
         always = ", ".join(f"{words(key)} {first[key]:g}" for key in fixed if key not in shown)
         groups.append({"model": model, "fits": fits, "always": always, "rows": rows})
@@ -115,7 +121,7 @@ def setting_groups(settings: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def version_rows(ledger: pd.DataFrame, weights: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What made the results: this report's version, the weights', the engines', and the packages here."""
+    """Software and versions: of this report, the weights, the engines, and the installed packages."""
     rows = [
         ("neurotransfer (this report)", __version__),
         ("neurotransfer (weights)", str(weights.get("version", "unknown"))),
@@ -132,24 +138,25 @@ def version_rows(ledger: pd.DataFrame, weights: Mapping[str, Any]) -> list[tuple
 
 
 def mixed_versions(ledger: pd.DataFrame, weights: Mapping[str, Any]) -> bool:
-    """Whether results of several versions, of an engine or of neurotransfer, stand beside each other."""
+    """Whether the results come from several versions of an engine or of neurotransfer."""
     return len(ledger[["engine", "engine_version"]].drop_duplicates()) > 1 or weights.get("version") != __version__
 
 
 def configuration_lines(
     config: Mapping[str, Any], defaults: Mapping[str, Any] | None, indent: int = 0
 ) -> list[dict[str, Any]]:
-    """The configuration as lines of YAML; where it differs from the paper's, `paper` holds that value.
+    """The configuration as lines of YAML, compared with the paper's.
 
     Returns
     -------
-    `text`, `differs` and `paper` (text, or None) of each line, in order; keys that only the paper's has are left out
+    `text`, `differs` and `paper` (the paper's value as text, or None) of each line, in order; keys that only the
+    paper's configuration has are left out
     """
     lines = []
     for key, value in config.items():
         name = f"{'  ' * indent}{_flow(key)}:"
-        known = isinstance(defaults, Mapping) and key in defaults
-        there = defaults[key] if known else None
+        known = defaults is not None and key in defaults
+        there = (defaults or {}).get(key)
         if isinstance(value, Mapping) and value and (isinstance(there, Mapping) or not known):
             lines.append({"text": name, "differs": not known, "paper": None})
             lines += configuration_lines(value, there, indent + 1)

@@ -1,12 +1,13 @@
-"""What the tests allow to be said: comparisons in, verdicts and three sentences out, never more certain than they.
+"""Comparisons into verdicts and three sentences, which claim no more than the tests show.
 
-"Better" and "worse" are said of Holm-adjusted p-values; what only the unadjusted test (the paper's) shows is
-said to be that; everything else is "not distinguishable", which is not "equal".  The paper's test is about the pool
-at hand; which of its verdicts survive the tests about the population is said beside them.
+"Better" and "worse" require a Holm-adjusted p below the threshold.  If only the unadjusted p (the paper's test) is
+below it, the text says so.  Everything else is "not distinguishable", which is not "equal".  The paper's test is about
+this pool of images; each verdict also says how many of the tests about the population agree.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +16,22 @@ import pandas as pd
 
 from ..statistics.inference import ADJUSTED, NULLS
 
-NAMES = {"linear": "the linear model on regional volumes", "baseline": "the same network trained from scratch"}
+OPPONENTS = {"linear": "the linear model on regional volumes", "baseline": "the same network trained from scratch"}
+TEST_NAMES = {  # on pages; inference.NULLS has the null of each
+    "sign_flip": "paired sign-flip",
+    "corrected_t": "corrected t",
+    "participants": "participants resampled",
+    "population": "participants and overlap",
+}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the paired test says of one pair of models at one n of one task.
+    """The result of the paired test for one pair of models at one n of one task.
 
-    `direction` is 1 where the first model is better, -1 where it is worse, 0 where the test cannot tell;
-    `adjusted` is whether that survives Holm's adjustment; `asked` are the tests about the population that were made
-    (keys of inference.NULLS), and `survives` those whose adjusted p is below the threshold too.
+    `direction` is 1 if the first model is better, -1 if it is worse, 0 if they are not distinguishable; `adjusted` is
+    true if the direction survives Holm's adjustment.  `asked` are the tests about the population that were made (keys
+    of inference.NULLS), `survives` those that agree: same direction, adjusted p below the threshold.
     """
 
     task: str
@@ -41,46 +48,59 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """In words, for a table."""
+        """The verdict in words, for a table."""
         word = {1: "better", -1: "worse", 0: "not distinguishable"}[self.direction]
         return word if self.adjusted or not self.direction else f"{word}, unadjusted only"
 
     @property
     def population(self) -> str:
-        """How far it holds in the population, in words for a table; empty where there is nothing to hold."""
+        """How many tests about the population agree, for a table; empty without an adjusted verdict or such tests."""
         if not (self.adjusted and self.asked):
             return ""
         return f"in the population by {len(self.survives)} of {len(self.asked)} tests"
 
     @property
     def kind(self) -> str:
-        """A word for the page's style: better, worse, maybe or none."""
+        """The CSS class on the page: better, worse, maybe or none."""
         if not self.direction:
             return "none"
         return ("better" if self.direction > 0 else "worse") if self.adjusted else "maybe"
 
 
 def verdicts(comparisons: pd.DataFrame, *, alpha: float, statistic: str) -> list[Verdict]:
-    """A verdict per row of comparisons.tsv; `statistic` ("mean" or "median") is the one that was tested."""
+    """A verdict per row of comparisons.tsv; `statistic` is the tested one, "mean" or "median"."""
     found = []
     for row in comparisons.to_dict("records"):
         difference, p, p_holm = row[f"{statistic}_difference"], row["p_two_sided"], row["p_holm"]
         direction = 0 if not p < alpha or difference == 0 else (1 if difference > 0 else -1)
-        names = (row["task"], row["n"], row["first"], row["second"])
         adjusted = bool(direction and p_holm < alpha)
         asked = tuple(test for test, null in NULLS.items() if null == "the population" and ADJUSTED[test] in row)
-        agrees = adjusted and direction * row["mean_difference"] > 0  # the tests about the population are of means
+        agrees = adjusted and direction * row["mean_difference"] > 0  # the tests about the population test the mean
         survives = tuple(test for test in asked if agrees and row[ADJUSTED[test]] < alpha)
-        found.append(Verdict(*names, difference, p, p_holm, direction, adjusted, asked, survives))
+        found.append(
+            Verdict(
+                task=row["task"],
+                n=row["n"],
+                first=row["first"],
+                second=row["second"],
+                difference=difference,
+                p=p,
+                p_holm=p_holm,
+                direction=direction,
+                adjusted=adjusted,
+                asked=asked,
+                survives=survives,
+            )
+        )
     return found
 
 
 def smallest_adjusted_p(comparisons: pd.DataFrame, replicates: int, statistic: str) -> float:
-    """The smallest Holm-adjusted two-sided p that so many replicates and comparisons could give.
+    """The smallest Holm-adjusted two-sided p that is possible with so many replicates and comparisons.
 
-    Over all sign patterns the smallest two-sided p is 2 / 2**replicates for the mean and 2**-(replicates // 2) for
-    the median, with `m` drawn patterns it is no smaller than 2 / (m + 1); Holm multiplies the smallest p by the
-    number of comparisons.
+    With all sign patterns, the smallest two-sided p is 2 / 2**replicates for the mean and 2**-(replicates // 2) for the
+    median; with m random patterns it is at least 2 / (m + 1).  Holm multiplies the smallest p by the number of
+    comparisons.
     """
     if comparisons.empty:
         return 1.0
@@ -98,67 +118,71 @@ def answer(
     alpha: float,
     statistic: str,
 ) -> list[str]:
-    """Three sentences: transfer against training from scratch, against the linear model, and what limits them.
+    """Three sentences: transfer against training from scratch, against the linear model, and the limits of both.
 
     Parameters
     ----------
-    tasks : the configuration's tasks; `title` names one to a person
-    alpha : the threshold of the adjusted p
+    tasks : the configuration's tasks, with `title`
+    alpha : threshold of the adjusted p
     statistic : of the paired differences, "mean" or "median"
     """
     found = [verdict for verdict in verdicts(comparisons, alpha=alpha, statistic=statistic) if verdict.task in tasks]
+    of_transfer = [verdict for verdict in found if verdict.first == "transfer"]
     sentences = [
-        _sentence(
-            [verdict for verdict in found if (verdict.first, verdict.second) == ("transfer", other)], other, tasks
-        )
+        _sentence([verdict for verdict in of_transfer if verdict.second == other], other, tasks)
         for other in ("baseline", "linear")
     ]
     replicates = int(medians["replicates"].min())
     least = smallest_adjusted_p(comparisons, replicates, statistic)
-    scope = _scope([verdict for verdict in found if verdict.first == "transfer"])
+    scope = _scope(of_transfer)
     if least >= alpha:
-        pairs = f"{len(comparisons)} comparison{'s' if len(comparisons) != 1 else ''}"
-        many = f"{replicates} replicate{'s' if replicates != 1 else ''}"
-        few = f"With {many} and {pairs} no adjusted p below {least:.2g} is possible, so nothing could be called better"
-        return [*sentences, f"{few} or worse at {alpha:g}; more replicates would be needed, and even then {scope}."]
-    told = f"“Better” and “worse” mean a Holm-adjusted p below {alpha:g} over all {len(comparisons)} comparisons"
-    return [*sentences, f"{told}; “not distinguishable” does not mean equal, and {scope}."]
+        counts = f"{_counted(replicates, 'replicate')} and {_counted(len(comparisons), 'comparison')}"
+        limit = (
+            f"With {counts} no adjusted p below {least:.2g} is possible, so nothing could be called better or worse at "
+            f"{alpha:g}; more replicates would be needed, and even then {scope}."
+        )
+    else:
+        limit = (
+            f"“Better” and “worse” mean a Holm-adjusted p below {alpha:g} over all {len(comparisons)} comparisons; "
+            f"“not distinguishable” does not mean equal, and {scope}."
+        )
+    return [*sentences, limit]
 
 
 def _scope(found: Sequence[Verdict]) -> str:
-    """What the verdicts are about, and how many of them hold in the population too."""
+    """The scope of the verdicts, and how many of them also hold in the population."""
     pools = "this holds for the pools of images at hand, not for the populations that they come from"
     sure = [verdict for verdict in found if verdict.adjusted and verdict.asked]
     if not sure:
         return pools
-    survived = [sum(test in verdict.survives for verdict in sure) for test in ("population", "corrected_t")]
-    told = {0: "none holds", 1: "1 also holds"}.get(survived[0], f"{survived[0]} also hold")
+    by_overlap, by_t = (sum(test in verdict.survives for verdict in sure) for test in ("population", "corrected_t"))
+    holding = {0: "none holds", 1: "1 also holds"}.get(by_overlap, f"{by_overlap} also hold")
     return (
-        f"{pools}: of the {_verdicts(len(sure))} about transfer, {told} there by the test that reckons with shared "
-        f"participants and {survived[1] or 'none'} by the corrected t-test, which is stricter"
+        f"{pools}: of the {_counted(len(sure), 'verdict')} about transfer, {holding} there by the test that accounts "
+        f"for shared participants and {by_t or 'none'} by the corrected t-test, which is stricter"
     )
 
 
-def _verdicts(count: int) -> str:
-    return f"{count} verdicts" if count != 1 else "1 verdict"
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _sentence(found: Sequence[Verdict], other: str, tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """How transfer did against another model over all tasks and n."""
-    against = NAMES[other]
+    """The comparison of transfer with another model, over all tasks and n."""
+    against = OPPONENTS[other]
     if not found:
         return f"The pretrained network was not compared with {against}."
-    places = {task: [verdict.n for verdict in found if verdict.task == task] for task in tasks}
+    sizes = Counter(verdict.task for verdict in found)
     clauses: list[str] = []
     for word, sign in (("better", 1), ("worse", -1)):
         group = [verdict for verdict in found if verdict.adjusted and verdict.direction == sign]
         if group:
-            whom, of = ("", "") if clauses else (f" than {against}", f" of {_cases(len(found))}")
-            clauses.append(f"{word}{whom} in {len(group)}{of} ({_where(group, places, tasks)})")
+            than, of = ("", "") if clauses else (f" than {against}", f" of {_counted(len(found), 'case')}")
+            clauses.append(f"{word}{than} in {len(group)}{of} ({_cells(group, sizes, tasks)})")
     rest = sum(not verdict.adjusted for verdict in found)
     if rest == len(found):
-        where = f"any of {_cases(rest)}" if rest > 1 else "the one case"
-        clauses.append(f"not distinguishable from {against} in {where}")
+        cases = f"any of {rest} cases" if rest > 1 else "the one case"
+        clauses.append(f"not distinguishable from {against} in {cases}")
     elif rest:
         clauses.append(
             f"not distinguishable in the other {rest}" if rest > 1 else "not distinguishable in the other one"
@@ -168,28 +192,28 @@ def _sentence(found: Sequence[Verdict], other: str, tasks: Mapping[str, Mapping[
     for word, sign in (("better", 1), ("worse", -1)):
         group = [verdict for verdict in found if verdict.direction == sign and not verdict.adjusted]
         if group:
-            hints.append(f"{word} for {_where(group, places, tasks)}")
+            hints.append(f"{word} for {_cells(group, sizes, tasks)}")
     return f"{text}; only the unadjusted test would call it {' and '.join(hints)}." if hints else f"{text}."
 
 
-def _cases(count: int) -> str:
-    return f"{count} cases" if count != 1 else "1 case"
+def _cells(group: Iterable[Verdict], sizes: Mapping[str, int], tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Tasks and their n: "“Alzheimer's disease or healthy” at every n, and ... at n = 100 and 200".
 
-
-def _where(group: Iterable[Verdict], places: Mapping[str, list[int]], tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """Tasks and their n: "Alzheimer's disease or healthy at every n; ... at n = 100 and 200"."""
-    parts = []
+    Parameters
+    ----------
+    sizes : by task, the number of n that were compared
+    """
     by_task: dict[str, list[int]] = {}
     for verdict in group:
         by_task.setdefault(verdict.task, []).append(verdict.n)
-    for task, sizes in by_task.items():
-        every = len(sizes) == len(places[task]) > 1
-        where = "every n" if every else f"n = {listed(sizes)}"
-        parts.append(f"“{tasks[task].get('title', task)}” at {where}")
+    parts = []
+    for task, found in by_task.items():
+        at = "every n" if len(found) == sizes[task] > 1 else f"n = {listed(found)}"
+        parts.append(f"“{tasks[task].get('title', task)}” at {at}")
     return ", and ".join(parts)
 
 
 def listed(words: Iterable[object]) -> str:
-    """Words in a sentence: "a", "a and b", "a, b and c"."""
+    """Words joined as in a sentence: "a", "a and b", "a, b and c"."""
     *most, last = [str(word) for word in words]
     return f"{', '.join(most)} and {last}" if most else last

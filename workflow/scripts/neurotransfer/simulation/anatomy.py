@@ -1,7 +1,7 @@
-"""Simulated heads on real anatomy: a template, warped and thinned by what a person's latents say.
+"""Simulated heads from real anatomy: a template, deformed and thinned according to a person's latent values.
 
-The template is the MNI152 (ICBM 2009a nonlinear) that nilearn bundles, skull-stripped, at 1 mm; skull and
-scalp are built around it.  Coordinates are MNI, RAS, in mm.
+The template is nilearn's MNI152 (ICBM 2009a nonlinear), skull-stripped, at 1 mm; skull and scalp are added around it.
+Coordinates are MNI, RAS, in mm.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 from scipy import ndimage
 
-GRID = 2.0  # mm of the head that images are sampled from
-VENTRICLES = ((-13, -8, 20, 17), (13, -8, 20, 17), (-24, -42, 10, 12), (24, -42, 10, 12))  # centre, reach
+GRID = 2.0  # mm, voxel size of the head that images are sampled from
+VENTRICLES = ((-13, -8, 20, 17), (13, -8, 20, 17), (-24, -42, 10, 12), (24, -42, 10, 12))  # x, y, z, reach in mm
 HIPPOCAMPI = ((-27, -22, -14, 11), (27, -22, -14, 11))
 CEREBELLUM = ((-22, -64, -36, 22), (22, -64, -36, 22))
 
@@ -33,11 +34,13 @@ class Head:
 
 @functools.lru_cache(maxsize=1)
 def head() -> Head:
-    """The template with CSF rim, skull, scalp, eyes and a neck around its brain."""
+    """The template brain, with CSF rim, skull, scalp, eyes and neck."""
     import nilearn.datasets
 
     folder = Path(nilearn.datasets.__file__).parent / "data"
-    images = [nibabel.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in ("t1", "gm")]
+    images: list[Any] = [
+        nibabel.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in ("t1", "gm")
+    ]
     margin = 24  # mm of air and scalp beyond the template's box
     padded = [np.pad(np.asarray(image.dataobj, np.float32), margin) for image in images]
     brain = padded[0] > 0
@@ -48,21 +51,21 @@ def head() -> Head:
     distance = ndimage.distance_transform_edt(inside < 0.5) * GRID
     z = affine[2, 2] * np.arange(t1.shape[2]) + affine[2, 3]
     y = (affine[1, 1] * np.arange(t1.shape[1]) + affine[1, 3])[:, None]
-    below = np.clip((-50 - z) / 30, 0, 1)  # the neck is thicker tissue than the scalp
+    below = np.clip((-50 - z) / 30, 0, 1)  # the neck has thicker tissue than the scalp
     layers = np.select(
         [distance <= 3, distance <= 7.5, distance <= 14 + 8 * below], [38.0, 14.0, 165.0 - 30 * below], 0.0
     )
     values = np.where(inside > 0.5, t1, layers)
     for x in (-32, 32):
-        places = np.stack(np.meshgrid(*(np.arange(size) for size in t1.shape), indexing="ij"), -1) @ affine[:3, :3]
-        eye = np.linalg.norm(places + affine[:3, 3] - (x, 66, -38), axis=-1) < 12
+        points = np.stack(np.meshgrid(*(np.arange(size) for size in t1.shape), indexing="ij"), -1) @ affine[:3, :3]
+        eye = np.linalg.norm(points + affine[:3, 3] - (x, 66, -38), axis=-1) < 12
         values[eye & (inside < 0.5)] = 30
     values[(distance > 14) & ((y > 70) & (z < -55))] = 0
     return Head(values.astype(np.float32), (grey / 255).astype(np.float32), inside.astype(np.float32), affine)
 
 
 def warp(points: np.ndarray, latents: Mapping[str, float], seed: int) -> np.ndarray:
-    """Where in the template each point of a person's head comes from.
+    """The template coordinates of points in a person's head.
 
     Parameters
     ----------
@@ -72,12 +75,12 @@ def warp(points: np.ndarray, latents: Mapping[str, float], seed: int) -> np.ndar
 
     Returns
     -------
-    float [..., 3], template coordinates
+    float [..., 3], RAS mm
     """
     generator = np.random.default_rng(seed)
-    scale = 1 - 0.035 * latents["size"] + generator.normal(0, 0.012, 3)  # larger head: sampled more slowly
+    scale = 1 - 0.035 * latents["size"] + generator.normal(0, 0.012, 3)  # a larger head has a smaller scale
     result = (points - (0, -18, 8)) * scale + (0, -18, 8)
-    for _ in range(10):  # smooth bumps: everybody's own shape
+    for _ in range(10):  # smooth bumps give each person an own shape
         centre, reach = generator.uniform((-60, -95, -45), (60, 60, 70)), generator.uniform(22, 40)
         push = generator.normal(0, 1.2, 3)
         result += push * np.exp(-((points - centre) ** 2).sum(-1, keepdims=True) / (2 * reach**2))
@@ -86,21 +89,21 @@ def warp(points: np.ndarray, latents: Mapping[str, float], seed: int) -> np.ndar
         (HIPPOCAMPI, -np.clip(0.05 + 0.18 * latents["hippocampus"], -0.4, 0.65)),
         (CEREBELLUM, 0.06 * latents["cerebellum"]),
     )
-    for places, amount in amounts:
-        for x, y, z, reach in places:
+    for centres, amount in amounts:
+        for x, y, z, reach in centres:
             away = points - np.array((x, y, z), float)
             result -= amount * away * np.exp(-(away**2).sum(-1, keepdims=True) / (2 * reach**2))
     return result
 
 
-def render(points: np.ndarray, latents: Mapping[str, float], seed: int, blur: float) -> tuple[np.ndarray, np.ndarray]:
-    """A person's T1-weighted intensities and brain at points of their head.
+def image_at(points: np.ndarray, latents: Mapping[str, float], seed: int, blur: float) -> tuple[np.ndarray, np.ndarray]:
+    """A person's T1-weighted intensities and brain mask at points of the head.
 
     Parameters
     ----------
     points : float [X, Y, Z, 3], RAS mm in the person's own space
-    latents : as in `warp`, and `cortex` and `frontal`: how much grey matter is lost
-    blur : full width in mm over which a voxel averages
+    latents : those of `warp`, and `cortex` and `frontal`, the loss of grey matter
+    blur : mm, full width at half maximum of the blur within a voxel
 
     Returns
     -------
@@ -108,17 +111,15 @@ def render(points: np.ndarray, latents: Mapping[str, float], seed: int, blur: fl
     brain : bool [X, Y, Z]
     """
     source = head()
-    places = warp(points, latents, seed)
-    index = np.moveaxis((places - source.affine[:3, 3]) / np.diag(source.affine)[:3], -1, 0)
+    origins = warp(points, latents, seed)
+    index = np.moveaxis((origins - source.affine[:3, 3]) / np.diag(source.affine)[:3], -1, 0)
     sigma = blur / 2.355 / GRID
     t1, grey, brain = (ndimage.map_coordinates(values, index, order=1) for values in _blurred(round(sigma, 2)))
-    y = places[..., 1]
-    z = places[..., 2]
-    x = np.abs(places[..., 0])
+    x, y, z = np.abs(origins[..., 0]), origins[..., 1], origins[..., 2]
     loss = 0.12 + 0.13 * latents["cortex"] + 0.22 * latents["frontal"] * (y > 8) * (z > -15)
     near = (x > 14) & (x < 38) & (y > -40) & (y < -6) & (z > -28) & (z < 0)
     loss = loss + 0.20 * latents["hippocampus"] * near
-    thinned = t1 - np.clip(loss, 0, 0.7) * grey * np.maximum(t1 - 38, 0)  # lost grey matter is fluid
+    thinned = t1 - np.clip(loss, 0, 0.7) * grey * np.maximum(t1 - 38, 0)  # lost grey matter becomes fluid
     return thinned.astype(np.float32), brain > 0.5
 
 

@@ -1,6 +1,6 @@
 """The demo: a simulated study, its manifest and the whole workflow on it, with progress and a headline.
 
-The same Snakefile, rules and code as any study; `config/demo.yaml` makes it small.
+It uses the same Snakefile, rules and code as any study; `config/demo.yaml` makes it small.
 """
 
 from __future__ import annotations
@@ -8,30 +8,28 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import InputError
+from ..jobs.snakemake_run import INTERRUPTED, command_of, run_snakemake
 from ..study import layout
 
 SEED = 7
 VOXEL_SIZE = 4.5  # mm; as preprocessing.voxel_size in config/demo.yaml
-STEPS = re.compile(r"(\d+) of (\d+) steps")
 
 
 def run_demo(folder: Path, repository: Path, *, cores: int) -> int:
     """Run the demo in `folder` and return Snakemake's exit status.
 
-    Whatever stopped an earlier run, a kill included, this one goes on from there.
+    A run that was stopped or killed is continued.
 
     Raises
     ------
     InputError
-        where another demo runs in the same folder
+        if another demo runs in the same folder
     """
     folder.mkdir(parents=True, exist_ok=True)
     overlay = repository / "config/demo.yaml"
@@ -61,7 +59,7 @@ def run_demo(folder: Path, repository: Path, *, cores: int) -> int:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the system lets go of it when the process ends, however it ends."""
+    """Lock the folder for this process; the system releases the lock when the process ends, also after a kill."""
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,39 +71,13 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _run_workflow(repository: Path, overlay: Path, cores: int) -> int:
-    """Run Snakemake, turning its many lines into one of progress; its own log keeps them all."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "Snakefile")]
-    command += ["--profile", str(repository / "profiles/local"), "--configfile", str(overlay), "--cores", str(cores)]
+    """Run the whole workflow; its exit status."""
     # `_alone` stands in for Snakemake's lock, which would outlive a killed run
-    command += ["--nolock", "--quiet", "host", "reason"]
-    started = time.monotonic()
-    shown, tail = 0.0, []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            for line in process.stdout:
-                tail = [*tail[-30:], line.rstrip()]
-                if "Nothing to be done" in line:
-                    print("demo: nothing to be done, every result is up to date")
-                steps = STEPS.search(line)
-                now = time.monotonic()
-                if steps and (now - shown > (1 if sys.stdout.isatty() else 15) or steps[1] == steps[2]):
-                    shown = now
-                    _show_progress(int(steps[1]), int(steps[2]), now - started)
-        except KeyboardInterrupt:
-            process.wait()  # Snakemake got the same Ctrl-C and ends its jobs
-            print("\ndemo: stopped; the same command goes on from here")
-            return 130
-    if process.returncode:
-        print("\n".join(["", "the end of Snakemake's output:", *tail]), file=sys.stderr)
-    return process.returncode
-
-
-def _show_progress(done: int, total: int, seconds: float) -> None:
-    line = f"demo: {done:4d} of {total} jobs done ({100 * done // total:3d} %) after {seconds:4.0f} s"
-    if sys.stdout.isatty():
-        print(f"\r{line}", end="\n" if done == total else "", flush=True)
-    else:
-        print(line, flush=True)
+    options = ["--profile", str(repository / "profiles/local"), "--cores", str(cores), "--nolock"]
+    ended = run_snakemake(command_of(repository, [overlay], [*options, "--quiet", "host", "reason"]), "demo")
+    if ended.status not in (0, INTERRUPTED):
+        print("\n".join(["", "the end of Snakemake's output:", *ended.lines]), file=sys.stderr)
+    return ended.status
 
 
 def _print_failures() -> None:

@@ -1,14 +1,15 @@
-"""A study whose truth is known: cohorts as BIDS data sets, their table, and the truth behind each image.
+"""A simulated study: cohorts as BIDS data sets, their table, and the truth behind each image.
 
-Ventricles, cortex and hippocampi follow age and sex with individual scatter; diseases add atrophy of their
-own; scanners, orientations, column names and missing labels differ between cohorts as they do in reality.
+Ventricles, cortex and hippocampi depend on age and sex, with individual scatter; diseases add atrophy.  Scanners,
+orientations, column names and missing labels differ between cohorts, as in real studies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +21,29 @@ from ..errors import InputError
 from ..files import fingerprint, read_json, write_json, write_table, write_text, written_whole
 from ..seeds import seed_from
 
-VERSION = 1  # of what is simulated; raised when the images change
-SCATTER = 0.5  # sd of a person's own atrophy, in the units of the effects below
+VERSION = 1  # of the simulation; increased if the images change
+SCATTER = 0.5  # sd of individual atrophy, in the units of the effects below
 COMPONENTS = ("ventricle", "cortex", "hippocampus", "frontal")
 AGEING = np.array([0.45, 0.50, 0.35, 0.0])  # per 15 years
 MALE = np.array([0.20, 0.10, 0.05, 0.0])
-SIZE = {"male": 1.1, "mean": -0.55, "sd": 0.7}  # of a head, in standard units
-BMI = {"mean": 26.0, "cerebellum": 2.6, "sd": 2.2, "range": (16, 48)}  # kg/m²
-FLUID_INTELLIGENCE = {"mean": 6.0, "size": 0.8, "sd": 1.8}  # points
-NEUROTICISM = {"mean": 4.0, "size": -0.4, "sd": 2.5, "range": (0, 12)}  # points
-LEFT_HANDED = 0.12  # by chance, whatever the brain
+SIZE: dict[str, Any] = {"male": 1.1, "mean": -0.55, "sd": 0.7}  # of a head, in standard units
+BMI: dict[str, Any] = {"mean": 26.0, "cerebellum": 2.6, "sd": 2.2, "range": (16, 48)}  # kg/m²
+FLUID_INTELLIGENCE: dict[str, Any] = {"mean": 6.0, "size": 0.8, "sd": 1.8}  # points
+NEUROTICISM: dict[str, Any] = {"mean": 4.0, "size": -0.4, "sd": 2.5, "range": (0, 12)}  # points
+LEFT_HANDED = 0.12  # probability, independent of the brain
 DISEASES = {
-    "AD": np.array([0.60, 0.55, 0.70, 0.0]),  # along ageing, most in the hippocampus
-    "SCZ": np.array([0.15, 0.10, 0.10, 0.50]),  # weak, and mostly elsewhere
+    "AD": np.array([0.60, 0.55, 0.70, 0.0]),  # in the direction of ageing, strongest in the hippocampus
+    "SCZ": np.array([0.15, 0.10, 0.10, 0.50]),  # weak, mostly in another direction
 }
 TASKS = {"ad_hc": ("AD", "HC"), "scz_bd": ("SCZ", "BD"), "control": ("B", "A")}
 
 
 @dataclass(frozen=True)
-class Cohort:
-    """One cohort's people, labels and scanner.
+class CohortDesign:
+    """The people, labels and scanner of a simulated cohort.
 
-    `labels` are the optional targets that it has; `columns` maps cohorts.tsv's mapping columns to what its
-    tables call them; `axes` is the order and direction of its voxel axes.
+    `labels` are its optional targets; `columns` are the values of its mapping columns in cohorts.tsv; `repeated` is the
+    share of people with a second session; `axes` is the order and direction of the voxel axes.
     """
 
     name: str
@@ -64,19 +65,20 @@ class Cohort:
 
 
 COHORTS = (
-    Cohort("alpha", "pretraining", 34, (20, 85), labels=("handedness", "bmi"), axes="LAS", gain=2.0),
-    Cohort("beta", "pretraining", 34, (20, 85), labels=("handedness", "fluid_intelligence"),
-           columns={"age": "age_years", "sex": "gender", "sex_codes": "1=1,2=0"}, axes="PSR", gain=11.0, noise=4.0),
-    Cohort("gamma", "pretraining", 30, (30, 85), labels=("neuroticism", "height", "weight"),
-           columns={"height": "height_cm", "height_unit": "cm", "weight": "weight_kg"}, repeated=0.25, tilt=12.0),
-    Cohort("delta", "pretraining", 34, (18, 80), labels=("handedness", "neuroticism", "fluid_intelligence"),
-           columns={"sex_codes": "female=0,male=1"}, axes="LPS", stretch=(1, 1, 1.25), gain=0.8),
-    Cohort("epsilon", "holdout", 18, (20, 85), labels=("handedness",), axes="ASL", gain=5.0, bias=0.2,
-           images_per_job="1"),
-    Cohort("memory", "pretraining,holdout,ad_hc", 66, (64, 80), ("AD", "HC"), repeated=0.15,
-           pretraining_share="0.2", columns={"diagnosis": "group", "diagnosis_codes": "1=HC,2=AD"}, axes="LIA"),
-    Cohort("mood", "holdout,scz_bd", 62, (22, 48), ("SCZ", "BD"), labels=("handedness",), axes="RPI", gain=7.0),
-    Cohort("coin", "control", 62, (25, 70), ("A", "B"), axes="SAR", noise=4.0),
+    CohortDesign("alpha", "pretraining", 34, (20, 85), labels=("handedness", "bmi"), axes="LAS", gain=2.0),
+    CohortDesign("beta", "pretraining", 34, (20, 85), labels=("handedness", "fluid_intelligence"),
+                 columns={"age": "age_years", "sex": "gender", "sex_codes": "1=1,2=0"},
+                 axes="PSR", gain=11.0, noise=4.0),
+    CohortDesign("gamma", "pretraining", 30, (30, 85), labels=("neuroticism", "height", "weight"),
+                 columns={"height": "height_cm", "height_unit": "cm", "weight": "weight_kg"}, repeated=0.25, tilt=12.0),
+    CohortDesign("delta", "pretraining", 34, (18, 80), labels=("handedness", "neuroticism", "fluid_intelligence"),
+                 columns={"sex_codes": "female=0,male=1"}, axes="LPS", stretch=(1, 1, 1.25), gain=0.8),
+    CohortDesign("epsilon", "holdout", 18, (20, 85), labels=("handedness",), axes="ASL", gain=5.0, bias=0.2,
+                 images_per_job="1"),
+    CohortDesign("memory", "pretraining,holdout,ad_hc", 66, (64, 80), ("AD", "HC"), repeated=0.15,
+                 pretraining_share="0.2", columns={"diagnosis": "group", "diagnosis_codes": "1=HC,2=AD"}, axes="LIA"),
+    CohortDesign("mood", "holdout,scz_bd", 62, (22, 48), ("SCZ", "BD"), labels=("handedness",), axes="RPI", gain=7.0),
+    CohortDesign("coin", "control", 62, (25, 70), ("A", "B"), axes="SAR", noise=4.0),
 )  # fmt: skip
 
 
@@ -90,62 +92,64 @@ def simulate_study(
     processes: int = 1,
     write_masks: bool = False,
 ) -> None:
-    """Write a study's data sets, ``cohorts.tsv`` and ``truth.tsv``; do nothing where it stands already.
+    """Write a study's data sets, ``cohorts.tsv`` and ``truth.tsv``; do nothing if the same study exists already.
 
     Parameters
     ----------
-    folder : the study's folder; its table names the cohorts' folders relative to it
+    folder : the study's folder; paths in ``cohorts.tsv`` are relative to it
     voxel_size : mm
-    cohorts : names of those to make, of COHORTS; None for all
+    cohorts : names of the cohorts to simulate, from COHORTS; None for all
     participants : factor on every cohort's number of people
-    processes : images are the same for any number
+    processes : number of processes, without effect on the images
     write_masks : also write the true brain masks to ``truth/masks/<cohort>/``
 
     Raises
     ------
     InputError
-        for an unknown cohort, or a folder that holds another simulated study
+        for an unknown cohort, or a folder that contains another simulated study
     """
     folder = Path(folder)
     designs = _designs(cohorts, participants)
     facts = {"version": VERSION, "seed": seed, "voxel_size": voxel_size, "masks": write_masks}
-    mark = fingerprint(facts | {"cohorts": [asdict(design) for design in designs]})
+    mark = fingerprint({**facts, "cohorts": [asdict(design) for design in designs]})
     done = folder / "simulated.json"
     if done.exists():
         if read_json(done)["fingerprint"] != mark:
-            raise InputError(folder, "", "another simulated study stands here", "choose another folder, or delete it")
+            raise InputError(
+                folder, "", "the folder contains another simulated study", "choose another folder, or delete it"
+            )
         return
     images = [image for design in designs for image in _people(design, seed)]
-    jobs = [(folder, design_of(image["cohort"], designs), image, seed, voxel_size, write_masks) for image in images]
+    write = partial(_write_image, designs=designs, folder=folder, seed=seed, voxel_size=voxel_size, mask=write_masks)
     if processes > 1:
         with ProcessPoolExecutor(processes) as pool:
-            list(pool.map(_write_image, jobs, chunksize=4))
+            list(pool.map(write, images, chunksize=4))
     else:
-        for job in jobs:
-            _write_image(job)
+        for image in images:
+            write(image)
     for design in designs:
         _write_tables(folder, design, [image for image in images if image["cohort"] == design.name])
     write_table(_truth(images), folder / "truth.tsv")
-    write_table(cohort_table(designs), folder / "cohorts.tsv")
-    write_json(done, facts | {"fingerprint": mark})
+    _write_cells(cohort_table(designs), folder / "cohorts.tsv")
+    write_json(done, {**facts, "fingerprint": mark})
 
 
-def _designs(names: Sequence[str] | None, factor: float) -> list[Cohort]:
+def _designs(names: Sequence[str] | None, factor: float) -> list[CohortDesign]:
     known = {design.name: design for design in COHORTS}
     for name in names or ():
         if name not in known:
             raise InputError("", "--cohorts", f"there is no cohort {name!r}", f"choose from {', '.join(known)}")
     chosen = [known[name] for name in names] if names else list(COHORTS)
-    return [Cohort(**{**design.__dict__, "people": max(4, round(design.people * factor))}) for design in chosen]
+    return [replace(design, people=max(4, round(design.people * factor))) for design in chosen]
 
 
-def design_of(name: str, designs: Sequence[Cohort]) -> Cohort:
+def design_of(name: str, designs: Sequence[CohortDesign]) -> CohortDesign:
     """The design of a cohort by its name."""
     return next(design for design in designs if design.name == name)
 
 
-def _people(design: Cohort, seed: int) -> list[dict[str, Any]]:
-    """A row per image: who, when, what is written down, and the latents behind it."""
+def _people(design: CohortDesign, seed: int) -> list[dict[str, Any]]:
+    """A row per image: the person, the session, the recorded values and the latent values."""
     generator = np.random.default_rng(seed_from(seed, "people", design.name))
     rows = []
     for number in range(1, design.people + 1):
@@ -180,13 +184,10 @@ def _people(design: Cohort, seed: int) -> list[dict[str, Any]]:
             now = age + gap * (session - 1)
             effect = severity * DISEASES.get(diagnosis, np.zeros(len(COMPONENTS)))
             latents = AGEING * (now - 50) / 15 + MALE * male + own + effect
-            rows.append(
-                person
-                | {"age": round(now, 2), "session": f"{session:02d}" if design.repeated else ""}
-                | {f"latent_{name}": float(value) for name, value in zip(COMPONENTS, latents, strict=True)}
-                | {"latent_size": size, "latent_cerebellum": cerebellum, "latent_disease": float(effect.sum())}
-                | {"own": own + effect}
-            )
+            of_session = {"age": round(now, 2), "session": f"{session:02d}" if design.repeated else ""}
+            of_tissue = {f"latent_{name}": float(value) for name, value in zip(COMPONENTS, latents, strict=True)}
+            of_person = {"latent_size": size, "latent_cerebellum": cerebellum, "latent_disease": float(effect.sum())}
+            rows.append({**person, **of_session, **of_tissue, **of_person, "own": own + effect})
     return rows
 
 
@@ -195,36 +196,36 @@ def _from_size(target: dict[str, Any], size: Any) -> Any:
 
 
 def best_predictions(truth: pd.DataFrame) -> pd.DataFrame:
-    """What somebody who reads a healthy person's latents from the image without error would predict of the targets.
+    """The best possible predictions of the targets of healthy people, from their latent values without error.
 
-    No network can do better in expectation, for an image shows its person's latents and nothing else of them.  Age
-    and sex follow from the latents by Bayes' rule, with each cohort's range of ages as known before.
+    No network can do better in expectation, because an image depends on its person only through the latent values.  Age
+    and sex are estimated from them by Bayes' rule, with each cohort's age range as the prior.
 
     Parameters
     ----------
-    truth : of healthy people's images: `cohort` and `latent_...`, as in ``truth.tsv``
+    truth : of images of healthy people: `cohort` and `latent_...`, as in ``truth.tsv``
 
     Returns
     -------
-    by target, rows as in `truth`: of continuous ones the median, which has the least absolute error; of sex and
-    handedness the probability of class 1
+    a column per target, rows as in `truth`: the median of continuous targets, which has the least absolute error; the
+    probability of class 1 for sex and handedness
     """
     latents = truth[[f"latent_{name}" for name in COMPONENTS]].to_numpy(float)
     size, cerebellum = (truth[f"latent_{name}"].to_numpy(float) for name in ("size", "cerebellum"))
     ages, males = np.empty(len(truth)), np.empty(len(truth))
-    for at in range(len(truth)):
-        design = design_of(truth["cohort"].iloc[at], COHORTS)
+    for row, cohort in enumerate(truth["cohort"]):
+        design = design_of(cohort, COHORTS)
         grid = np.linspace(design.ages[0], design.ages[1], 1000)
         chances = []
         for male in (0, 1):
             expected = AGEING * (grid[:, None] - 50) / 15 + MALE * male  # [ages, components]
-            of_latents = ((latents[at] - expected) ** 2).sum(1) / SCATTER**2
-            of_size = ((size[at] - SIZE["male"] * male - SIZE["mean"]) / SIZE["sd"]) ** 2
+            of_latents = ((latents[row] - expected) ** 2).sum(1) / SCATTER**2
+            of_size = ((size[row] - SIZE["male"] * male - SIZE["mean"]) / SIZE["sd"]) ** 2
             chances.append(-(of_latents + of_size) / 2)
         chances = np.exp(np.stack(chances) - np.max(chances))  # [sexes, ages]
         chances /= chances.sum()
-        ages[at] = np.interp(0.5, np.cumsum(chances.sum(0)), grid)
-        males[at] = chances[1].sum()
+        ages[row] = np.interp(0.5, np.cumsum(chances.sum(0)), grid)
+        males[row] = chances[1].sum()
     return pd.DataFrame(
         {
             "age": ages,
@@ -239,26 +240,28 @@ def best_predictions(truth: pd.DataFrame) -> pd.DataFrame:
 
 
 def image_path(image: dict[str, Any]) -> Path:
-    """Where an image lies, relative to the study."""
+    """An image's path relative to the study's folder."""
     session = f"ses-{image['session']}" if image["session"] else ""
     name = "_".join(part for part in (f"sub-{image['label']}", session, "T1w.nii.gz") if part)
     return Path("data", image["cohort"], f"sub-{image['label']}", session, "anat", name)
 
 
-def _write_image(job: tuple) -> None:
-    from .anatomy import render
+def _write_image(
+    image: dict[str, Any], *, designs: Sequence[CohortDesign], folder: Path, seed: int, voxel_size: float, mask: bool
+) -> None:
+    from .anatomy import image_at
 
-    folder, design, image, seed, voxel_size, write_masks = job
+    design = design_of(image["cohort"], designs)
     names = (seed, "image", image["cohort"], image["label"], image["session"])
     generator = np.random.default_rng(seed_from(*names))
     affine, shape = _box(design, voxel_size, generator)
     grid = np.stack(np.meshgrid(*(np.arange(size, dtype=float) for size in shape), indexing="ij"), -1)
     points = grid @ affine[:3, :3].T + affine[:3, 3]
-    pose = _rotation(generator.normal(0, 3, 3))  # how the head lies in the scanner
+    pose = _rotation(generator.normal(0, 3, 3))  # of the head in the scanner
     points = (points - generator.normal(0, 4, 3)) @ pose
     latents = {name.removeprefix("latent_"): value for name, value in image.items() if name.startswith("latent_")}
     person = seed_from(seed, "shape", image["cohort"], image["label"])
-    values, brain = render(points, latents, person, voxel_size)
+    values, brain = image_at(points, latents, person, voxel_size)
     values = design.gain * (values * _bias(points, design.bias, generator) + 4)
     noise = generator.normal(0, design.noise * design.gain, (2, *shape))
     values = np.hypot(values + noise[0], noise[1])  # magnitude images have Rician noise
@@ -266,7 +269,7 @@ def _write_image(job: tuple) -> None:
     _save(values.astype(np.float32), affine, path)
     sidecar = {"Modality": "MR", "MagneticFieldStrength": 3, "Manufacturer": f"Simulated {design.name}"}
     write_json(path.with_name(path.name.replace(".nii.gz", ".json")), sidecar)
-    if write_masks:
+    if mask:
         name = path.name.replace("_T1w", "_mask")
         _save(brain.astype(np.uint8), affine, folder / "truth/masks" / design.name / name)
 
@@ -280,13 +283,13 @@ def _save(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
         file.write(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
 
 
-def _box(design: Cohort, voxel_size: float, generator: np.random.Generator) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The scanner's box of voxels, 192 x 234 x 212 mm about the head: affine and shape in its own axes."""
+def _box(design: CohortDesign, voxel_size: float, generator: np.random.Generator) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The scanner's field of view, 192 x 234 x 212 mm around the head: affine and shape in its own axes."""
     extent = np.array([192.0, 234.0, 212.0])
     direction = np.zeros((3, 3))
     sizes, shape = np.zeros(3), []
     for axis, letter in enumerate(design.axes):
-        world = next(at for at, pair in enumerate(("RL", "AP", "SI")) if letter in pair)
+        world = next(number for number, pair in enumerate(("RL", "AP", "SI")) if letter in pair)
         direction[world, axis] = 1.0 if letter in "RAS" else -1.0
         sizes[axis] = voxel_size * design.stretch[axis]
         shape.append(round(extent[world] / sizes[axis]))
@@ -304,13 +307,13 @@ def _rotation(degrees) -> np.ndarray:
 
 
 def _bias(points: np.ndarray, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """A receive coil's smooth shading, about 1."""
+    """The smooth shading of a receive coil, with values around 1."""
     scaled = points / 100
     terms = np.concatenate([scaled, scaled**2, scaled * np.roll(scaled, 1, -1)], -1)
     return np.exp(np.clip(terms @ generator.normal(0, strength / 2, 9), -0.6, 0.6))
 
 
-CODES = {"sex": {0: "F", 1: "M"}, "handedness": {0: "R", 1: "L"}}
+CODES: dict[str, Any] = {"sex": {0: "F", 1: "M"}, "handedness": {0: "R", 1: "L"}}
 DESCRIPTIONS = {
     "age": {"Description": "age at scan", "Units": "years"},
     "sex": {"Description": "sex of the participant"},
@@ -324,72 +327,77 @@ DESCRIPTIONS = {
 }
 
 
-def _write_tables(folder: Path, design: Cohort, images: list[dict[str, Any]]) -> None:
-    """A cohort's BIDS files beside its images."""
+def _write_tables(folder: Path, design: CohortDesign, images: list[dict[str, Any]]) -> None:
+    """Write a cohort's BIDS files beside its images."""
     root = folder / "data" / design.name
     description = {"Name": f"Simulated cohort {design.name}", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
-    write_json(root / "dataset_description.json", description | {"License": "CC0", "GeneratedBy": []})
+    write_json(root / "dataset_description.json", {**description, "License": "CC0", "GeneratedBy": []})
     write_text(root / "README", f"Simulated cohort {design.name}: no person was scanned for it.\n")
     fields = ["age", "sex", *design.labels]
     if len(design.diagnoses) > 1:
         fields.append("diagnosis")
-    codes = {name: dict(values) for name, values in CODES.items()}
+    codes: dict[str, dict[Any, str]] = {name: dict(values) for name, values in CODES.items()}
     for field_name in ("sex", "diagnosis"):
         if text := design.columns.get(f"{field_name}_codes"):
             pairs = [pair.split("=") for pair in text.split(",")]
             codes[field_name] = {int(new) if new.isdigit() else new: old for old, new in pairs}
     generator = np.random.default_rng(seed_from("missing", design.name))
-    rows, sessions = [], {}
+    rows: list[dict[str, Any]] = []
+    sessions: dict[str, list[tuple[str, str]]] = {}
     for image in images:
         row = {"participant_id": f"sub-{image['label']}"}
         for name in fields:
             value = codes.get(name, {}).get(image[name], image[name])
             if name in design.labels and generator.random() < 0.1:
-                value = "n/a"  # patchy, as labels are
+                value = "n/a"  # labels are incomplete, as in real studies
             row[design.columns.get(name, name)] = f"{value:.2f}" if isinstance(value, float) else value
         if image["session"]:
             sessions.setdefault(image["label"], []).append((f"ses-{image['session']}", f"{image['age']:.2f}"))
         if image["session"] in ("", "01"):
             rows.append(row)
-    write_table(pd.DataFrame(rows), root / "participants.tsv")
+    _write_cells(pd.DataFrame(rows), root / "participants.tsv")
     names = {design.columns.get(name, name): DESCRIPTIONS[name] for name in fields}
     write_json(root / "participants.json", names)
     age = design.columns.get("age", "age")
     for label, visits in sessions.items():
         table = pd.DataFrame(visits, columns=["session_id", age])
-        write_table(table, root / f"sub-{label}" / f"sub-{label}_sessions.tsv")
+        _write_cells(table, root / f"sub-{label}" / f"sub-{label}_sessions.tsv")
         write_json(root / f"sub-{label}" / f"sub-{label}_sessions.json", {age: DESCRIPTIONS["age"]})
 
 
-def cohort_table(designs: Sequence[Cohort]) -> pd.DataFrame:
+def _write_cells(table: pd.DataFrame, path: Path) -> None:
+    """A table that stands for a user's own: its readers take every cell as text."""
+    write_text(path, table.to_csv(sep="\t", index=False, lineterminator="\n"))
+
+
+def cohort_table(designs: Sequence[CohortDesign]) -> pd.DataFrame:
     """The study's cohorts.tsv."""
     mapping = sorted({name for design in designs for name in design.columns})
     rows = []
     for design in designs:
-        row = {"cohort": design.name, "path": f"data/{design.name}", "roles": design.roles}
-        row |= {"pretraining_share": design.pretraining_share, "images_per_job": design.images_per_job}
-        rows.append(row | {name: design.columns.get(name, "") for name in mapping})
+        names = {"cohort": design.name, "path": f"data/{design.name}", "roles": design.roles}
+        options = {"pretraining_share": design.pretraining_share, "images_per_job": design.images_per_job}
+        rows.append({**names, **options, **{name: design.columns.get(name, "") for name in mapping}})
     return pd.DataFrame(rows)
 
 
 def _truth(images: list[dict[str, Any]]) -> pd.DataFrame:
-    """A row per image: its latents and, for a task's people, the best score that its latents allow.
+    """A row per image: its latent values and, for images of a task, the best possible score.
 
-    `latent_score` is the log likelihood ratio of the two diagnoses given the person's atrophy beyond age and
-    sex; where a task has no effect it is that atrophy's sum, which says nothing.
+    `latent_score` is the log likelihood ratio of the two diagnoses given the atrophy beyond age and sex.  For a task
+    without an effect it is the sum of this atrophy, which is unrelated to the diagnosis.
     """
     rows = []
     for image in images:
-        row = {"cohort": image["cohort"], "participant_id": f"{image['cohort']}_{image['label']}"}
-        row |= {"session": image["session"], "t1w": str(image_path(image)), "age": image["age"], "sex": image["sex"]}
-        row |= {name: value for name, value in image.items() if name.startswith("latent_")}
-        row["diagnosis"] = image["diagnosis"]
-        row |= {"task": None, "label": None, "latent_score": None}
+        in_task: dict[str, Any] = {"task": None, "label": None, "latent_score": None}
         for task, (positive, negative) in TASKS.items():
             if image["diagnosis"] in (positive, negative) and task in design_of(image["cohort"], COHORTS).roles:
                 shift = DISEASES.get(positive, np.zeros(len(COMPONENTS)))
                 direction = shift if shift.any() else np.ones(len(COMPONENTS))
-                row |= {"task": task, "label": int(image["diagnosis"] == positive)}
-                row["latent_score"] = float(image["own"] @ direction / SCATTER**2)
-        rows.append(row)
+                score = float(image["own"] @ direction / SCATTER**2)
+                in_task = {"task": task, "label": int(image["diagnosis"] == positive), "latent_score": score}
+        names = {"cohort": image["cohort"], "participant_id": f"{image['cohort']}_{image['label']}"}
+        scan = {"session": image["session"], "t1w": str(image_path(image)), "age": image["age"], "sex": image["sex"]}
+        latents = {name: value for name, value in image.items() if name.startswith("latent_")}
+        rows.append({**names, **scan, **latents, "diagnosis": image["diagnosis"], **in_task})
     return pd.DataFrame(rows)

@@ -1,7 +1,7 @@
-"""The proof that nobody is on two sides: made once for all cohorts, and checked again wherever its files are used.
+"""The proof that no participant is in two sets: made once for all cohorts, checked again by every job that uses it.
 
 Goes in: every cohort's index and split, and the pairs of images that look like one scan.  Comes out: the
-certificate, JSON without a name of a participant or image, and its page; or one line per leak.
+certificate, JSON without names of participants or images; or one line per leak.
 """
 
 from __future__ import annotations
@@ -38,44 +38,45 @@ def certify(
 ) -> dict[str, Any]:
     """Prove that no participant, and no scan under two names, is in two of training, validation and test.
 
-    The resamples of a task divide its pool, so one scan under two names in one pool is a leak as well.  Pairs that
-    look like one head in two scans are suspicions and no proof: they are counted, and fail nothing.
+    The resamples of a task divide its pool, so one scan under two names in one pool is a leak, too.  Pairs that look
+    like one head in two scans are no proof: they are counted and cause no error.
 
     Parameters
     ----------
     splits, indices : of all cohorts, in the same order; an index has `checksum`, of the cached image's bytes
     roles : the roles of each cohort
     pairs : from duplicates.find_pairs, images of two participants that look like one scan or one head
-    waived : pairs of participants or of images whose likeness a person has looked into
-    one_engine : refuse sets with images of an engine, or a version of it, that made no training image
+    waived : pairs of participants or of images that the user has examined and accepts
+    one_engine : if true, refuse images of engines, or versions of engines, that made no training image
 
     Returns
     -------
     JSON values: `counts` per set and per cohort and set (participants, images, age in years, share of females),
-    `overlaps` of every pair of sets (participants, and pairs that look like one scan, waived ones, like one head),
-    `within` the sets and the tasks' `pools` (such pairs), `digests` (SHA-256 of each set's sorted
-    participants, one per line), `shared_cohorts` (on both sides), `engines` per set, `statement`
+    `overlaps` of every pair of sets (participants; pairs that look like one scan, waived ones, pairs that look like
+    one head), the same pairs `within` each set and in the tasks' `pools`, `digests` (SHA-256 of each set's sorted
+    participants, one per line), `shared_cohorts` (both in training and in test), `engines` per set, `statement`
 
     Raises
     ------
     InputError
-        one line for each participant or scan on two sides, each participant that validates with several images,
-        each image that pretrains from a cohort without that role and each set from an engine of its own
+        one line for each participant or scan in two sets, each participant that validates with several images, each
+        cohort that pretrains without that role and each set with images of an engine that made no training image
     """
     images = join_splits(splits, indices)
     about = pd.concat(indices, ignore_index=True)
-    images = images.assign(**{name: about[name] for name in ("checksum", "engine", "engine_version")})
+    names = ["checksum", "engine", "engine_version"]
+    images[names] = about[names]
     used = images[images["role"].isin(SETS)]
-    alike = _placed(pd.concat([_identical(used), pairs[PAIR]]), used, roles, waived)
+    alike = _with_sets(pd.concat([_identical(used), pairs[PAIR]]), used, roles, waived)
     engines = {role: made_by(images[images["role"] == role]) for role in SETS}
     mistakes = Mistakes()
     for error in _crossings(used):
         mistakes.add(error, layout.COHORT_SPLITS, "participant_id")
     for error in _leaking_scans(alike):
         mistakes.add(error, layout.PAIRS, "image_2")
-    for error in _out_of_place(images, roles):
+    for error in _wrong_roles(images, roles):
         mistakes.add(error, layout.COHORT_SPLITS)
-    for error in _strange_engines(engines) if one_engine else ():
+    for error in _other_engines(engines) if one_engine else ():
         mistakes.add(error, layout.INDEX)
     mistakes.raise_if_any()
     people = {role: set(used.loc[used["role"] == role, "participant_id"]) for role in SETS}
@@ -94,7 +95,7 @@ def certify(
     pools = {task: _alike_counts(alike, [task in has for has in alike["tasks"]]) for task in tasks}
     waivers = int((alike["waived"] & (alike["kind"] == SCAN)).sum())
     sizes = ", ".join(f"{counts[role]['participants']} in {role}" for role in SETS)
-    passed = f"; {waivers} pairs of scans that look identical were waived by name" if waivers else ""
+    waived_pairs = f"; {waivers} pairs of scans that look identical were waived by name" if waivers else ""
     return {
         "counts": counts,
         "cohorts": by_cohort,
@@ -105,12 +106,12 @@ def certify(
         "digests": {role: digest_of_participants(people[role]) for role in SETS},
         "engines": engines,
         "waived_scans": waivers,
-        "statement": f"No participant and no scan is in two of training, validation and test ({sizes}){passed}.",
+        "statement": f"No participant and no scan is in two of training, validation and test ({sizes}){waived_pairs}.",
     }
 
 
 def digest_of_participants(people: Collection[str]) -> str:
-    """SHA-256 of the sorted participants, one per line: equal for equal sets, whatever their order."""
+    """SHA-256 of the sorted participants, one per line; their order in `people` does not matter."""
     return hashlib.sha256("\n".join(sorted(people)).encode()).hexdigest()
 
 
@@ -123,62 +124,58 @@ def check_sources(
     settings: Mapping[str, Any],
     seed: int,
 ) -> None:
-    """Refuse an index that names other people than the manifest, and a split that is not the one drawn from its index.
+    """Refuse an index whose people differ from the manifest's, and a split that differs from the one its index gives.
 
     Parameters
     ----------
     splits, indices : by cohort, in the order of `roles`
     manifest : `image_id`, `participant_id` and `cohort` of every image
-    pretraining_shares, settings, seed : as split_cohort wants them
+    pretraining_shares, settings, seed : arguments of `split_cohort`
 
     Raises
     ------
     InputError
-        a line for each file that is not what it must be
+        a line for each file that differs
     """
     wrong = []
     names = ["participant_id", "cohort"]
     known = manifest.set_index("image_id")[names]
     for (cohort, has), split, index in zip(roles.items(), splits, indices, strict=True):
-        strangers = ~index["image_id"].isin(known.index)
-        mine = known.reindex(index["image_id"]).reset_index(drop=True)
-        other = (mine != index[names].reset_index(drop=True)).any(axis=1).to_numpy() | strangers.to_numpy()
-        if other.any():
-            what = f"{int(other.sum())} of its images have another participant than in {layout.IMAGES}"
+        expected = known.reindex(index["image_id"]).reset_index(drop=True)  # missing for unknown images: equals nothing
+        other = int((expected != index[names].reset_index(drop=True)).any(axis=1).sum())
+        if other:
+            what = f"{other} of its images have another participant than in {layout.IMAGES}"
             wrong.append(InputError(layout.index(cohort), "participant_id", what, AGAIN))
         drawn = split_cohort(index, has, pretraining_shares[cohort], settings, seed)
         columns = ["image_id", "participant_id", "role"]
         if not split[columns].reset_index(drop=True).equals(drawn[columns].reset_index(drop=True)):
             what = "its roles are not those that the configuration draws from the cohort's index"
-            wrong.append(InputError(f"{layout.COHORT_SPLITS}/{cohort}.tsv", "role", what, AGAIN))
+            wrong.append(InputError(layout.cohort_split(cohort), "role", what, AGAIN))
     raise_all(wrong)
 
 
 def check_waivers(waived: Sequence[Sequence[str]], manifest: pd.DataFrame) -> None:
-    """Refuse waivers of names that are not in the manifest, or that mix a participant with an image.
+    """Refuse waivers with names that are not in the manifest, or with a participant and an image.
 
     Raises
     ------
     InputError
-        a line for each waiver that is none
+        a line for each invalid waiver
     """
     known = [set(manifest[column]) for column in ("participant_id", "image_id")]
     wrong = []
-    for place, pair in enumerate(waived):
-        if not any(set(pair) <= names for names in known):
-            strange = [name for name in pair if not any(name in names for names in known)]
-            what = (
-                f"there is no participant or image {strange[0]!r}" if strange else "it names a participant and an image"
-            )
-            where = f"split.waived_duplicates[{place}]"
-            wrong.append(
-                InputError("configuration", where, what, "name two participants, or two images, of the manifest")
-            )
+    for number, pair in enumerate(waived):
+        if any(set(pair) <= names for names in known):
+            continue
+        unknown = [name for name in pair if not any(name in names for names in known)]
+        what = f"there is no participant or image {unknown[0]!r}" if unknown else "it names a participant and an image"
+        fix = "name two participants, or two images, of the manifest"
+        wrong.append(InputError("configuration", f"split.waived_duplicates[{number}]", what, fix))
     raise_all(wrong)
 
 
 def check_certified(certificate: str | Path, files: Iterable[str | Path]) -> dict[str, Any]:
-    """Refuse files that are not, byte for byte, those that were certified; return the certificate.
+    """Refuse files that differ from the certified ones in any byte; return the certificate.
 
     Raises
     ------
@@ -191,7 +188,7 @@ def check_certified(certificate: str | Path, files: Iterable[str | Path]) -> dic
         if file not in proof["files"]:
             wrong.append(InputError(file, "", f"{certificate} does not cover this file", f"delete {certificate}"))
         elif digest_of_file(file) != proof["files"][file]:
-            what = f"it is not the file that was certified in {certificate}"
+            what = f"it differs from the file that was certified in {certificate}"
             wrong.append(InputError(file, "", what, AGAIN))
     raise_all(wrong)
     return proof
@@ -200,7 +197,7 @@ def check_certified(certificate: str | Path, files: Iterable[str | Path]) -> dic
 def check_resamples_certified(
     paths: Iterable[str | Path], indices: Sequence[pd.DataFrame], splits: Sequence[pd.DataFrame]
 ) -> None:
-    """Refuse resamples whose rows are not as drawn, or hold an image that the certificate keeps out of tasks.
+    """Refuse resamples whose rows have changed, or that contain an image which the certificate excludes from tasks.
 
     Parameters
     ----------
@@ -226,32 +223,32 @@ def check_resamples_certified(
             wrong.append(InputError(path, "", f"it can't be read as a resample ({error})", AGAIN))
             continue
         certified = images.reindex(resample.index)
-        strange = int((certified != resample).any(axis=1).sum())  # what is not certified is missing, and equals nothing
-        if strange:
-            what = f"{strange} of its rows are no images of people whom the certificate keeps for testing"
-            wrong.append(InputError(path, "", what, "delete it, then run the same command again"))
+        other = int((certified != resample).any(axis=1).sum())  # an uncertified image is missing, which equals nothing
+        if other:
+            what = f"{other} of its rows are not certified images of test participants"
+            wrong.append(InputError(path, "", what, AGAIN))
     raise_all(wrong)
 
 
 def check_behind_weights(participants: pd.DataFrame, splits: Sequence[pd.DataFrame], path: str | Path) -> int:
-    """Refuse weights that learnt from other people than those who are certified to pretrain.
+    """Refuse weights that were trained on other participants than the certified ones.
 
-    People who are in no split any more (who withdrew, say) are let pass: the weights are no leak for that.
+    Participants who are in no split any more, for example after a withdrawal, are accepted: they cause no leak.
 
     Parameters
     ----------
-    participants : `participant_id` and `role`, of pretraining
+    participants : `participant_id` and `role` during pretraining
     splits : of the pretraining cohorts, certified
     path : the table of participants, for the message
 
     Returns
     -------
-    how many people behind the weights are in no split any more
+    the number of participants behind the weights who are in no split any more
 
     Raises
     ------
     InputError
-        with the number of people concerned
+        with the number of participants concerned
     """
     table = pd.concat(splits, ignore_index=True)
     table = table[table["role"].isin(SETS)].drop_duplicates("participant_id").set_index("participant_id")["role"]
@@ -260,14 +257,17 @@ def check_behind_weights(participants: pd.DataFrame, splits: Sequence[pd.DataFra
     moved = int((today.notna() & (today != behind)).sum())
     new = int((table.isin(["train", "validation"]) & ~table.index.isin(behind.index)).sum())
     if moved or new:
-        what = f"{moved} people behind the weights have another role in the certified split, {new} who pretrain are not"
-        fix = f"delete {layout.PRETRAIN} and run again, or give the weights as pretrain.weights"
+        what = (
+            f"{moved} participants behind the weights have another role in the certified split, and {new} participants "
+            "who now pretrain are not behind them"
+        )
+        fix = f"delete {layout.PRETRAIN} and run again, or set pretrain.weights to these weights"
         raise InputError(path, "role", what, fix)
     return int(today.isna().sum())
 
 
 def duplicates_in_words(summary: Mapping[str, Any]) -> str:
-    """What the comparison of all heads found, in one or two sentences without a name.
+    """The result of the comparison of all heads, in one or two sentences without names.
 
     Parameters
     ----------
@@ -275,40 +275,39 @@ def duplicates_in_words(summary: Mapping[str, Any]) -> str:
     """
     if summary["least_similarity"] is None:
         return "Too few images to look for one person under two names."
-    said = (
+    text = (
         f"Among {summary['pairs_compared']:,} pairs of images, {summary['scans']:,} of two participants look like the "
-    )
-    said += (
-        f"same scan and {summary['heads']:,} like one head in two scans; suspicions of the second kind fail nothing."
+        f"same scan and {summary['heads']:,} like one head in two scans; pairs of the second kind cause no error."
     )
     if summary["pairs_found"] > summary["pairs_listed"]:
-        said += f" {summary['pairs_found'] - summary['pairs_listed']:,} more pairs are as similar and are not listed."
+        text += f" {summary['pairs_found'] - summary['pairs_listed']:,} more pairs are as similar and are not listed."
     if summary["images"] > summary["images_compared"]:
-        said += f" {summary['images'] - summary['images_compared']:,} images could not be compared."
-    return said
+        text += f" {summary['images'] - summary['images_compared']:,} images could not be compared."
+    return text
 
 
 def _identical(used: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of images, of two participants, whose cached bytes are the same: columns as duplicates.find_pairs'."""
+    """Pairs of images of two participants whose cached bytes are equal, with the columns of duplicates.find_pairs."""
     known = used[used["checksum"].notna()]
     doubled = known[known.duplicated("checksum", keep=False)]
-    rows = [
-        dict(zip(PAIR, [*one[:3], *other[:3], None, 1.0, 0.0, SCAN], strict=True))
-        for _, group in doubled.groupby("checksum", sort=True)
-        for one, other in combinations(group[["image_id", "participant_id", "cohort"]].itertuples(index=False), 2)
-        if one[1] != other[1]
-    ]
+    rows = []
+    for _, group in doubled.groupby("checksum", sort=True):
+        for one, other in combinations(group.itertuples(index=False), 2):
+            if one.participant_id != other.participant_id:
+                first = {"image_1": one.image_id, "participant_1": one.participant_id, "cohort_1": one.cohort}
+                second = {"image_2": other.image_id, "participant_2": other.participant_id, "cohort_2": other.cohort}
+                rows.append({**first, **second, "correlation": 1.0, "rotation": 0.0, "kind": SCAN})
     return pd.DataFrame(rows, columns=PAIR)
 
 
-def _placed(
+def _with_sets(
     pairs: pd.DataFrame, used: pd.DataFrame, roles: Mapping[str, Collection[str]], waived: Sequence[Sequence[str]]
 ) -> pd.DataFrame:
-    """Pairs of used images, each once, with their `sets`, the `tasks` whose pool holds both, and whether `waived`."""
+    """Pairs of used images, each once, with their `sets`, the `tasks` whose pools contain both, and `waived`."""
     role = used.set_index("image_id")["role"]
     pairs = pairs[pairs["image_1"].isin(role.index) & pairs["image_2"].isin(role.index)]
     pairs = pairs.drop_duplicates(["image_1", "image_2"]).reset_index(drop=True)
-    passed = {frozenset(pair) for pair in waived}
+    accepted = {frozenset(pair) for pair in waived}
     sets, tasks, waivers = [], [], []
     for pair in pairs.itertuples():
         one, other = (role[image] for image in (pair.image_1, pair.image_2))
@@ -316,12 +315,12 @@ def _placed(
         both = set(roles[pair.cohort_1]) & set(roles[pair.cohort_2]) - {"pretraining", "holdout"}
         tasks.append(sorted(both) if one == other == "test" else [])
         names = [frozenset((pair.participant_1, pair.participant_2)), frozenset((pair.image_1, pair.image_2))]
-        waivers.append(not passed.isdisjoint(names))
+        waivers.append(not accepted.isdisjoint(names))
     return pairs.assign(sets=sets, tasks=tasks, waived=waivers).astype({"waived": bool})
 
 
 def _alike_counts(pairs: pd.DataFrame, chosen: Sequence[bool]) -> dict[str, int]:
-    """Chosen pairs that look like one scan (and are not waived), those waived, and pairs that look like one head."""
+    """Numbers of the chosen pairs: like one scan and not waived, like one scan and waived, like one head."""
     pairs = pairs[np.array(chosen, bool)]
     scans = pairs["kind"] == SCAN
     waived = int((scans & pairs["waived"]).sum())
@@ -356,24 +355,24 @@ def _crossings(used: pd.DataFrame) -> Iterator[InputError]:
         other = rows[rows["role"] != first["role"]].iloc[0]
         what = f"the participant is in {first['role']} and in {other['role']}"
         fix = "delete the cohorts' splits and run again"
-        yield InputError(f"{layout.COHORT_SPLITS}/{other['cohort']}.tsv", name, what, fix)
+        yield InputError(layout.cohort_split(other["cohort"]), name, what, fix)
 
 
-def _strange_engines(engines: Mapping[str, Sequence[Sequence[str]]]) -> Iterator[InputError]:
-    """An error for each set with images of an engine, or a version of it, that made no training image."""
+def _other_engines(engines: Mapping[str, Sequence[Sequence[str]]]) -> Iterator[InputError]:
+    """An error for each set with images of an engine, or a version of an engine, that made no training image."""
     for role in ("validation", "test") if engines["train"] else ():
         others = [pair for pair in engines[role] if pair not in engines["train"]]
         if others:
             what = f"{role} has images of {named_engines(others)}, training of {named_engines(engines['train'])}"
-            fix = "process them alike, or say pretrain.accept_other_preprocessing: true"
+            fix = "process all with one engine, or set pretrain.accept_other_preprocessing: true"
             yield InputError(layout.INDEX, "engine", what, fix)
 
 
-def _out_of_place(images: pd.DataFrame, roles: Mapping[str, Collection[str]]) -> list[InputError]:
-    """An error for each cohort that pretrains without the role, and each participant validating with many images."""
+def _wrong_roles(images: pd.DataFrame, roles: Mapping[str, Collection[str]]) -> list[InputError]:
+    """An error for each cohort that pretrains without the role, and each participant who validates with many images."""
     pretrain = images[images["role"].isin(["train", "validation"])]
     errors = [
-        InputError(layout.cohort_split(cohort), "", "images of it pretrain without that role", "run it again")
+        InputError(layout.cohort_split(cohort), "", "its images pretrain without the role", AGAIN)
         for cohort in pretrain["cohort"].unique()
         if "pretraining" not in roles[cohort]
     ]
@@ -387,7 +386,7 @@ def _out_of_place(images: pd.DataFrame, roles: Mapping[str, Collection[str]]) ->
 
 
 def _counts(images: pd.DataFrame) -> dict[str, Any]:
-    """Participants, images, age over images (years) and share of females over participants of known sex."""
+    """Numbers of participants and images, ages of the images (years), share of females among known sexes."""
     age = images["age"].dropna().astype(float)
     sex = images.groupby("participant_id")["sex"].first().dropna().astype(float)
     return {

@@ -1,14 +1,14 @@
-"""The same scan, or the same head in another scan, under two participants' names.
+"""The same scan, or the same head in two scans, under the names of two participants.
 
-Goes in: a small volume per image, written beside the cache.  Comes out: pairs of images that look alike.
+Goes in: a small volume per image, written beside the cache.  Comes out: pairs of similar images.
 
-1. `head_of` finds how a head lies and how a template must be bent to become it: a few hundred numbers that do
-   not depend on intensity scale, pose or format, and hardly on the scanner's shading and noise.
-2. `find_pairs` compares these shapes, all with all, in blocks of matrix products.  Shapes are whitened by the
-   study's own covariance, shrunk as Ledoit and Wolf (2004, J Multivar Anal 88: 365-411) do, so that what all
-   heads have in common makes no two alike, in studies of twenty images too.
-3. `compare_closely` lays one of two alike volumes on the other: two copies of one scan lie in the scanner in the
-   same way and agree voxel by voxel, two scans of one head do neither.
+1. `head_of` estimates the pose of a head, and the deformation of a template into it: a few hundred numbers that do
+   not depend on intensity scale, pose or format, and little on the scanner's shading and noise.
+2. `find_pairs` compares the shapes of all pairs in blocks of matrix products.  Shapes are whitened by the study's own
+   covariance, shrunk by the method of Ledoit and Wolf (2004, J Multivar Anal 88: 365-411), which works from twenty
+   images on; features that all heads share then do not count as similarity.
+3. `compare_closely` registers two similar volumes: two copies of one scan have the same pose in the scanner and equal
+   voxels, two scans of one head have neither.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from scipy.spatial.transform import Rotation
 SCAN, HEAD = "scan", "head"
 COLUMNS = ["image_1", "participant_1", "cohort_1", "image_2", "participant_2", "cohort_2"]
 COLUMNS += ["similarity", "correlation", "rotation", "kind"]
-WIDTH = 4.0  # mm, sd by which volumes are blurred before shapes are fitted
-SHADING = 25.0  # mm, sd of what counts as the scanner's shading
-SPACING = 8.0  # mm between the points at which head and template are compared
-WAVES = (5, 6, 5)  # cosines of a bent template along left-right, back-front and bottom-top
-STIFFNESS = 3e3  # penalty on bending
-STEPS = 8  # of fitting the shape; the last one moves less than a thousandth of the first
-POSE = 3  # numbers of a head's row before its shape: a rotation vector in radians
-NUMBERS = POSE + 3 * int(np.prod(WAVES)) + 1  # pose, coefficients of the bending, size
-SAMPLE = 20_000  # images that the covariance is learnt from, at most
-STRANGERS = 3_000  # images whose pairs say how alike strangers are, at most
-LEAST_SPREAD = 0.05  # of strangers' likeness; in a handful of images it can seem smaller than it is
-TURNED = np.radians(2.0)  # two copies of a scan are never estimated further apart; 0.4 was the most in 200
-BATCH = 512  # volumes that are handed to the processes at once
-MOST = 10_000  # pairs that are kept, the most alike ones
+WIDTH = 4.0  # mm, sd of the blur before shapes are fitted
+SHADING = 25.0  # mm, sd of the blur that estimates the scanner's shading
+SPACING = 8.0  # mm between the points that are compared in head and template
+WAVES = (5, 6, 5)  # cosines of the deformation along left-right, back-front and bottom-top
+STIFFNESS = 3e3  # penalty on the deformation
+STEPS = 8  # of the fit of the shape; the last step is less than a thousandth of the first
+POSE = 3  # the first numbers of a head's row: a rotation vector in radians; the shape follows
+NUMBERS = POSE + 3 * int(np.prod(WAVES)) + 1  # pose, coefficients of the deformation, size
+SAMPLE = 20_000  # largest number of images for the covariance
+STRANGERS = 3_000  # largest number of images for the distribution over pairs of different people
+LEAST_SPREAD = 0.05  # lower bound of that distribution's sd, which few images underestimate
+TURNED = np.radians(2.0)  # pairs rotated further are no copies; the largest error in 200 copies was 0.4 degrees
+BATCH = 512  # volumes that are sent to the processes at once
+MOST = 10_000  # largest number of pairs in the result; the most similar ones are kept
 
 
 def heads_of(volumes: Iterable[np.ndarray], voxel: float, processes: int = 1) -> np.ndarray:
-    """`head_of` of many small volumes: float32 [images, NUMBERS]; a row of NaN where a volume shows no head."""
+    """`head_of` of many small volumes: float32 [images, NUMBERS]; a row of NaN for a volume without a head."""
     work = functools.partial(head_of, voxel=voxel)
     rows: list[np.ndarray] = []
     if processes > 1:
-        _template()  # made once, and the workers have it
+        _template()  # before the fork, so that the workers inherit it
         remaining = iter(volumes)
         with ProcessPoolExecutor(processes, initializer=_use_one_thread) as pool:
             while batch := list(itertools.islice(remaining, BATCH)):
@@ -61,16 +61,16 @@ def heads_of(volumes: Iterable[np.ndarray], voxel: float, processes: int = 1) ->
 def _use_one_thread() -> None:
     from threadpoolctl import threadpool_limits
 
-    threadpool_limits(1)  # the processes share the cores already
+    threadpool_limits(1)  # the processes already use all cores
 
 
 def head_of(volume: np.ndarray, voxel: float) -> np.ndarray:
-    """How a head lies, and its shape: float32 [NUMBERS], NaN where that can't be told.
+    """Pose and shape of a head: float32 [NUMBERS], all NaN if they can't be estimated.
 
     Parameters
     ----------
     volume : uint8 [D, H, W] in LIA order, brain only
-    voxel : edge of its voxels, mm
+    voxel : voxel size, mm
     """
     nothing = np.full(NUMBERS, np.nan, np.float32)
     if int(np.count_nonzero(volume)) < 500 or volume.max() == volume[volume > 0].min():
@@ -85,10 +85,10 @@ def head_of(volume: np.ndarray, voxel: float) -> np.ndarray:
     bend = np.zeros(3 * count)
     for _ in range(STEPS):
         moved = template.points + np.stack([template.waves @ bend[axis * count :][:count] for axis in range(3)], 1)
-        places = _index_of(scale * (moved - template.centre) @ pose.T + shift, channels[0].shape, voxel)
+        indices = _index_of(scale * (moved - template.centre) @ pose.T + shift, channels[0].shape, voxel)
         pull = -template.penalty * bend
         for channel, wanted, slopes in zip(channels, template.values, template.slopes, strict=True):
-            missing = wanted - ndimage.map_coordinates(channel, places, order=1)
+            missing = wanted - ndimage.map_coordinates(channel, indices, order=1)
             pull += missing.astype(np.float32) @ slopes
         bend += template.inverse @ pull
     row = np.concatenate([Rotation.from_matrix(pose).as_rotvec(), bend @ template.root, [30 * np.log(scale)]])
@@ -96,7 +96,7 @@ def head_of(volume: np.ndarray, voxel: float) -> np.ndarray:
 
 
 def _channels(volume: np.ndarray, voxel: float) -> tuple[np.ndarray, np.ndarray]:
-    """What is compared of a volume: where there is brain, and its contrasts without scale and shading."""
+    """The two compared channels of a volume: the brain mask, and contrasts without scale and shading."""
     brain = np.clip(volume / (0.5 * _typical(volume)), 0, 1)
     return _blur(brain, WIDTH, voxel), _blur(_flattened(volume, brain > 0.5, SHADING, voxel), WIDTH, voxel)
 
@@ -106,7 +106,7 @@ def _typical(volume: np.ndarray) -> float:
 
 
 def _flattened(volume: np.ndarray, inside: np.ndarray, width: float, voxel: float) -> np.ndarray:
-    """Intensities over those around them, in standard deviations; 0 outside."""
+    """Intensities relative to their surroundings, in standard deviations; 0 outside."""
     around = _blur(volume * inside, width, voxel) / np.maximum(_blur(inside.astype(np.float32), width, voxel), 0.02)
     ratio = np.where(inside, volume / np.maximum(around, 1e-3) - 1, 0)
     return ratio / max(float(ratio[inside].std()), 1e-6)
@@ -117,21 +117,21 @@ def _blur(volume: np.ndarray, width: float, voxel: float) -> np.ndarray:
 
 
 def _index_of(points: np.ndarray, shape: Sequence[int], voxel: float) -> np.ndarray:
-    """Points in mm about a volume's middle (to the right, front and top) as places in its LIA grid, [3, points]."""
+    """Points (mm to the right, front and top of a volume's middle) as voxel coordinates in LIA order, [3, points]."""
     middle = (np.array(shape) - 1) / 2
     return np.stack(
         [middle[0] - points[:, 0] / voxel, middle[1] - points[:, 2] / voxel, middle[2] + points[:, 1] / voxel]
     )
 
 
-def _slopes(channel: np.ndarray, places: np.ndarray, voxel: float) -> np.ndarray:
-    """A volume's slope per mm to the right, front and top at places of its grid, [points, 3]."""
-    along = [ndimage.map_coordinates(slope, places, order=1) for slope in np.gradient(channel)]
+def _slopes(channel: np.ndarray, indices: np.ndarray, voxel: float) -> np.ndarray:
+    """A volume's gradient per mm to the right, front and top at voxel coordinates, [points, 3]."""
+    along = [ndimage.map_coordinates(slope, indices, order=1) for slope in np.gradient(channel)]
     return np.stack([-along[0], along[2], -along[1]], 1) / voxel
 
 
 class _Template:
-    """The MNI152 brain at a few thousand points, and what a step of bending it needs."""
+    """The MNI152 brain at a few thousand points, with the matrices for a step of the deformation."""
 
     def __init__(self) -> None:
         from ..preprocess.engines.builtin import template
@@ -150,9 +150,9 @@ class _Template:
         points = np.stack(box, -1).reshape(-1, 3)
         near = ndimage.map_coordinates(channels[0], ((points - start) / 2).T, order=1)
         points = points[near > 0.02]
-        places = ((points - start) / 2).T
+        indices = ((points - start) / 2).T
         self.points = points
-        self.values = [ndimage.map_coordinates(channel, places, order=1) for channel in channels]
+        self.values = [ndimage.map_coordinates(channel, indices, order=1) for channel in channels]
         self.centre = (points * self.values[0][:, None]).sum(0) / self.values[0].sum()
         low, size = points.min(0) - 6, np.ptp(points, axis=0) + 12
         numbers = np.stack(np.meshgrid(*map(np.arange, WAVES), indexing="ij"), -1).reshape(-1, 3)
@@ -161,12 +161,12 @@ class _Template:
         self.penalty = STIFFNESS * len(points) * np.tile(bending, 3)
         self.slopes, hessian = [], np.diag(self.penalty + 1e-6)
         for channel, weight in zip(channels, (0.3, 1.0), strict=True):
-            slope = np.stack([ndimage.map_coordinates(g, places, order=1) for g in np.gradient(channel, 2.0)], 1)
+            slope = np.stack([ndimage.map_coordinates(g, indices, order=1) for g in np.gradient(channel, 2.0)], 1)
             jacobian = (slope[:, :, None] * self.waves[:, None]).reshape(len(points), -1)
             self.slopes.append((weight * jacobian).astype(np.float32))
             hessian += weight * jacobian.T @ jacobian
         self.inverse = np.linalg.inv(hessian)
-        self.root = np.linalg.cholesky(hessian)  # in its units every coefficient is known equally well
+        self.root = np.linalg.cholesky(hessian)  # scales the coefficients to equal precision
 
 
 @functools.lru_cache(maxsize=1)
@@ -175,7 +175,7 @@ def _template() -> _Template:
 
 
 def _lay_on_template(channels: Sequence[np.ndarray], voxel: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """The similarity transform from template points to a volume's, by Gauss-Newton on squared differences.
+    """The similarity transform from the template's points to the volume's, by Gauss-Newton on squared differences.
 
     Returns
     -------
@@ -189,13 +189,13 @@ def _lay_on_template(channels: Sequence[np.ndarray], voxel: float) -> tuple[np.n
     shift = np.array([-brain[0], brain[2], -brain[1]]) * voxel
     for _ in range(12):
         turned = scale * (template.points - template.centre) @ pose.T
-        places = _index_of(turned + shift, channels[0].shape, voxel)
+        indices = _index_of(turned + shift, channels[0].shape, voxel)
         matrix, pull = np.zeros((7, 7)), np.zeros(7)
         for channel, wanted, weight in zip(channels, template.values, (1.0, 0.35), strict=True):
-            slope = _slopes(channel, places, voxel)
+            slope = _slopes(channel, indices, voxel)
             columns = np.concatenate([np.cross(turned, slope), slope, (slope * turned).sum(1, keepdims=True)], 1)
             matrix += weight * columns.T @ columns
-            pull += weight * columns.T @ (wanted - ndimage.map_coordinates(channel, places, order=1))
+            pull += weight * columns.T @ (wanted - ndimage.map_coordinates(channel, indices, order=1))
         step = np.linalg.solve(matrix + 1e-6 * np.diag(np.diag(matrix)), pull)
         pose = Rotation.from_rotvec(np.clip(step[:3], -0.3, 0.3)).as_matrix() @ pose
         shift, scale = shift + step[3:6], scale * np.exp(np.clip(step[6], -0.1, 0.1))
@@ -205,7 +205,7 @@ def _lay_on_template(channels: Sequence[np.ndarray], voxel: float) -> tuple[np.n
 
 
 def directions(shapes: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Shapes as directions, float32 of length 1: whitened, so that strangers' products scatter about 0.
+    """Whitened shapes as unit vectors, float32 [images, numbers]; products of different people scatter around 0.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def directions(shapes: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def spread_of_strangers(rows: np.ndarray, people: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """The middle of strangers' products and their spread, as a standard deviation; both robust."""
+    """Robust centre and standard deviation of the products of different people."""
     chosen = np.random.default_rng(seed).permutation(len(rows))[:STRANGERS]
     products = rows[chosen] @ rows[chosen].T
     strangers = np.triu(people[chosen][:, None] != people[chosen][None], 1)
@@ -232,24 +232,25 @@ def spread_of_strangers(rows: np.ndarray, people: np.ndarray, seed: int = 0) -> 
 
 
 def least_by_chance(images: int, chance_pairs: float) -> float:
-    """The likeness, in standard deviations, that `chance_pairs` of all pairs would reach if it were normal."""
+    """The similarity, in standard deviations, that `chance_pairs` of all pairs exceed under a normal distribution."""
     return float(stats.norm.isf(min(chance_pairs / (images * (images - 1) / 2), 0.5)))
 
 
 def alike(rows: np.ndarray, people: np.ndarray, least: float, most: int = MOST, block: int = 4096) -> pd.DataFrame:
-    """All pairs of different people whose product is at least `least`: the upper triangle, block by block.
+    """All pairs of different people whose product is at least `least`, from the upper triangle, block by block.
 
-    Memory is that of `rows`, one block of products and the pairs kept, whatever the number of images.
+    Needs memory for `rows`, one block of products and the kept pairs only.
 
     Parameters
     ----------
     rows : float32 [images, numbers], of length 1
     people : int [images]
-    most : pairs that are kept, those with the largest products
+    most : largest number of pairs; those with the largest products are kept
 
     Returns
     -------
-    `first`, `second` (rows, first < second) and `product`, the largest first; `.attrs["found"]` counts all
+    `first`, `second` (rows, first < second) and `product`, in descending order; `.attrs["found"]` is the number of
+    all pairs, kept or not
     """
     found, kept = 0, np.empty((0, 2), np.int64)
     products = np.empty(0, np.float32)
@@ -285,22 +286,22 @@ def find_pairs(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Pairs of images of two participants that look like one scan or one head.
 
-    A pair's similarity is how far its likeness lies above strangers', in their standard deviations.  The least
-    that counts is `same_head`, or more in large studies: so much that, were strangers' likeness normal, no more
-    than `chance_pairs` pairs of the whole study would reach it.
+    A pair's similarity is its product's distance above the centre of different people's products, in their standard
+    deviations.  The threshold is `same_head`, or more in large studies: under a normal distribution no more than
+    `chance_pairs` pairs of the whole study exceed it by chance.
 
     Parameters
     ----------
     heads : float32 [images, NUMBERS], from `heads_of`
     images : `image_id`, `participant_id`, `cohort` and `checksum` of the same images
     volumes : the small volumes of the same images
-    voxel : edge of the small volumes' voxels, mm
-    settings : `same_head`, `chance_pairs`, `same_scan` (least correlation) and `same_pose` (degrees at most)
+    voxel : voxel size of the small volumes, mm
+    settings : `same_head`, `chance_pairs`, `same_scan` (smallest correlation) and `same_pose` (largest angle, degrees)
 
     Returns
     -------
-    pairs : COLUMNS; correlation and rotation (degrees) where the two were compared closely
-    summary : JSON values: what was compared, thresholds, numbers of pairs
+    pairs : COLUMNS; correlation and rotation (degrees) only for pairs that were compared closely
+    summary : JSON values: numbers of images and pairs, and thresholds
     """
     usable = np.flatnonzero(np.isfinite(heads).all(1))
     people = pd.factorize(images["participant_id"])[0]
@@ -314,19 +315,20 @@ def find_pairs(
         found = pairs.attrs["found"]
         for pair in pairs.itertuples():
             first, second = (int(usable[row]) for row in (pair.first, pair.second))
-            row = {"first": first, "second": second, "similarity": (pair.product - middle) / spread, "kind": HEAD}
+            correlation = rotation = np.nan
+            kind = HEAD
             poses = Rotation.from_rotvec(heads[[first, second], :POSE])
             if (poses[1] * poses[0].inv()).magnitude() < TURNED:
                 correlation, rotation = compare_closely(volumes[first], volumes[second], voxel, poses)
-                same = correlation >= settings["same_scan"] and rotation <= settings["same_pose"]
-                row |= {"correlation": correlation, "rotation": rotation, "kind": SCAN if same else HEAD}
-            rows.append(row)
+                if correlation >= settings["same_scan"] and rotation <= settings["same_pose"]:
+                    kind = SCAN
+            row = {"first": first, "second": second, "similarity": (pair.product - middle) / spread}
+            rows.append({**row, "correlation": correlation, "rotation": rotation, "kind": kind})
     table = pd.DataFrame(rows, columns=["first", "second", "similarity", "correlation", "rotation", "kind"])
-    for place, side in (("1", "first"), ("2", "second")):
-        mine = images.iloc[table[side].astype(int)]
-        for name in ("image", "participant"):
-            table[f"{name}_{place}"] = mine[f"{name}_id"].to_numpy()
-        table[f"cohort_{place}"] = mine["cohort"].to_numpy()
+    for number, side in ((1, "first"), (2, "second")):
+        chosen = images.iloc[table[side].astype(int)]
+        for column, name in (("image_id", "image"), ("participant_id", "participant"), ("cohort", "cohort")):
+            table[f"{name}_{number}"] = chosen[column].to_numpy()
     summary = {
         "images": len(images),
         "images_compared": len(usable),
@@ -342,17 +344,17 @@ def find_pairs(
 
 
 def compare_closely(first: np.ndarray, second: np.ndarray, voxel: float, poses: Rotation) -> tuple[float, float]:
-    """Lay the second small volume on the first, rigidly.
+    """Register the second small volume rigidly to the first.
 
     Parameters
     ----------
     first, second : uint8 [D, H, W]
-    poses : of both heads, where to start
+    poses : of both heads, the starting point
 
     Returns
     -------
-    correlation : of their contrasts in the brain that both show
-    rotation : degrees that the second had to be turned by
+    correlation : of their contrasts in the common brain mask
+    rotation : angle between the two, degrees
     """
     sides = []
     for volume in (first, second):
@@ -360,9 +362,9 @@ def compare_closely(first: np.ndarray, second: np.ndarray, voxel: float, poses: 
         inside = ndimage.binary_erosion(padded > 0.25 * _typical(padded))
         sides.append((_blur(_flattened(padded, inside, 15.0, voxel), 2.0, voxel), inside))
     (fixed, brain), (moving, other) = sides
-    places = np.argwhere(brain)
+    voxels = np.argwhere(brain)
     middle = (np.array(fixed.shape) - 1) / 2
-    points = np.stack([middle[0] - places[:, 0], places[:, 2] - middle[2], middle[1] - places[:, 1]], 1) * voxel
+    points = np.stack([middle[0] - voxels[:, 0], voxels[:, 2] - middle[2], middle[1] - voxels[:, 1]], 1) * voxel
     wanted = fixed[brain]
     start = (poses[1] * poses[0].inv()).as_matrix()
     pose, points_middle = start, points.mean(0)
@@ -370,19 +372,19 @@ def compare_closely(first: np.ndarray, second: np.ndarray, voxel: float, poses: 
     shift = np.array([-there[0], there[2], -there[1]]) * voxel
     for _ in range(12):
         turned = (points - points_middle) @ pose.T
-        at = _index_of(turned + shift, moving.shape, voxel)
-        slope = _slopes(moving, at, voxel)
+        indices = _index_of(turned + shift, moving.shape, voxel)
+        slope = _slopes(moving, indices, voxel)
         columns = np.concatenate([np.cross(turned, slope), slope], 1)
         matrix = columns.T @ columns
-        pull = columns.T @ (wanted - ndimage.map_coordinates(moving, at, order=1))
+        pull = columns.T @ (wanted - ndimage.map_coordinates(moving, indices, order=1))
         step = np.linalg.solve(matrix + 1e-6 * np.diag(np.diag(matrix)) + 1e-9 * np.eye(6), pull)
         pose = Rotation.from_rotvec(np.clip(step[:3], -0.1, 0.1)).as_matrix() @ pose
         shift = shift + step[3:]
         if np.abs(step[:3]).max() < 2e-4 and np.abs(step[3:]).max() < 0.02:
             break
-    at = _index_of((points - points_middle) @ pose.T + shift, moving.shape, voxel)
-    both = ndimage.map_coordinates(other.astype(np.float32), at, order=1) > 0.99
-    values = ndimage.map_coordinates(moving, at, order=1)
+    indices = _index_of((points - points_middle) @ pose.T + shift, moving.shape, voxel)
+    both = ndimage.map_coordinates(other.astype(np.float32), indices, order=1) > 0.99
+    values = ndimage.map_coordinates(moving, indices, order=1)
     if both.sum() < 100:
         return 0.0, float(np.degrees(Rotation.from_matrix(pose).magnitude()))
     correlation = float(np.corrcoef(wanted[both], values[both])[0, 1])

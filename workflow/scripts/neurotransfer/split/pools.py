@@ -1,4 +1,4 @@
-"""Whether the images of a manifest can give pretraining its sets and each task its resamples.
+"""Check that a manifest has enough images for pretraining and for each task's resamples.
 
 Goes in: the manifest's images, before any is preprocessed.  Comes out: one line for each set or pool that is too small.
 """
@@ -18,17 +18,16 @@ from .roles import split_cohort
 
 
 def check_pools(config: Mapping[str, Any], images: pd.DataFrame, cohorts: Sequence[Cohort], mistakes: Mistakes) -> None:
-    """Whether pretraining has both its sets, and each task's pool can give its resamples.
+    """Check that pretraining has both its sets, and that each task's pool allows its resamples.
 
-    What preprocessing will fail on is not known yet, so this is the best case.
+    The check is optimistic, because the images that preprocessing will fail on are not known yet.
     """
-    split = {}
+    parts = []
     for cohort in cohorts:
         index = images[images["cohort"] == cohort.name]
-        split[cohort.name] = split_cohort(
-            index, cohort.roles, cohort.pretraining_share, config["split"], config["seed"]
-        )["role"]
-    role = pd.concat(list(split.values()))
+        split = split_cohort(index, cohort.roles, cohort.pretraining_share, config["split"], config["seed"])
+        parts.append(split["role"])
+    role = pd.concat(parts)
     if not config["pretrain"]["weights"]:
         for name in ("train", "validation"):
             if not (role == name).any():

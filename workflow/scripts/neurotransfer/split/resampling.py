@@ -1,7 +1,7 @@
-"""A task's pool of labelled images, and replicates drawn from it that share no participant between sets.
+"""A task's pool of labelled images, and the replicates drawn from it, whose sets share no participant.
 
-Drawing follows Leonardsen et al. (2025): n images with replacement for training, then validation and
-test from participants not drawn yet.
+The draw follows Leonardsen et al. (2025): n training images with replacement, then validation and test images
+without replacement from participants not drawn yet.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from ..cache.write import made_by
 from ..errors import InputError
 from ..files import digest_of_rows, fingerprint, read_facts, read_table, write_table
 from ..study import layout
+from .roles import SETS
 
 COLUMNS = ["image_id", "participant_id", "role", "label", "cohort", "shard", "row", "index_row", "checksum"]
-INFEASIBLE = 0.01  # share of resamples that may fail before a task x n counts as one its pool can't give
+INFEASIBLE = 0.01  # a task x n is infeasible if a larger share of its resamples would fail
 
 
 def labelled(images: pd.DataFrame, task: Mapping[str, Any], converters: str) -> pd.DataFrame:
-    """The images whose diagnosis belongs to a task, with `label` 1 (positive) or 0 (negative).
+    """The images with one of a task's diagnoses, with `label` 1 (positive) or 0 (negative).
 
     Parameters
     ----------
     images : at least `image_id`, `participant_id` and `diagnosis`
-    task : `positive` and `negative`, lists of words of the diagnosis column
-    converters : "by_session" keeps each image under its session's diagnosis; "exclude" leaves out
-        participants whose diagnoses put them on both sides
+    task : `positive` and `negative`, lists of values of the diagnosis column
+    converters : "by_session" labels each image by the diagnosis of its session; "exclude" leaves out participants
+        with images of both labels
 
     Returns
     -------
-    the rows sorted by `image_id`, so that a draw does not depend on the order of files
+    the rows, sorted by `image_id`
     """
     positive = images["diagnosis"].isin(task["positive"])
     pool = images[positive | images["diagnosis"].isin(task["negative"])].copy()
@@ -47,14 +48,14 @@ def labelled(images: pd.DataFrame, task: Mapping[str, Any], converters: str) -> 
 def pool_of_task(
     indices: Sequence[pd.DataFrame], splits: Sequence[pd.DataFrame], task: Mapping[str, Any], converters: str
 ) -> pd.DataFrame:
-    """A task's pool: labelled images of its cohorts that pretraining never saw (split role "test").
+    """A task's pool: the labelled images of its cohorts whose role in the split is "test".
 
-    `index_row` is each image's row in its cohort's index, and so in its table of volumes.
+    `index_row` is an image's row in its cohort's index and in its cohort's table of volumes.
 
     Raises
     ------
     InputError
-        where an image of the indices has no role, because a split is older than its index
+        if an image has no role because a split is older than its index
     """
     images = pd.concat([index.assign(index_row=np.arange(len(index))) for index in indices], ignore_index=True)
     roles = pd.concat(splits, ignore_index=True).set_index("image_id")["role"]
@@ -76,23 +77,23 @@ def draw(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> 
 
     Parameters
     ----------
-    pool : from `pool_of_task`; the order of its rows does not matter
-    n : training images, drawn with replacement
+    pool : from `pool_of_task`; the order of its rows has no effect
+    n : number of training images
     settings : `validation_share`, `test_share` (of n), `min_per_class`, `max_redraws`
 
     Returns
     -------
-    table : training, validation and test rows in the order drawn, duplicates kept, with `role`
-    redraws : how many draws were thrown away whole because a set was too small or lacked a class
+    table : training, validation and test rows with `role`, in the order drawn and with duplicates
+    redraws : number of draws that were discarded because a set was too small or lacked a class
 
     Raises
     ------
     InputError
-        where `max_redraws` draws in a row were invalid, or the pool is empty
+        if the pool is empty, or all 1 + `max_redraws` draws were invalid
     """
     if pool.empty:
         what = "the task's pool is empty"
-        raise InputError("resampling", f"n = {n}", what, "check its diagnosis words and its cohorts' failed images")
+        raise InputError("resampling", f"n = {n}", what, "check the task's diagnoses and its cohorts' failed images")
     generator = np.random.default_rng(seed)
     pool = pool.sort_values("image_id", ignore_index=True)
     labels = pool["label"].to_numpy()
@@ -100,27 +101,24 @@ def draw(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> 
     for redraws in range(settings["max_redraws"] + 1):
         sets = draw_rows(labels, people, sizes(n, settings), settings["min_per_class"], generator)
         if sets is not None:
-            parts = [
-                pool.iloc[rows].assign(role=role)
-                for role, rows in zip(("train", "validation", "test"), sets, strict=True)
-            ]
+            parts = [pool.iloc[rows].assign(role=role) for role, rows in zip(SETS, sets, strict=True)]
             return pd.concat(parts, ignore_index=True), redraws
-    what = f"{redraws + 1} draws in a row gave no valid sets: {_held(pool)}"
+    what = f"{redraws + 1} draws in a row gave no valid sets: {_contents_of(pool)}"
     raise InputError("resampling", f"n = {n}", what, "choose a smaller n or add cohorts to the task")
 
 
 def drawing_of(
     key: Mapping[str, Any], seed: int, task: Mapping[str, Any], settings: Mapping[str, Any], converters: str
 ) -> str:
-    """Fingerprint of what a resample depends on besides its pool.
+    """Fingerprint of everything that a resample depends on, except its pool.
 
     Parameters
     ----------
     key : `task`, `n` and `replicate`
-    seed : the study's
+    seed : of the study
     task : the task's configuration
     settings : the configuration's `resampling`, without n and replicates
-    converters : what to do with people whose diagnosis changes
+    converters : see `labelled`
     """
     return fingerprint([dict(key), seed, dict(task), dict(settings), converters])
 
@@ -128,12 +126,13 @@ def drawing_of(
 def draw_rows(
     labels: np.ndarray, people: np.ndarray, counts: Sequence[int], min_per_class: int, generator: np.random.Generator
 ) -> list[np.ndarray] | None:
-    """Rows of the three sets in one draw, or None where one is too small or lacks a class.
+    """Rows of the three sets in one draw; None if a set is too small or lacks a class.
 
     Parameters
     ----------
-    labels : 0 or 1 per image; `people` : whole numbers from 0 on
-    counts : images to train, to validate and to test
+    labels : int [images], 0 or 1
+    people : int [images], participants numbered from 0
+    counts : numbers of training, validation and test images
     """
     sets = [generator.integers(len(labels), size=counts[0])]
     drawn = np.zeros(people.max() + 1, dtype=bool)
@@ -150,11 +149,11 @@ def draw_rows(
 
 
 def write_resample(resample: pd.DataFrame, path: str | Path, facts: Mapping[str, Any]) -> None:
-    """Write a resample with its facts and, among them, the digest of its rows and the engines of its images.
+    """Write a resample with its facts, to which the digest of its rows and the engines of its images are added.
 
     Parameters
     ----------
-    resample : COLUMNS and, of the index, `engine` and `engine_version`
+    resample : COLUMNS, and the index's `engine` and `engine_version`
     facts : `task`, `n`, `replicate`, `redraws` and `fingerprint`
     """
     rows = resample[COLUMNS]
@@ -162,16 +161,16 @@ def write_resample(resample: pd.DataFrame, path: str | Path, facts: Mapping[str,
 
 
 def read_resample(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """A resample and its facts, refused where it is not what was drawn, or a participant is in two sets.
+    """A resample and its facts.
 
     Raises
     ------
     InputError
-        naming the file
+        if the rows have changed since the draw, or a participant is in two sets
     """
     resample, facts = read_table(path), read_facts(path)
     if facts.get("rows") != digest_of_rows(Path(path)):
-        raise InputError(path, "", "its rows are not those that were drawn", "delete the file and run again")
+        raise InputError(path, "", "its rows have changed since they were drawn", "delete the file and run again")
     check_disjoint(resample, path)
     return resample, facts
 
@@ -181,7 +180,7 @@ def check_disjoint(resample: pd.DataFrame, file: str | Path = "resample") -> Non
 
     Parameters
     ----------
-    file : where the resample lies, for the message
+    file : the resample's path, for the message
 
     Raises
     ------
@@ -194,7 +193,7 @@ def check_disjoint(resample: pd.DataFrame, file: str | Path = "resample") -> Non
 
 
 def check_not_pretrained(resample: pd.DataFrame, splits: Sequence[pd.DataFrame], file: str | Path = "resample") -> None:
-    """Refuse a resample with a participant of whom any image trains or validates the pretraining.
+    """Refuse a resample with a participant of whom any image is in pretraining's training or validation set.
 
     Parameters
     ----------
@@ -213,13 +212,13 @@ def check_not_pretrained(resample: pd.DataFrame, splits: Sequence[pd.DataFrame],
         raise InputError(file, "participant_id", f"{seen} participants also train or validate the pretraining", fix)
 
 
-def feasibility(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int, draws: int = 1000) -> float:
-    """The share of single draws, none of them redone, that are invalid; 1 where the pool has one class or none.
+def invalid_share(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int, draws: int = 1000) -> float:
+    """The share of single draws that are invalid, without redraws; 1 if the pool has one class or none.
 
     Parameters
     ----------
     pool : `participant_id` and `label`, from `pool_of_task` or, before any job, from `labelled`
-    draws : how many are simulated
+    draws : number of simulated draws
     """
     if pool["label"].nunique() < 2:
         return 1.0
@@ -231,15 +230,15 @@ def feasibility(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: i
 
 
 def failing_share(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int, draws: int = 1000) -> float:
-    """The share of resamples that would still fail after all their redraws.
+    """The share of resamples that would fail after all their redraws.
 
-    Draws are independent, so a resample fails with the probability of an invalid draw to the power of the
-    draws that it has; simulating single draws gives it without simulating failures a hundred draws long.
+    Draws are independent: with the share p of invalid draws, a resample fails with probability
+    p ** (1 + `max_redraws`).  So it is enough to simulate single draws.
     """
-    return feasibility(pool, n, settings, seed, draws) ** (settings["max_redraws"] + 1)
+    return invalid_share(pool, n, settings, seed, draws) ** (settings["max_redraws"] + 1)
 
 
-def _held(pool: pd.DataFrame) -> str:
+def _contents_of(pool: pd.DataFrame) -> str:
     people = pool.groupby("label")["participant_id"].nunique()
     counts = f"{people.get(1, 0)} positive and {people.get(0, 0)} negative participants"
     return f"the pool holds {len(pool)} images of {counts}"
@@ -253,22 +252,22 @@ def check_task(
     seed: int,
     draws: int = 1000,
 ) -> None:
-    """Refuse a task whose pool has one class, or that its pool can't give at some n.
+    """Refuse a task whose pool has one class or none, or is too small for one of the sample sizes.
 
     Raises
     ------
     InputError
-        naming the task, the n, what the pool holds and the fix
+        with the task, the n, the contents of the pool and the fix
     """
-    held = _held(pool)
+    contents = _contents_of(pool)
     if pool["label"].nunique() < 2:
-        fix = "check its diagnosis words against the diagnosis column of its cohorts"
-        raise InputError("configuration", f"tasks.{name}", f"the pool has one class or none: {held}", fix)
+        fix = "compare the task's diagnoses with the diagnosis column of its cohorts"
+        raise InputError("configuration", f"tasks.{name}", f"the pool has one class or none: {contents}", fix)
     for n in sample_sizes:
         if failing_share(pool, n, settings, seed, draws) > INFEASIBLE:
             train, validation, test = sizes(n, settings)
             what = (
-                f"task {name} can't give n = {n} ({train} training images, then {validation} validation and {test} "
-                f"test images of other participants): {held}"
+                f"the pool of task {name} is too small for n = {n} ({train} training images, then {validation} "
+                f"validation and {test} test images of other participants): {contents}"
             )
             raise InputError("configuration", "resampling.n", what, "choose a smaller n or add cohorts to the task")

@@ -1,7 +1,7 @@
-"""Who pretrains, who validates, who stays unseen.
+"""The split: which images train or validate the pretraining, and which stay unseen for the tasks.
 
-Goes in: a cohort's index and its roles.  Comes out: a role per image; certificate.py proves them.
-The unit is the participant: all images of a person have one role, or are not used.
+Goes in: a cohort's index and its roles.  Comes out: a role per image.  The unit is the participant: the used images
+of a participant have one role.  certificate.py proves the result.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ ABOUT = [*TARGETS, "diagnosis"]
 def split_cohort(
     index: pd.DataFrame, roles: Collection[str], pretraining_share: float, settings: Mapping[str, Any], seed: int
 ) -> pd.DataFrame:
-    """The role of each image of one cohort, from that cohort alone.
+    """The role of each image of one cohort; it does not depend on other cohorts.
 
-    - A cohort without the role ``pretraining`` is test, whole.
-    - A cohort that only pretrains: its healthy participants train or validate, the others are unused.
-    - A cohort that pretrains and has another role (ADNI in Leonardsen et al., 2025): `pretraining_share` of its
-      healthy participants train or validate, everybody else is test.
+    - A cohort without the role ``pretraining``: all images are test.
+    - A cohort with this role only: healthy participants train or validate, the others are unused.
+    - A cohort with this role and another one (ADNI in Leonardsen et al., 2025): `pretraining_share` of its healthy
+      participants train or validate, all others are test.
 
-    A validation participant is represented by one image [paper], drawn; the others are unused.  Participants are
-    drawn within strata of age band and sex by the hash of seed and name, so neither the order of rows nor other
-    cohorts matter, and one more participant moves at most a few others.
+    A validation participant is represented by one image [paper], drawn at random; the others are unused.
+    Participants are drawn within strata of age band and sex by a hash of seed and name.  So the order of rows has
+    no effect, and one more participant changes the roles of few others.
 
     Parameters
     ----------
     index : `image_id`, `participant_id`, `cohort`, `age` (years), `sex` and `diagnosis` of one cohort's images
     roles : the cohort's roles
-    pretraining_share : the share of its healthy participants that pretrain, where it has another role as well
-    settings : `validation_share` (of pretraining participants), `healthy` (diagnoses; none at all counts as
-        healthy, one that is not healthy at any session does not), `age_band` (years)
+    pretraining_share : share of the healthy participants that pretrain if the cohort has another role, too
+    settings : `validation_share` (of pretraining participants), `healthy` (diagnoses; a missing diagnosis counts as
+        healthy; every session must be healthy), `age_band` (years)
     seed : the study's seed
 
     Returns
@@ -73,24 +73,24 @@ def split_cohort(
 
 
 def _participants(index: pd.DataFrame, healthy: Collection[str], age_band: float) -> pd.DataFrame:
-    """One row per participant, by name: `healthy`, and the `stratum` of age band (at the first scan) and sex."""
+    """One row per participant, sorted by name: `healthy`, and the `stratum` of age band (at the first scan) and sex."""
     well = index["diagnosis"].isna() | index["diagnosis"].isin(list(healthy))
     by_person = index.assign(well=well).groupby("participant_id", sort=True)
     people = by_person.agg(healthy=("well", "all"), age=("age", "min"), sex=("sex", "first"))
     band = np.floor(people["age"].astype(float) / age_band)
-    # people of unknown age or sex are a stratum of their own
+    # unknown ages and unknown sexes form strata of their own
     people["stratum"] = [f"{age} {sex}" for age, sex in zip(band, people["sex"].astype(float), strict=True)]
     return people
 
 
 def _draw(people: pd.DataFrame, share: float, seed: int, purpose: str) -> set[str]:
-    """`share` of the participants, rounded, of each stratum its part within one participant.
+    """Draw `share` of the participants, rounded, and the same share of each stratum within one participant.
 
-    Each stratum gives the whole part of its quota; what is left goes to the strata with the largest remainders.
-    Within a stratum those with the lowest hash are taken.
+    Each stratum gives the integer part of its quota; the rest is taken from the strata with the largest remainders.
+    Within a stratum, the participants with the lowest hashes are drawn.
     """
     strata = people.groupby("stratum", sort=True).groups
-    # a product such as 0.29 * 100 = 28.999999999999996 is meant to be 29
+    # rounded, because for example 0.29 * 100 = 28.999999999999996 must count as 29
     quota = {name: round(len(members) * share, 9) for name, members in strata.items()}
     take = {name: int(quota[name]) for name in strata}
     left = round(len(people) * share) - sum(take.values())
@@ -105,7 +105,7 @@ def _draw(people: pd.DataFrame, share: float, seed: int, purpose: str) -> set[st
 
 
 def join_splits(splits: Sequence[pd.DataFrame], indices: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """All cohorts' roles in one table, with what is known about each image.
+    """All cohorts' roles in one table, with the targets and the diagnosis of each image.
 
     Parameters
     ----------
@@ -115,14 +115,14 @@ def join_splits(splits: Sequence[pd.DataFrame], indices: Sequence[pd.DataFrame])
     Raises
     ------
     InputError
-        where a split and its index are not about the same images
+        if a split and its index list different images
     """
     joined = []
     for split, index in zip(splits, indices, strict=True):
         same = len(split) == len(index) and split["image_id"].tolist() == index["image_id"].tolist()
         if not same or split["participant_id"].tolist() != index["participant_id"].tolist():
             cohort = next(iter([*split["cohort"], *index["cohort"]]), "")
-            what = "it is not about the images of the cohort's index"
+            what = "its images are not those of the cohort's index"
             raise InputError(layout.cohort_split(cohort), "", what, "delete it and run again")
         joined.append(pd.concat([split[COLUMNS], index[ABOUT].set_axis(split.index)], axis=1))
     return pd.concat(joined, ignore_index=True)

@@ -122,7 +122,7 @@ def check_resamples(
     wrong = []
     for path in map(Path, paths):
         facts = read_facts(path)
-        key = {name: facts.get(name) for name in ("task", "n", "replicate")}
+        key: dict[str, Any] = {name: facts.get(name) for name in ("task", "n", "replicate")}
         if path.parts[-3:] != (key["task"], f"n{key['n']}", f"{key['replicate']}.tsv"):
             wrong.append(InputError(path, "", f"it holds the resample {key}, not the one of its name", AGAIN))
         elif facts.get("fingerprint") != drawing_of(key, seed, tasks[key["task"]], settings, converters):
@@ -179,8 +179,8 @@ def number_participants(scores: pd.DataFrame, paths: Iterable[str | Path]) -> tu
             parts.append(part.assign(person=people[part["position"]]))
         sizes = {role: sum((table["role"] == role).sum() for table in mine.values()) / len(mine)
                  for role in ("train", "test")}  # fmt: skip
-        row = {"task": task, "n": n, "replicates": len(mine), **sizes, "participants": len(numbers[task])}
-        rows.append(row | {"overlap": overlap(counts)})
+        about = {"task": task, "n": n, "replicates": len(mine), **sizes, "participants": len(numbers[task])}
+        rows.append(about | {"overlap": overlap(counts)})
     predictions = pd.concat(parts, ignore_index=True)
     predictions.insert(predictions.columns.get_loc("position") + 1, "person", predictions.pop("person"))
     return predictions, pd.DataFrame(rows)

@@ -68,12 +68,12 @@ def size_from_which(sizes: Sequence[int], first: np.ndarray, second: np.ndarray)
 
 def _between(sizes: Sequence[int], ahead: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Where, up to the size at place `after`, a curve that is negative at the place before becomes 0."""
-    sizes = np.asarray(sizes, dtype=float)
+    of = np.asarray(sizes, dtype=float)
     before = np.maximum(after - 1, 0)
     low, high = (np.take_along_axis(ahead, at[..., None], axis=-1)[..., 0] for at in (before, after))
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.where(after > 0, np.clip(-low / (high - low), 0, 1), 0.0)
-    return sizes[before] * (sizes[after] / sizes[before]) ** share
+    return of[before] * (of[after] / of[before]) ** share
 
 
 def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:

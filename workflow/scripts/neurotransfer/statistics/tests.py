@@ -8,14 +8,15 @@ bootstrap over participants in populations.py is the other answer.  docs/statist
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
-STATISTICS = {"mean": np.mean, "median": np.median}
+STATISTICS: dict[str, Callable[..., Any]] = {"mean": np.mean, "median": np.median}
 CHUNK = 4_000_000  # numbers drawn together (32 MB), so that 5,000 replicates need no more memory than 100
 
 
@@ -61,10 +62,10 @@ def _checked(values: Sequence[float]) -> np.ndarray:
 
 
 def _differences(first: Sequence[float], second: Sequence[float]) -> np.ndarray:
-    first, second = _checked(first), _checked(second)
-    if len(first) != len(second):
-        raise ValueError(f"pairs are needed, not {len(first)} values against {len(second)}")
-    return first - second
+    ours, theirs = _checked(first), _checked(second)
+    if len(ours) != len(theirs):
+        raise ValueError(f"pairs are needed, not {len(ours)} values against {len(theirs)}")
+    return ours - theirs
 
 
 def sign_flip_test(
@@ -93,6 +94,16 @@ def sign_flip_test(
     ------
     ValueError
         for values that are not finite or not paired
+
+    Examples
+    --------
+    Of eight replicates the transferred network is better in seven:
+
+    >>> transfer = [0.81, 0.78, 0.85, 0.80, 0.79, 0.83, 0.77, 0.82]
+    >>> baseline = [0.78, 0.76, 0.80, 0.79, 0.80, 0.78, 0.74, 0.80]
+    >>> found = sign_flip_test(transfer, baseline, statistic="mean", permutations=10_000, seed=1)
+    >>> f"{found.statistic:.3f}, p = {found.two_sided:.3f}, exact: {found.exact}"
+    '0.025, p = 0.023, exact: True'
     """
     differences = _differences(first, second)
     function = STATISTICS[statistic]
@@ -100,7 +111,7 @@ def sign_flip_test(
     count = len(differences)
     exact = 2**count <= permutations
     if exact:
-        patterns = [np.array(list(product((1.0, -1.0), repeat=count)))]
+        patterns: Iterable[np.ndarray] = [np.array(list(product((1.0, -1.0), repeat=count)))]
     else:
         generator = np.random.default_rng(seed)
         patterns = (generator.choice((-1.0, 1.0), size=(rows, count)) for rows in _chunks(permutations, count))
@@ -203,6 +214,13 @@ def bootstrap_interval(
     Returns
     -------
     low, high : the (1 - level) / 2 and (1 + level) / 2 quantiles of the statistic over `resamples` draws
+
+    Examples
+    --------
+    >>> aucs = [0.81, 0.78, 0.85, 0.80, 0.79, 0.83, 0.77, 0.82]
+    >>> low, high = bootstrap_interval(aucs, statistic="median", resamples=5000, seed=1)
+    >>> f"{low:.2f} to {high:.2f}"
+    '0.78 to 0.83'
     """
     array = _checked(values)
     generator = np.random.default_rng(seed)

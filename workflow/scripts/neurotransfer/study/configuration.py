@@ -1,7 +1,7 @@
-"""The configuration: config/config.yaml with a study's own files on top, checked before anything runs.
+"""The configuration: config/config.yaml overlaid with a study's own files, checked before any job runs.
 
 Goes in: YAML or JSON files.  Comes out: one dict, or one line per mistake that names the file, the key and
-the fix.  Neither pandas nor Snakemake is imported, since the check runs at every start of Snakemake.
+the fix.  Neither pandas nor Snakemake is imported, because the check runs at every start of Snakemake.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..errors import InputError, raise_all
 from .container_names import is_file_reference
 from .plan import CNNS
 
-COMMAND_LINE = "--config"  # where a value comes from that no file holds
-KINDS = {  # JSON Schema's names of types, for a person
+COMMAND_LINE = "--config"  # the source of a value that is in no file
+KINDS = {  # JSON Schema's names of types, in words
     "integer": "a whole number",
     "number": "a number",
     "string": "text",
@@ -32,7 +32,7 @@ KINDS = {  # JSON Schema's names of types, for a person
 
 
 class Mistake(NamedTuple):
-    """One thing that is wrong in a document: the keys that lead to it, what it is, and the fix."""
+    """One mistake in a document: the keys that lead to it, the mistake, and the fix."""
 
     path: tuple[str | int, ...]
     what: str
@@ -40,14 +40,14 @@ class Mistake(NamedTuple):
 
 
 def load_config(repository: str | Path, overlays: Sequence[str | Path] = ()) -> dict[str, Any]:
-    """The repository's config/config.yaml with overlays on top, as Snakemake merges ``--configfile``.
+    """The repository's config/config.yaml with overlays merged in, as Snakemake merges ``--configfile``.
 
-    Groups of keys merge, key by key; lists, values and null replace what was there; the last overlay wins.
+    Groups of keys merge, key by key; lists, values and null replace the earlier value; the last overlay wins.
 
     Raises
     ------
     InputError
-        where a file is missing or is not YAML
+        if a file is missing or is not YAML
     """
     ours: dict[str, Any] = {}
     for overlay in overlays:
@@ -56,8 +56,8 @@ def load_config(repository: str | Path, overlays: Sequence[str | Path] = ()) -> 
 
 
 def with_defaults(repository: str | Path, ours: Mapping[str, Any]) -> dict[str, Any]:
-    """The repository's config/config.yaml with a study's own keys on top; neither of the two is changed."""
-    # Snakemake starts from the overlays and lays them over again, which decides the order of the keys
+    """The repository's config/config.yaml with a study's own keys merged in; neither of the two is changed."""
+    # Snakemake starts from the overlays and merges them again at the end, which decides the order of the keys
     config = copy.deepcopy(dict(ours))
     merge(config, read_document(Path(repository) / "config/config.yaml"))
     merge(config, ours)
@@ -65,7 +65,7 @@ def with_defaults(repository: str | Path, ours: Mapping[str, Any]) -> dict[str, 
 
 
 def merge(config: dict[str, Any], overlay: Mapping[str, Any]) -> None:
-    """Lay `overlay` over `config`, in place, with the semantics of snakemake.utils.update_config."""
+    """Merge `overlay` into `config`, in place, as snakemake.utils.update_config does."""
     for key, value in overlay.items():
         if not isinstance(value, Mapping):
             config[key] = value
@@ -84,7 +84,7 @@ def read_document(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        where there is no such file, or it is not YAML, or it is not made of keys
+        if there is no such file, if it is not YAML, or if it has no keys at its top level
     """
     import yaml
 
@@ -111,7 +111,7 @@ def read_document(path: str | Path) -> dict[str, Any]:
 
 
 def check_config(config: Mapping[str, Any], schemas: str | Path, files: Iterable[str | Path]) -> None:
-    """Check a merged configuration by its schema, and for what a schema cannot say.
+    """Check a merged configuration by its schema, and by rules that a schema cannot express.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def check_config(config: Mapping[str, Any], schemas: str | Path, files: Iterable
     Raises
     ------
     InputError
-        one line for each mistake: the file that holds it, the key, what is wrong, and the fix
+        one line for each mistake: its file, the key, the mistake, and the fix
     """
     schemas = Path(schemas)
     mistakes = list(_odd_keys(config))
@@ -134,12 +134,12 @@ def check_config(config: Mapping[str, Any], schemas: str | Path, files: Iterable
 
 
 def schema_mistakes(document: object, schema: Mapping[str, Any]) -> Iterator[Mistake]:
-    """What a JSON schema (Draft 2020-12) finds wrong in a document, in words for a person."""
+    """The mistakes that a JSON schema (Draft 2020-12) finds in a document, in words."""
     from jsonschema import Draft202012Validator, validators
 
     types = Draft202012Validator.TYPE_CHECKER.redefine_many(
         {
-            # 100.0 is an integer for JSON Schema, and no count for Python
+            # 100.0 is an integer for JSON Schema, but not for Python
             "integer": lambda checker, value: isinstance(value, int) and not isinstance(value, bool),
             "number": lambda checker, value: (
                 isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -156,8 +156,14 @@ def schema_mistakes(document: object, schema: Mapping[str, Any]) -> Iterator[Mis
 
 
 def _in_words(error: Any) -> Iterator[Mistake]:
+    if error.validator in ("additionalProperties", "required", "dependentRequired"):
+        yield from _mistakes_of_keys(error)
+    else:
+        yield _mistake_of_value(error)
+
+
+def _mistakes_of_keys(error: Any) -> Iterator[Mistake]:
     path, given, rule, schema = tuple(error.absolute_path), error.instance, error.validator_value, error.schema
-    shown = _shown(given)
     match error.validator:
         case "additionalProperties":
             yield from _unknown_keys(path, given, schema)
@@ -170,31 +176,37 @@ def _in_words(error: Any) -> Iterator[Mistake]:
                 for other in needed if key in given else ():
                     if other not in given:
                         yield Mistake((*path, key), f"it needs {other!r} beside it", f"fill in {other}")
+
+
+def _mistake_of_value(error: Any) -> Mistake:
+    path, given, rule, schema = tuple(error.absolute_path), error.instance, error.validator_value, error.schema
+    shown = _shown(given)
+    match error.validator:
         case "type":
             kinds = [rule] if isinstance(rule, str) else rule
             expected = " or ".join(KINDS[kind] for kind in kinds)
-            yield Mistake(path, f"it is {shown} but must be {expected}", _fix_of_type(given, kinds))
+            return Mistake(path, f"it is {shown} but must be {expected}", _fix_of_type(given, kinds))
         case "enum" | "const":
             words = [str(word) for word in (rule if error.validator == "enum" else [rule])]
             near = difflib.get_close_matches(str(given), words, 1)
             hint = f"did you mean {near[0]!r}? " if near and len(words) > 1 else ""
-            yield Mistake(path, f"it is {shown}", f"{hint}write {' or '.join(repr(word) for word in words)}")
+            return Mistake(path, f"it is {shown}", f"{hint}write {' or '.join(repr(word) for word in words)}")
         case "minimum" | "exclusiveMinimum" | "maximum" | "exclusiveMaximum":
             bounds = {"minimum": "at least", "maximum": "at most"}
             bounds |= {"exclusiveMinimum": "more than", "exclusiveMaximum": "less than"}
-            yield Mistake(path, f"it is {shown}", f"it must be {bounds[error.validator]} {rule}")
+            return Mistake(path, f"it is {shown}", f"it must be {bounds[error.validator]} {rule}")
         case "minItems" | "maxItems":
             exact = schema.get("minItems") == schema.get("maxItems")
             wanted = "" if exact else "at least " if error.validator == "minItems" else "at most "
-            yield Mistake(path, f"it has {len(given)} entries", f"give {wanted}{rule}")
+            return Mistake(path, f"it has {len(given)} entries", f"give {wanted}{rule}")
         case "uniqueItems":
-            yield Mistake(path, f"it holds an entry twice: {shown}", "remove one of them")
+            return Mistake(path, f"it holds an entry twice: {shown}", "remove one of them")
         case "minLength" | "minProperties":
-            yield Mistake(path, "it is empty", "fill it in, or remove the line")
+            return Mistake(path, "it is empty", "fill it in, or remove the line")
         case "pattern":
-            yield Mistake(path, f"it is {shown}", f"expected: {_description(schema)}")
+            return Mistake(path, f"it is {shown}", f"expected: {_description(schema)}")
         case _:
-            yield Mistake(path, error.message, "correct it")
+            return Mistake(path, error.message, "correct it")
 
 
 def _unknown_keys(path: tuple, given: Mapping, schema: Mapping) -> Iterator[Mistake]:
@@ -229,7 +241,7 @@ def _fix_of_type(given: object, kinds: Sequence[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as JSON, which tells "1" from 1, cut where it is long."""
+    """A value as JSON, in which "1" differs from 1; cut if it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -253,43 +265,13 @@ def _odd_keys(document: object, path: tuple = ()) -> Iterator[Mistake]:
 
 
 def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
-    """What a schema cannot say: keys that must fit each other, and files that must exist."""
-    tasks = {name: task for name, task in config["tasks"].items() if task is not None}
-    if not tasks:
-        yield Mistake(("tasks",), "every task is null", "keep one task at least")
-    for name, task in tasks.items():
-        both = sorted(set(task["positive"]) & set(task["negative"]))
-        if both:
-            yield Mistake(("tasks", name), f"{both[0]!r} is in positive and in negative", "keep it in one of them")
-    halvings = 2 ** len(config["network"]["channels"])
-    smallest = min(config["cache"]["crop"])
-    if smallest < halvings:
-        what = (
-            f"{smallest} voxels are too few for {len(config['network']['channels'])} blocks, each of which halves them"
-        )
-        yield Mistake(("cache", "crop"), what, f"give at least {halvings} each, or fewer network.channels")
-    for model in CNNS:
-        for at, setting in enumerate(config["models"][model]["settings"]):
-            blocks, frozen = len(config["network"]["channels"]), setting.get("freeze", 0)
-            counts = [count for count in (frozen if isinstance(frozen, list) else [frozen]) if count != "trunk"]
-            if max(counts, default=0) > blocks:
-                fix = f"write at most {blocks}, or trunk"
-                yield Mistake(("models", model, "settings", at, "freeze"), f"the network has {blocks} blocks", fix)
+    """Mistakes beyond a schema: keys that do not fit each other, and files that do not exist."""
+    yield from _task_mistakes(config["tasks"])
+    yield from _network_mistakes(config)
+    yield from _quality_mistakes(config["quality"]["exclude"])
+    yield from _resampling_mistakes(config["resampling"])
     for path, settings in ((("pretrain",), config["pretrain"]), (("models", "cnn"), config["models"]["cnn"])):
         yield from _schedule_mistakes((*path, "schedule"), settings["schedule"])
-    for figure, limits in config["quality"]["exclude"].items():
-        low, high = limits.get("min"), limits.get("max")
-        if low is not None and high is not None and low > high:
-            what = f"min {low:g} is above max {high:g}, so every image would be left out"
-            yield Mistake(("quality", "exclude", figure), what, "exchange them")
-    resampling = config["resampling"]
-    fewest = 2 * resampling["min_per_class"]
-    for position, n in enumerate(resampling["n"]):
-        sets = {key: round(n * resampling[key]) for key in ("validation_share", "test_share")}
-        key, size = min([("n", n), *sets.items()], key=lambda item: item[1])
-        if size < fewest:
-            what = f"{n} training images make a set of {size} ({key}), too few for {fewest // 2} of each class"
-            yield Mistake(("resampling", "n", position), what, "raise n or that share, or lower min_per_class")
     if not any(target["weight"] > 0 for target in config["targets"].values()):
         yield Mistake(("targets",), "every weight is 0", "give one target at least a weight above 0")
     if config["preprocessing"]["engine"] == "fastsurfer":
@@ -305,16 +287,60 @@ def _schedule_mistakes(path: tuple[str, ...], schedule: Mapping[str, Any]) -> It
     """A step schedule needs factor and every; the others have neither."""
     for key in ("factor", "every"):
         if schedule["kind"] == "step" and key not in schedule:
-            yield Mistake((*path, key), "a schedule of the kind step needs it", "add it, such as factor: 0.3, every: 30")
+            yield Mistake(
+                (*path, key), "a schedule of the kind step needs it", "add it, such as factor: 0.3, every: 30"
+            )
         elif schedule["kind"] != "step" and key in schedule:
             what = f"a schedule of the kind {schedule['kind']} has no such key"
             yield Mistake((*path, key), what, "remove it, or write kind: step beside it")
 
 
-def _fastsurfer_mistakes(settings: Mapping[str, Any]) -> Iterator[Mistake]:
-    """What can be known of FastSurfer on any machine: its voxels, and whether the image is the one that is meant.
+def _task_mistakes(tasks: Mapping[str, Any]) -> Iterator[Mistake]:
+    if all(task is None for task in tasks.values()):
+        yield Mistake(("tasks",), "every task is null", "keep one task at least")
+    for name, task in tasks.items():
+        both = sorted(set(task["positive"]) & set(task["negative"])) if task is not None else []
+        if both:
+            yield Mistake(("tasks", name), f"{both[0]!r} is in positive and in negative", "keep it in one of them")
 
-    Whether files and programs are there, only the machines can tell where the jobs run.
+
+def _network_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
+    blocks = len(config["network"]["channels"])
+    smallest = min(config["cache"]["crop"])
+    if smallest < 2**blocks:
+        what = f"{smallest} voxels are too few for {blocks} blocks, each of which halves them"
+        yield Mistake(("cache", "crop"), what, f"give at least {2**blocks} each, or fewer network.channels")
+    for model in CNNS:
+        for at, setting in enumerate(config["models"][model]["settings"]):
+            frozen = setting.get("freeze", 0)
+            counts = [count for count in (frozen if isinstance(frozen, list) else [frozen]) if count != "trunk"]
+            if max(counts, default=0) > blocks:
+                fix = f"write at most {blocks}, or trunk"
+                yield Mistake(("models", model, "settings", at, "freeze"), f"the network has {blocks} blocks", fix)
+
+
+def _quality_mistakes(exclude: Mapping[str, Any]) -> Iterator[Mistake]:
+    for figure, limits in exclude.items():
+        low, high = limits.get("min"), limits.get("max")
+        if low is not None and high is not None and low > high:
+            what = f"min {low:g} is above max {high:g}, so every image would be left out"
+            yield Mistake(("quality", "exclude", figure), what, "exchange them")
+
+
+def _resampling_mistakes(resampling: Mapping[str, Any]) -> Iterator[Mistake]:
+    fewest = 2 * resampling["min_per_class"]
+    for position, n in enumerate(resampling["n"]):
+        sets = {key: round(n * resampling[key]) for key in ("validation_share", "test_share")}
+        key, size = min([("n", n), *sets.items()], key=lambda item: item[1])
+        if size < fewest:
+            what = f"{n} training images make a set of {size} ({key}), too few for {fewest // 2} of each class"
+            yield Mistake(("resampling", "n", position), what, "raise n or that share, or lower min_per_class")
+
+
+def _fastsurfer_mistakes(settings: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Checks of FastSurfer's settings that any machine can make: its voxels, and the version of its image.
+
+    Its files and programs are checked on the machines that run the jobs.
     """
     at, own = ("preprocessing", "fastsurfer"), settings["fastsurfer"]
     if settings["voxel_size"] > 1:
@@ -331,18 +357,18 @@ def _fastsurfer_mistakes(settings: Mapping[str, Any]) -> Iterator[Mistake]:
 def _tag_mistakes(path: tuple, image: str, version: str, gpus: int) -> Iterator[Mistake]:
     name, _, tag = image.rpartition("/")[2].partition(":")
     if tag.partition("@")[0].split("-")[-1] in ("", "latest", "dev", "stable") and "@sha256" not in image:
-        what = f"{image} is another image from one day to the next"
+        what = f"{image} can be another image from one day to the next"
         yield Mistake(path, what, f"name its version, such as {name}:{'cuda' if gpus else 'cpu'}-v{version}")
     found = re.search(r"\d+\.\d+\.\d+", tag)
     if found and found[0] != version:
-        what = f"{image} is version {found[0]}, and preprocessing.fastsurfer.version says {version}"
+        what = f"{image} is version {found[0]}, and preprocessing.fastsurfer.version is {version}"
         yield Mistake(path, what, "correct one of the two")
     if gpus and tag.startswith("cpu"):
-        yield Mistake(path, f"{image} knows no GPU", "name the image for cuda, or set preprocessing.gpus to 0")
+        yield Mistake(path, f"{image} does not use a GPU", "name the image for cuda, or set preprocessing.gpus to 0")
 
 
 def _layers(files: Iterable[str | Path], base: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The configuration files with their contents, the repository's own first whatever the order given."""
+    """The configuration files with their contents, the repository's own first, in any given order."""
     paths = [Path(file) for file in files]
     paths.sort(key=lambda path: path.resolve() != base.resolve())
     return [(path, read_document(path)) for path in paths]
@@ -378,7 +404,7 @@ def _value_at(document: object, path: tuple, missing: object) -> object:
 
 
 def _near(path: Path) -> Path:
-    """The path from here where it lies below, which is shorter to read."""
+    """The path relative to the current folder if it is inside, which is shorter."""
     return path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path
 
 

@@ -1,8 +1,8 @@
-"""What follows from what: the jobs that Snakemake will do once some preprocessing jobs are done again.
+"""The jobs that Snakemake repeats if some preprocessing jobs are repeated.
 
-Goes in: the plan of a study and the preprocessing jobs.  Comes out: every job that depends on them, known
-from the plan alone, so that a person sees it before anything is deleted.  It mirrors workflow/rules, and a
-test holds it against Snakemake's own dry run.
+Goes in: the plan of a study and the preprocessing jobs.  Comes out: every job that depends on them, from the plan
+alone, because a user needs the list before any file is deleted.  It mirrors workflow/rules; a test compares it with
+Snakemake's own dry run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .rules import OF_ALL_COHORTS, OF_COHORT, PAGES, STATISTICS
 
 
 def jobs_after(study: Study, preprocessing: Mapping[str, Collection[str]]) -> list[str]:
-    """The jobs done again, in the order of the data, where some preprocessing jobs are.
+    """All jobs that are repeated if some preprocessing jobs are, in the order of the data.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def jobs_after(study: Study, preprocessing: Mapping[str, Collection[str]]) -> li
 
     Returns
     -------
-    each job as Snakemake words it: "cache shard=A-0001"
+    each job in Snakemake's words: "cache shard=A-0001"
     """
     return list(_jobs_after(study, preprocessing)) if preprocessing else []
 
@@ -65,5 +65,5 @@ def counts_by_rule(jobs: Iterable[str]) -> dict[str, int]:
 
 
 def listed_by_rule(jobs: Iterable[str]) -> str:
-    """For a person: "preprocess 2, cache 1, ..."."""
+    """As text: "preprocess 2, cache 1, ..."."""
     return ", ".join(f"{rule} {count:,}" for rule, count in counts_by_rule(jobs).items())

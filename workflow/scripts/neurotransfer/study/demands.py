@@ -1,7 +1,7 @@
-"""What preprocessing asks of a cluster, by engine and device, and which of its settings change its results.
+"""The resources of preprocessing jobs, by engine and device, and the settings that change their results.
 
 Goes in: the configuration's `preprocessing`.  Comes out: numbers for Snakemake's resources.  Standard library
-only, since the Snakefile is parsed again inside each cluster job.
+only, because the Snakefile is parsed again inside each cluster job.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 
 class Demand(NamedTuple):
-    """Of one image: `minutes` on one core (or beside others on a GPU) and `limit`, after which it is ended; `mb`
-    of memory; `at_once`, how many share a job; `per_job`, how many one job handles where the study does not say."""
+    """Of one image: `minutes` on one core (or beside others on a GPU) and `limit`, after which it is ended; `mb` of
+    memory; `at_once`, the images in work at once in a job; `per_job`, the images of a job if the study sets none."""
 
     minutes: float
     limit: int
@@ -37,12 +37,12 @@ DEMANDS = {
 
 
 def has_gpu(settings: Mapping[str, Any]) -> bool:
-    """Whether a preprocessing job is given a GPU: only FastSurfer has a use for one."""
+    """Whether a preprocessing job asks for a GPU: only FastSurfer uses one."""
     return settings["engine"] == "fastsurfer" and settings["gpus"] > 0
 
 
 def demand(settings: Mapping[str, Any]) -> Demand:
-    """What the configured engine needs for an image, with what the configuration says in its place."""
+    """The configured engine's demand for an image; values in the configuration replace the defaults."""
     engine = settings["engine"]
     if engine == "fastsurfer":
         engine += " on a GPU" if has_gpu(settings) else " on the CPU"
@@ -53,7 +53,7 @@ def demand(settings: Mapping[str, Any]) -> Demand:
 
 
 def images_per_job(config: Mapping[str, Any]) -> int:
-    """`manifest.images_per_job`, or what suits the engine where it is null."""
+    """`manifest.images_per_job`, or the engine's default if it is null."""
     return config["manifest"]["images_per_job"] or demand(config["preprocessing"]).per_job
 
 
@@ -74,9 +74,9 @@ def mem_mb(settings: Mapping[str, Any], attempt: int) -> int:
 
 
 def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that change what preprocessing makes; all others only change how it is done.
+    """The settings that change preprocessing's results; all others only change how they are computed.
 
-    Rules carry this as a parameter, so that a longer time limit or another container file repeats nothing.
+    Rules have only these as a parameter, so a longer time limit or another container file repeats no job.
     """
     engine = settings["engine"]
     version = settings["fastsurfer"]["version"] if engine == "fastsurfer" else None

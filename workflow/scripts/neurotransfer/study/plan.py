@@ -1,7 +1,7 @@
-"""The plan of a study: which shards, cohorts, tasks and replicates there are, and which needs which.
+"""The plan of a study: its shards, cohorts, tasks and replicates, and how they depend on each other.
 
-Goes in: the configuration and `results/manifest/shards.tsv`.  Comes out: what the Snakefile needs to
-lay out every job.  Standard library only, since the Snakefile is parsed again inside each cluster job.
+Goes in: the configuration and `results/manifest/shards.tsv`.  Comes out: all that the Snakefile needs to
+define every job.  Standard library only, because the Snakefile is parsed again inside each cluster job.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from . import layout
 
 CNNS = ("baseline", "transfer")
 MODELS = ("linear", *CNNS)
-ARMS = (*MODELS, "covariates")  # what is fitted on each resample: the paper's models, and what confounding predicts
+ARMS = (*MODELS, "covariates")  # the fits of each resample: the paper's models, and a model of covariates alone
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Study:
-    """What there is to do.
+    """All that a study consists of.
 
     `roles` maps a cohort to the set of its roles (`pretraining`, `holdout`, names of tasks), and
-    `pretraining_shares` to the share of its participants that may pretrain (1 or 0 but for cohorts
-    that stand on both sides).  `derivatives` are the cohorts whose images are preprocessed already.
+    `pretraining_shares` to the share of its participants that may pretrain (1 or 0, except for cohorts
+    with roles on both sides).  `derivatives` are the cohorts whose images are already preprocessed.
     """
 
     shards: Mapping[str, Shard]
@@ -86,12 +86,12 @@ class Study:
 
 
 def digest_of_cohorts(path: str | Path) -> str:
-    """SHA-256 of the cohort table's bytes; `shards.tsv` keeps it so that a stale manifest is noticed."""
+    """SHA-256 of the cohort table's bytes; `shards.tsv` holds it, which reveals a stale manifest."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def digest_of_withdrawn(path: str | Path | None) -> str | None:
-    """SHA-256 of the bytes of the list of withdrawn people, kept for the same reason; None where there is none."""
+    """SHA-256 of the bytes of the list of withdrawn people, held for the same reason; None if there is no list."""
     return digest_of_cohorts(path) if path and Path(path).is_file() else None
 
 
@@ -100,12 +100,12 @@ def read_study(config: Mapping, table: str | Path = layout.SHARDS, *, stale_too:
 
     Parameters
     ----------
-    stale_too : read it also where the tables that it was compiled from have changed since, to look at only
+    stale_too : read the manifest even if its source tables have changed, which is enough for a display
 
     Raises
     ------
     InputError
-        where the manifest is missing, or older than its tables, or a task has no cohort
+        if the manifest is missing or older than its tables, or if a task has no cohort
     """
     if not stale_too:
         check_fresh(config, table)
@@ -134,12 +134,12 @@ def read_study(config: Mapping, table: str | Path = layout.SHARDS, *, stale_too:
 
 
 def check_fresh(config: Mapping, table: str | Path = layout.SHARDS) -> None:
-    """Refuse a manifest that was compiled from other tables than there are now.
+    """Refuse a manifest that was not compiled from the present tables.
 
     Raises
     ------
     InputError
-        where there is no cohort table, the manifest is missing, or a table has changed since
+        if there is no cohort table, if the manifest is missing, or if a table has changed since
     """
     cohorts = Path(config["cohorts"])
     if not cohorts.is_file():

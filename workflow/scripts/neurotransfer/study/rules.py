@@ -1,6 +1,6 @@
-"""The rules of the workflow: of each its wildcards, its result, the stage whose cost it counts in, cores and GPU.
+"""The rules of the workflow: the wildcards, result, stage, cores and GPU of each.
 
-The files in workflow/rules say how a result is made; a test holds them against this table.  Standard library only,
+The files in workflow/rules define how a result is made; a test compares them with this table.  Standard library only,
 because the Snakefile is parsed again inside each cluster job.
 """
 
@@ -15,7 +15,7 @@ from . import layout
 from .demands import has_gpu
 from .plan import CNNS
 
-PRETRAIN_MINUTES = 48 * 60  # of the first attempt at pretraining; a later one has as many again
+PRETRAIN_MINUTES = 48 * 60  # of the first attempt at pretraining; each later attempt has as many more
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,7 @@ class Rule:
     """One rule.
 
     `result` is the path that asks Snakemake for the rule's job, with its wildcards in braces in the order in which
-    Snakemake lists them.  `stage` is what the rule's hours are counted as; None if they are not counted.  `per` says
-    how many jobs there are: one per shard, cohort, replicate or study, or several per shard (``job``).
+    Snakemake lists them.  `stage` is the stage in which the rule's hours count; None if they do not.
     """
 
     name: str

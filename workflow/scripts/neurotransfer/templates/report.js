@@ -1,15 +1,15 @@
 "use strict";
-// What makes the page convenient: theme, overlay, sorting and filtering.  Without it everything is there to read.
+// Theme, overlay, sorting and filtering.  The page is complete without this script.
 const page = document.documentElement;
 document.querySelectorAll(".theme, .overlay").forEach(part => part.hidden = false);
 
 const theme = document.getElementById("theme");
-const wear = name => { if (name) page.dataset.theme = name; else delete page.dataset.theme; };
-try { theme.value = localStorage.getItem("neurotransfer-theme") || ""; } catch { /* a reader may forbid storage */ }
-wear(theme.value);
+const apply = name => { if (name) page.dataset.theme = name; else delete page.dataset.theme; };
+try { theme.value = localStorage.getItem("neurotransfer-theme") || ""; } catch { /* the browser may forbid storage */ }
+apply(theme.value);
 theme.addEventListener("change", () => {
-  wear(theme.value);
-  try { localStorage.setItem("neurotransfer-theme", theme.value); } catch { /* likewise */ }
+  apply(theme.value);
+  try { localStorage.setItem("neurotransfer-theme", theme.value); } catch { /* as above */ }
 });
 
 const overlay = document.getElementById("overlay");
@@ -19,7 +19,7 @@ if (overlay) {
   show();
 }
 
-// A cell's first number, else its text; "1,037" and "−0.012" are numbers, "–" is nothing and goes last
+// A cell's first number, or else its text; "1,037" and "−0.012" are numbers, "–" is missing and sorts last
 const value = cell => {
   const text = (cell.firstChild && cell.firstChild.textContent.trim() || cell.textContent.trim()).replaceAll("−", "-");
   const number = text.match(/^[<+]?\s*(-?[\d,]*\.?\d+)/);
@@ -27,7 +27,7 @@ const value = cell => {
 };
 const compare = (a, b) => typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1;
 
-// Rows that can change places; what spans columns names a group or sums it up, and stays
+// The rows that can be sorted: rows with cells over several columns are headings or sums and keep their position
 const movable = body => [...body.rows].filter(row => ![...row.cells].some(cell => cell.colSpan > 1));
 const bodies = table => [...table.tBodies];
 
@@ -36,7 +36,7 @@ const sort = (table, column, falling) => bodies(table).forEach(body => {
   const sorted = rows.map(row => [value(row.cells[column]), row]).sort(([a], [b]) =>
     a === null || b === null ? (a === null) - (b === null) : falling ? compare(b, a) : compare(a, b));
   const marks = rows.map(row => { const mark = document.createComment(""); row.before(mark); return mark; });
-  marks.forEach((mark, place) => mark.replaceWith(sorted[place][1]));
+  marks.forEach((mark, index) => mark.replaceWith(sorted[index][1]));
 });
 
 document.querySelectorAll(".scroll > table:not(.inorder)").forEach(table => {
@@ -59,13 +59,13 @@ document.querySelectorAll(".scroll > table:not(.inorder)").forEach(table => {
   const count = bodies(table).reduce((sum, body) => sum + movable(body).length, 0);
   if (count < 8 || table.closest(".pair")) return;
   const region = table.parentElement, tool = document.createElement("p"), input = document.createElement("input");
-  const told = document.createElement("span");
+  const status = document.createElement("span");
   tool.className = "filter";
   input.type = "search";
   input.placeholder = "Filter rows";
   input.setAttribute("aria-label", `Filter rows of: ${region.getAttribute("aria-label")}`);
-  told.setAttribute("role", "status");
-  tool.append(input, " ", told);
+  status.setAttribute("role", "status");
+  tool.append(input, " ", status);
   region.prepend(tool);
   input.addEventListener("input", () => {
     const wanted = input.value.trim().toLowerCase();
@@ -78,6 +78,6 @@ document.querySelectorAll(".scroll > table:not(.inorder)").forEach(table => {
       group.forEach(row => { row.hidden = wanted !== "" && here === 0; });
       shown += here;
     });
-    told.textContent = wanted ? `${shown} of ${count} rows` : "";
+    status.textContent = wanted ? `${shown} of ${count} rows` : "";
   });
 });

@@ -1,39 +1,40 @@
-"""Pools whose population is known, and replicates of two models that learn on them; features in place of images.
+"""Pools from a known population, and replicates of two models that learn from them, with features instead of images.
 
-What it keeps of a real study: people with several images that resemble each other, one finite pool that all
-replicates draw from (by the workflow's own `resampling.draw_rows`), fits that learn from those draws and so differ
-by pool and by replicate, and scores of two models that are alike.  A model is a ridge classifier on a random half
-of its features: which half is its random start.
+As in a real study, people have several similar images; all replicates draw from one finite pool (by the workflow's own
+`resampling.draw_rows`); fits learn from these draws, so they differ by pool and by replicate; the scores of the two
+models are correlated.  A model is a ridge classifier on a random half of its features; the choice of the half plays
+the part of random initial weights.
 
-Two nulls hold by symmetry, whatever the learner does.  Of *this pool*: both models have the same features and only
-their starts differ, so given any pool they are exchangeable.  Of *the population*: each model has features of its
-own, alike in law; over pools they are exchangeable, in each pool one of them is ahead.
+Two null hypotheses hold by symmetry, for any learner.  For *this pool*: both models have the same features and differ
+only in their random halves, so they are exchangeable given any pool.  For *the population*: each model has its own
+features from the same distribution; the models are exchangeable over pools, but in each pool one of them is better.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ..split.resampling import draw_rows
 
-SIMULATED_PLAN = {"validation_share": 0.2, "test_share": 0.2, "min_per_class": 2, "max_redraws": 100}
+RESAMPLING: dict[str, Any] = {"validation_share": 0.2, "test_share": 0.2, "min_per_class": 2, "max_redraws": 100}
 
 
 @dataclass(frozen=True)
 class Population:
-    """Where pools come from.
+    """The distribution that pools are drawn from.
 
     Attributes
     ----------
-    participants, images : of one pool
+    participants, images : numbers in one pool
     cases : share of participants with label 1
-    separations : of each model, the distance of its features' means, in within-class standard deviations
-    features : of each model
-    stable : share of a feature's variance that a person keeps from scan to scan
-    alike : share of a feature's variance that the two models' features have in common
-    worse : where the second model is worse, its separation as a share of the one given here
+    separations : per model, the distance between the classes' mean features, in within-class standard deviations
+    features : number of features per model
+    stable : share of a feature's variance that all scans of a person share
+    alike : share of a feature's variance that the two models' features share
+    worse : factor on the second model's separation in `with_difference`
     """
 
     participants: int
@@ -61,10 +62,14 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Replicates:
-    """Test scores of a pool's replicates: `scores` [models, rows], and the rest by row as in populations.py.
+class ScoredReplicates:
+    """Test scores of a pool's replicates.
 
-    `counts` [replicates, participants] are the training images of each participant.
+    Attributes
+    ----------
+    scores : [models, rows]; a row is a test image of a replicate
+    labels, people, replicates : int [rows]
+    counts : [replicates, participants], the number of training images of each participant
     """
 
     scores: np.ndarray
@@ -75,7 +80,7 @@ class Replicates:
 
 
 def draw_pool(population: Population, generator: np.random.Generator) -> Pool:
-    """One pool: everybody has one image, and the rest fall on anybody."""
+    """One pool: each participant has one image, and the others go to participants drawn at random."""
     people = np.arange(population.participants)
     more = generator.integers(0, len(people), population.images - len(people))
     people = np.sort(np.r_[people, more])
@@ -83,7 +88,7 @@ def draw_pool(population: Population, generator: np.random.Generator) -> Pool:
     case[: round(population.cases * population.participants)] = 1
     labels = generator.permutation(case)[people]
 
-    def normal(rows: int) -> np.ndarray:  # [models, rows, features], the models' alike
+    def normal(rows: int) -> np.ndarray:  # [models, rows, features], correlated between models
         own = generator.standard_normal((2, rows, population.features), dtype=np.float32)
         common = generator.standard_normal((rows, population.features), dtype=np.float32)
         return np.sqrt(population.alike) * common + np.sqrt(1 - population.alike) * own
@@ -97,31 +102,36 @@ def draw_pool(population: Population, generator: np.random.Generator) -> Pool:
 
 def replicate(
     pool: Pool, n: int, replicates: int, generator: np.random.Generator, *, same_features: bool, share: float = 0.2
-) -> Replicates:
+) -> ScoredReplicates:
     """Draw replicates of a pool, fit both models on each and score its test images.
 
     Parameters
     ----------
     n : training images
-    same_features : whether the second model has the first one's features, and only a random start of its own
-    share : of validation and of test images, of n
+    same_features : if true, both models have the first one's features and differ only in their random halves
+    share : numbers of validation and of test images, each as a share of n
     """
     size = round(n * share)
     sets: list[list[np.ndarray]] = []
     while len(sets) < replicates:
-        rows = draw_rows(pool.labels, pool.people, (n, size, size), SIMULATED_PLAN["min_per_class"], generator)
+        rows = draw_rows(pool.labels, pool.people, (n, size, size), RESAMPLING["min_per_class"], generator)
         if rows is not None:
             sets.append(rows)
-    train, test = (np.array([rows[place] for rows in sets]) for place in (0, 2))
+    train, _, test = map(np.array, zip(*sets, strict=True))
     scores = [
         fit_and_score(pool.features[0 if same_features else model], pool.labels, train, test, generator)
         for model in (0, 1)
     ]
     counts = np.zeros((replicates, int(pool.people.max()) + 1), dtype=np.float32)
     np.add.at(counts, (np.arange(replicates)[:, None], pool.people[train]), 1)
-    places = np.repeat(np.arange(replicates), size)
-    flat = test.ravel()
-    return Replicates(np.array(scores).reshape(2, -1), pool.labels[flat], pool.people[flat], places, counts)
+    scored = test.ravel()
+    return ScoredReplicates(
+        scores=np.array(scores).reshape(2, -1),
+        labels=pool.labels[scored],
+        people=pool.people[scored],
+        replicates=np.repeat(np.arange(replicates), size),
+        counts=counts,
+    )
 
 
 def fit_and_score(
@@ -149,18 +159,18 @@ def fit_and_score(
 def aucs_of_pools(
     population: Population, n: int, pools: int, generator: np.random.Generator, share: float = 0.2
 ) -> np.ndarray:
-    """The first model's test AUC in one replicate of each of many independent pools, [pools]."""
+    """The first model's test AUC in one replicate of each of many independent pools, float [pools]."""
     from ..statistics.populations import pairs_in_order
 
     found = np.empty(pools)
-    for place in range(pools):
+    for number in range(pools):
         one = replicate(draw_pool(population, generator), n, 1, generator, same_features=True, share=share)
         positive, negative = (one.scores[0, one.labels == label] for label in (1, 0))
-        found[place] = pairs_in_order(positive, negative).mean()
+        found[number] = pairs_in_order(positive, negative).mean()
     return found
 
 
 def with_difference(population: Population) -> Population:
-    """The same population, but the second model's features tell the classes apart less well."""
+    """The same population with a smaller separation for the second model."""
     first, second = population.separations
     return replace(population, separations=(first, population.worse * second))

@@ -1,6 +1,6 @@
-"""How often each test is wrong: many simulated studies in, rejections by test, null and n out.
+"""Error rates of each test: many simulated studies in, rejections by test, null hypothesis and n out.
 
-Each study goes through the very functions that compare.tsv comes from.  `make type-one` writes docs/type-one.md.
+Each study goes through the same functions as a real study's comparisons.  `make type-one` writes docs/type-one.md.
 """
 
 from __future__ import annotations
@@ -14,16 +14,11 @@ import numpy as np
 import pandas as pd
 
 from ..seeds import seed_from
+from ..statistics.inference import NULLS
 from ..statistics.populations import bootstrap_test, draw_participants, expected_value, overlap
 from ..statistics.tests import bootstrap_interval, corrected_t_test, sign_flip_test
 from .simulated_pools import Population, draw_pool, replicate, with_difference
 
-TESTS = {  # what each is called, and the null that it speaks to
-    "sign_flip": ("paired sign-flip", "this pool"),
-    "corrected_t": ("corrected t", "the population"),
-    "participants": ("participants drawn anew", "the population"),
-    "population": ("participants and overlap", "the population"),
-}
 SCENARIOS = ("this pool", "the population", "a difference")
 
 
@@ -33,8 +28,8 @@ class Plan:
 
     Attributes
     ----------
-    scenario : which null holds, or that there is a difference in the population
-    draws, permutations : of the bootstrap over participants and of the sign-flip test
+    scenario : the null hypothesis that holds, or a difference in the population
+    draws, permutations : numbers for the bootstrap over participants and for the sign-flip test
     """
 
     pool: str
@@ -42,7 +37,7 @@ class Plan:
     scenario: str
     n: int
     replicates: int = 100
-    draws: int = 119  # so that 0.05 is a p that can be had exactly
+    draws: int = 119  # makes 0.05 a possible p-value
     permutations: int = 1999
     share: float = 0.2
 
@@ -52,9 +47,9 @@ def study(plan: Plan, seed: int) -> dict[str, float]:
 
     Returns
     -------
-    `auc`, `difference`; `p_<test>`; `low_<interval>` and `high_<interval>` of the first model's mean AUC for
-    "population" (expected_value), "participants" (the bootstrap alone) and "replicates" (the bootstrap over
-    replicates, which speaks about this pool)
+    `auc` and `difference`; `p_<test>`; `low_<interval>` and `high_<interval>` of the first model's mean AUC for
+    "population" (expected_value), "participants" (the bootstrap over participants alone) and "replicates" (the
+    bootstrap over replicates, which is about this pool)
     """
     generator = np.random.default_rng(seed)
     population = plan.population
@@ -74,24 +69,28 @@ def study(plan: Plan, seed: int) -> dict[str, float]:
     alone = expected_value(first, found.drawn[0], shared)
     flip = sign_flip_test(first, second, statistic="mean", permutations=plan.permutations, seed=seed)
     t = corrected_t_test(first, second, train=plan.n, test=round(plan.n * plan.share))
-    result = {"auc": float(first.mean()), "difference": float((first - second).mean())}
-    result |= {"p_sign_flip": flip.two_sided, "p_corrected_t": t.two_sided}
-    result |= {"p_participants": bootstrap_test(found, 0, 1).two_sided, "p_population": apart.two_sided}
     averages = found.averages()[0]
     limits = {
         "population": (alone.low, alone.high),
         "participants": tuple(np.nanquantile(averages, (0.025, 0.975))),
         "replicates": bootstrap_interval(first, statistic="mean", resamples=plan.draws, seed=seed),
     }
-    for name, (low, high) in limits.items():
-        result |= {f"low_{name}": float(low), f"high_{name}": float(high)}
-    return result
+    return {
+        "auc": float(first.mean()),
+        "difference": float((first - second).mean()),
+        "p_sign_flip": flip.two_sided,
+        "p_corrected_t": t.two_sided,
+        "p_participants": bootstrap_test(found, 0, 1).two_sided,
+        "p_population": apart.two_sided,
+        **{f"low_{name}": float(low) for name, (low, _) in limits.items()},
+        **{f"high_{name}": float(high) for name, (_, high) in limits.items()},
+    }
 
 
 def run_studies(plan: Plan, studies: int, processes: int, seed: int = 1) -> pd.DataFrame:
-    """Many studies of one plan, a row each; the same rows however many processes there are."""
+    """Many studies of one plan, a row each; the rows do not depend on the number of processes."""
     names = (plan.pool, plan.scenario, plan.n, plan.replicates)
-    seeds = [seed_from("study", seed, *names, place) for place in range(studies)]
+    seeds = [seed_from("study", seed, *names, number) for number in range(studies)]
     if processes == 1:
         return pd.DataFrame([study(plan, each) for each in seeds])
     with ProcessPoolExecutor(processes, initializer=one_thread) as pool:
@@ -99,7 +98,7 @@ def run_studies(plan: Plan, studies: int, processes: int, seed: int = 1) -> pd.D
 
 
 def one_thread() -> None:
-    """Two processes with all cores' threads each would wait for one another."""
+    """Limit numerical libraries to one thread, because the processes already use all cores."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
@@ -108,7 +107,7 @@ def one_thread() -> None:
 def rejections(found: pd.DataFrame, alpha: float = 0.05) -> list[dict[str, object]]:
     """Per test, the share of studies in which p ≤ alpha, with the standard error of that share."""
     rows = []
-    for test, (_, null) in TESTS.items():
+    for test, null in NULLS.items():
         share = float((found[f"p_{test}"] <= alpha).mean())
         error = float(np.sqrt(share * (1 - share) / len(found)))
         rows.append({"test": test, "null": null, "rejected": share, "error": error, "studies": len(found)})

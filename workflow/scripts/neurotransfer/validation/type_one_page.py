@@ -1,4 +1,4 @@
-"""Rejections of each test in simulated studies: the table in, a figure and a page out."""
+"""The page on the tests' error rates: the table of rejections in, a figure and Markdown out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..report.figure2 import FAINT, PAPER, SOFT, drawing
-from .type_one import SCENARIOS, TESTS
+from ..report.style import PAPER, SOFT, draw_grid, drawing
+from ..report.verdicts import TEST_NAMES
+from ..statistics.inference import NULLS
+from .type_one import SCENARIOS
 
 STYLES = {
     "sign_flip": ("#D55E00", "s"),
@@ -25,8 +27,8 @@ TITLES = {
 }
 
 
-def figure(table: pd.DataFrame) -> str:
-    """An SVG: share of studies that each test rejects, by n; a row of panels per pool, a column per scenario."""
+def type_one_figure(table: pd.DataFrame) -> str:
+    """An SVG: the share of studies in which a test rejects, by n; a row of panels per pool, a column per scenario."""
     pools = list(dict.fromkeys(table["pool"]))
     with drawing():
         canvas = Figure(figsize=(9.6, 2.9 * len(pools) + 0.6), layout="constrained")
@@ -36,19 +38,18 @@ def figure(table: pd.DataFrame) -> str:
                 part = table[(table["pool"] == pool) & (table["scenario"] == scenario)]
                 sizes = sorted(part["n"].unique())
                 axes.axhline(0.05, color=SOFT, linewidth=0.8, linestyle=":")
-                for place, (test, (colour, marker)) in enumerate(STYLES.items()):
+                for order, (test, (colour, marker)) in enumerate(STYLES.items()):
                     mine = part[part["test"] == test].set_index("n").loc[sizes]
-                    at = np.arange(len(sizes)) + 0.07 * (place - 1.5)
+                    centres = np.arange(len(sizes)) + 0.07 * (order - 1.5)
                     style = {"marker": marker, "markersize": 5, "markeredgecolor": PAPER, "markeredgewidth": 0.5}
                     error = 1.96 * mine["error"]
                     axes.errorbar(
-                        at, mine["rejected"], error, color=colour, linewidth=1.3, label=TESTS[test][0], **style
+                        centres, mine["rejected"], error, color=colour, linewidth=1.3, label=TEST_NAMES[test], **style
                     )
                 top = 1.02 if scenario == "a difference" else max(0.2, 1.1 * part["rejected"].max())
                 axes.set(ylim=(-0.02 * top, top), xlim=(-0.4, len(sizes) - 0.6))
                 axes.set_xticks(range(len(sizes)), [str(n) for n in sizes])
-                axes.grid(axis="y", color=FAINT, linewidth=0.5)
-                axes.set_axisbelow(True)
+                draw_grid(axes, "y")
                 axes.set_title(f"{pool}\n{TITLES[scenario]}", fontsize=8)
                 axes.set_xlabel("training images, n")
             row[0].set_ylabel("share rejected at 0.05")
@@ -60,25 +61,25 @@ def figure(table: pd.DataFrame) -> str:
     return buffer.getvalue()
 
 
-def page(table: pd.DataFrame) -> str:
-    """Markdown: what was simulated, the table by pool and scenario, and how to read it."""
+def type_one_markdown(table: pd.DataFrame) -> str:
+    """The page in Markdown: a description of the simulation, a summary, and tables by pool and scenario."""
     studies = int(table["studies"].min())
     lines = [
-        "# How often each test is wrong",
+        "# Error rates of each test",
         "",
         f"Made by `make type-one` from {studies:,} simulated studies for each row below: pools of the size of the"
-        " paper's, its n, 100 replicates. Numbers are the share of studies with p ≤ 0.05: where there is no difference"
-        " it should be 0.05 or less, where there is one it is the power. The simulated studies and the tests are"
+        " paper's, its n, 100 replicates. Numbers are the share of studies with p ≤ 0.05: without a difference it"
+        " should be 0.05 or less, with a difference it is the power. The simulated studies and the tests are"
         " described in [statistics.md](statistics.md); all numbers are in [type-one.tsv](type-one.tsv).",
         "",
         "## In short",
         "",
         _in_short(table),
         "",
-        "Smallest to largest share over pools and n. A test is to be judged by the null that it speaks to; what it"
-        " does under the other one says what happens to those who ask it the wrong question.",
+        "Smallest to largest share over pools and n. Judge a test by its own null hypothesis, in bold; the other"
+        " columns show its behaviour if it is used for the wrong question.",
         "",
-        "![Share of simulated studies that each test rejects, by n](type-one.svg)",
+        "![Share of simulated studies in which each test rejects, by n](type-one.svg)",
         "",
         f"Bars are 95 % intervals from the number of studies ({studies:,}); the dotted line is 0.05.",
         "",
@@ -89,31 +90,31 @@ def page(table: pd.DataFrame) -> str:
             lines += [f"## {pool}: {TITLES[scenario]}", "", _table(part), ""]
     lines += [
         "The last two columns are the first model's mean AUC, and the mean of the difference over studies ± its"
-        " standard deviation, which is what a test about the population must reckon with.",
+        " standard deviation, which a test about the population must account for.",
         "",
     ]
     return "\n".join(lines)
 
 
 def _in_short(table: pd.DataFrame) -> str:
-    """A row per test: the smallest and largest share that it rejects in each scenario, its own null in bold."""
-    rows = [["test", "speaks to", *(TITLES[scenario] for scenario in SCENARIOS)], ["---", "---", *["---:"] * 3]]
-    for test, (name, null) in TESTS.items():
+    """A row per test: the smallest and largest share of rejections in each scenario, its own null in bold."""
+    rows = [["test", "null hypothesis", *(TITLES[scenario] for scenario in SCENARIOS)], ["---", "---", *["---:"] * 3]]
+    for test, null in NULLS.items():
         shares = table[table["test"] == test].groupby("scenario")["rejected"].agg(["min", "max"])
         cells = []
         for scenario in SCENARIOS:
             text = f"{shares.loc[scenario, 'min']:.3f} to {shares.loc[scenario, 'max']:.3f}"
             cells.append(f"**{text}**" if scenario == null else text)
-        rows.append([name, null, *cells])
+        rows.append([TEST_NAMES[test], null, *cells])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _table(part: pd.DataFrame) -> str:
-    head = ["n", *(f"{name} ({null})" for name, null in TESTS.values()), "AUC", "difference"]
+    head = ["n", *(f"{TEST_NAMES[test]} ({null})" for test, null in NULLS.items()), "AUC", "difference"]
     rows = [head, ["---:"] * len(head)]
     for n, found in part.groupby("n"):
         by_test = found.set_index("test")
-        shares = [f"{by_test.loc[test, 'rejected']:.3f}" for test in TESTS]
+        shares = [f"{by_test.loc[test, 'rejected']:.3f}" for test in NULLS]
         first = found.iloc[0]
         about = [f"{first['auc']:.3f}", f"{first['difference']:+.4f} ± {first['spread']:.4f}".replace("-", "−")]
         rows.append([str(n), *shares, *about])

@@ -1,7 +1,7 @@
-"""Does the machinery tell the truth where the truth is known?  Coverage, rejections, and leaks planted on purpose.
+"""Validity of the statistics on simulated studies: coverage, rejections, and planted leaks.
 
-Features stand in place of images; resampling, fitting, choice of settings, statistics and guards are the workflow's
-own functions.  `make validate` writes docs/validity.md.
+Features replace images; resampling, fitting, choice of settings, statistics and guards are the workflow's own
+functions.  `make validate` writes docs/validity.md.
 """
 
 from __future__ import annotations
@@ -23,32 +23,33 @@ from ..errors import InputError
 from ..files import write_json, write_table
 from ..fit import linear
 from ..fit.settings import choose, fingerprint_of_fit, fit_record
+from ..report.verdicts import TEST_NAMES
 from ..seeds import seed_from
 from ..split import resampling
 from ..statistics.aggregation import read_fits
-from .simulated_pools import Population, aucs_of_pools, draw_pool
-from .type_one import TESTS, Plan, one_thread, rejections, run_studies
+from ..statistics.inference import NULLS
+from .simulated_pools import RESAMPLING, Population, aucs_of_pools, draw_pool
+from .type_one import Plan, one_thread, rejections, run_studies
 
 SMALL = Population(240, 300, separations=(1.3, 1.3))
 INTERVALS = {
     "population": "participants and overlap (`expected_low`, `expected_high`)",
-    "participants": "participants drawn anew, fits not repeated",
+    "participants": "participants resampled, fits not repeated",
     "replicates": "bootstrap over replicates (about this pool)",
 }
-COVERS = "population"  # the interval that claims to cover the AUC expected in the population
+COVERS = "population"  # the interval that must cover the expected AUC in the population
 LEAST_COVERAGE = 0.93
 CLAIMS = (("sign_flip", "this pool"), ("corrected_t", "the population"), ("population", "the population"))
 GRID = [{"c": 10.0**power} for power in range(-4, 5)]
-PLAN = {"validation_share": 0.2, "test_share": 0.2, "min_per_class": 2, "max_redraws": 100}
-PARTS = 20  # of the pools behind a true AUC, each with a seed: the same truth however many processes there are
-SCANNER = 20.0  # standard deviations that a volume is off by on a scanner where its segmentation fails
-SHIFT = 1000.0  # what test rows are multiplied by to see whether a fit has looked at them
+PARTS = 20  # of the pools behind a true AUC, each with its own seed; independent of the number of processes
+SCANNER = 20.0  # standard deviations, error of a volume on a scanner whose images are segmented wrongly
+SHIFT = 1000.0  # factor on test rows, to detect whether a fit depends on them
 
 
 def coverage(
     population: Population, n: int, *, studies: int, pools: int, replicates: int, processes: int, seed: int = 1
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Many small studies at one n, against the truth from independent pools.
+    """Many small studies at one n, compared with the truth from independent pools.
 
     Returns
     -------
@@ -60,15 +61,15 @@ def coverage(
     for scenario in ("this pool", "the population"):
         plan = Plan("small", population, scenario, n, replicates=replicates)
         found = run_studies(plan, studies, processes, seed)
-        tests += [{"n": n, "scenario": scenario} | row for row in rejections(found)]
+        tests += [{"n": n, "scenario": scenario, **row} for row in rejections(found)]
         if scenario == "this pool":
             continue
         for name in INTERVALS:
             low, high = found[f"low_{name}"], found[f"high_{name}"]
             covered = float(((low <= truth) & (truth <= high)).mean())
+            error, width = float(np.sqrt(covered * (1 - covered) / studies)), float((high - low).mean())
             row = {"n": n, "interval": name, "truth": truth, "truth_error": truth_error, "covered": covered}
-            row |= {"error": float(np.sqrt(covered * (1 - covered) / studies)), "width": float((high - low).mean())}
-            intervals.append(row | {"studies": studies})
+            intervals.append({**row, "error": error, "width": width, "studies": studies})
     return pd.DataFrame(intervals), pd.DataFrame(tests)
 
 
@@ -90,7 +91,7 @@ def _part(population: Population, n: int, count: int, seed: int) -> np.ndarray:
 
 
 def broken_claims(intervals: pd.DataFrame, tests: pd.DataFrame, leaks: Sequence[Leak]) -> list[str]:
-    """What was promised and did not hold, in words; empty where everything did."""
+    """The promises that did not hold, in words."""
     broken = []
     for row in intervals[intervals["interval"] == COVERS].itertuples():
         if row.covered < LEAST_COVERAGE:
@@ -99,24 +100,25 @@ def broken_claims(intervals: pd.DataFrame, tests: pd.DataFrame, leaks: Sequence[
         for row in tests[(tests["test"] == test) & (tests["scenario"] == null)].itertuples():
             most = 0.05 + 3 * np.sqrt(0.05 * 0.95 / row.studies)
             if row.rejected > most:
-                broken.append(f"n = {row.n}: {TESTS[test][0]} rejects {row.rejected:.3f}, more than {most:.3f}")
+                broken.append(f"n = {row.n}: {TEST_NAMES[test]} rejects {row.rejected:.3f}, more than {most:.3f}")
     for leak in leaks:
         if not leak.caught or leak.false_alarm:
-            broken.append(f"{leak.what}: the guard {'sees a leak where there is none' if leak.caught else 'is blind'}")
+            fault = "reports a leak that does not exist" if leak.caught else "does not find it"
+            broken.append(f"{leak.what}: the guard {fault}")
     return broken
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A leak planted on purpose.
+    """A planted leak and its effect.
 
     Attributes
     ----------
     honest, leaky : mean test AUC over replicates without and with it
     moved, error : the mean of their paired differences and its standard error
-    guard : what should catch it
-    caught : whether it did
-    false_alarm : whether the guard also complains of the honest study
+    guard : the check that should find it
+    caught : whether the guard found it
+    false_alarm : whether the guard also reports a leak in the honest study
     """
 
     what: str
@@ -141,7 +143,7 @@ def leaks(replicates: int, seed: int = 1) -> list[Leak]:
 
 
 def _pool(population: Population, seed: int, *, null: bool) -> tuple[pd.DataFrame, np.ndarray]:
-    """A pool's images and their features; where `null`, the labels of participants say nothing."""
+    """A pool's images and their features; with `null`, labels are independent of the features."""
     generator = np.random.default_rng(seed)
     pool = draw_pool(population, generator)
     labels = pool.labels
@@ -177,7 +179,7 @@ def _refused(check: Callable[[], object]) -> bool:
 
 
 def _participant_on_both_sides(replicates: int, seed: int) -> Leak:
-    """Images drawn as if each were a participant of its own, where labels say nothing: three alike scans a person."""
+    """Images drawn as if each were a participant; labels are random, and a person has three similar scans."""
     images, features = _pool(Population(100, 300, features=60, stable=0.95), seed, null=True)
     alone = images.assign(participant_id=images["image_id"])
     people = images.set_index("image_id")["participant_id"]
@@ -185,7 +187,7 @@ def _participant_on_both_sides(replicates: int, seed: int) -> Leak:
     alarms: dict[str, list[bool]] = {"honest": [], "leaky": []}
     for replicate in range(replicates):
         for name, pool in (("honest", images), ("leaky", alone)):
-            drawn, _ = resampling.draw(pool, 100, PLAN, seed_from("both sides", seed, replicate))
+            drawn, _ = resampling.draw(pool, 100, RESAMPLING, seed_from("both sides", seed, replicate))
             aucs[name].append(_fit(features[drawn["index_row"]], drawn)[1])
             named = drawn.assign(participant_id=drawn["image_id"].map(people))
             alarms[name].append(_refused(partial(resampling.check_disjoint, named)))
@@ -195,18 +197,18 @@ def _participant_on_both_sides(replicates: int, seed: int) -> Leak:
 
 
 def _scaled_on_all(replicates: int, seed: int, *, scanner: bool) -> Leak:
-    """Volumes standardised by the mean and spread of all three sets in place of the training set's.
+    """Volumes standardised by the mean and spread of all three sets instead of the training set's.
 
-    Where the sets are alike, all three say nearly what the training set says, so little moves.  Where half of the
-    test images come from a `scanner` of their own, on which a quarter of the volumes are off by SCANNER standard
-    deviations, all three sets together know of it: these volumes shrink, and with them what the scanner does.
+    If the sets have the same distribution, the effect is small.  With `scanner`, half of the test images come from a
+    scanner on which a quarter of the volumes are wrong by SCANNER standard deviations.  The spread of all three sets
+    then includes this error, so standardisation shrinks these volumes and the scanner's effect.
     """
     images, features = _pool(Population(240, 300, features=60, separations=(1.3, 1.3)), seed, null=False)
     spread = features.std(0)
-    honest, leaky, alarms = [], [], {"honest": False, "leaky": False}
+    honest, leaky, alarms = [], [], {}
     for replicate in range(replicates):
         generator = np.random.default_rng(seed_from("scanner", seed, replicate))
-        drawn, _ = resampling.draw(images, 60, PLAN, seed_from("scaled", seed, replicate))
+        drawn, _ = resampling.draw(images, 60, RESAMPLING, seed_from("scaled", seed, replicate))
         chosen = features[drawn["index_row"]]
         test = (drawn["role"] == "test").to_numpy()
         if scanner:
@@ -215,7 +217,7 @@ def _scaled_on_all(replicates: int, seed: int, *, scanner: bool) -> Leak:
             chosen[np.ix_(foreign, volumes)] += SCANNER * spread[volumes]
         honest.append(_fit(chosen, drawn)[1])
         leaky.append(_fit_scaled_on_all(chosen, drawn)[1])
-        if replicate == 0:  # whether the validation losses change where nothing but test rows does
+        if replicate == 0:  # do validation losses depend on test rows?
             changed = np.where(test[:, None], SHIFT * chosen, chosen)
             for name, fitted in (("honest", _fit), ("leaky", _fit_scaled_on_all)):
                 before, after = (
@@ -228,7 +230,7 @@ def _scaled_on_all(replicates: int, seed: int, *, scanner: bool) -> Leak:
 
 
 def _fit_scaled_on_all(features: np.ndarray, resample: pd.DataFrame) -> tuple[list[dict[str, Any]], float]:
-    """As `_fit`, with a pipeline whose scaler has seen every row; the rest of it is the workflow's own."""
+    """Like `_fit`, but the scaler is fitted on all rows; the other steps are the workflow's own."""
     labels, roles = resample["label"].to_numpy(), resample["role"].to_numpy(str)
     scaled = (features - features.mean(0)) / features.std(0)
     records, models = [], []
@@ -244,17 +246,17 @@ def _fit_scaled_on_all(features: np.ndarray, resample: pd.DataFrame) -> tuple[li
 def _record(values: dict[str, float], scores: np.ndarray, labels: np.ndarray, roles: np.ndarray) -> dict[str, Any]:
     """A setting's record from its scores of the validation rows."""
     known = labels[roles == "validation"]
-    record = {"values": values, "status": "ok", "epoch": None, "validation_auc": float(roc_auc_score(known, scores))}
-    return record | {"validation_loss": float(log_loss(known, scores, labels=[0, 1]))}
+    auc, loss = float(roc_auc_score(known, scores)), float(log_loss(known, scores, labels=[0, 1]))
+    return {"values": values, "status": "ok", "epoch": None, "validation_auc": auc, "validation_loss": loss}
 
 
 def _chosen_on_test(replicates: int, seed: int) -> Leak:
-    """Of nine settings the one with the best test AUC, where labels say nothing."""
+    """The setting with the best test AUC of nine is chosen; labels are random."""
     images, features = _pool(Population(240, 300, features=60), seed, null=True)
     honest, leaky = [], []
     alarms: dict[str, list[bool]] = {"honest": [], "leaky": []}
     for replicate in range(replicates):
-        drawn, _ = resampling.draw(images, 60, PLAN, seed_from("chosen", seed, replicate))
+        drawn, _ = resampling.draw(images, 60, RESAMPLING, seed_from("chosen", seed, replicate))
         chosen, labels, roles = features[drawn["index_row"]], drawn["label"].to_numpy(), drawn["role"].to_numpy(str)
         records, scores = [], []
         for values in GRID:
@@ -263,12 +265,12 @@ def _chosen_on_test(replicates: int, seed: int) -> Leak:
             records.append(_record(values, validation, labels, roles))
             scores.append(model.predict_proba(chosen[roles == "test"])[:, 1])
         aucs = [float(roc_auc_score(labels[roles == "test"], score)) for score in scores]
-        places = {"honest": choose(records), "leaky": int(np.argmax(aucs))}
-        honest.append(aucs[places["honest"]])
-        leaky.append(aucs[places["leaky"]])
-        for name, place in places.items():
-            if name == "honest" or place != places["honest"]:
-                alarms[name].append(_fit_is_refused(drawn, records, place, aucs[place], scores[place]))
+        settings = {"honest": choose(records), "leaky": int(np.argmax(aucs))}
+        honest.append(aucs[settings["honest"]])
+        leaky.append(aucs[settings["leaky"]])
+        for name, setting in settings.items():
+            if name == "honest" or setting != settings["honest"]:
+                alarms[name].append(_fit_is_refused(drawn, records, setting, aucs[setting], scores[setting]))
     guard = "`aggregation.read_fits` chooses again from the validation numbers of every fit and refuses another choice"
     caught, false_alarm = bool(alarms["leaky"]) and all(alarms["leaky"]), any(alarms["honest"])
     return _leak("the setting chosen on the test set", honest, leaky, guard, caught, false_alarm)
@@ -277,7 +279,7 @@ def _chosen_on_test(replicates: int, seed: int) -> Leak:
 def _fit_is_refused(
     drawn: pd.DataFrame, records: list[dict[str, Any]], chosen: int, auc: float, scores: np.ndarray
 ) -> bool:
-    """Whether the aggregation refuses a fit with this choice, written as the rule writes it."""
+    """Whether the aggregation refuses a fit with this chosen setting, written as the workflow writes it."""
     fitting = {"linear": {"settings": GRID, "max_iterations": 5000}}
     facts = {"task": "null", "n": 60, "replicate": "001"}
     test = np.flatnonzero(drawn["role"] == "test")
@@ -305,24 +307,32 @@ def _fit_is_refused(
         return _refused(lambda: read_fits([fit], fitting, weights, Path(folder, "resamples")))
 
 
-def page(
+def validity_markdown(
     intervals: pd.DataFrame, tests: pd.DataFrame, found: Sequence[Leak], broken: Sequence[str], setting: str
 ) -> str:
-    """Markdown: what was promised, what was measured, and whether it held."""
+    """The page in Markdown: the promises, the measurements, and whether the promises hold.
+
+    Parameters
+    ----------
+    intervals, tests : from `coverage`
+    found : from `leaks`
+    broken : from `broken_claims`
+    setting : the numbers of studies and pools, as a sentence
+    """
     lines = [
-        "# Does the machinery tell the truth where the truth is known?",
+        "# Validity of the statistics on simulated studies",
         "",
-        f"Made by `make validate`: {setting} Features stand in place of images; drawing, fitting, choosing, testing "
-        "and guarding are the workflow's own functions. [statistics.md](statistics.md) describes tests and simulation, "
+        f"Made by `make validate`: {setting} Features replace images; the functions that draw, fit, choose, test and "
+        "guard are the workflow's own. [statistics.md](statistics.md) describes tests and simulation, "
         "[type-one.md](type-one.md) measures the tests at the paper's sizes.",
         "",
         "**Every promise on this page held.**" if not broken else "**Broken: " + "; ".join(broken) + ".**",
         "",
-        "## Does the interval for a model's expected AUC at n cover it?",
+        "## Coverage of the interval for a model's expected AUC at n",
         "",
-        "The truth is the mean AUC of as many independent pools as stated above, with one replicate each. Promise: the "
-        f"first interval covers it in at least {100 * LEAST_COVERAGE:.0f} % of studies. The others are there to show "
-        "why it is needed.",
+        "The truth is the mean AUC of the independent pools stated above, with one replicate each. Promise: the first "
+        f"interval covers it in at least {100 * LEAST_COVERAGE:.0f} % of studies. The other intervals show why it is "
+        "needed.",
         "",
         "| n | true AUC | interval | covers | mean width |",
         "| ---: | ---: | --- | ---: | ---: |",
@@ -334,26 +344,26 @@ def page(
         )
     lines += [
         "",
-        "## How often do tests reject where there is nothing?",
+        "## Rejections without a difference",
         "",
-        "Share of studies with p ≤ 0.05. Promise: no more than 0.05 beyond chance for the tests in bold, which claim "
-        "to hold under that null.",
+        "Share of studies with p ≤ 0.05. Promise: at most 0.05, within chance, for the tests in bold, which are made "
+        "for that null hypothesis.",
         "",
-        "| n | null that holds | " + " | ".join(name for name, _ in TESTS.values()) + " |",
-        "| ---: | --- | " + " | ".join("---:" for _ in TESTS) + " |",
+        "| n | true null hypothesis | " + " | ".join(TEST_NAMES[test] for test in NULLS) + " |",
+        "| ---: | --- | " + " | ".join("---:" for _ in NULLS) + " |",
     ]
     for (n, scenario), part in tests.groupby(["n", "scenario"], sort=False):
         shares = part.set_index("test")["rejected"]
-        cells = [f"**{shares[test]:.3f}**" if (test, scenario) in CLAIMS else f"{shares[test]:.3f}" for test in TESTS]
+        cells = [f"**{shares[test]:.3f}**" if (test, scenario) in CLAIMS else f"{shares[test]:.3f}" for test in NULLS]
         lines.append(f"| {n} | no difference in {scenario} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "## What do leaks do, and who notices?",
+        "## Planted leaks: their effect, and the check that finds them",
         "",
-        "Mean test AUC of the linear model over replicates, without and with a leak that was planted on purpose. "
-        "Promise: the guard catches it, and is silent where there is none.",
+        "Mean test AUC of the linear model over replicates, without and with a planted leak. Promise: the check finds "
+        "the leak, and reports none without it.",
         "",
-        "| leak | without | with | moves the AUC by | caught | by |",
+        "| leak | without | with | change of the AUC | found | by |",
         "| --- | ---: | ---: | ---: | --- | --- |",
     ]
     for leak in found:

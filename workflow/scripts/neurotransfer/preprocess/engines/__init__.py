@@ -21,9 +21,9 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class Scan:
-    """One image as an engine is told of it.
+    """One image, as it is given to an engine.
 
-    `t1w` and `derivatives` are absolute; `derivatives` is the folder of existing outputs, where there is one.
+    `t1w` and `derivatives` are absolute; `derivatives` is the folder of existing outputs, if there is one.
     """
 
     image_id: str
@@ -49,7 +49,7 @@ class Engine(Protocol):
         Raises
         ------
         InstallationError
-            where it cannot, in one line that says what to mend; the job stops, and no image fails for it
+            if it cannot, in one line with the fix; the job stops, and no image fails for it
         """
 
     def facts(self, scan: Scan) -> dict[str, Any]:
@@ -67,9 +67,9 @@ class Engine(Protocol):
         Raises
         ------
         ImageError
-            with a reason of preprocessing.REASONS; TryAlone asks for a second try at the end of the job
+            with a reason of reasons.REASONS; TryAlone asks for a second try at the end of the job
         InstallationError
-            where not the image but the engine is at fault: the job stops
+            if not the image but the engine is at fault: the job stops
         """
 
     def stop(self) -> None:

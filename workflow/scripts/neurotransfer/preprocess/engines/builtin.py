@@ -23,7 +23,7 @@ from .inputs import read_image
 from .outputs import LARGEST, SMALLEST
 
 LEFT_RIGHT = ("Left", "Right")
-# SegIds: FreeSurfer's where the meaning agrees, 12000 and up for template regions that have none there.
+# SegIds: FreeSurfer's if the meaning agrees, 12000 and up for template regions that have none there.
 PRIOR_POWER = 0.5  # 1 would let the template decide, 0 the intensities alone
 DARKEST = 3  # percentile of the brain's intensities that is surely fluid
 SAMPLES = 20_000  # points of the image in which registration compares intensities
@@ -80,7 +80,7 @@ def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> None:
     Raises
     ------
     ImageError
-        with a reason of preprocessing.REASONS
+        with a reason of reasons.REASONS
     """
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(settings["threads"])
     data, affine = read_image(source)
@@ -136,18 +136,20 @@ def template() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     import nilearn.datasets
 
     folder = Path(nilearn.datasets.__file__).parent / "data"
-    images = [
+    images: list[Any] = [
         nibabel.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in ("t1", "gm", "wm")
     ]
-    return (*(np.asarray(image.dataobj, np.float32) for image in images), images[0].affine)
+    t1, grey, white = (np.asarray(image.dataobj, np.float32) for image in images)
+    return t1, grey, white, images[0].affine
 
 
 @functools.lru_cache(maxsize=2)
 def blurred_tissues(blur: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Grey matter, white matter and brain of the template in [0, 1], blurred by `blur` mm (a standard deviation)."""
     t1, grey, white, _ = template()
-    tissues_and_brain = grey / 255, white / 255, (t1 > 0).astype(np.float32)
-    return tuple(ndimage.gaussian_filter(values, blur) if blur > 0.5 else values for values in tissues_and_brain)
+    sharp = grey / 255, white / 255, (t1 > 0).astype(np.float32)
+    grey, white, brain = (ndimage.gaussian_filter(values, blur) if blur > 0.5 else values for values in sharp)
+    return grey, white, brain
 
 
 @functools.lru_cache(maxsize=2)
@@ -193,30 +195,30 @@ def register(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
     coarse = max(2.0, voxel)
     t1, near, template_affine = coarse_template(coarse)
     fixed = _itk(ndimage.gaussian_filter(image, 0.5 * coarse / voxel if voxel < coarse else 0), affine)
-    moving, near = (_itk(values, template_affine) for values in (t1, near))
+    moving, mask = (_itk(values, template_affine) for values in (t1, near))
     bright = image > np.percentile(image, 60)
     middle = np.array(ndimage.center_of_mass(bright)) * voxel + affine[:3, 3]
     start = SimpleITK.Similarity3DTransform()
     start.SetCenter(middle.tolist())
     inside = np.array(ndimage.center_of_mass(t1)) * np.diag(template_affine)[:3] + template_affine[:3, 3]
     start.SetTranslation((inside - middle + [0, 0, -10]).tolist())  # the head's centre lies below the brain's
-    whole = _optimise(fixed, moving, near, start, coarse, voxel)
+    whole = _optimise(fixed, moving, mask, start, coarse, voxel)
     full = SimpleITK.AffineTransform(3)
     full.SetCenter(whole.GetCenter())
     full.SetMatrix(whole.GetMatrix())
     full.SetTranslation(whole.GetTranslation())
-    full = _optimise(fixed, moving, near, full, coarse, voxel)
+    full = _optimise(fixed, moving, mask, full, coarse, voxel)
     result, centre = np.eye(4), np.array(full.GetCenter())
     result[:3, :3] = np.array(full.GetMatrix()).reshape(3, 3)
     result[:3, 3] = np.array(full.GetTranslation()) + centre - result[:3, :3] @ centre
     return result
 
 
-def _optimise(fixed, moving, near, start, coarse: float, voxel: float):
+def _optimise(fixed, moving, mask, start, coarse: float, voxel: float):
     # only points that fall in or near the template's brain count: it has no head, so scalp must not attract it
     method = SimpleITK.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
-    method.SetMetricMovingMask(near)
+    method.SetMetricMovingMask(mask)
     method.SetMetricUseFixedImageGradientFilter(False)  # a filtered gradient of whole images costs more than
     method.SetMetricUseMovingImageGradientFilter(False)  # differences at the points compared, and gains nothing
     finest = max(1, round(coarse / voxel))
@@ -250,8 +252,8 @@ def warp_template(to_template: np.ndarray, shape: tuple[int, ...], affine: np.nd
     ]
     world = to_template @ affine
     axes = np.meshgrid(*(np.arange(size, dtype=np.float32) for size in shape), indexing="ij", sparse=True)
-    places = [sum(world[row, axis] * axes[axis] for axis in range(3)) + world[row, 3] for row in range(3)]
-    return *warped, np.stack(places).astype(np.float32)
+    positions = [sum(world[row, axis] * axes[axis] for axis in range(3)) + world[row, 3] for row in range(3)]
+    return *warped, np.stack(positions).astype(np.float32)
 
 
 def brain_mask(image: np.ndarray, brain: np.ndarray, voxel_size: float) -> np.ndarray:
@@ -260,7 +262,7 @@ def brain_mask(image: np.ndarray, brain: np.ndarray, voxel_size: float) -> np.nd
     Raises
     ------
     ImageError
-        where what remains is not the size of a brain
+        if what remains is not the size of a brain
     """
     ball = ndimage.generate_binary_structure(3, 1)
     steps = max(1, round(4 / voxel_size))
@@ -291,13 +293,13 @@ def tissues(image: np.ndarray, mask: np.ndarray, gm: np.ndarray, wm: np.ndarray)
 
     Each voxel goes to the likeliest of three normal distributions under flattened template priors.  Their
     means are anchored: white matter's where the template is sure of it, fluid's at the mask's darkest
-    voxels, and grey matter's between them as in the template, so that lost grey matter is fewer voxels and
+    voxels, and grey matter's between them as in the template, so lost grey matter is fewer voxels and
     not a darker class.
 
     Raises
     ------
     ImageError
-        where white matter is not brighter than the darkest part of the mask
+        if white matter is not brighter than the darkest part of the mask
     """
     values = image[mask]
     sure = wm[mask] > min(0.8, float(np.quantile(wm[mask], 0.95)))

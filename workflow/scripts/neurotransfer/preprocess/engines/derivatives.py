@@ -7,7 +7,7 @@ Links under FastSurfer's names come out.  Nothing is ever written to, or deleted
 
 FreeSurfer's ``aseg.stats`` has no cortical regions, so one file of statistics is put together: the cortex is the
 ``GrayVol`` of the two hemispheres' DKT parcellation, and cerebral white matter is the measure in the header.  Both
-come from surfaces where FastSurfer counts voxels; the ledger's engine keeps the two apart.
+come from surfaces, while FastSurfer counts voxels; the ledger's engine keeps the two apart.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Derivatives:
         return found
 
     def made_by(self, scan: Scan) -> tuple[str, str]:
-        """What made the outputs, as their logs say; "unknown" where they do not."""
+        """What made the outputs, as their logs say; "unknown" if they do not."""
         return made_by(scan.derivatives) if scan.derivatives else (UNKNOWN, UNKNOWN)
 
     def run(self, scan: Scan, folder: Path, *, alone: bool = False) -> None:
@@ -98,7 +98,7 @@ class Derivatives:
             if name == STATISTICS and text is not None:
                 link.write_text(text, encoding="utf-8")
             else:
-                # absolute, so that the results may be moved; not resolved, since a dataset may move its content
+                # absolute, so that the results may be moved; not resolved, because a dataset may move its content
                 link.symlink_to(os.path.abspath(path))
 
     def stop(self) -> None:
@@ -140,7 +140,8 @@ def check_type(orig: Path) -> None:
         ``wrong_grid`` or ``output_damaged``
     """
     try:
-        kind = nibabel.load(orig).get_data_dtype()
+        image: Any = nibabel.load(orig)
+        kind = image.get_data_dtype()
     except UNREADABLE as error:
         raise ImageError("output_damaged", f"{orig.name}: {error}") from None
     if kind != np.uint8:

@@ -1,4 +1,4 @@
-"""FastSurfer, segmentation only: the command for each version, and what became of an image, told by files and log.
+"""FastSurfer, segmentation only: the command for each version, and the outcome of an image, from its files and log.
 
 It works in a folder on the node's own disk; a whole result is then moved to the study's.  Its exit status alone
 says nothing: versions have ended with 0 after a failed volume check, and after the GPU's memory ran out.
@@ -23,9 +23,9 @@ from .inputs import read_image
 from .outputs import NEEDED, STATISTICS, Outputs, check_outputs
 from .processes import Commands, TimedOut
 
-# What run_fastsurfer.sh is told besides --t1, --sid and --sd.  Bias-field correction stays on: the volumes need it.
+# Options of run_fastsurfer.sh besides --t1, --sid and --sd.  Bias-field correction stays on: the volumes need it.
 # Tried with the script itself, of 2.4.0-dev (October 2024), the newest public copy: those of 2.4.  Known from its
-# documentation and from scripts of those who use 2.5, and not tried: --no_cc from 2.5 on, and that 2.6 is no different.
+# documentation and from scripts of users of 2.5, and not tried: --no_cc from 2.5 on, and that 2.6 is no different.
 OPTIONS = {
     "2.4": "--seg_only --no_cereb --no_hypothal"
     " --vox_size {voxel_size:g} --viewagg_device {viewagg_device} --threads {threads}",
@@ -40,7 +40,7 @@ LICENSE = "/fs_license/license.txt"
 SPACE = 0.5  # [assumed] GB of the node's disk for one image, several times what its files take
 VERSION_SECONDS = 1800  # the first call of a new image may have to fetch and unpack it
 
-# What a log says when not the image but the installation is at fault, and how to mend that.
+# What a log says when not the image but the installation is at fault, and how to correct that.
 BROKEN = {
     r"Flag .* unrecognized": "correct preprocessing.fastsurfer.version: the options are those of another version",
     r"require a FreeSurfer License|license file .* could not be found|No license found": (
@@ -52,7 +52,7 @@ BROKEN = {
     ),
     r"Read-only file system": "set TMPDIR to a disk that can be written",
     r"You are trying to run .* as root": "run it as another user",
-    r"Cannot find the python interpreter|ModuleNotFoundError|No module named": "mend FastSurfer's Python environment",
+    r"Cannot find the python interpreter|ModuleNotFoundError|No module named": "repair FastSurfer's Python environment",
     r"NVIDIA driver on your system is too old": "take an image for an older CUDA, or set preprocessing.gpus to 0",
     r"Could not find any nv files on this host|could not select device driver": (
         "send the job to a node with a GPU, or set preprocessing.gpus to 0"
@@ -100,7 +100,7 @@ class FastSurfer:
         Raises
         ------
         InstallationError
-            where no engine, no image, another version, no licence file, no space or no permission is there
+            if no engine, no image, another version, no licence file, no space or no permission is there
         """
         containers.check_here(self._settings)
         self._check_scratch()
@@ -109,14 +109,14 @@ class FastSurfer:
             try:
                 code = self._call(["--version"], place, log, limit=VERSION_SECONDS)
             except TimedOut:
-                what = f"FastSurfer has not told its version within {VERSION_SECONDS / 60:g} minutes"
-                raise InstallationError(self._where(), "", what, "mend preprocessing.fastsurfer") from None
+                what = f"FastSurfer has not printed its version within {VERSION_SECONDS / 60:g} minutes"
+                raise InstallationError(self._where(), "", what, "correct preprocessing.fastsurfer") from None
             text = _read(log)
         self._refuse_broken(text)
         found = re.findall(r"^v?(\d+\.\d+\.\d+)(?:[-+ (].*)?$", text, re.MULTILINE)
         if code != 0 or not found:
             what = f"FastSurfer does not start ({last_words(text) or f'exit status {code}'})"
-            raise InstallationError(self._where(), "", what, "mend preprocessing.fastsurfer")
+            raise InstallationError(self._where(), "", what, "correct preprocessing.fastsurfer")
         if found[-1] != self.version:
             what = f"this is FastSurfer {found[-1]}, and preprocessing.fastsurfer.version says {self.version}"
             raise InstallationError(self._where(), "", what, "correct the image or the version")
@@ -147,7 +147,7 @@ class FastSurfer:
         return "fastsurfer", self.version
 
     def run(self, scan: Scan, folder: Path, *, alone: bool = False) -> None:
-        """See `Engine`; alone, views are aggregated in the host's memory, where the GPU's was too small before."""
+        """See `Engine`; alone, views are aggregated in the host's memory, if the GPU's was too small before."""
         scripts = folder / "scripts"
         scripts.mkdir(exist_ok=True)
         log = scripts / ("engine.alone.log" if alone else "engine.log")
@@ -201,7 +201,8 @@ class FastSurfer:
     def _call(self, options: Sequence[str], place: Path, log: Path, *, limit: float, scan: Scan | None = None) -> int:
         """Run the script with `options`, for a scan or for itself."""
         binds = [containers.Bind(place / "output", containers.OUTPUT, read_only=False)]
-        files, output = [], containers.OUTPUT if self._how != "native" else str(place / "output")
+        files: list[str] = []
+        output = containers.OUTPUT if self._how != "native" else str(place / "output")
         if scan is not None:
             binds, files = self._files(scan, place, binds, output)
         arguments = [*files, *options]
@@ -260,20 +261,20 @@ class FastSurfer:
         return f"{self._how} {containers.image_reference(self._own['image'], self.version, self._gpu)}"
 
     def _refuse_broken(self, text: str) -> None:
-        """Raise where the log shows that the installation is at fault."""
+        """Raise if the log shows that the installation is at fault."""
         for pattern, fix in BROKEN.items():
             if found := re.search(rf".*(?:{pattern}).*", text, re.IGNORECASE):
                 raise InstallationError(self._where(), "", found[0].strip(), fix)
 
     def _refuse_cpu(self, text: str) -> None:
-        """Raise where FastSurfer has taken the CPU, which is 50 times slower, in place of the job's GPU."""
+        """Raise if FastSurfer has taken the CPU, which is 50 times slower, in place of the job's GPU."""
         if self._gpu and re.search(NO_GPU, text):
             self._refuse_broken(text)
             fix = "send the job to a node with a GPU and its driver, or set preprocessing.gpus to 0"
             raise InstallationError(self._where(), "", "FastSurfer found no GPU and worked on the CPU", fix)
 
     def _judge(self, code: int, text: str, produced: Path, alone: bool) -> None:
-        """What became of the image: nothing is raised where its outputs are whole and plausible."""
+        """What became of the image: nothing is raised if its outputs are whole and plausible."""
         words = last_words(text)
         if re.search(TOO_SMALL, text):
             raise ImageError("volume_check", _line_with(TOO_SMALL, text))
@@ -295,25 +296,27 @@ class FastSurfer:
         if not re.search(r"^Version:", text, re.MULTILINE):
             # the script's first line is not there: the container, not the image, failed
             what = f"FastSurfer did not start ({words or f'exit status {code}'})"
-            raise InstallationError(self._where(), "", what, "mend preprocessing.fastsurfer")
+            raise InstallationError(self._where(), "", what, "correct preprocessing.fastsurfer")
         if code:
             raise ImageError("engine_failed", f"exit status {code}: {words}")
+        assert failure is not None  # without one, an exit status of 0 has returned above
         raise ImageError(failure.reason, f"{failure.detail}; the log's last line: {words}")
 
 
 def last_words(text: str) -> str:
-    """The last line of a log that says what happened; the very last one where none does."""
+    """The last line of a log that says what happened; the very last one if none does."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if not SAYS_LITTLE.search(line)]
     return (telling or lines or [""])[-1].strip()[:300]
 
 
 def _line_with(pattern: str, text: str) -> str:
-    return re.search(rf".*(?:{pattern}).*", text)[0].strip()[:300]
+    found = re.search(rf".*(?:{pattern}).*", text)
+    return found[0].strip()[:300] if found else ""
 
 
 def _read(path: Path) -> str:
-    """A log's text, its last megabyte; empty where there is none."""
+    """A log's text, its last megabyte; empty if there is none."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -13,7 +14,7 @@ from ...errors import ImageError
 
 
 def check_file(source: Path) -> None:
-    """Raise ImageError where the file is missing (or a link to nothing), empty or not ours to read."""
+    """Raise ImageError if the file is missing (or a link to nothing), empty or not readable for this user."""
     if not source.is_file():
         raise ImageError("missing", f"{source} is not there")
     if not source.stat().st_size:
@@ -25,7 +26,7 @@ def check_file(source: Path) -> None:
 def read_image(source: Path) -> tuple[np.ndarray, np.ndarray]:
     """Voxels, float32 [X, Y, Z], and affine of a T1-weighted image, checked."""
     try:
-        image = nibabel.load(source)
+        image: Any = nibabel.load(source)
         data = np.asarray(image.dataobj, dtype=np.float32)
     except nibabel.filebasedimages.ImageFileError as error:
         raise ImageError("not_an_image", f"{source.name}: {error}") from None

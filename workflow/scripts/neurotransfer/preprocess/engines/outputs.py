@@ -8,12 +8,13 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 
 from ...errors import ImageError, InputError
-from ..volumes import read_stats
+from ..volumes import Statistics, read_stats
 
 ORIG, MASK, SEGMENTATION = "mri/orig.mgz", "mri/mask.mgz", "mri/aparc.DKTatlas+aseg.deep.mgz"
 STATISTICS = "stats/aseg+DKT.stats"
@@ -46,7 +47,7 @@ def check_outputs(outputs: Outputs, voxel_size: float, *, all_listed: bool = Fal
     Parameters
     ----------
     voxel_size : mm, of the configuration
-    all_listed : the statistics are of this very segmentation, so that labels without a row tell of a file that ends
+    all_listed : the statistics are of this very segmentation, so labels without a row show a file that ends
         too early
 
     Raises
@@ -72,17 +73,7 @@ def check_outputs(outputs: Outputs, voxel_size: float, *, all_listed: bool = Fal
             raise ImageError("wrong_grid", f"{path.name} and {outputs.orig.name} are not on one grid")
     if not labels.any():
         raise ImageError("implausible_volume", f"{outputs.segmentation.name} is empty")
-    try:
-        statistics = read_stats(outputs.statistics)
-    except (InputError, *UNREADABLE) as error:
-        what = error.what if isinstance(error, InputError) else error
-        raise ImageError("output_damaged", f"{outputs.statistics.name}: {what}") from None
-    if all_listed:
-        present = np.flatnonzero(np.bincount(labels.ravel().astype(np.int64)))
-        absent = [label for label in present if label and label not in statistics.volumes]
-        if len(absent) > SOME_UNLISTED * len(present):
-            what = f"{len(absent)} of {len(present)} labels of the segmentation have no row"
-            raise ImageError("output_damaged", f"{outputs.statistics.name}: {what}")
+    statistics = _statistics_of(outputs.statistics, labels if all_listed else None)
     litres = {"mask": np.count_nonzero(in_mask) * float(np.prod(sizes)), "statistics": statistics.mask_volume}
     for where, volume in litres.items():
         if not SMALLEST <= volume / 1e6 <= LARGEST:
@@ -90,10 +81,26 @@ def check_outputs(outputs: Outputs, voxel_size: float, *, all_listed: bool = Fal
             raise ImageError("implausible_volume", what)
 
 
+def _statistics_of(path: Path, labels: np.ndarray | None) -> Statistics:
+    """The statistics in a file; damaged if, of `labels` that it should list, too many are not there."""
+    try:
+        statistics = read_stats(path)
+    except (InputError, *UNREADABLE) as error:
+        what = error.what if isinstance(error, InputError) else error
+        raise ImageError("output_damaged", f"{path.name}: {what}") from None
+    if labels is not None:
+        present = np.flatnonzero(np.bincount(labels.ravel().astype(np.int64)))
+        absent = [label for label in present if label and label not in statistics.volumes]
+        if len(absent) > SOME_UNLISTED * len(present):
+            what = f"{len(absent)} of {len(present)} labels of the segmentation have no row"
+            raise ImageError("output_damaged", f"{path.name}: {what}")
+    return statistics
+
+
 def _read(path: Path) -> tuple[nibabel.MGHImage, np.ndarray]:
     """An image and its voxels, every byte of it read."""
     try:
-        image = nibabel.load(path)
+        image: Any = nibabel.load(path)
         return image, np.asarray(image.dataobj)
     except UNREADABLE as error:
         raise ImageError("output_damaged", f"{path.name}: {error}") from None

@@ -61,7 +61,7 @@ class Commands:
         Raises
         ------
         OSError
-            where the program cannot be started
+            if the program cannot be started
         TimedOut, Stopped
             when it was ended, together with all that it had started
         """
@@ -103,6 +103,7 @@ class Commands:
 
     def _tell(self, message: Mapping[str, object]) -> None:
         with self._lock, contextlib.suppress(OSError):  # a guard that somebody killed
+            assert self._guard is not None and self._guard.stdin is not None  # `_start` has made it
             self._guard.stdin.write(json.dumps(message) + "\n")
             self._guard.stdin.flush()
 
@@ -114,6 +115,7 @@ class Commands:
         """Let the guard go; nothing may be running any more."""
         with self._lock:
             if self._guard is not None:
+                assert self._guard.stdin is not None  # a pipe, as asked for
                 with contextlib.suppress(OSError):
                     self._guard.stdin.close()
                 self._guard.wait()
@@ -149,7 +151,7 @@ def _undo(command: Sequence[str]) -> None:
 
 
 def guard() -> None:
-    """Read what starts and what ends; when nobody is left to tell, end what is still running."""
+    """Read what starts and what ends; when no reader is left, end what is still running."""
     running = {}
     for line in sys.stdin:
         message = json.loads(line)

@@ -1,4 +1,4 @@
-"""SFCN as torch's own layers one after another, as in Peng et al.'s public code: what ours is held against."""
+"""SFCN from torch's own layers, as in Peng et al.'s public code: the reference for our network."""
 
 from itertools import pairwise
 
@@ -22,7 +22,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainSFCN(nn.Module):
-    """The same names in its state as neurotransfer's network has."""
+    """The whole network; its state dict has the same names as neurotransfer's."""
 
     def __init__(self, channels, bottleneck, outputs, pooling, dropout):
         super().__init__()

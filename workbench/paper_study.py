@@ -1,7 +1,7 @@
-"""The tables of the paper's whole study, without its images: 45 BIDS data sets whose scans have one byte each.
+"""The tables of the paper's whole study without its images: 45 BIDS data sets whose scans have one byte each.
 
-Goes in: a folder, and the share of the study's size.  Comes out: ``data/<cohort>/`` and ``config/cohorts.tsv``
-in it, which `config/config.yaml` names, so that the manifest and a dry run are those of the paper's study.
+Goes in: a folder, and the share of the study's size.  Comes out: ``data/<cohort>/`` and the ``config/cohorts.tsv`` that
+`config/config.yaml` names.  Manifest and dry run are then those of the paper's study.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pathlib import Path
 IMAGES, PARTICIPANTS, COHORTS = 114_257, 80_931, 45  # [paper]
 ADNI, TOP = (10_660, 1_678), (1_037, 861)  # [paper] images and participants of the two tasks' pools
 PRETRAINING, HOLDOUT = 24, 19  # [paper] 25 and 20, less ADNI and TOP
-PRETRAINING_IMAGES = 76_600  # [assumed] of 78,570 for training and validation, those that are not ADNI's
+PRETRAINING_IMAGES = 76_600  # [assumed] 78,570 for training and validation, without ADNI's
 COLUMNS = ("cohort", "path", "roles", "pretraining_share", "diagnosis_codes", "age_unit", "t1w")
 
 
 @dataclass(frozen=True)
 class Design:
-    """One cohort: its size, its part in the study, and how its data set is laid out.
+    """One cohort: its size, its roles in the study, and the layout of its data set.
 
-    `layout` is where the ages of several sessions stand: ``sessions`` (a sessions.tsv per person), ``dates``
+    `layout` says how ages of several sessions are stored: ``sessions`` (a sessions.tsv per person), ``dates``
     (acquisition times in scans.tsv), ``runs`` (several scans in one session, no ages needed).
     """
 
@@ -40,21 +40,21 @@ class Design:
 
 
 def designs(share: float = 1.0) -> list[Design]:
-    """The 45 cohorts; a `share` below 1 makes each smaller, the tasks' pools no smaller than n = 500 needs."""
+    """The 45 cohorts; a `share` below 1 makes them smaller, but the tasks' pools stay large enough for n = 500."""
     rest = (IMAGES - ADNI[0] - TOP[0], PARTICIPANTS - ADNI[1] - TOP[1])
     images = _apportion(PRETRAINING_IMAGES, PRETRAINING) + _apportion(rest[0] - PRETRAINING_IMAGES, HOLDOUT)
     people = _shares_of(rest[1], images)
     cohorts = []
-    for at, (has, persons) in enumerate(zip(images, people, strict=True)):
-        layout = ("sessions", "dates", "runs")[at % 3]
+    for number, (has, persons) in enumerate(zip(images, people, strict=True)):
+        layout = ("sessions", "dates", "runs")[number % 3]
         made = Design(
-            f"C{at + 1:02d}",
+            f"C{number + 1:02d}",
             max(2, round(share * has)),
             max(2, round(share * persons)),
-            "pretraining" if at < PRETRAINING else "holdout",
+            "pretraining" if number < PRETRAINING else "holdout",
             layout=layout,
-            months=at % 5 == 4,
-            commas=at % 5 == 3,
+            months=number % 5 == 4,
+            commas=number % 5 == 3,
         )
         cohorts.append(made)
     images_of_adni, people_of_adni = ADNI if share == 1 else (max(1_500, round(share * ADNI[0])), 1_200)
@@ -67,12 +67,12 @@ def designs(share: float = 1.0) -> list[Design]:
 
 
 def _apportion(total: int, parts: int) -> list[int]:
-    """Parts that fall off as 1/rank and sum to the total: a few large cohorts and many small ones."""
+    """Parts in proportion to 1/rank that sum to the total: a few large cohorts and many small ones."""
     return _shares_of(total, [1 / rank for rank in range(1, parts + 1)])
 
 
 def _shares_of(total: int, weights: list[float]) -> list[int]:
-    """Whole numbers in proportion to the weights, with the total as their sum (largest remainders)."""
+    """Integers in proportion to the weights that sum to the total (largest remainders)."""
     exact = [total * weight / sum(weights) for weight in weights]
     whole = [int(number) for number in exact]
     largest = sorted(range(len(exact)), key=lambda at: whole[at] - exact[at])
@@ -82,7 +82,7 @@ def _shares_of(total: int, weights: list[float]) -> list[int]:
 
 
 def write_study(folder: Path, share: float = 1.0) -> list[Design]:
-    """Write the study's data sets and its table of cohorts; a study that stands there complete is left alone."""
+    """Write the study's data sets and its table of cohorts; do nothing if the same study is complete already."""
     cohorts = designs(share)
     mark = folder / "written.json"
     facts = json.dumps([str(cohort) for cohort in cohorts])
@@ -138,7 +138,7 @@ def write_cohort(root: Path, cohort: Design, draw: random.Random) -> None:
 
 
 def _images_of_people(cohort: Design, draw: random.Random) -> Iterator[int]:
-    """How many images each person has: one, and the others go to people drawn at random."""
+    """The number of images of each person: one, and the others go to people drawn at random."""
     counts = [1] * cohort.participants
     for _ in range(cohort.images - cohort.participants):
         counts[draw.randrange(cohort.participants)] += 1
@@ -154,7 +154,7 @@ def _write_scans(folder: str, prefix: str, images: int, sidecar: Path) -> None:
     os.mkdir(folder)
     for run in range(1, images + 1):
         name = f"{folder}/{prefix}_run-{run}_T1w" if images > 1 else f"{folder}/{prefix}_T1w"
-        _write(f"{name}.nii.gz", "x")  # a byte of its own: the manifest refuses one file under two names
+        _write(f"{name}.nii.gz", "x")  # not a hard link: the manifest refuses one file under two names
         os.link(sidecar, f"{name}.json")
 
 

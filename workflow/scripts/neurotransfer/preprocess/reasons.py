@@ -1,0 +1,101 @@
+"""Why an image can fail: one table of reasons, with what each means and what to do; docs/failures.md is this table."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Reason(NamedTuple):
+    """What a code in a ledger's column `reason` means, and what a person can do about it."""
+
+    meaning: str
+    remedy: str
+
+
+REASONS = {
+    "missing": Reason(
+        "the file is not there, or is a link to nothing",
+        "get its content (datalad get), or correct the link",
+    ),
+    "unreadable": Reason(
+        "the user who runs this may not read the file",
+        "correct its permissions",
+    ),
+    "empty": Reason(
+        "the file has no bytes",
+        "copy it again from its source",
+    ),
+    "not_an_image": Reason(
+        "nibabel does not know the file's format",
+        "convert it again from its source",
+    ),
+    "truncated": Reason(
+        "the file ends too early, or its compression is damaged",
+        "copy it again from its source",
+    ),
+    "not_3d": Reason(
+        "the image has other than three axes",
+        "take the one volume that is meant, or leave the image out",
+    ),
+    "flat": Reason(
+        "an axis has fewer than 16 voxels",
+        "leave it out: it is a localiser or a thick slab",
+    ),
+    "not_finite": Reason(
+        "NaN or infinite voxels",
+        "convert it again, or set those voxels to 0",
+    ),
+    "all_zero": Reason(
+        "every voxel has the same value",
+        "convert it again from its source",
+    ),
+    "bad_affine": Reason(
+        "the header does not say where the voxels are",
+        "convert it again from its source",
+    ),
+    "mask_failed": Reason(
+        "no plausible brain was found",
+        "look at the image: wrong contrast, wrong body part, or turned upside down",
+    ),
+    "volume_check": Reason(
+        "FastSurfer's own check found too little brain",
+        "look at the image; a very small or badly segmented brain is left out",
+    ),
+    "implausible_volume": Reason(
+        "the brain in the outputs is smaller or larger than any",
+        "look at the image and its mask; leave it out if they are wrong",
+    ),
+    "output_missing": Reason(
+        "the engine ended without all of its files",
+        "read scripts/ in the image's folder; retry if another image was at fault",
+    ),
+    "output_damaged": Reason(
+        "one of the engine's files cannot be read to its end",
+        "retry; if it comes again, look for a failing disk",
+    ),
+    "wrong_grid": Reason(
+        "the engine's files are not on one grid, or not on the configured one",
+        "for derivatives: set preprocessing.voxel_size to theirs, or process these images anew",
+    ),
+    "derivatives_missing": Reason(
+        "the cohort's pattern leads to no folder",
+        "correct the pattern in the table of cohorts, or copy the folder there",
+    ),
+    "timeout": Reason(
+        "the image took longer than preprocessing.time_limit and was ended",
+        "look at the node's load, raise preprocessing.time_limit, retry",
+    ),
+    "gpu_memory": Reason(
+        "the GPU's memory was not enough, even for this image alone",
+        "use a GPU with more memory or lower preprocessing.images_at_once, retry",
+    ),
+    "killed": Reason(
+        "the engine was killed, usually because memory was short, even with this image alone",
+        "raise preprocessing.max_mem_mb or lower preprocessing.images_at_once, retry",
+    ),
+    "engine_failed": Reason(
+        "the engine stopped with an error of its own",
+        "read scripts/ in the image's folder",
+    ),
+}
+MEANINGS = {name: reason.meaning for name, reason in REASONS.items()}
