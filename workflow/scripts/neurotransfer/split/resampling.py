@@ -90,6 +90,24 @@ def draw(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> 
     ------
     InputError
         if the pool is empty, or all 1 + `max_redraws` draws were invalid
+
+    Examples
+    --------
+    A pool of 100 people with two images each gives 20 training images, and half as many for each other set:
+
+    >>> number = np.arange(200)
+    >>> people = [f"p{person:02d}" for person in number // 2]
+    >>> images = [f"{person}_{image % 2}" for person, image in zip(people, number, strict=True)]
+    >>> pool = pd.DataFrame({"image_id": images, "participant_id": people, "label": number // 2 % 2})
+    >>> settings = {"validation_share": 0.5, "test_share": 0.5, "min_per_class": 2, "max_redraws": 10}
+    >>> resample, redraws = draw(pool, 20, settings, seed=7)
+    >>> resample["role"].value_counts().to_dict()
+    {'train': 20, 'validation': 10, 'test': 10}
+
+    No participant is in two sets:
+
+    >>> int(resample.groupby("participant_id")["role"].nunique().max())
+    1
     """
     if pool.empty:
         what = "the task's pool is empty"
