@@ -50,10 +50,10 @@ def draw(person: dict, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed_from(seed, "image", person["cohort"], person["label"], person["session"]))
     along = (np.arange(CROP) - (CROP - 1) / 2) * VOXEL_SIZE  # mm
     left, inferior, anterior = np.meshgrid(-along, -along, along, indexing="ij")
-    points = np.stack([left, anterior, inferior], -1) + (0, -18, 8) + generator.normal(0, 1.5, 3)  # RAS mm
+    points = np.stack([left, anterior, inferior], -1) + np.array((0, -18, 8)) + generator.normal(0, 1.5, 3)  # RAS mm
     latents = {name.removeprefix("latent_"): value for name, value in person.items() if name.startswith("latent_")}
     shape = seed_from(seed, "shape", person["cohort"], person["label"])
-    values, brain = anatomy.render(points, latents, shape, VOXEL_SIZE)  # [CROP, CROP, CROP] each
+    values, brain = anatomy.image_at(points, latents, shape, VOXEL_SIZE)  # [CROP, CROP, CROP] each
     values = values + generator.normal(0, NOISE, values.shape)
     return np.where(brain, values, 0).round().clip(0, 255).astype(np.uint8)
 
@@ -75,7 +75,7 @@ def prepare(folder: Path, processes: int, seed: int = 7) -> tuple[pd.DataFrame, 
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         share = (TRAINING + VALIDATION) / 100
-        designs = [design for design in study._designs(COHORTS, share)]
+        designs = list(study._designs(COHORTS, share))
         people = [
             person for design in designs for person in study._people(design, seed) if person["session"] in ("", "01")
         ]

@@ -26,7 +26,7 @@ class Optimiser:
     """
 
     def __init__(self, model: torch.nn.Module, settings: Mapping[str, Any]) -> None:
-        self.parameters = list(model.parameters())
+        self.parameters: list[Tensor] = list(model.parameters())
         self.weight_decay, self.clip_norm = settings["weight_decay"], settings.get("clip_norm")
 
     def clear(self) -> None:
@@ -112,7 +112,7 @@ class AdamW(Optimiser):
         parameters, means, squares = (
             [tensors[at] for at in moved] for tensors in (self.parameters, self.means, self.squares)
         )
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._foreach_mul_(parameters, 1 - rate * self.weight_decay)
         torch._foreach_lerp_(means, gradients, 1 - self.momentum)  # mean += (1 - beta 1) * (gradient - mean)
         torch._foreach_mul_(squares, SECOND_MOMENT)
@@ -155,7 +155,8 @@ class WeightAverage:
     """
 
     def __init__(self, model: torch.nn.Module, decay: float | None) -> None:
-        self.parameters, self.decay, self.steps = list(model.parameters()), decay, 0
+        self.parameters: list[Tensor] = list(model.parameters())
+        self.decay, self.steps = decay, 0
         self.values = [] if decay is None else [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()

@@ -86,7 +86,7 @@ def first_biases(targets: list[Target]) -> Tensor:
 
 
 def target_losses(outputs: Tensor, truth: Tensor, targets: list[Target], known: Tensor | None = None) -> Tensor:
-    """Each target's part of the loss; their sum is the weighted mean, over the targets that a batch has, of their losses.
+    """Each target's part of the loss; their sum is the weighted mean of the losses of the targets that a batch has.
 
     A target's loss is the mean over the images that have the target.  A target that no image of the batch has adds
     nothing to the loss and nothing to any gradient, and its weight does not count in the mean.
