@@ -16,7 +16,7 @@ TARGETS = {
     "sex": {"kind": "binary", "weight": 0.5, "class_weights": False},
 }
 SETTINGS = {
-    "epochs": 4, "batch_size": 8, "learning_rate": 0.02, "momentum": 0.9, "weight_decay": 0.0, "patience": None,
+    "epochs": 4, "batch_size": 8, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0, "patience": None,
     "schedule": {"factor": 0.5, "every": 3}, "dropout": 0.1, "augmentation": {"shift": 1, "mirror": True},
     "data_type": "float32", "accumulate": 1, "compile": False, "deterministic": True,
     "epoch_by": "loss",

@@ -182,7 +182,7 @@ def test_a_fit_begins_without_an_opinion(study, resample, trunk):
 
 def test_pretraining_helps_a_fit_on_the_same_signal(study, resample, trunk):
     baseline, transfer = (
-        fits(study, resample, name, first, settings_of(0.02))[0][0]
+        fits(study, resample, name, first, settings_of(0.1))[0][0]
         for name, first in (("baseline", None), ("transfer", trunk))
     )
     assert transfer["validation_loss"] < baseline["validation_loss"]

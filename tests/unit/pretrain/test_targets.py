@@ -39,7 +39,7 @@ def test_targets_stand_in_the_published_order(table):
     assert [target.name for target in learn_targets(dict(reversed(SETTINGS.items())), table)] == list(TARGETS[:4])
 
 
-def test_the_loss_is_the_weighted_sum_of_torchs_losses_over_what_is_present(table):
+def test_the_loss_is_the_weighted_mean_of_torchs_losses_over_what_is_present(table):
     targets = learn_targets(SETTINGS, table)
     truth, outputs = encode(table, targets), torch.randn(12, 4)
     age, bmi = ~truth[:, 0].isnan(), ~truth[:, 3].isnan()
@@ -51,7 +51,7 @@ def test_the_loss_is_the_weighted_sum_of_torchs_losses_over_what_is_present(tabl
         )
         + 0.5 * torch.nn.functional.l1_loss(outputs[bmi, 3], truth[bmi, 3])
     )  # fmt: skip
-    assert torch.allclose(masked_loss(outputs, truth, targets), expected)
+    assert torch.allclose(masked_loss(outputs, truth, targets), expected / (1 + 2 + 0.5 + 0.5))
 
 
 def test_a_target_that_a_batch_lacks_costs_nothing_and_breaks_nothing(table):
