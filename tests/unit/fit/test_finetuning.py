@@ -289,3 +289,17 @@ def test_weights_of_another_crop_are_refused(files):
     weights, fitting, resample = files([])
     with pytest.raises(InputError, match=r"crop: the weights were made with \[12, 12, 12\], this study has \[32,"):
         finetuning.pretrained_trunk(weights, fitting | {"crop": [32, 32, 32]}, resample, None, key=KEY)
+
+
+def test_a_late_epoch_that_is_not_finite_keeps_an_earlier_good_one(study, resample, monkeypatch):
+    real, calls = finetuning.predict, []
+
+    def failing(*arguments):
+        calls.append(1)
+        return real(*arguments) * (float("nan") if len(calls) == 3 else 1)
+
+    undisturbed = fits(study, resample, "baseline", None, settings_of(0.1))[0][0]
+    assert "diverged_epoch" not in undisturbed
+    monkeypatch.setattr(finetuning, "predict", failing)
+    record = fits(study, resample, "baseline", None, settings_of(0.1))[0][0]
+    assert record["status"] == "ok" and record["diverged_epoch"] == 2 and record["epoch"] < 2

@@ -143,7 +143,10 @@ def test_training_stops_when_patience_is_over(study, tmp_path):
 
 
 def test_a_diverging_run_stops_with_the_step_the_rate_and_what_to_try(study, tmp_path):
-    with pytest.raises(InputError, match=r"learning_rate: .*not finite in epoch \d+, step \d+, .* 1e\+30; .*age.*gradient norm .*; lower it"):
+    with pytest.raises(
+        InputError,
+        match=r"learning_rate: .*not finite in epoch \d+, step \d+, .* 1e\+30; .*age.*gradient norm .*; lower it",
+    ):
         planted.pretrained(*study, tmp_path, CPU, learning_rate=1e30)
 
 
@@ -256,3 +259,96 @@ def test_predictions_have_a_row_per_image_and_known_target(study, undisturbed):
     assert len(found) == tables[1]["age"].notna().sum() + tables[1]["sex"].notna().sum()
     mae = (found["truth"] - found["prediction"])[found["target"] == "age"].abs().mean()
     assert mae == pytest.approx(undisturbed.history["validation_age_mae"][undisturbed.epoch], rel=1e-4)
+
+
+NEW = {
+    "optimiser": "adamw", "learning_rate": 0.01, "weight_decay": 0.01, "schedule": {"kind": "cosine"}, "warmup": 6,
+    "clip_norm": 0.5, "weight_average": 0.9,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stop_at", [3, 5, 13])  # in the warm-up, at an epoch's end, within an epoch
+def test_adamw_and_averages_go_on_to_the_same_bytes(study, tmp_path, monkeypatch, stop_at):
+    whole = planted.pretrained(*study, tmp_path / "whole", CPU, **NEW)
+    real, steps = step.augment, []
+
+    def stopping(*arguments):
+        steps.append(1)
+        if len(steps) == stop_at:
+            signal.raise_signal(signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(step, "augment", stopping)
+    with pytest.raises(SystemExit):
+        planted.pretrained(*study, tmp_path / "stopped", CPU, **NEW)
+    resumed = planted.pretrained(*study, tmp_path / "stopped", CPU, **NEW)
+    assert same(whole.state, resumed.state)
+    pd.testing.assert_frame_equal(whole.history, resumed.history)
+    assert not same(
+        whole.state, planted.pretrained(*study, tmp_path / "raw", CPU, **NEW | {"weight_average": None}).state
+    )
+
+
+def test_the_first_loss_is_what_predicting_the_means_gives(study, tmp_path, caplog):
+    caplog.set_level("INFO", "neurotransfer")
+    planted.pretrained(*study, tmp_path, CPU, epochs=1)
+    line = next(text for text in caplog.messages if text.startswith("the first batch's loss is"))
+    first, dummy = (float(word.rstrip(";")) for word in (line.split()[5], line.split()[-1]))
+    assert first == pytest.approx(dummy, rel=0.02)
+
+
+def test_the_state_that_leaves_needs_no_scale(study, undisturbed):
+    """The head's weights hold the factor of the pooled features: a plain network gives the history's metrics."""
+    tables = planted.sides(study[1])
+    model = SFCN([4, 8], 8, 2, "average", 0.0)
+    model.load_state_dict(undisturbed.state)
+    targets = learn_targets(planted.TARGETS, tables[0])
+    found = predictions_of(model, {"validation": tables[1]}, study[0], targets, 5, CPU)
+    ages = found[found["target"] == "age"]
+    best = undisturbed.history["validation_age_mae"][undisturbed.epoch]
+    assert (ages["truth"] - ages["prediction"]).abs().mean() == pytest.approx(best, rel=1e-4)
+
+
+def test_dead_features_are_counted_and_more_than_half_is_a_warning(study, tmp_path, caplog, monkeypatch):
+    alive = planted.pretrained(*study, tmp_path / "alive", CPU, epochs=1)
+    assert alive.history["dead_features"].tolist() == [0]
+    real = loop.live_features
+
+    def dying(model, batches):
+        with torch.no_grad():
+            model.norm.weight[:5], model.norm.bias[:5] = 0.0, -1.0
+        return real(model, batches)
+
+    monkeypatch.setattr(loop, "live_features", dying)
+    dead = planted.pretrained(*study, tmp_path / "dead", CPU, epochs=1)
+    assert dead.history["dead_features"].tolist() == [5]
+    assert "5 of 8 pooled features are zero" in caplog.text and "lower pretrain.learning_rate" in caplog.text
+
+
+def test_a_run_that_diverges_continues_at_a_lower_rate_if_asked_and_says_so(study, tmp_path, caplog):
+    """A rate of 1e30 is not finite in its second step; from there each try has a third of it, five at most."""
+    rate = 3.0**3 * 1e8
+    with pytest.raises(InputError):
+        planted.pretrained(*study, tmp_path / "stop", CPU, learning_rate=rate, epochs=2)
+    lowered = planted.pretrained(
+        *study, tmp_path / "lower", CPU, learning_rate=0.1, epochs=2, on_divergence="lower_rate"
+    )
+    assert lowered.history["times_lowered"].tolist() == [0, 0]
+    with pytest.raises(InputError, match="not finite"):
+        settings = {"learning_rate": 1e30, "on_divergence": "lower_rate"}
+        planted.pretrained(*study, tmp_path / "never", CPU, epochs=2, **settings)
+    assert caplog.text.count("back to the start of epoch 0, at a lower rate") == loop.LOWERINGS
+
+
+def test_a_loss_that_is_not_finite_once_is_passed_at_a_lower_rate(study, tmp_path, monkeypatch):
+    real, calls = loop.add_gradients, []
+
+    def failing(parameters, losses, asked):
+        calls.append(1)
+        parts, stop = real(parameters, losses, asked)
+        return ([float("nan")] * len(parts), stop) if len(calls) == 8 else (parts, stop)
+
+    monkeypatch.setattr(loop, "add_gradients", failing)
+    result = planted.pretrained(*study, tmp_path, CPU, on_divergence="lower_rate")
+    assert result.history["times_lowered"].tolist() == [0, 1, 1, 1]
+    assert result.history["learning_rate"].tolist() == pytest.approx([0.1, 0.1 / 3, 0.1 / 3, 0.05 / 3])
