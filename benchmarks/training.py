@@ -21,41 +21,28 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "workflow/scripts")]
+sys.path[:0] = [str(ROOT / "workflow/scripts"), str(ROOT)]
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from neurotransfer.cache.shard_file import checksum, shard_written  # noqa: E402
 from neurotransfer.errors import InputError  # noqa: E402
-from neurotransfer.files import read_table, write_json, write_table  # noqa: E402
+from neurotransfer.files import read_json, read_table, write_json, write_table  # noqa: E402
 from neurotransfer.network.device import choose_device  # noqa: E402
 from neurotransfer.pretrain import loop  # noqa: E402
 from neurotransfer.pretrain.batches import Images  # noqa: E402
 from neurotransfer.pretrain.checkpoints import Checkpoints  # noqa: E402
 from neurotransfer.pretrain.targets import encode, first_biases, learn_targets, masked_loss  # noqa: E402
-from neurotransfer.seeds import seed_from  # noqa: E402
-from neurotransfer.simulation import anatomy, study  # noqa: E402
+from neurotransfer.simulation import study  # noqa: E402
 from neurotransfer.study.configuration import load_config  # noqa: E402
+from neurotransfer.text import MISSING, aligned  # noqa: E402
 
-CROP, VOXEL_SIZE = 96, 2.0  # voxels along each axis, mm
+from workbench.heads import CROP, masked_head  # noqa: E402
+
 TRAINING, VALIDATION = 160, 48  # images
 PER_SHARD = 16
 COHORTS = ("alpha", "beta", "gamma", "delta")
-NOISE = 3.0  # sd of the intensities' noise
-
-
-def draw(person: dict, seed: int) -> np.ndarray:
-    """A person's masked head in LIA order about the middle of the brain: uint8 [CROP, CROP, CROP]."""
-    generator = np.random.default_rng(seed_from(seed, "image", person["cohort"], person["label"], person["session"]))
-    along = (np.arange(CROP) - (CROP - 1) / 2) * VOXEL_SIZE  # mm
-    left, inferior, anterior = np.meshgrid(-along, -along, along, indexing="ij")
-    points = np.stack([left, anterior, inferior], -1) + np.array((0, -18, 8)) + generator.normal(0, 1.5, 3)  # RAS mm
-    latents = {name.removeprefix("latent_"): value for name, value in person.items() if name.startswith("latent_")}
-    shape = seed_from(seed, "shape", person["cohort"], person["label"])
-    values, brain = anatomy.image_at(points, latents, shape, VOXEL_SIZE)  # [CROP, CROP, CROP] each
-    values = values + generator.normal(0, NOISE, values.shape)
-    return np.where(brain, values, 0).round().clip(0, 255).astype(np.uint8)
 
 
 def draw_shard(folder: Path, name: str, people: list[dict], seed: int) -> list[str]:
@@ -63,7 +50,7 @@ def draw_shard(folder: Path, name: str, people: list[dict], seed: int) -> list[s
     sums = []
     with shard_written(folder / f"{name}.npy", len(people), (CROP,) * 3, None) as write:
         for person in people:
-            image = draw(person, seed)
+            image = masked_head(person, seed)
             write(image)
             sums.append(checksum(image))
     return sums
@@ -192,19 +179,72 @@ def train(run: Run, folder: Path, images: Path) -> None:
     checkpoints.delete()
 
 
+GROUPS = {
+    "decide": "the default, and a third of its rate",
+    "twice": "twice these rates",
+    "contrast": "what config.yaml had before, with and without its dropout",
+    "learn": "160 steps",
+    "pooling": "average pooling",
+}
+TOLERANCE = 3.0  # times the first loss, which no loss of a stable run exceeds
+
+
+def row_of(results: list[dict[str, Any]]) -> list[str]:
+    """A line of the table: runs that differ by their seed only."""
+    run, losses = results[0]["run"], [found["losses"] for found in results]
+    largest = [max(found) / found[0] for found in losses if found]
+    last = [found["history"][-1] for found in results if found["history"]]
+    dead = [row["dead_features"] for row in last]
+    width = load_config(ROOT)["network"]["bottleneck"]
+    ended = sum(bool(found["diverged"]) for found in results)
+    stable = not ended and max(largest) <= TOLERANCE and max(dead) <= width / 2
+    dummy = float(np.mean([found["dummy_age_mae"] for found in results]))
+    errors = [row["validation_age_mae"] for row in last]
+    return [
+        f"{run['optimiser']} {run['learning_rate']:g}, {run['pooling']}, dropout {run['dropout']:g}",
+        f"{run['steps']} × {run['batch_size']}",
+        str(len(results)),
+        "stable" if stable else f"{ended} not finite" if ended else "unstable",
+        f"{np.mean([found[0] for found in losses]):.2f} ({np.mean([found['dummy_loss'] for found in results]):.2f})",
+        f"{max(largest):.1f}",
+        f"{max(dead)} of {width}" if dead else MISSING,
+        f"{max(row['gradient_norm'] for row in last):.1f}" if last else MISSING,
+        f"{np.mean(errors):.1f} ({dummy:.1f})" if errors else MISSING,
+    ]
+
+
+def table(folder: Path) -> str:
+    """All results so far, for a terminal."""
+    found: dict[tuple, list[dict[str, Any]]] = {}
+    for run in RUNS:
+        path = folder / f"{run.name}.json"
+        if path.exists():
+            key = tuple(value for name, value in asdict(run).items() if name != "seed")
+            found.setdefault(key, []).append(read_json(path))
+    header = ["optimiser, rate, pooling", "steps × images", "seeds", "", "first loss (dummy's)", "largest / first"]
+    header += ["dead features", "largest gradient norm", "age MAE (dummy's)"]
+    lines = [header, *map(row_of, found.values())]
+    return aligned(lines, "lrrlrrrrr")
+
+
 def main() -> None:
     """Train, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / ".bench/training", help="of images and results")
     parser.add_argument("--processes", type=int, default=2, help="runs at once, of one thread each")
-    parser.add_argument("--only", nargs="*", help="groups of runs: decide, twice, contrast, learn, pooling")
+    parser.add_argument("--only", nargs="*", choices=GROUPS, help="groups of runs")
+    parser.add_argument("--table", action="store_true", help="only print the table of the results so far")
     asked = parser.parse_args()
     images, results = asked.folder / "images", asked.folder / "results"
+    if asked.table:
+        print(table(results))
+        return
     prepare(images, asked.processes)
     runs = [run for run in RUNS if not asked.only or run.group in asked.only]
     with ProcessPoolExecutor(asked.processes, max_tasks_per_child=1) as pool:
         for done in [pool.submit(train, run, results, images) for run in runs]:
             done.result()
+    print(table(results))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ class Finding:
 class Training:
     """What the log and the history of the pretraining steps say.
 
-    `losses` are of the epochs, each of a step or a few.  `dummy` is the loss of predicting the targets' means.
+    `losses` are that of the first step, and the largest of each epoch, which has a step or a few.  `dummy` is the loss
+    of predicting the targets' means.
     """
 
     losses: tuple[float, ...]
@@ -74,6 +75,7 @@ class Training:
     data_type: str
     dummy: float | None = None
     gradient_norms: tuple[float, ...] = ()
+    dead_features: int = 0
 
     @property
     def largest_over_first(self) -> float:
@@ -283,14 +285,14 @@ def _training(folder: Path) -> Training | None:
     units = facts["train"] * (1 + EVALUATION) + EVALUATION * facts["validation"]  # of an epoch, in training steps
     seconds = [max((after - before).total_seconds(), 0.0) for before, after in pairwise(times)]
     pace = units / max(float(np.mean(seconds)), 0.05) if seconds else math.nan
-    dummy = re.search(r"dummy's (?:loss )?(?:is )?([\d.]+)", text)
-    norms = history["gradient_norm"].dropna() if "gradient_norm" in history else ()
+    first = re.search(r"the first batch's loss is ([\d.]+); predicting the training means gives ([\d.]+)", text)
     return Training(
-        losses=tuple(map(float, history["train_loss"])),
+        losses=(float(first[1]) if first else float(history["train_loss"][0]), *map(float, history["largest_loss"])),
         images_per_second=pace,
         data_type=data_type[1] if data_type else MISSING,
-        dummy=float(dummy[1]) if dummy else None,
-        gradient_norms=tuple(map(float, norms)),
+        dummy=float(first[2]) if first else None,
+        gradient_norms=tuple(map(float, history["gradient_norm"])),
+        dead_features=int(history["dead_features"].iloc[-1]),
     )
 
 
@@ -308,6 +310,7 @@ def _training_rows(training: Training) -> list[list[str]]:
     if training.gradient_norms:
         low, high = min(training.gradient_norms), max(training.gradient_norms)
         rows.append(["gradient's norm", f"{low:.3g} to {high:.3g}"])
+    rows.append(["pooled features that are zero for every image", str(training.dead_features)])
     return [*rows, ["data type", training.data_type]]
 
 

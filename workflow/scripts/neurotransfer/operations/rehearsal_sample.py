@@ -146,7 +146,13 @@ def overrides(sample: Sample, config: Mapping[str, Any], study: Study) -> dict[s
         "cohorts": str(Path(config["cohorts"]).absolute()),
         "withdrawn": str(Path(config["withdrawn"]).absolute()) if config["withdrawn"] else None,
         "split": {"validation_share": VALIDATION_SHARE, "waived_duplicates": _waived(sample, config)},
-        "pretrain": {"epochs": math.ceil(STEPS / steps), "patience": None, "participants_key": "config/study.key"},
+        "pretrain": {  # the full rate from the first step on, because that is where a run diverges
+            "epochs": math.ceil(STEPS / steps),
+            "warmup": 0,
+            "patience": None,
+            "on_divergence": "stop",
+            "participants_key": "config/study.key",
+        },
         "resampling": {
             "n": [sample.n],
             "replicates": 1,
@@ -157,7 +163,7 @@ def overrides(sample: Sample, config: Mapping[str, Any], study: Study) -> dict[s
         },
         "models": {
             "linear": {"settings": all_settings(config["models"]["linear"]["settings"])[:2]},
-            "cnn": {"epochs": FIT_EPOCHS},
+            "cnn": {"epochs": FIT_EPOCHS, "warmup": 0},
             **{model: {"settings": _two_settings(config["models"][model]["settings"])} for model in CNNS},
         },
         "statistics": {"bootstrap": BOOTSTRAP},
