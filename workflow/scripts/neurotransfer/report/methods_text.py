@@ -89,7 +89,7 @@ def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]
     if "images" in facts and "participants" in facts:
         people = f" ({facts['images']:,} images of {facts['participants']:,} participants)"
     best = f" Epoch {facts['epoch'] + 1} had the lowest validation loss and was kept." if "epoch" in facts else ""
-    schedule, augmentation = settings["schedule"], settings["augmentation"]
+    augmentation = settings["augmentation"]
     intensity = augmentation.get("intensity", 0)
     mirrored = " and mirrored at random" if augmentation["mirror"] else ""
     scaled = f", with intensities scaled by up to {100 * intensity:.3g} % at random" if intensity else ""
@@ -97,12 +97,40 @@ def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]
         The pretrained network, {shape}, learned {targets} together from healthy participants{people}, by a weighted
         loss without a term for missing targets. {100 * config["split"]["validation_share"]:.3g} % of the
         participants, with one image each, were held out to choose the epoch. It was trained for
-        {_count(settings["epochs"], "epoch")}{" at most" if settings["patience"] is not None else ""} by stochastic
-        gradient descent (learning rate {settings["learning_rate"]:g}, times {schedule["factor"]:g} every
-        {_count(schedule["every"], "epoch")}, momentum {settings["momentum"]:g}, weight decay
-        {settings["weight_decay"]:g}, batches of {settings["batch_size"]}, dropout {settings["dropout"]:g}) on images
+        {_count(settings["epochs"], "epoch")}{" at most" if settings["patience"] is not None else ""} by
+        {_optimisation(settings, facts)} in batches of {settings["batch_size"]} with a dropout of
+        {settings["dropout"]:g}, on images
         shifted by up to {_count(augmentation["shift"], "voxel")}{mirrored}{scaled}.
         {best}"""
+
+
+def _optimisation(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """The optimiser with its rate, schedule and limits.
+
+    Parameters
+    ----------
+    facts : `training` of the weights' metadata, with `times_lowered` if the rate was lowered after a divergence
+    """
+    if settings["optimiser"] == "adamw":
+        name, momentum = "AdamW [@loshchilov2019]", "first decay"
+    else:
+        name, momentum = "stochastic gradient descent", "momentum"
+    schedule, parts = settings["schedule"], [f"learning rate {settings['learning_rate']:g}"]
+    match schedule["kind"]:
+        case "step":
+            parts.append(f"times {schedule['factor']:g} every {_count(schedule['every'], 'epoch')}")
+        case "cosine":
+            parts.append("falling along a cosine")
+    if settings["warmup"]:
+        parts.append(f"after a linear warm-up of {_count(settings['warmup'], 'step')}")
+    parts += [f"{momentum} {settings['momentum']:g}", f"weight decay {settings['weight_decay']:g}"]
+    if settings["clip_norm"] is not None:
+        parts.append(f"gradients limited to a norm of {settings['clip_norm']:g}")
+    if settings["weight_average"] is not None:
+        parts.append(f"an exponential moving average of the weights with a decay of {settings['weight_average']:g}")
+    if lowered := facts.get("times_lowered"):
+        parts.append(f"lowered to a third {_count(lowered, 'time')} because the loss was not finite")
+    return f"{name} ({', '.join(parts)})"
 
 
 def _comparison(config: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> str:

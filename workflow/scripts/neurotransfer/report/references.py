@@ -101,6 +101,14 @@ LIBRARY = (
         "65-70",
     ),
     Reference(
+        "loshchilov2019",
+        ("Loshchilov I", "Hutter F"),
+        "Decoupled weight decay regularization",
+        2019,
+        "International Conference on Learning Representations",
+        doi="10.48550/arXiv.1711.05101",
+    ),
+    Reference(
         "nadeau2003",
         ("Nadeau C", "Bengio Y"),
         "Inference for the generalization error",
