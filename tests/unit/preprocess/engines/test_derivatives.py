@@ -217,7 +217,7 @@ def test_a_folder_that_vanishes_later_is_one_clear_line_at_the_cache(tmp_path):
     run.preprocess_images(table, SETTINGS, tmp_path / "subjects")
     (tmp_path / "d").rename(tmp_path / "elsewhere")
     with pytest.raises(
-        InputError, match=r"mri/orig.mgz: it is a link to .*d/a/mri/orig.mgz, which is gone; "
+        InputError, match=r"mri/orig.mgz: it is a link to .*d/a/mri/orig.mgz, which is missing; "
     ) as caught:
         write.read_subject(tmp_path / "subjects/s-0001/a")
     assert "\n" not in str(caught.value)
