@@ -58,6 +58,33 @@ def test_age_and_diagnosis_are_those_of_the_session():
     assert (table["sex"] == 1).all()
 
 
+@pytest.mark.parametrize(("imaged", "listed"), [("M048", "M48"), ("01", "1"), ("a", "A"), ("1", "001")])
+def test_a_session_label_that_differs_in_padding_or_case_is_a_mistake(imaged, listed):
+    write_cohort(Path("A"), people(1), [])
+    write_visits({imaged: None, "100": None})
+    rows = [{"session_id": f"ses-{session}", "age": 64, "diagnosis": "AD"} for session in (listed, "100")]
+    write_rows(Path("A/sub-01/sub-01_sessions.tsv"), rows)
+    [line] = refused()
+    assert f"sub-01, session {listed}" in line and f"write ses-{imaged} in the table" in line
+
+
+def test_an_imaged_session_without_a_row_is_noted():
+    write_cohort(Path("A"), people(1), [])
+    write_visits({"1": None, "2": None, "10": None}, age={"1": 70})
+    rows = [{"session_id": f"ses-{session}", "age": 70} for session in ("1", "20")]
+    write_rows(Path("A/sub-01/sub-01_sessions.tsv"), rows)
+    _, _, notes = read_one()
+    assert any(note.startswith("A: 2 imaged sessions have no row in sessions.tsv") for note in notes)
+
+
+def test_a_phenotype_session_in_another_padding_is_a_mistake():
+    write_cohort(Path("A"), people(1), [])
+    write_visits({"01": None, "02": None})
+    rows = [{"participant_id": "sub-01", "session_id": session, "neuroticism": 3} for session in ("1", "02")]
+    write_rows(Path("A/phenotype/neo.tsv"), rows)
+    assert "write ses-01 in the table" in refused()[0]
+
+
 def test_one_age_for_several_sessions_is_noted():
     write_cohort(Path("A"), people(1))
     add_scan(Path("A/sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz"))

@@ -11,7 +11,7 @@ import pytest
 from neurotransfer.errors import ImageError
 from neurotransfer.files import read_json
 from neurotransfer.preprocess import reasons, run
-from neurotransfer.preprocess.engines import builtin
+from neurotransfer.preprocess.engines import builtin, inputs
 from neurotransfer.preprocess.volumes import read_stats
 from neurotransfer.simulation.study import simulate_study
 from nibabel.processing import resample_from_to
@@ -126,6 +126,21 @@ def test_every_bad_image_gets_its_reason_and_the_good_one_goes_on(heads, tmp_pat
     assert ledger["status"].tolist() == ["failed"] * len(cases) + ["ok"]
     assert ledger["detail"][: len(cases)].notna().all()
     assert set(cases) <= set(reasons.REASONS)
+
+
+@pytest.mark.parametrize("at", [0.3, 0.5, 0.9, 1])
+def test_a_damaged_gzip_file_is_refused(tmp_path, at):
+    """One flipped bit of the compressed data, or of the checksum behind it, is found: as by gzip -t."""
+    values = np.random.default_rng(0).integers(0, 200, (40, 40, 40)).astype(np.int16)
+    packed = bytearray(gzip.compress(nibabel.Nifti1Image(values, np.diag([4.0, 4, 4, 1])).to_bytes(), mtime=0))
+    whole, damaged = tmp_path / "whole.nii.gz", tmp_path / "damaged.nii.gz"
+    whole.write_bytes(packed)
+    assert np.array_equal(inputs.read_image(whole)[0], values)
+    packed[min(int(len(packed) * at), len(packed) - 8)] ^= 4
+    damaged.write_bytes(packed)
+    with pytest.raises(ImageError) as refused:
+        inputs.read_image(damaged)
+    assert refused.value.reason == "truncated"
 
 
 def test_noise_is_no_brain(tmp_path):

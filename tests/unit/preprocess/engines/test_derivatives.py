@@ -142,6 +142,15 @@ def cut(name):
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:300])
 
 
+def flip_checksum(name):
+    def spoil(folder):
+        packed = bytearray((folder / name).read_bytes())
+        packed[-6] ^= 4
+        (folder / name).write_bytes(packed)
+
+    return spoil
+
+
 def without_a_region(folder):
     path = folder / "stats/rh.aparc.DKTatlas.stats"
     path.write_text("".join(line for line in path.open() if not line.startswith("insula")))
@@ -162,6 +171,7 @@ def tiny(folder):
         (fastsurfer, remove("stats/aseg+DKT.stats"), "output_missing", "or stats/aseg.DKT.VINN.stats"),
         (fastsurfer, remove("mri/aparc.DKTatlas+aseg.deep.mgz"), "output_missing", "or mri/aparc.DKTatlas.aseg.mgz"),
         (fastsurfer, cut("mri/orig.mgz"), "output_damaged", "orig.mgz"),
+        (fastsurfer, flip_checksum("mri/mask.mgz"), "output_damaged", "mask.mgz"),
         (fastsurfer, cut("mri/aparc.DKTatlas+aseg.deep.mgz"), "output_damaged", "aparc"),
         (fastsurfer, tiny, "implausible_volume", "the mask says 0.0"),
         (fastsurfer, floats, "wrong_grid", "holds float32, not the uint8"),
@@ -207,7 +217,7 @@ def test_a_folder_that_vanishes_later_is_one_clear_line_at_the_cache(tmp_path):
     run.preprocess_images(table, SETTINGS, tmp_path / "subjects")
     (tmp_path / "d").rename(tmp_path / "elsewhere")
     with pytest.raises(
-        InputError, match=r"mri/orig.mgz: it is a link to .*d/a/mri/orig.mgz, which is gone; "
+        InputError, match=r"mri/orig.mgz: it is a link to .*d/a/mri/orig.mgz, which is missing; "
     ) as caught:
         write.read_subject(tmp_path / "subjects/s-0001/a")
     assert "\n" not in str(caught.value)

@@ -239,6 +239,7 @@ def _images_of_person(
     for scan in person.scans:
         by_session.setdefault(scan.session, []).append(scan)
     several = len(by_session.keys() | (person.scans_tables.keys() - {""})) > 1
+    labels.check_sessions(person.label, sessions, by_session)
     days: dict[str, dict[str, date]] = {}
     if several or "birth_date" in cohort.columns:
         days = _days(person, sessions, labels, mistakes)

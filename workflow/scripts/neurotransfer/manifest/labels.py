@@ -21,6 +21,7 @@ from .cohorts import FIELDS, Cohort
 from .decimal_commas import NUMBER, comma_problem
 from .people import Cell, Person
 from .phenotype import find_phenotype
+from .session_labels import unmatched_sessions
 
 # What a living person can have; a value beyond is a slip or another unit.  [assumed]
 LIMITS = {
@@ -56,6 +57,8 @@ class Labels:
         self._years = AgeUnits(cohort, self.notes, mistakes)
         self._several: dict[str, list[str]] = {}
         self._counts: Counter[str] = Counter()
+        self._rowless: dict[str, list[str]] = {}  # imaged sessions without a row, by the table's family
+        self._sessions_listed: dict[str, dict[str, set[str]]] = {}
         self._columns_of(participants)
         self.phenotype = find_phenotype(cohort, self._found, self._several, self.notes, mistakes)
 
@@ -66,6 +69,40 @@ class Labels:
                 self._texts.setdefault((sessions.family, name), set()).update(sessions.column(name))
         aged = sessions is not None and "age" in self._columns_of(sessions)
         return Person(several=several, aged=aged, first=first)
+
+    def check_sessions(self, label: str, sessions: Table | None, imaged: Collection[str]) -> None:
+        """Look for imaged sessions that a table with rows for this person's sessions has no row for.
+
+        A row whose label differs only in padding or case is a mistake; without such a row, a note counts the session.
+        """
+        person, labels = key_of(label, "sub-"), [key_of(session, "ses-") for session in imaged]
+        tables = [table for table, _ in self.phenotype]
+        for table in [sessions, *tables] if sessions is not None else tables:
+            by_person = self._listed(table)
+            listed = by_person.get(person, set())
+            if not listed - {""}:
+                continue
+            for session, near in unmatched_sessions(labels, listed).items():
+                if near:
+                    where = f"sub-{person}, session {near}"
+                    what = f"the images of this session are in ses-{session}: the labels differ in zeros or case"
+                    error = InputError(table.path, where, what, f"write ses-{session} in the table")
+                    self.mistakes.add(error, str(self.cohort.path), "session_id")
+                elif "" not in listed:
+                    self._rowless.setdefault(table.family, []).append(
+                        f"sub-{person}{f', ses-{session}' * bool(session)}"
+                    )
+
+    def _listed(self, table: Table) -> dict[str, set[str]]:
+        """The sessions that a table has rows for, by person; kept for tables of a whole cohort."""
+        known = self._sessions_listed.get(table.family)
+        if known is None:
+            known = {}
+            for person, session in table.rows:
+                known.setdefault(person, set()).add(session)
+            if table.family != "sessions":
+                self._sessions_listed[table.family] = known
+        return known
 
     def cells(self, label: str, sessions: Table | None, session: str) -> dict[str, Cell]:
         """The cells that hold something about this person at this session, by field.
@@ -130,6 +167,12 @@ class Labels:
         for how, text in texts.items():
             if self._counts[how]:
                 self.notes.append(f"{self.cohort.name}: {self._counts[how]:,} {text}")
+        for family, found in self._rowless.items():
+            name = "sessions.tsv" if family == "sessions" else family
+            self.notes.append(
+                f"{self.cohort.name}: {len(found):,} imaged sessions have no row in {name}, which has rows for other "
+                f"sessions of the same person (first: {found[0]})"
+            )
 
     def check_columns(self, table_of_cohorts: object) -> None:
         """Complain about columns that cohorts.tsv names and no table of the cohort has; to be called at the end."""

@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 
 from ...errors import ImageError
+from .compression import check_compression
 
 
 def check_file(source: Path) -> None:
@@ -26,6 +27,7 @@ def check_file(source: Path) -> None:
 def read_image(source: Path) -> tuple[np.ndarray, np.ndarray]:
     """Voxels, float32 [X, Y, Z], and affine of a T1-weighted image, checked."""
     try:
+        check_compression(source)
         image: Any = nibabel.load(source)
         data = np.asarray(image.dataobj, dtype=np.float32)
     except nibabel.filebasedimages.ImageFileError as error:

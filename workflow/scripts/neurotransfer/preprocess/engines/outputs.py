@@ -15,6 +15,7 @@ import numpy as np
 
 from ...errors import ImageError, InputError
 from ..volumes import Statistics, read_stats
+from .compression import check_compression
 
 ORIG, MASK, SEGMENTATION = "mri/orig.mgz", "mri/mask.mgz", "mri/aparc.DKTatlas+aseg.deep.mgz"
 STATISTICS = "stats/aseg+DKT.stats"
@@ -98,8 +99,9 @@ def _statistics_of(path: Path, labels: np.ndarray | None) -> Statistics:
 
 
 def _read(path: Path) -> tuple[nibabel.MGHImage, np.ndarray]:
-    """An image and its voxels, every byte of it read."""
+    """An image and its voxels; the file is read to its end, with its checksum."""
     try:
+        check_compression(path)
         image: Any = nibabel.load(path)
         return image, np.asarray(image.dataobj)
     except UNREADABLE as error:
