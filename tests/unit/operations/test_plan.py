@@ -7,10 +7,14 @@ import pandas as pd
 import pytest
 from fan_out import fan_out
 from neurotransfer.files import write_table
+from neurotransfer.network.sfcn import SFCN
 from neurotransfer.operations import costs, plan
+from neurotransfer.pretrain.weights import write_weights
 from neurotransfer.statistics.tests import sign_flip_test
+from neurotransfer.study import layout
 from neurotransfer.study.configuration import load_config, merge
 from neurotransfer.study.plan import Shard, Study, read_study
+from neurotransfer.study.recipe import RECIPE
 from runs import REPOSITORY
 
 
@@ -149,3 +153,18 @@ def test_costs_are_summed_by_rule_and_device():
     assert found["A100"]["jobs"] == 2
     assert found["A100"]["hours"] == pytest.approx(0.05)
     assert found["H100"]["median_seconds"] == 180
+
+
+@pytest.mark.parametrize(("recipe", "said"), [({}, True), ({"recipe": RECIPE}, False)])
+def test_networks_of_an_older_recipe_are_announced(tmp_path, monkeypatch, planned, recipe, said):
+    monkeypatch.chdir(tmp_path)
+    assert list(plan._older_recipe(planned)) == []
+    target = {"name": "age", "kind": "continuous", "weight": 1.0, "loss": "squared", "mean": 50.0, "sd": 9.0}
+    network = {"channels": [4], "bottleneck": 2, "pooling": "max"}
+    state = SFCN([4], 2, 1, "max", 0.0).state_dict()
+    metadata = {"network": network, "targets": [target | {"positive_weight": 1.0}], **recipe}
+    write_weights(layout.weights("multitask"), state, metadata)
+    found = list(plan._older_recipe(planned))
+    assert bool(found) == said
+    if said:
+        assert "pretraining and 8 fits are done again" in found[0]

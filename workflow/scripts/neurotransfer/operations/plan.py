@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -23,6 +23,7 @@ from ..split.resampling import INFEASIBLE, draw_rows, labelled, sizes
 from ..split.roles import split_cohort
 from ..study import layout
 from ..study.plan import ARMS, CNNS, MODELS, Study
+from ..study.recipe import RECIPE
 from ..study.rules import PRETRAIN_MINUTES, PRETRAINING, RULES, cores_of
 from ..text import aligned, byte_size, duration, number
 from .costs import EVALUATION, REHEARSED, Cost, cost_of, gather, steps_of_fit
@@ -56,7 +57,7 @@ def forecast(config: Mapping[str, Any], study: Study, *, gpus: int, cores: int) 
     rehearsed = read_json(REHEARSED) if REHEARSED.is_file() else {}
     costs = {rule: cost_of(rule, rows, config, rehearsed) for rule in work}
     pools = {name: pool_of(images, role, name, task, study, config) for name, task in study.tasks.items()}
-    warnings: list[str] = []
+    warnings = list(_older_recipe(study))
     sections = [
         _head(config, images, role, study),
         _jobs(study, work, costs, config),
@@ -68,6 +69,22 @@ def forecast(config: Mapping[str, Any], study: Study, *, gpus: int, cores: int) 
     if warnings:
         sections.append("Problems, and what to check:\n" + "\n".join(f"  - {line}" for line in warnings))
     return "\n\n".join(sections)
+
+
+def _older_recipe(study: Study) -> Iterator[str]:
+    """A warning for networks that another recipe has trained, and that are trained again."""
+    path = Path(layout.weights("multitask"))
+    if study.run != "multitask" or not path.exists():
+        return
+    from ..pretrain.weights import read_weights  # it imports torch
+
+    recipe = read_weights(path)[1].get("recipe", 1)
+    if recipe != RECIPE:
+        fits = len(study.tasks) * len(study.n) * len(study.replicates) * len(CNNS)
+        yield (
+            f"recipe {recipe} trained the networks that are there, and this version trains by recipe {RECIPE}: "
+            f"pretraining and {number(fits)} fits are done again (docs/pretraining.md)"
+        )
 
 
 def roles_of(images: pd.DataFrame, study: Study, config: Mapping[str, Any]) -> pd.Series:
