@@ -45,13 +45,13 @@ def pretrained_trunk(
     key: bytes | None,
     accept_other_preprocessing: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """The trunk that transfer starts from, of weights that match the study and have seen nobody of the resample.
+    """The trunk that transfer starts from, of weights that match the study and have seen none of the resample.
 
     Parameters
     ----------
     fitting : `network`, `crop` and `preprocessing`, which the weights must have been made with
     resample : whose participants pretraining must not have seen, and whose images an engine that it knows made
-    participants : the table of those it saw, where pretraining was this study's own; None for given weights,
+    participants : the table of those it saw, if pretraining was this study's own; None for given weights,
         whose digests of participants are looked up instead
     key : the study key of these digests; without it the overlap is unknown, which the log says
     accept_other_preprocessing : whether images of another engine, or another version of it, will do
@@ -59,7 +59,7 @@ def pretrained_trunk(
     Raises
     ------
     InputError
-        where the weights do not match, or have seen a participant of the resample
+        if the weights do not match, or have seen a participant of the resample
     """
     state, metadata = read_weights(weights)
     check_weights(metadata, expected_of(fitting["network"], fitting["crop"], fitting["preprocessing"]), weights)
@@ -84,7 +84,7 @@ def first_network(
 ) -> SFCN:
     """A binary network: the given trunk or a random one, and a head that is the same for both.
 
-    The head starts near zero, so that no image is called a case before the first is learnt from.  A small
+    The head starts near zero: no image is called a case before training.  A small
     resample has a few dozen steps, too few to undo a random opinion: with torch's own first head, fits of 18
     simulated images from a pretrained trunk could end with test AUCs below .2.
     """
@@ -129,7 +129,7 @@ def fit_setting(
     state: dict[str, torch.Tensor] = {}
     for epoch in range(settings["epochs"]):
         order = [train[batch] for batch in epoch_order(len(train), settings["batch_size"], seeds["order"], epoch)]
-        parts = [[batch[places] for places in passes_of(len(batch), settings["accumulate"])] for batch in order]
+        parts = [[batch[positions] for positions in passes_of(len(batch), settings["accumulate"])] for batch in order]
         seen = [rows for part in parts for rows in part]
         reading = images.batches(seen, device)
         model.train()
@@ -200,7 +200,7 @@ def fit_settings(
     Raises
     ------
     InputError
-        where all settings diverged
+        if all settings diverged
     """
     roles = resample["role"].to_numpy(str)
     rows = {role: np.flatnonzero(roles == role) for role in ("train", "validation", "test")}

@@ -51,7 +51,7 @@ def read_volumes(
     Raises
     ------
     InputError
-        where no cohort has a structure of that name, or a matrix is shorter than its index
+        if no cohort has a structure of that name, or a matrix is shorter than its index
     """
     cohorts = {Path(path).name.removesuffix(".volumes.npy"): Path(path) for path in matrices}
     listed = {Path(path).name.removesuffix(".volumes.json"): read_json(path) for path in names}
@@ -75,9 +75,9 @@ def read_volumes(
         index_rows = resample.loc[rows, "index_row"].to_numpy(int)
         if index_rows.max() >= len(matrix):
             raise InputError(cohorts[cohort], "", f"it has {len(matrix)} rows, fewer than its index", "delete it")
-        places = [place for place, seg_id in enumerate(ids[cohort]) if seg_id is not None]
-        at = [columns.index(ids[cohort][place]) for place in places]
-        volumes[np.ix_(resample.index.get_indexer(rows), at)] = matrix[np.ix_(index_rows, places)]
+        positions = [place for place, seg_id in enumerate(ids[cohort]) if seg_id is not None]
+        at = [columns.index(ids[cohort][place]) for place in positions]
+        volumes[np.ix_(resample.index.get_indexer(rows), at)] = matrix[np.ix_(index_rows, positions)]
     return volumes
 
 
@@ -87,7 +87,7 @@ def shares_of_mask(volumes: np.ndarray) -> np.ndarray:
     Raises
     ------
     InputError
-        where an image has no mask volume: its share of everything would be infinite
+        if an image has no mask volume: its share of everything would be infinite
     """
     empty = ~(volumes[:, 0] > 0)
     if empty.any():
@@ -122,7 +122,7 @@ def fit_settings(
     features : float [rows, features]
     labels : 0 or 1 per row
     roles : "train", "validation" or "test" per row
-    settings : dictionaries with `c` and, where it is not "l2", `penalty`
+    settings : dictionaries with `c` and, if it is not "l2", `penalty`
 
     Returns
     -------

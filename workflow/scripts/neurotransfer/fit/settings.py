@@ -39,7 +39,7 @@ def choose(settings: Sequence[Mapping[str, Any]]) -> int:
     Raises
     ------
     InputError
-        where every setting diverged
+        if every setting diverged
     """
     usable = [position for position, setting in enumerate(settings) if _is_usable(setting)]
     if not usable:

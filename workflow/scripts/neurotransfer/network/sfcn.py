@@ -35,7 +35,7 @@ class Block(nn.Module):
         return normalise_pool_relu(self.convolve(x), self.norm, 2)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """The convolution; on a CPU in float32 where x has two planes.
+        """The convolution; on a CPU in float32 if x has two planes.
 
         There oneDNN (as torch 2.13 has it) leaves the weights' gradient in bfloat16 unwritten: whatever lay in memory.
         """
@@ -49,7 +49,7 @@ class SFCN(nn.Module):
     """SFCN (Peng et al., 2021, doi:10.1016/j.media.2020.101871) with a linear head.
 
     Intensities need no scaling: batch norm follows every convolution, so the scale of what goes in leaves
-    neither outputs nor gradients another (but for batch norm's epsilon, 1e-3 against variances of 1e3).
+    outputs and gradients as they are (except for batch norm's epsilon, 1e-3 against variances of 1e3).
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def calibrate(model: SFCN, batches: Iterable[Tensor]) -> None:
 
     Parameters
     ----------
-    batches : inputs of the network, float32 [N, 1, D, H, W], as training sees them but for augmentation
+    batches : inputs of the network, float32 [N, 1, D, H, W], as in training, but not augmented
     """
     norms = _norms(model, frozen=False)
     if not norms:

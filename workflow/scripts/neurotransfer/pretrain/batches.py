@@ -67,7 +67,7 @@ class Images:
         Raises
         ------
         InputError
-            naming the shard, where an image is not the one that was cached
+            naming the shard, if an image is not the one that was cached
         """
         images = self._empty(len(positions))
         with ThreadPoolExecutor(READERS) as readers:
@@ -88,8 +88,8 @@ class Images:
                 if event := copied.pop(step - BUFFERS, None):
                     event.synchronize()  # the device has what the buffer held before
                 buffer = buffers[step % BUFFERS][: len(order[step])]
-                places = zip(buffer.numpy(), order[step], strict=True)
-                return buffer, [readers.submit(self._read_into, *place) for place in places]
+                targets = zip(buffer.numpy(), order[step], strict=True)
+                return buffer, [readers.submit(self._read_into, *target) for target in targets]
 
             begun = [begin(step) for step in range(len(buffers))]
             for step in range(len(order)):
@@ -129,23 +129,23 @@ class ResidentImages(Images):
 
     def __init__(self, table: pd.DataFrame, folder: str | Path, device: torch.device) -> None:
         super().__init__(table, folder)
-        places: dict[tuple[str, int, str], int] = {}
+        known: dict[tuple[str, int, str], int] = {}
         keys = zip(self.shards, self.rows, self.checksums, strict=True)
-        self.places = torch.tensor([places.setdefault(key, len(places)) for key in keys], device=device)
-        first = np.unique(self.places.cpu().numpy(), return_index=True)[1]
+        self.image_of_row = torch.tensor([known.setdefault(key, len(known)) for key in keys], device=device)
+        first = np.unique(self.image_of_row.cpu().numpy(), return_index=True)[1]
         self.images = self.read(first).to(device)
 
     def batches(self, order: Sequence[np.ndarray], device: torch.device) -> Iterator[Tensor]:
         """The batches of `order`, on the device that holds them."""
         for positions in order:
-            yield self.images[self.places[torch.as_tensor(positions, device=self.places.device)]]
+            yield self.images[self.image_of_row[torch.as_tensor(positions, device=self.image_of_row.device)]]
 
 
 def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """Rows of each training batch of an epoch, shuffled.
 
     Batches are as equal as can be and none exceeds `batch_size`: 18 images in batches of 8 are three times
-    6, not 8, 8 and 2, since batch norm's statistics over a remainder of one or two images are worthless.
+    6, not 8, 8 and 2, because batch norm's statistics over a remainder of one or two images are worthless.
     """
     order = np.random.default_rng(seed_from(seed, "epoch", epoch)).permutation(count)
     return np.array_split(order, -(-count // batch_size))
@@ -157,7 +157,11 @@ def as_input(images: Tensor) -> Tensor:
 
 
 def augment(
-    images: Tensor, settings: Mapping[str, Any], seed: int, places: np.ndarray | None = None, count: int | None = None
+    images: Tensor,
+    settings: Mapping[str, Any],
+    seed: int,
+    positions: np.ndarray | None = None,
+    count: int | None = None,
 ) -> Tensor:
     """Shift by whole voxels along each axis, mirror left-right, brighten or darken, each image by itself.
 
@@ -167,16 +171,16 @@ def augment(
     ----------
     images : uint8 [N, D, H, W] in LIA order, so axis 1 is left-right
     settings : `shift`, the largest shift in voxels (what leaves is lost, what enters is 0); `mirror`;
-        `intensity`, the largest share by which intensities grow or shrink (up to 255), 0 where it is left out
+        `intensity`, the largest share by which intensities grow or shrink (up to 255), 0 if it is left out
     seed : decides everything, on every device alike
-    places, count : which images these are of a batch of `count`, where they are not the whole batch
+    positions, count : which images these are of a batch of `count`, if they are not the whole batch
     """
     generator = torch.Generator().manual_seed(seed)
     count, reach = count or len(images), settings["shift"]
-    places = np.arange(count) if places is None else places
-    shifts = torch.randint(-reach, reach + 1, (count, 3), generator=generator)[places].tolist()
-    mirrored = (torch.rand(count, generator=generator) < 0.5)[places].tolist()
-    gains = 1 + settings.get("intensity", 0.0) * (2 * torch.rand(count, generator=generator) - 1)[places]
+    positions = np.arange(count) if positions is None else positions
+    shifts = torch.randint(-reach, reach + 1, (count, 3), generator=generator)[positions].tolist()
+    mirrored = (torch.rand(count, generator=generator) < 0.5)[positions].tolist()
+    gains = 1 + settings.get("intensity", 0.0) * (2 * torch.rand(count, generator=generator) - 1)[positions]
     result = torch.zeros_like(images)
     for image, out, shift, mirror, gain in zip(images, result, shifts, mirrored, gains.tolist(), strict=True):
         target = tuple(slice(max(0, by), size + min(0, by)) for by, size in zip(shift, image.shape, strict=True))
@@ -189,7 +193,7 @@ def augment(
 def dropout_mask(model: SFCN, count: int, seed: int) -> Tensor:
     """What dropout multiplies the pooled features of a batch by, float32 [count, features], on the CPU.
 
-    It is drawn for the whole batch, so that it is the same on every device and however a batch is shared out.
+    It is drawn for the whole batch: it is the same on every device, however a batch is divided.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -20,7 +20,7 @@ from ..files import written_whole
 
 logger = logging.getLogger("neurotransfer")
 KEPT = 2  # the newest, and the one before in case the newest is damaged
-DIGEST = hashlib.sha256().digest_size  # bytes at a file's start, since torch does not notice a flipped bit
+DIGEST = hashlib.sha256().digest_size  # bytes at a file's start, because torch does not notice a flipped bit
 
 
 class Checkpoints:
@@ -28,7 +28,7 @@ class Checkpoints:
 
     Parameters
     ----------
-    folder : where they lie, alone
+    folder : of these checkpoints only
     fingerprint : of everything that the training depends on; a checkpoint with another one is ignored
     minutes : after which the next one is due
     """

@@ -34,7 +34,7 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
 def rank() -> int:
-    """Which of the processes this one is, from 0; 0 where there is one."""
+    """Which of the processes this one is, from 0; 0 if there is one."""
     return distributed.get_rank() if ranks() > 1 else 0
 
 
@@ -44,7 +44,7 @@ def passes_of(count: int, accumulate: int) -> list[np.ndarray]:
     Raises
     ------
     InputError
-        where the batch is too small to give each rank an image in each pass
+        if the batch is too small to give each rank an image in each pass
     """
     if count < accumulate * ranks():
         what = f"a batch of {count} images is too small for {ranks()} GPUs and {accumulate} passes"
@@ -53,7 +53,7 @@ def passes_of(count: int, accumulate: int) -> list[np.ndarray]:
 
 
 def share_of(count: int) -> np.ndarray:
-    """This rank's of `count` rows; all ranks have as many, and the first rows twice where that needs it."""
+    """This rank's of `count` rows; all ranks have as many, and the first rows twice if that is needed."""
     return np.resize(np.arange(count), (-(-count // ranks()), ranks()))[:, rank()]
 
 
@@ -97,7 +97,7 @@ def any_rank(yes: bool, device: torch.device) -> bool:
 
 
 def check_all_have(number: int, device: torch.device) -> None:
-    """Stop where ranks begin at different steps, since they would wait for one another for ever."""
+    """Stop if ranks begin at different steps, because they would wait for one another for ever."""
     here = torch.tensor([float(number)], device=device)
     if any_rank(over_all_ranks(here.clone()).item() != number * ranks(), device):
         fix = "run the same command again; if that does not help, delete the checkpoints"
@@ -106,7 +106,7 @@ def check_all_have(number: int, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
-    """Within, this process is one of those that torchrun started; on a GPU of its own where there are GPUs."""
+    """Within, this process is one of those that torchrun started; on a GPU of its own if there are GPUs."""
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
@@ -171,16 +171,16 @@ def take_part(work: Any) -> None:
     """What a module that `start` runs does: `work(facts)` as one of the ranks, its failure left for `start`."""
     _end_with_parent()
     folder = Path(sys.argv[1])
-    told = read_json(folder / "facts.json")
+    given = read_json(folder / "facts.json")
     number = int(os.environ["RANK"])
     handlers: list[logging.Handler] = [logging.StreamHandler()]
-    if told["log"] and number == 0:
-        handlers.append(logging.FileHandler(told["log"], mode="a", encoding="utf-8"))
+    if given["log"] and number == 0:
+        handlers.append(logging.FileHandler(given["log"], mode="a", encoding="utf-8"))
     level = logging.INFO if number == 0 else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True)
     try:
         with joined():
-            work(json.loads(json.dumps(told["facts"])))
+            work(json.loads(json.dumps(given["facts"])))
     except BaseException as error:
         mistake = [error.file, error.where, error.what, error.fix] if isinstance(error, InputError) else None
         status = error.code if isinstance(error, SystemExit) else 1

@@ -16,7 +16,7 @@ from .targets import Target
 METRICS = {"continuous": ("mae", "rmse", "r", "bias"), "binary": ("auc", "accuracy")}
 PREDICTIONS = ["image_id", "participant_id", "cohort", "split", "target", "truth", "prediction"]
 CHUNK = 200  # bootstrap resamples computed together, to bound memory
-FEWEST = 10  # participants of a group; one of fewer tells nothing, and comes near to naming them
+FEWEST = 10  # participants of a group; one of fewer says nothing, and nearly names them
 BAND = 10  # years
 BINS = 10  # of equally many predictions, at most
 GROUPS = ["split", "target", "by", "group", "metric", "value", "low", "high", "observations", "participants"]
@@ -38,7 +38,7 @@ def weighted_metrics(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarr
 
     Returns
     -------
-    by metric, [weightings]; NaN where it is not defined (one class, no variance).  Bias is the mean of prediction
+    by metric, [weightings]; NaN if it is not defined (one class, no variance).  Bias is the mean of prediction
     minus truth.
     """
     total = weights.sum(1)
@@ -155,7 +155,7 @@ def evaluate_groups(
     Parameters
     ----------
     predictions : long form, the columns `PREDICTIONS`
-    images : `image_id`, `age` (years) and `sex` (0 female, 1 male), missing where unknown
+    images : `image_id`, `age` (years) and `sex` (0 female, 1 male), missing if unknown
 
     Returns
     -------

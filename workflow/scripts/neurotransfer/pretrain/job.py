@@ -100,7 +100,7 @@ def training_rows(indices: pd.DataFrame, splits: pd.DataFrame) -> tuple[pd.DataF
     Raises
     ------
     InputError
-        where either has none, or a participant is in both
+        if either has none, or a participant is in both
     """
     roles = indices["image_id"].map(splits.set_index("image_id")["role"])
     tables = tuple(indices[roles == role].reset_index(drop=True) for role in ("train", "validation"))

@@ -54,7 +54,7 @@ class Pretrained:
 class Problem:
     """What is trained on, and how: images and truths of both sets, targets, settings, and the source of seeds.
 
-    `truth` and `validation_truth` are float32 [images, targets], NaN where a label is missing.
+    `truth` and `validation_truth` are float32 [images, targets], NaN if a label is missing.
     """
 
     training: Images

@@ -25,16 +25,16 @@ class Progress:
 
     def __init__(self, images: int, epochs: int, epoch: int) -> None:
         self.images, self.epochs, self.first = images, epochs, epoch
-        self.started = self.told = time.monotonic()
+        self.started = self.logged = time.monotonic()
         self.seen = 0
         self.figures = ""
 
     def tell(self, epoch: int, step: int, images: int, loss: float) -> None:
-        """Count a step's images, and write a line where the last one is a minute old."""
+        """Count a step's images, and write a line if the last one is a minute old."""
         self.seen += images
         now = time.monotonic()
-        if now - self.told > NEWS_SECONDS:
-            self.told = now
+        if now - self.logged > NEWS_SECONDS:
+            self.logged = now
             pace = self.seen / (now - self.started)
             left = (self.epochs - self.first) * self.images - self.seen
             message = "epoch %d, step %d: loss %.4f%s; %.1f images/s, %s to go"
@@ -42,8 +42,8 @@ class Progress:
 
     def conclude(self, row: Mapping[str, float]) -> None:
         """Write an epoch's line."""
-        self.told = time.monotonic()
-        elapsed, done = self.told - self.started, row["epoch"] + 1 - self.first
+        self.logged = time.monotonic()
+        elapsed, done = self.logged - self.started, row["epoch"] + 1 - self.first
         figures = [f"{name.removeprefix('validation_')} {row[name]:.3f}" for name in row if is_metric(name)]
         if "dead_features" in row:
             figures.append(f"dead_features {row['dead_features']}")

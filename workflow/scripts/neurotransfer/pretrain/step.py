@@ -84,7 +84,7 @@ def predictions_of(
     batch_size: int,
     device: torch.device,
 ) -> pd.DataFrame:
-    """Predictions in long form (see evaluation.PREDICTIONS) of index rows by split; none where there is no image."""
+    """Predictions in long form (see evaluation.PREDICTIONS) of index rows by split; none if there is no image."""
     found = []
     for split, table in parts.items():
         if len(table):

@@ -1,4 +1,4 @@
-"""The targets of pretraining: standardised, masked where missing, their loss and their metrics."""
+"""The targets of pretraining: standardised, masked if missing, their loss and their metrics."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def learn_targets(settings: Mapping[str, Mapping[str, Any]], training: pd.DataFr
 
 
 def encode(table: pd.DataFrame, targets: list[Target]) -> Tensor:
-    """Targets of a table's rows as the network learns them: float32 [rows, targets], NaN where missing."""
+    """Targets of a table's rows as the network learns them: float32 [rows, targets], NaN if missing."""
     columns = []
     for target in targets:
         values = table[target.name].to_numpy(float)
@@ -76,7 +76,7 @@ def first_biases(targets: list[Target]) -> Tensor:
     """Biases of a head that has learnt nothing yet: the training set's means, as outputs; float32 [targets].
 
     0 is the mean of a standardised target; a binary one starts at the logit of its prevalence, moved by its
-    class weight, so that a rare class costs no epochs of learning that it is rare.
+    class weight, because learning that a class is rare would cost epochs.
     """
     biases = [0.0] * len(targets)
     for column, target in enumerate(targets):
@@ -94,7 +94,7 @@ def target_losses(outputs: Tensor, truth: Tensor, targets: list[Target], known: 
     Parameters
     ----------
     outputs : float32 [N, targets]; of continuous targets standardised values, of binary ones logits
-    truth : float32 [N, targets], from `encode`: NaN where missing
+    truth : float32 [N, targets], from `encode`: NaN if missing
     known : images that have each target, [targets], if these N are part of a batch whose losses add up
 
     Returns

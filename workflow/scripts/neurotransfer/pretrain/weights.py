@@ -48,7 +48,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     Raises
     ------
     InputError
-        where the file is missing, damaged, not one of neurotransfer's, or not what its metadata says
+        if the file is missing, damaged, not one of neurotransfer's, or not what its metadata says
     """
     if not Path(path).is_file():
         raise InputError(path, "", "there is no such file of weights", "correct pretrain.weights")
@@ -114,7 +114,7 @@ def check_made_by(
     Parameters
     ----------
     images : from cache.made_by, of the images that the weights are to be used on
-    accept : what `pretrain.accept_other_preprocessing` says; where it is true the log tells the difference
+    accept : `pretrain.accept_other_preprocessing`; if it is true the log names the difference
 
     Raises
     ------
@@ -134,10 +134,10 @@ def check_made_by(
 
 
 def digests_of(participants: Iterable[str], key: bytes) -> dict[str, Any]:
-    """HMAC-SHA256 digests of the participants behind weights, so that a later study with the key can find its people.
+    """HMAC-SHA256 digests of the participants behind weights, by which a later study with the key finds its people.
 
     Without the key they say nothing: names are short, so plain or salted hashes would be guessed.  `key_id`
-    tells a wrong key from people who are not among them.
+    distinguishes a wrong key from people who are not among them.
     """
     return {
         "scheme": SCHEME,
@@ -147,11 +147,11 @@ def digests_of(participants: Iterable[str], key: bytes) -> dict[str, Any]:
 
 
 def seen_by(metadata: Mapping[str, Any], participants: Iterable[str], key: bytes | None) -> set[str] | None:
-    """Those of `participants` who are behind the weights; None where that can't be known.
+    """Those of `participants` who are behind the weights; None if that is not known.
 
     Parameters
     ----------
-    key : the study key that the weights' digests were made with; None where there is none
+    key : the study key that the weights' digests were made with; None if there is none
     """
     known = metadata.get("participants")
     if not known or key is None or known.get("scheme") != SCHEME or known["key_id"] != key_id(key):
@@ -161,14 +161,12 @@ def seen_by(metadata: Mapping[str, Any], participants: Iterable[str], key: bytes
 
 
 def why_unknown(metadata: Mapping[str, Any], key: bytes | None) -> str:
-    """Why `seen_by` can't tell, in words; empty where it can."""
+    """Why `seen_by` gives None, in words; empty if it does not."""
     known = metadata.get("participants")
     if not known:
         return "the file of weights holds no digests of its participants"
     if known.get("scheme") != SCHEME:
-        return (
-            "the file of weights holds digests of an older kind, which are not used: anybody can guess who is in them"
-        )
+        return "the file of weights holds digests of an older kind, not used because they can be guessed"
     if key is None:
         return "there is no study key to check the weights' digests of participants with"
     return "" if known["key_id"] == key_id(key) else "the study key is not the one of the weights' digests"
@@ -184,12 +182,12 @@ def key_id(key: bytes) -> str:
 
 
 def read_study_key(path: str | Path) -> bytes | None:
-    """The study key in a file, None where there is no such file.
+    """The study key in a file, None if there is no such file.
 
     Raises
     ------
     InputError
-        where the file holds no key, or others than its owner's group may read it
+        if the file holds no key, or others than its owner's group may read it
     """
     path = Path(path)
     try:
@@ -208,7 +206,7 @@ def read_study_key(path: str | Path) -> bytes | None:
 
 
 def make_study_key(path: str | Path) -> bytes:
-    """The study key in a file; where there is none yet, a random one is put there, readable by its owner alone."""
+    """The study key in a file; if there is none yet, a random one is written, readable by its owner alone."""
     path = Path(path)
     if (key := read_study_key(path)) is not None:
         return key
@@ -219,7 +217,7 @@ def make_study_key(path: str | Path) -> bytes:
         file.write(f"{key.hex()}\n")
         file.flush()
         os.fsync(file.fileno())
-    logger.info("%s: made a study key; keep it safe, give it to nobody outside your site, commit it nowhere", path)
+    logger.info("%s: made a study key; keep it safe, inside your site and out of any repository", path)
     return key
 
 

@@ -29,7 +29,7 @@ def robust_z(values: np.ndarray, least: float) -> np.ndarray:
     ----------
     values : float [images]
     least : the smallest standard deviation; a robust one is 1.4826 times the median absolute deviation, which is 0
-        where most values are alike
+        if most values are alike
     """
     known = values[~np.isnan(values)]
     if not len(known):
@@ -60,7 +60,7 @@ def cached_images(images: pd.DataFrame, cached: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     InputError
-        where the cohort has no image at all
+        if the cohort has no image at all
     """
     if images.empty:
         fix = f"look into {layout.EXCLUDED}, or remove the cohort's row from its table"

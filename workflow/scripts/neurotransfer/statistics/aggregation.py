@@ -31,8 +31,8 @@ def read_fits(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """All fits as three tables: test AUCs, every setting tried, and test scores.
 
-    A fit is refused where it was made with another configuration, resample or weights than those of today,
-    where it stands under another name than its own, where its AUC is not that of its scores, or where its
+    A fit is refused if it was made with another configuration, resample or weights than those of today,
+    if it stands under another name than its own, if its AUC is not that of its scores, or if its
     setting is not the one that validation chooses.
 
     Parameters
@@ -191,9 +191,9 @@ def _check_complete(aucs: pd.DataFrame) -> None:
     names = ["task", "n", "replicate", "model"]
     for wrong, what in ((~np.isfinite(aucs["auc"]), "it has no AUC"), (aucs.duplicated(names), "it is there twice")):
         if wrong.any():
-            where = ", ".join(f"{name} {aucs.loc[wrong, name].iloc[0]}" for name in names)
+            names_of_wrong = ", ".join(f"{name} {aucs.loc[wrong, name].iloc[0]}" for name in names)
             fix = f"delete {layout.AUCS}, then run the same command again"
-            raise InputError(layout.AUCS, where, what, fix)
+            raise InputError(layout.AUCS, names_of_wrong, what, fix)
 
 
 def summarise(aucs: pd.DataFrame, *, bootstrap: int, seed: int) -> pd.DataFrame:
@@ -205,7 +205,7 @@ def summarise(aucs: pd.DataFrame, *, bootstrap: int, seed: int) -> pd.DataFrame:
     Raises
     ------
     InputError
-        where a replicate has no AUC or is there twice
+        if a replicate has no AUC or is there twice
     """
     _check_complete(aucs)
     rows = []
@@ -230,7 +230,7 @@ def compare(aucs: pd.DataFrame, *, statistic: str, permutations: int, bootstrap:
     Raises
     ------
     InputError
-        where a replicate has no AUC or is there twice, or two models do not have the same replicates
+        if a replicate has no AUC or is there twice, or two models do not have the same replicates
     """
     _check_complete(aucs)
     rows = []

@@ -71,7 +71,7 @@ def infer(
     Raises
     ------
     InputError
-        where a model's scores are missing
+        if a model's scores are missing
     """
     known = pools.set_index(["task", "n"])
     expected, tests, cells = [], [], {}
@@ -163,7 +163,7 @@ def worth(cells: Mapping[tuple[str, int], Cell]) -> pd.DataFrame:
     task, question ("baseline needs": the n at which the baseline has transfer's AUC at n; "transfer overtakes
     linear": the n from which on transfer is not below, on a row of its own without n), n, auc, scans, low, high
     (95 %, percentiles over draws of participants and replicates), reached (the share of draws in which it happens by
-    the largest n).  `scans` is infinite where it is not reached by the largest n, and the smallest n means "at most
+    the largest n).  `scans` is infinite if it is not reached by the largest n, and the smallest n means "at most
     that".
     """
     rows = []
@@ -205,7 +205,7 @@ def _curve(
     cells: Mapping[tuple[str, int], Cell], task: str, sizes: Sequence[int], model: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """A model's mean AUC by n, [sizes], and under the draws that are defined at every n, [draws, sizes]."""
-    places = [(cells[task, n], cells[task, n].models.index(model)) for n in sizes]
-    drawn = np.stack([cell.curves[at] for cell, at in places], axis=-1)
+    curves_of_model = [(cells[task, n], cells[task, n].models.index(model)) for n in sizes]
+    drawn = np.stack([cell.curves[at] for cell, at in curves_of_model], axis=-1)
     whole = np.all([np.isfinite(cells[task, n].curves).all(0) for n in sizes], axis=0)  # the same draws for all models
-    return np.array([cell.aucs[at] for cell, at in places]), drawn[whole]
+    return np.array([cell.aucs[at] for cell, at in curves_of_model]), drawn[whole]

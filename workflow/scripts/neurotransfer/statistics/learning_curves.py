@@ -1,6 +1,6 @@
 """AUCs by number of training images in; what pretraining is worth in scans, and where two models cross, out.
 
-Curves are made monotone, since more training images do not make a model worse on average, and are read
+Curves are made monotone, because more training images do not make a model worse on average, and are read
 between the sizes on a line over the logarithm of n.  Nothing is read beyond the largest n: what is not reached
 there is infinite.
 """
@@ -44,7 +44,7 @@ def size_that_reaches(sizes: Sequence[int], curve: np.ndarray, level: np.ndarray
 
     Returns
     -------
-    [...]; the smallest size where it is reached from the start, infinity where it is not by the largest
+    [...]; the smallest size if it is reached from the start, infinity if it is not by the largest
     """
     curve, level = np.asarray(curve, dtype=float), np.asarray(level, dtype=float)
     reached = curve >= level[..., None] - 1e-12
@@ -57,7 +57,7 @@ def size_from_which(sizes: Sequence[int], first: np.ndarray, second: np.ndarray)
 
     Returns
     -------
-    [...]; the smallest size where it never is, infinity where it still is at the largest
+    [...]; the smallest size if it never is, infinity if it still is at the largest
     """
     ahead = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     below = ahead < -1e-12

@@ -25,7 +25,7 @@ class Draws:
     Attributes
     ----------
     aucs : [models, replicates]
-    drawn : float32 [models, draws, replicates]; NaN where a draw leaves a replicate's test set with one class
+    drawn : float32 [models, draws, replicates]; NaN if a draw leaves a replicate's test set with one class
     """
 
     aucs: np.ndarray
@@ -61,7 +61,7 @@ def draw_participants(
     Raises
     ------
     ValueError
-        where a replicate's test set has one class
+        if a replicate's test set has one class
     """
     count = int(replicates.max()) + 1
     generator = np.random.default_rng(seed)
@@ -105,7 +105,7 @@ def pairs_in_order(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
 
 
 def _mean_of_defined(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean of what is not NaN; NaN where nothing is."""
+    """Mean of what is not NaN; NaN if nothing is."""
     known = np.isfinite(values)
     counts = known.sum(axis)
     sums = np.where(known, values, 0).sum(axis, dtype=np.float64)
@@ -121,7 +121,7 @@ def bootstrap_test(draws: Draws, first: int, second: int, *, level: float = 0.95
 
     Parameters
     ----------
-    first, second : places of the models
+    first, second : positions of the models
     """
     averages = draws.averages()
     differences = averages[first] - averages[second]
@@ -136,7 +136,7 @@ def bootstrap_test(draws: Draws, first: int, second: int, *, level: float = 0.95
 
 
 def overlap(counts: np.ndarray) -> float:
-    """How alike the training sets of a pool's replicates are: 0 where they share nobody, 1 where they are one.
+    """How alike the training sets of a pool's replicates are: 0 if they share no participant, 1 if they are one.
 
     The mean product of two replicates' counts of the same participant over the mean square of one's.  To first
     order a fit is a sum of what each training participant adds, so this is the correlation of two fits.
@@ -173,7 +173,7 @@ def expected_value(aucs: np.ndarray, drawn: np.ndarray, shared: float, *, level:
 
     Returns
     -------
-    Estimate : from Student's t with as many degrees of freedom as replicates have; nothing to judge by where
+    Estimate : from Student's t with as many degrees of freedom as replicates have; nothing to judge by if
         there are fewer than two replicates or nothing varies
     """
     count, value = len(aucs), float(np.mean(aucs))

@@ -1,6 +1,6 @@
 """What the search over settings did: which settings won, what was gained, and how far validation flatters.
 
-Only the chosen setting is ever tested, so what more settings bring can be told on validation images alone, where
+Only the chosen setting is ever tested, so what more settings bring can be measured on validation images alone, on which
 the best of many looks better than it is; `optimism` says by how much.
 """
 

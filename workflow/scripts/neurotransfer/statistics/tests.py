@@ -24,7 +24,7 @@ CHUNK = 4_000_000  # numbers drawn together (32 MB), so that 5,000 replicates ne
 class PairedTest:
     """Result of a paired permutation test: the statistic and its p-values.
 
-    `error` is the Monte Carlo standard error of the two-sided p; 0 where all sign patterns were used.
+    `error` is the Monte Carlo standard error of the two-sided p; 0 if all sign patterns were used.
     """
 
     statistic: float
@@ -74,7 +74,7 @@ def sign_flip_test(
     """Paired permutation (sign-flip) test of `first` against `second`.
 
     Under the null each pair's difference is as likely with either sign.  All 2**m sign patterns are used
-    where there are no more than `permutations`; otherwise that many are drawn and p = (b + 1) / (m + 1),
+    if there are no more than `permutations`; otherwise that many are drawn and p = (b + 1) / (m + 1),
     the observed pattern counting as one (Phipson & Smyth, 2010).
 
     The smallest two-sided p of m replicates is 2 / 2**m for the mean, but 2**-(m // 2) for the median, which
@@ -149,7 +149,7 @@ def corrected_t_test(
 
     Returns
     -------
-    Estimate : of the mean difference; nothing to judge by where the differences have no spread
+    Estimate : of the mean difference; nothing to judge by if the differences have no spread
 
     Raises
     ------
@@ -184,7 +184,7 @@ def superiority(first: Sequence[float], second: Sequence[float], *, level: float
 
     Returns
     -------
-    share, low, high : with Wilson's score interval (1927), which does not shrink to a point where one model
+    share, low, high : with Wilson's score interval (1927), which does not shrink to a point if one model
         won every time
     """
     differences = _differences(first, second)

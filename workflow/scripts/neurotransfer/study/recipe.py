@@ -1,7 +1,7 @@
 """The number of the recipe that networks are trained by, and what of a configuration's group its results depend on.
 
 Goes in: a merged configuration.  Comes out: the part of a group that enters a rule's parameters and the fingerprints.
-Standard library only, since the Snakefile is parsed again inside each cluster job.
+Standard library only, because the Snakefile is parsed again inside each cluster job.
 """
 
 from __future__ import annotations
