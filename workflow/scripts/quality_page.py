@@ -4,11 +4,11 @@ from neurotransfer.jobs.job import job
 
 with job(snakemake):
     from neurotransfer.files import read_table, write_text
-    from neurotransfer.quality.page import page, render
+    from neurotransfer.quality.page import quality_content, quality_html
     from neurotransfer.study.plan import read_study
 
     source, params, study = snakemake.input, snakemake.params, read_study(snakemake.config)
     ledgers = study.ledgers_of(study.shards)
     tables = [read_table(path) for path in source.quality]
-    text = render(page(params.study, tables, source.slices, ledgers, params.page, params.exclude))
+    text = quality_html(quality_content(params.study, tables, source.slices, ledgers, params.page, params.exclude))
     write_text(snakemake.output[0], text)

@@ -38,8 +38,8 @@ def head(size: int) -> np.ndarray:
 
 
 def page_of(made, study_name="paper"):
-    content = page.page(study_name, made.tables, made.slices, made.ledgers, SHOWN, LIMITS)
-    return content, page.render(content)
+    content = page.quality_content(study_name, made.tables, made.slices, made.ledgers, SHOWN, LIMITS)
+    return content, page.quality_html(content)
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +139,10 @@ def test_an_empty_study_and_a_hostile_one_still_make_a_page(tmp_path):
     ledger.write_text(
         "image_id\tstatus\treason\tdetail\tengine\tengine_version\ni0\tok\t\t" + HOSTILE.replace('"', "") + "\tx\t1\n"
     )
-    content = page.page(HOSTILE, [judge(table, SETTINGS)], [tmp_path / "x-0001.slices.npy"], [ledger], SHOWN, LIMITS)
-    text = page.render(content)
+    content = page.quality_content(
+        HOSTILE, [judge(table, SETTINGS)], [tmp_path / "x-0001.slices.npy"], [ledger], SHOWN, LIMITS
+    )
+    text = page.quality_html(content)
     assert "<img src=x" not in text and text.count("</script>") == 2 and html.escape("<img src=x") in text
 
 

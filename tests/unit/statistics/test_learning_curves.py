@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from neurotransfer.statistics.learning_curves import (
-    interval,
     monotone,
+    percentile_interval,
     size_from_which,
     size_that_reaches,
     worth_in_scans,
@@ -77,7 +77,7 @@ def test_models_that_are_equal_need_the_same_n():
 
 
 def test_intervals_of_partly_infinite_draws_end_in_values_that_were_drawn():
-    assert interval(np.r_[np.full(90, 200.0), np.full(10, np.inf)]) == (200.0, np.inf)
-    assert interval(np.full(5, np.inf)) == (np.inf, np.inf)
+    assert percentile_interval(np.r_[np.full(90, 200.0), np.full(10, np.inf)]) == (200.0, np.inf)
+    assert percentile_interval(np.full(5, np.inf)) == (np.inf, np.inf)
     values = np.arange(1, 1001.0)
-    assert interval(values) == pytest.approx((25, 975), abs=1)
+    assert percentile_interval(values) == pytest.approx((25, 975), abs=1)

@@ -10,7 +10,7 @@ import pytest
 from neurotransfer.cache import write
 from neurotransfer.errors import ImageError, InputError
 from neurotransfer.preprocess import reasons, run
-from neurotransfer.preprocess.engines import Scan, derivatives
+from neurotransfer.preprocess.engines import EngineInput, derivatives
 from neurotransfer.preprocess.engines.derivatives import Derivatives, made_by
 from neurotransfer.preprocess.volumes import ATLASES, read_stats, stats_text
 
@@ -95,7 +95,7 @@ def images(**folders: Path) -> pd.DataFrame:
 def run_derivatives(folder: Path, tmp_path: Path) -> Path:
     out = tmp_path / "out"
     out.mkdir()
-    Derivatives(SETTINGS).run(Scan("i", Path("gone.nii.gz"), folder), out)
+    Derivatives(SETTINGS).run(EngineInput("i", Path("gone.nii.gz"), folder), out)
     return out
 
 
@@ -193,11 +193,11 @@ def test_what_cannot_be_used_is_refused_with_its_reason(tmp_path, make, spoil, r
 
 
 def test_another_voxel_size_or_orientation_is_refused(tmp_path):
-    scan = Scan("i", Path("gone"), fastsurfer(tmp_path / "d"))
+    scan = EngineInput("i", Path("gone"), fastsurfer(tmp_path / "d"))
     with pytest.raises(ImageError, match="voxels of 4 x 4 x 4 mm, not 1") as caught:
         Derivatives(SETTINGS | {"voxel_size": 1.0}).run(scan, tmp_path)
     assert caught.value.reason == "wrong_grid"
-    scan = Scan("i", Path("gone"), fastsurfer(tmp_path / "ras", np.diag([4.0, 4, 4, 1])))
+    scan = EngineInput("i", Path("gone"), fastsurfer(tmp_path / "ras", np.diag([4.0, 4, 4, 1])))
     with pytest.raises(ImageError, match="in RAS order, not LIA"):
         Derivatives(SETTINGS).run(scan, tmp_path)
 

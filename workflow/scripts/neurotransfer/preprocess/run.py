@@ -26,7 +26,7 @@ from ..errors import ImageError, InstallationError, TryAlone
 from ..files import fingerprint, read_json, write_json
 from ..manifest.withdrawal import erase
 from ..study import layout
-from .engines import Engine, Scan, open_engine
+from .engines import Engine, EngineInput, open_engine
 from .engines.inputs import check_file
 from .reasons import REASONS
 
@@ -193,7 +193,7 @@ def _clear(tasks: Iterable[_Task]) -> None:
 class _Task:
     """One image to be processed, and where its folder will be."""
 
-    scan: Scan
+    scan: EngineInput
     shard: str
     folder: Path
     name: str
@@ -214,11 +214,11 @@ class _Task:
         return self.folder.with_name(f".{self.folder.name}.part")
 
 
-def _scan(image: Any, study: Path) -> Scan:
+def _scan(image: Any, study: Path) -> EngineInput:
     """A row of the manifest, as it is given to an engine."""
     derivatives = getattr(image, "derivatives", None)
     words = {name: getattr(image, name, None) for name in ("participant_id", "session", "run")}
-    return Scan(
+    return EngineInput(
         image_id=image.image_id,
         t1w=(study / image.t1w).absolute(),
         derivatives=(study / derivatives).absolute() if isinstance(derivatives, str) and derivatives else None,

@@ -31,7 +31,7 @@ QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 OUTLINE = (255, 176, 0)  # seen on grey by the colour-blind, too
 
 
-def page(
+def quality_content(
     study: str,
     tables: Sequence[pd.DataFrame],
     slices: Sequence[str | Path],
@@ -230,7 +230,7 @@ def distributions(table: pd.DataFrame) -> dict[str, Any]:
     return {"images": len(table), "quantiles": quantiles}
 
 
-def render(content: Mapping[str, Any]) -> str:
+def quality_html(content: Mapping[str, Any]) -> str:
     """The page, in one file; every text is escaped."""
     # inside a script element only "<" could end it early
     data = json.dumps(content["data"], allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")

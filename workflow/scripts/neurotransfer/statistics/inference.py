@@ -15,7 +15,7 @@ import pandas as pd
 from ..errors import InputError
 from ..seeds import seed_from
 from ..study import layout
-from .learning_curves import interval, monotone, size_from_which, worth_in_scans
+from .learning_curves import monotone, percentile_interval, size_from_which, worth_in_scans
 from .populations import Draws, bootstrap_test, draw_participants, expected_value
 from .tests import corrected_t_test, holm
 
@@ -30,7 +30,7 @@ ADJUSTED = {"sign_flip": "p_holm"} | {test: f"holm_{test}" for test in list(NULL
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellOfTask:
     """One task and n under draws of participants.
 
     Attributes
@@ -53,7 +53,7 @@ def infer(
     *,
     draws: int,
     seed: int,
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[tuple[str, int], Cell]]:
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[tuple[str, int], CellOfTask]]:
     """Add to the tables about this pool what holds in the population.
 
     Parameters
@@ -89,7 +89,7 @@ def infer(
             row = {"task": task, "n": n, "first": first, "second": second}
             tests.append(row | _tests(found, models.index(first), models.index(second), pool))
         generator = np.random.default_rng(seed_from("curves", seed, task, n))
-        cells[task, int(n)] = Cell(models, found.aucs.mean(1), drawn_replicates(found, generator))
+        cells[task, int(n)] = CellOfTask(models, found.aucs.mean(1), drawn_replicates(found, generator))
     medians = medians.merge(pd.DataFrame(expected), on=["task", "n", "model"], how="left", validate="one_to_one")
     keys = ["task", "n", "first", "second"]
     comparisons = comparisons.merge(pd.DataFrame(tests), on=keys, how="left", validate="one_to_one")
@@ -136,7 +136,7 @@ def drawn_replicates(found: Draws, generator: np.random.Generator) -> np.ndarray
         return (np.nan_to_num(found.drawn) * times).sum(-1, dtype=float) / times.sum(-1)
 
 
-def curves(cells: Mapping[tuple[str, int], Cell]) -> pd.DataFrame:
+def curves(cells: Mapping[tuple[str, int], CellOfTask]) -> pd.DataFrame:
     """Monotone curves of the mean AUC by n, with 95 % percentile bands.
 
     Returns
@@ -155,7 +155,7 @@ def curves(cells: Mapping[tuple[str, int], Cell]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def worth(cells: Mapping[tuple[str, int], Cell]) -> pd.DataFrame:
+def worth(cells: Mapping[tuple[str, int], CellOfTask]) -> pd.DataFrame:
     """How many scans training from scratch, or the linear model, needs for what the pretrained network reaches.
 
     Returns
@@ -190,11 +190,11 @@ def worth(cells: Mapping[tuple[str, int], Cell]) -> pd.DataFrame:
 
 
 def _with_interval(value: float, drawn: np.ndarray) -> dict[str, float]:
-    low, high = interval(drawn)
+    low, high = percentile_interval(drawn)
     return {"scans": float(value), "low": low, "high": high, "reached": float(np.isfinite(drawn).mean())}
 
 
-def _sizes(cells: Mapping[tuple[str, int], Cell], task: str) -> tuple[list[int], list[str]]:
+def _sizes(cells: Mapping[tuple[str, int], CellOfTask], task: str) -> tuple[list[int], list[str]]:
     """A task's n, ascending, and the models that are there at each."""
     sizes = sorted(n for name, n in cells if name == task)
     first = cells[task, sizes[0]].models
@@ -202,7 +202,7 @@ def _sizes(cells: Mapping[tuple[str, int], Cell], task: str) -> tuple[list[int],
 
 
 def _curve(
-    cells: Mapping[tuple[str, int], Cell], task: str, sizes: Sequence[int], model: str
+    cells: Mapping[tuple[str, int], CellOfTask], task: str, sizes: Sequence[int], model: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """A model's mean AUC by n, [sizes], and under the draws that are defined at every n, [draws, sizes]."""
     curves_of_model = [(cells[task, n], cells[task, n].models.index(model)) for n in sizes]

@@ -76,7 +76,7 @@ def _between(sizes: Sequence[int], ahead: np.ndarray, after: np.ndarray) -> np.n
     return of[before] * (of[after] / of[before]) ** share
 
 
-def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+def percentile_interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Percentile interval of draws some of which are infinite, of values that were drawn."""
     tail = (1 - level) / 2
     low, high = np.quantile(draws, (tail, 1 - tail), method="inverted_cdf")

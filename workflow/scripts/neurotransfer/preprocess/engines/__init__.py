@@ -1,6 +1,6 @@
 """Engines: what turns one T1-weighted image into FastSurfer's file layout.
 
-A job opens one engine for its images; preprocess/run.py hands it a `Scan` and an empty folder at a time, and
+A job opens one engine for its images; preprocess/run.py hands it a `EngineInput` and an empty folder at a time, and
 writes the ledger.  Which files must be there at the end, and what they must look like, is in outputs.py.
 """
 
@@ -20,7 +20,7 @@ CLASSES = {
 
 
 @dataclass(frozen=True)
-class Scan:
+class EngineInput:
     """One image, as it is given to an engine.
 
     `t1w` and `derivatives` are absolute; `derivatives` is the folder of existing outputs, if there is one.
@@ -52,13 +52,13 @@ class Engine(Protocol):
             if it cannot, in one line with the fix; the job stops, and no image fails for it
         """
 
-    def facts(self, scan: Scan) -> dict[str, Any]:
+    def facts(self, scan: EngineInput) -> dict[str, Any]:
         """JSON values that the image's outputs depend on besides `t1w` itself: other values, another try."""
 
-    def made_by(self, scan: Scan) -> tuple[str, str]:
+    def made_by(self, scan: EngineInput) -> tuple[str, str]:
         """The ledger's `engine` and `engine_version`: what makes, or made, the image's files.  Raises nothing."""
 
-    def run(self, scan: Scan, folder: Path, *, alone: bool = False) -> None:
+    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> None:
         """Write ``mri/{orig,mask,aparc.DKTatlas+aseg.deep}.mgz`` and ``stats/aseg+DKT.stats`` into `folder`.
 
         Logs go to ``scripts/`` there, which stays when the image fails.  `alone` says that this is the second

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from ...errors import ImageError
 from ..volumes import stats_text
-from . import Scan
+from . import EngineInput
 from .inputs import read_image
 from .outputs import LARGEST, SMALLEST
 
@@ -51,15 +51,15 @@ class Builtin:
     def check(self) -> None:
         """Nothing outside of Python is needed."""
 
-    def facts(self, scan: Scan) -> dict[str, Any]:
+    def facts(self, scan: EngineInput) -> dict[str, Any]:
         """What the outputs depend on."""
         return {"version": version()} | {name: self._settings[name] for name in ("voxel_size", "grid")}
 
-    def made_by(self, scan: Scan) -> tuple[str, str]:
+    def made_by(self, scan: EngineInput) -> tuple[str, str]:
         """This engine, in this version."""
         return "builtin", version()
 
-    def run(self, scan: Scan, folder: Path, *, alone: bool = False) -> None:
+    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> None:
         """See `Engine`."""
         run(scan.t1w, folder, self._settings)
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from ...errors import ImageError, InputError
 from ..volumes import ATLASES, NAMES, read_stats
-from . import Scan
+from . import EngineInput
 from .outputs import MASK, ORIG, SEGMENTATION, STATISTICS, UNREADABLE, Outputs, check_outputs
 
 # Under which names an output may stand, the first one that is there counting; by what it is linked as
@@ -63,7 +63,7 @@ class Derivatives:
     def check(self) -> None:
         """Nothing outside of Python is needed."""
 
-    def facts(self, scan: Scan) -> dict[str, Any]:
+    def facts(self, scan: EngineInput) -> dict[str, Any]:
         """Where the outputs are and, as far as a glance tells, what they are."""
         found: dict[str, Any] = {"folder": str(scan.derivatives), "voxel_size": self._settings["voxel_size"]}
         if scan.derivatives is None or not scan.derivatives.is_dir():
@@ -77,11 +77,11 @@ class Derivatives:
             found[name] = [about.st_size, about.st_mtime_ns]
         return found
 
-    def made_by(self, scan: Scan) -> tuple[str, str]:
+    def made_by(self, scan: EngineInput) -> tuple[str, str]:
         """What made the outputs, as their logs say; "unknown" if they do not."""
         return made_by(scan.derivatives) if scan.derivatives else (UNKNOWN, UNKNOWN)
 
-    def run(self, scan: Scan, folder: Path, *, alone: bool = False) -> None:
+    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> None:
         """Check the outputs where they are, then link them into `folder`; see `Engine`."""
         if scan.derivatives is None:
             raise ImageError("derivatives_missing", "the table of cohorts has no pattern for this cohort")

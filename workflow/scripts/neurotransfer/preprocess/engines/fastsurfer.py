@@ -18,7 +18,7 @@ from typing import Any
 
 from ...errors import ImageError, InstallationError, TryAlone
 from ...study import demands
-from . import Scan, containers
+from . import EngineInput, containers
 from .inputs import read_image
 from .outputs import NEEDED, STATISTICS, Outputs, check_outputs
 from .processes import Commands, TimedOut
@@ -138,15 +138,15 @@ class FastSurfer:
             what = f"no space for temporary files: {free:.1f} GB are free, {self.at_once} images need {needed:.1f}"
             raise InstallationError(self._root, "", what, "free some, or set TMPDIR to a larger disk")
 
-    def facts(self, scan: Scan) -> dict[str, Any]:
+    def facts(self, scan: EngineInput) -> dict[str, Any]:
         """What the outputs depend on: version and voxel size, and not how or where it is run."""
         return {"version": self.version, "voxel_size": self._settings["voxel_size"]}
 
-    def made_by(self, scan: Scan) -> tuple[str, str]:
+    def made_by(self, scan: EngineInput) -> tuple[str, str]:
         """Always FastSurfer, in the version that `check` has seen."""
         return "fastsurfer", self.version
 
-    def run(self, scan: Scan, folder: Path, *, alone: bool = False) -> None:
+    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> None:
         """See `Engine`; alone, views are aggregated in the host's memory, if the GPU's was too small before."""
         scripts = folder / "scripts"
         scripts.mkdir(exist_ok=True)
@@ -198,7 +198,9 @@ class FastSurfer:
             (place / "output/tmp").mkdir(parents=True)
             yield place
 
-    def _call(self, options: Sequence[str], place: Path, log: Path, *, limit: float, scan: Scan | None = None) -> int:
+    def _call(
+        self, options: Sequence[str], place: Path, log: Path, *, limit: float, scan: EngineInput | None = None
+    ) -> int:
         """Run the script with `options`, for a scan or for itself."""
         binds = [containers.Bind(place / "output", containers.OUTPUT, read_only=False)]
         files: list[str] = []
@@ -229,7 +231,7 @@ class FastSurfer:
             raise InstallationError(self._where(), "", what, fix) from None
 
     def _files(
-        self, scan: Scan, place: Path, binds: list[containers.Bind], output: str
+        self, scan: EngineInput, place: Path, binds: list[containers.Bind], output: str
     ) -> tuple[list[containers.Bind], list[str]]:
         """What must be seen from inside, and the options that name it there.
 
