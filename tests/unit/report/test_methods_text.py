@@ -8,14 +8,14 @@ from runs import REPOSITORY
 def test_each_optimiser_and_schedule_has_its_words():
     settings = load_config(REPOSITORY)["pretrain"]
     default = (
-        "AdamW [@loshchilov2019] (learning rate 0.001, falling along a cosine, after a linear warm-up of 300 steps, "
+        "AdamW [@loshchilov2019] (learning rate 0.0003, falling along a cosine, after a linear warm-up of 300 steps, "
         "first decay 0.9, weight decay 0.01, gradients limited to a norm of 50)"
     )
     assert _optimisation(settings, {}) == default
     steps = {"kind": "step", "factor": 0.3, "every": 30}
     older = settings | {"optimiser": "sgd", "schedule": steps, "warmup": 0, "clip_norm": None, "weight_average": 0.99}
     assert _optimisation(older, {"times_lowered": 2}) == (
-        "stochastic gradient descent (learning rate 0.001, times 0.3 every 30 epochs, momentum 0.9, weight decay 0.01, "
+        "stochastic gradient descent (learning rate 0.0003, times 0.3 every 30 epochs, momentum 0.9, weight decay 0.01, "
         "an exponential moving average of the weights with a decay of 0.99, lowered to a third 2 times because the "
         "loss was not finite)"
     )
