@@ -16,6 +16,6 @@ def test_each_optimiser_and_schedule_has_its_words():
     older = settings | {"optimiser": "sgd", "schedule": steps, "warmup": 0, "clip_norm": None, "weight_average": 0.99}
     assert _optimisation(older, {"times_lowered": 2}) == (
         "stochastic gradient descent (learning rate 0.0003, times 0.3 every 30 epochs, momentum 0.9, "
-        "weight decay 0.01, an exponential moving average of the weights with a decay of 0.99, lowered to a third 2 times because the "
-        "loss was not finite)"
+        "weight decay 0.01, an exponential moving average of the weights with a decay of 0.99, "
+        "lowered to a third 2 times because the loss was not finite)"
     )
