@@ -3,13 +3,15 @@
 import subprocess
 import sys
 
-from conftest import OVERLAYS, QUICK
 from runs import REPOSITORY
+
+OVERLAYS = [REPOSITORY / "config/demo.yaml", REPOSITORY / "tests/slurm/study.yaml"]
+QUICK = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "20"]
 
 
 def test_a_partition_that_does_not_exist(cluster, study):
     line = [sys.executable, "-m", "neurotransfer.cli", "rehearse", "--directory", study, "--profile", "slurm"]
-    options = [*QUICK[2:], "--default-resources", "slurm_partition=nowhere"]
+    options = [*QUICK, "--default-resources", "slurm_partition=nowhere"]
     line += ["--configfile", *OVERLAYS, "--minutes", "3", "--", *options]
     done = subprocess.run(
         list(map(str, line)), capture_output=True, text=True, timeout=400, cwd=REPOSITORY, env=cluster.environment

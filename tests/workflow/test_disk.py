@@ -81,7 +81,7 @@ def test_results_that_cannot_be_written(study):
     )
     assert done.returncode == 0, done.stderr
     output = (study / "snakemake.out").read_text()
-    assert "results/fits: it cannot be written; mend its permissions" in output
+    assert "results/fits: it cannot be written; fix its permissions" in output
     assert "Traceback" not in output
 
 

@@ -350,7 +350,7 @@ def test_a_tag_that_does_not_exist(way, head, tmp_path, trace):
 def test_another_version_in_the_image(head, tmp_path, trace):
     (tmp_path / "fastsurfer-2.4.2.sif").touch()
     line = broken(tmp_path, head, "this is FastSurfer 2.4.2", image=str(tmp_path / "fastsurfer-2.4.2.sif"))
-    assert "preprocessing.fastsurfer.version is 2.5.0" in line
+    assert "preprocessing.fastsurfer.version says 2.5.0" in line
     assert not trace("start")
 
 
