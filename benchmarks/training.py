@@ -37,11 +37,13 @@ from neurotransfer.pretrain.targets import encode, first_biases, learn_targets, 
 from neurotransfer.simulation import study  # noqa: E402
 from neurotransfer.study.configuration import load_config  # noqa: E402
 from neurotransfer.text import MISSING, aligned  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 
 from workbench.heads import CROP, masked_head  # noqa: E402
 
-TRAINING, VALIDATION = 160, 48  # images
+TRAINING, VALIDATION = 240, 48  # images
 PER_SHARD = 16
+SHORT = 30  # steps of the runs that show stability
 COHORTS = ("alpha", "beta", "gamma", "delta")
 
 
@@ -97,10 +99,10 @@ class Run:
 
     group: str
     seed: int
-    steps: int = 30
-    batch_size: int = 4
+    steps: int = SHORT
+    batch_size: int = 8
     optimiser: str = "adamw"
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     weight_decay: float = 0.01
     dropout: float = 0.0
     clip_norm: float | None = 50.0
@@ -116,21 +118,19 @@ class Run:
 
 SGD = {"optimiser": "sgd", "learning_rate": 0.01, "weight_decay": 0.001}
 PUBLISHED = SGD | {"dropout": 0.5, "clip_norm": None}  # what config.yaml had before, except for the head and the loss
-# in the order in which they are done: what decides the default comes first
+# in the order in which they are done: what decides the default comes first, after the weights for training_fits.py
 RUNS = [
-    *(Run("decide", seed) for seed in range(3)),
-    *(Run("decide", seed, learning_rate=3e-4) for seed in range(2)),
-    *(Run("twice", seed, learning_rate=2e-3) for seed in range(2)),
-    Run("contrast", 0, **PUBLISHED),
-    *(Run("decide", seed) for seed in range(3, 10)),
-    Run("contrast", 0, **SGD),
-    *(Run("learn", 0, steps=160, learning_rate=rate) for rate in (1e-3, 3e-4)),
-    *(Run("decide", seed, learning_rate=3e-4) for seed in range(2, 10)),
+    Run("learn", 0, steps=160, batch_size=4),
+    *(Run("decide", seed) for seed in range(10)),
     *(Run("twice", seed, learning_rate=6e-4) for seed in range(2)),
-    Run("learn", 0, steps=160, **PUBLISHED),
-    *(Run("pooling", seed, pooling="average") for seed in range(2)),
+    Run("contrast", 0, **PUBLISHED),
+    Run("pooling", 0, pooling="average"),
+    *(Run("rates", seed, learning_rate=1e-3) for seed in range(2)),
+    Run("contrast", 0, **SGD),
+    Run("learn", 0, steps=160, batch_size=4, learning_rate=1e-3),
+    *(Run("rates", seed, learning_rate=2e-3) for seed in range(2)),
+    Run("learn", 0, steps=160, batch_size=4, **PUBLISHED),
     Run("pooling", 0, pooling="average", **PUBLISHED),
-    *(Run("learn", seed, steps=160, learning_rate=rate) for seed in (1, 2) for rate in (1e-3, 3e-4)),
 ]
 
 
@@ -141,9 +141,9 @@ def train(run: Run, folder: Path, images: Path) -> None:
         return
     config = load_config(ROOT)
     tables = prepare(images, 1)
-    # an epoch of 30 steps, or as many epochs of all images as the steps are
-    count = min(TRAINING, run.steps * run.batch_size)
-    tables = tables[0][:count], tables[1]
+    # one epoch that holds all steps, or several of 160 images, after which a validation shows what was learnt
+    count = run.steps * run.batch_size if run.steps == SHORT else 160
+    tables = tables[0][:count], tables[1][: 16 if run.steps == SHORT else VALIDATION]
     targets = learn_targets(config["targets"], tables[0])
     asked = {name: value for name, value in asdict(run).items() if name not in ("group", "seed", "steps", "pooling")}
     settings = config["pretrain"] | asked | {"schedule": {"kind": "constant"}, "warmup": 0}
@@ -167,6 +167,8 @@ def train(run: Run, folder: Path, images: Path) -> None:
             checkpoints=checkpoints,
         )
         found["history"] = result.history.to_dict("records")
+        if run.group in ("decide", "learn"):
+            save_file(result.state, folder / f"{run.name}.safetensors")
     except InputError as error:
         found["diverged"] = error.what
     finally:
@@ -180,8 +182,9 @@ def train(run: Run, folder: Path, images: Path) -> None:
 
 
 GROUPS = {
-    "decide": "the default, and a third of its rate",
-    "twice": "twice these rates",
+    "decide": "the default",
+    "twice": "twice its rate",
+    "rates": "three and seven times its rate",
     "contrast": "what config.yaml had before, with and without its dropout",
     "learn": "160 steps",
     "pooling": "average pooling",

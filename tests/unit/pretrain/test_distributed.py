@@ -70,13 +70,24 @@ def test_two_ranks_take_the_step_of_one(study):
             assert torch.allclose(ours, gradient, rtol=1e-3, atol=2e-4 * gradient.abs().max() + 1e-4), name
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_ranks_choose_the_epoch_of_one_and_have_its_losses(study, accumulate):
+ADAMW = {
+    "optimiser": "adamw", "learning_rate": 0.002, "warmup": 3, "schedule": {"kind": "cosine"}, "clip_norm": 1.0,
+    "weight_average": 0.8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{"accumulate": 2}, ADAMW], ids=["sgd", "adamw"])
+def test_two_ranks_choose_the_epoch_of_one_and_have_its_losses(study, changes):
     """36 images in batches of 8 and 7: neither the ranks nor the passes have shares of one size."""
-    one, together = (trained(study, gpus, f"{gpus}", accumulate=accumulate) for gpus in (1, 2))
+    one, together = (trained(study, gpus, f"{gpus}", **changes) for gpus in (1, 2))
     pd.testing.assert_frame_equal(one[2], together[2], rtol=1e-3)
     assert one[1]["training"]["epoch"] == together[1]["training"]["epoch"]
-    assert all(torch.allclose(one[0][name], together[0][name], rtol=1e-2, atol=1e-3) for name in one[0])
+    # batch norm removes a convolution's bias, so its gradient is rounding, of which AdamW makes whole steps; the running
+    # mean follows the bias
+    names = [
+        name for name in one[0] if not changes.get("optimiser") or not name.endswith(("conv.bias", "running_mean"))
+    ]
+    assert all(torch.allclose(one[0][name], together[0][name], rtol=1e-2, atol=1e-3) for name in names)
     assert one[1]["participants"] == together[1]["participants"]
 
 
