@@ -7,6 +7,7 @@ ICBM 2009a nonlinear asymmetric one that nilearn bundles, skull-stripped, at 1 m
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import SimpleITK
 from scipy import ndimage
 
-from ...errors import ImageError
+from ...errors import ImageError, InputError
 from ..volumes import stats_text
 from . import EngineInput
 from .inputs import read_image
@@ -26,6 +27,7 @@ LEFT_RIGHT = ("Left", "Right")
 # SegIds: FreeSurfer's if the meaning agrees, 12000 and up for template regions that have none there.
 PRIOR_POWER = 0.5  # 1 would let the template decide, 0 the intensities alone
 DARKEST = 3  # percentile of the brain's intensities that is surely fluid
+NEAR = 8.0  # mm around the template's brain in which registration compares points
 SAMPLES = 20_000  # points of the image in which registration compares intensities
 NAMES = {24: "CSF"}
 for _side, _ids in enumerate(((2, 4, 8, 7, 17, 10), (41, 43, 47, 46, 53, 49))):
@@ -133,9 +135,11 @@ def conform(data: np.ndarray, affine: np.ndarray, voxel_size: float, grid: list[
 @functools.lru_cache(maxsize=1)
 def template() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The MNI152 T1, grey matter and white matter at 1 mm, float32 in [0, 255], and their affine (RAS)."""
-    import nilearn.datasets
-
-    folder = Path(nilearn.datasets.__file__).parent / "data"
+    # importing nilearn takes 3 s of CPU, and only its files are needed
+    found = importlib.util.find_spec("nilearn")
+    if found is None or found.origin is None:
+        raise InputError("nilearn", "", "it is not installed, and the template is in it", "pip install nilearn")
+    folder = Path(found.origin).parent / "datasets/data"
     images: list[Any] = [
         nibabel.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in ("t1", "gm", "wm")
     ]
@@ -159,13 +163,15 @@ def coarse_template(size: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Returns
     -------
     t1 : float32
-    near : uint8, 1 in the brain and within 8 mm of it
+    near : uint8, 1 in the brain and within NEAR of it
     affine : of both
     """
     t1, _, _, affine = template()
     step = max(1, int(size / 2))
     smooth = ndimage.gaussian_filter(t1, 0.5 * size)[::step, ::step, ::step]
-    near = (ndimage.distance_transform_edt(t1 <= 0) <= 8).astype(np.uint8)[::step, ::step, ::step]
+    brain = SimpleITK.GetImageFromArray((t1 > 0).astype(np.uint8))
+    squared = SimpleITK.SignedMaurerDistanceMap(brain, squaredDistance=True, useImageSpacing=False)  # of 1 mm voxels
+    near = (SimpleITK.GetArrayFromImage(squared) <= NEAR**2).astype(np.uint8)[::step, ::step, ::step]
     return smooth, near, affine @ np.diag([step, step, step, 1.0])
 
 
