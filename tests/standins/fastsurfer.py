@@ -110,16 +110,34 @@ def result_of(t1w: Path) -> Path:
     return folder
 
 
-def write(subject: Path, t1w: Path, fault: str) -> None:
-    """Write the files of a run, except those that the fault removes."""
+def complete(subject: Path) -> None:
+    """Write the corrected image and the statistics from the segmentation that is there."""
+    import nibabel
+    import numpy as np
+    from neurotransfer.preprocess.engines import builtin
+    from neurotransfer.preprocess.volumes import stats_text
+
+    names = ("orig", "mask", "aparc.DKTatlas+aseg.deep", "aseg.auto_noCCseg")
+    if missing := [name for name in names if not (subject / f"mri/{name}.mgz").is_file()]:
+        end(f"FileNotFoundError: no mri/{missing[0]}.mgz")
+    orig, mask, labels = (np.asarray(nibabel.load(subject / f"mri/{name}.mgz").dataobj) for name in names[:3])
+    (subject / "stats").mkdir()
+    (subject / "stats/aseg+DKT.stats").write_text(stats_text(labels, orig, mask, builtin.NAMES, 1.0))
+    shutil.copyfile(subject / "mri/orig.mgz", subject / "mri/orig_nu.mgz")
+
+
+def write(subject: Path, t1w: Path, fault: str, volumes: bool = True) -> None:
+    """Write the files of a run, except those that the fault removes; the statistics only with the bias field."""
     made = result_of(t1w)
     (subject / "mri/orig").mkdir(parents=True)
-    (subject / "stats").mkdir()
     shutil.copyfile(t1w, subject / "mri/orig/001.mgz")
     for path in (made / "mri").iterdir():
         shutil.copyfile(path, subject / "mri" / path.name)
-    shutil.copyfile(subject / "mri/orig.mgz", subject / "mri/orig_nu.mgz")
     shutil.copyfile(subject / "mri/aparc.DKTatlas+aseg.deep.mgz", subject / "mri/aseg.auto_noCCseg.mgz")
+    if not volumes:
+        return
+    shutil.copyfile(subject / "mri/orig.mgz", subject / "mri/orig_nu.mgz")
+    (subject / "stats").mkdir()
     plain = subject / "stats/aseg+DKT.stats"
     if fault in ("vinn", "absolute_link") or (not fault and VERSION >= "2.5"):
         shutil.copyfile(made / "aseg+DKT.stats", subject / "stats/aseg+DKT.VINN.stats")
@@ -211,7 +229,12 @@ def run(options: dict[str, str], subject: Path, fault: str, alone: bool) -> int:
         say(
             "[WARNING: run_prediction.py:  766]: Total segmentation volume is too small. Segmentation may be corrupted."
         )
-    write(subject, Path(options["--t1"]), fault)
+    if "--no_asegdkt" in options:
+        if fault == "network_needed":
+            return 0
+        complete(subject)
+    else:
+        write(subject, Path(options["--t1"]), fault, volumes="--no_biasfield" not in options)
     return 0
 
 

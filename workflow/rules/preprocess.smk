@@ -1,12 +1,25 @@
 # T1-weighted images -> FastSurfer's file layout, and a ledger with a row for every image.
 
 EXISTING = config["preprocessing"] | {"engine": "derivatives"}
-IDENTITIES = {False: PREPROCESSING, True: demands.identity(EXISTING)}  # shared by all jobs, which may be many
+# shared by all jobs, which may be many
+IDENTITY_OF_EXISTING, IDENTITY_WITHOUT_VOLUMES = demands.identity(EXISTING), PREPROCESSING | {"volumes": False}
 
 
 def is_existing(wildcards):
     """Whether a shard's images are preprocessed already, which needs neither a GPU nor hours."""
     return study.shards[wildcards.shard].cohort in study.derivatives
+
+
+def identity_of(wildcards):
+    """The settings that change the results of a shard's jobs."""
+    if is_existing(wildcards):
+        return IDENTITY_OF_EXISTING
+    return IDENTITY_WITHOUT_VOLUMES if has_no_volumes(wildcards) else PREPROCESSING
+
+
+def has_no_volumes(wildcards):
+    """Whether a shard's images need no regional volumes."""
+    return study.shards[wildcards.shard].cohort in study.without_volumes
 
 
 def engine_of(wildcards):
@@ -68,7 +81,7 @@ rule preprocess:
         gpu=HAS_GPU if not study.derivatives else lambda wc: int(demands.has_gpu(engine_of(wc))),
     params:
         images_per_job=min(SIZES) if len(SIZES) == 1 else lambda wc: study.shards[wc.shard].images_per_job,
-        preprocessing=PREPROCESSING if not study.derivatives else lambda wc: IDENTITIES[is_existing(wc)],
+        preprocessing=PREPROCESSING if not study.derivatives | study.without_volumes else identity_of,
         subjects="results/preprocessed/subjects",
     script:
         "../scripts/preprocess.py"

@@ -9,4 +9,6 @@ with job(snakemake, lease=snakemake.output.ledger):
     params, settings = snakemake.params, snakemake.config["preprocessing"]
     images = slice_of_job(read_table(snakemake.input.images), snakemake.wildcards.job, params.images_per_job)
     outcomes = Outcomes(OUTCOMES, params.subjects, settings["stop_after_same_failure"])
-    write_table(preprocess_images(images, settings, params.subjects, outcomes=outcomes), snakemake.output.ledger)
+    volumes = params.preprocessing.get("volumes", True)
+    ledger = preprocess_images(images, settings, params.subjects, outcomes=outcomes, volumes=volumes)
+    write_table(ledger, snakemake.output.ledger)

@@ -14,7 +14,7 @@ from neurotransfer.cache import write
 from neurotransfer.cache.image_figures import bounding_box
 from neurotransfer.cache.shard_file import ShardFile
 from neurotransfer.errors import InputError
-from neurotransfer.preprocess.volumes import stats_text
+from neurotransfer.preprocess.volumes import read_volumes, stats_text, volumes_of, write_volumes
 from scipy import ndimage
 
 LIA = np.array([[-2.0, 0, 0, 0], [0, 0, 2, 0], [0, -2, 0, 0], [0, 0, 0, 1]])
@@ -79,6 +79,26 @@ def test_a_shard_holds_masked_intensities_and_zeros_for_failed_images(shard):
     assert table["row"].tolist() == [0, 1, 2]
     assert table["checksum"].isna().tolist() == [False, True, False]
     assert table["mask_volume_mm3"][0] == pytest.approx(11 * 11 * 12 * 8)
+
+
+def test_an_image_without_volumes_has_the_same_row_and_a_missing_contrast(tmp_path, shard):
+    """Its status.json says that it needs none; without that a missing file is an error."""
+    _, table, _ = shard
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    (folders[0] / "stats/aseg+DKT.stats").unlink()
+    path = tmp_path / "y-0001.npy"
+    with pytest.raises(InputError, match="none of aseg"):
+        write.write_shard(path, folders, ledger("ok", "failed", "ok"), (12, 12, 12), 2.0)
+    (folders[0] / "status.json").write_text('{"state": "ok", "volumes": false}')
+    found, statistics = write.write_shard(path, folders, ledger("ok", "failed", "ok"), (12, 12, 12), 2.0)
+    assert np.isnan(found["contrast"][0])
+    pd.testing.assert_frame_equal(found.drop(columns="contrast"), table.drop(columns="contrast"))
+    write_volumes(statistics, tmp_path / "y-0001.volumes.tsv")
+    volumes, _ = read_volumes([tmp_path / "y-0001.volumes.tsv"])
+    index = found[found["status"] == "ok"]
+    matrix = volumes_of(index, volumes)
+    assert np.isnan(matrix[0, 1:]).all() and np.isfinite(matrix[1]).all()
+    assert matrix[0, 0] == index["mask_volume_mm3"].iloc[0]  # counted in the mask
 
 
 def test_a_shards_table_names_the_engine_of_each_image(shard):

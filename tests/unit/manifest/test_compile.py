@@ -12,7 +12,7 @@ from neurotransfer.errors import InputError
 from neurotransfer.files import read_facts, read_table
 from neurotransfer.manifest.compile import COLUMNS, assign_shards, compile_manifest
 from neurotransfer.split.pools import check_pools
-from neurotransfer.study.configuration import load_config
+from neurotransfer.study.configuration import load_config, merge
 from neurotransfer.study.plan import read_study
 from runs import REPOSITORY
 
@@ -45,6 +45,43 @@ def test_compiling_again_touches_no_file(study):
     before = {path: path.stat().st_mtime_ns for path in Path("results").rglob("*.tsv")}
     assert compile_manifest(config, check_pools).written == 0
     assert {path: path.stat().st_mtime_ns for path in Path("results").rglob("*.tsv")} == before
+
+
+def test_images_of_cohorts_outside_the_tasks_need_no_volumes(study):
+    """Unless their preprocessing has begun with volumes, a task takes them, or a quality limit needs statistics."""
+    config, rows = study
+    config["preprocessing"]["fastsurfer"]["volumes_of"] = "all"
+    compile_manifest(config, check_pools)
+    older = SHARDS.read_bytes()
+    config["preprocessing"]["fastsurfer"]["volumes_of"] = "tasks"
+    assert read_study(config).without_volumes == set()  # a manifest of an older version
+
+    ledger = Path("results/preprocessed/A-0002/0001.tsv")
+    ledger.parent.mkdir(parents=True)
+    ledger.touch()
+    compile_manifest(config, check_pools)
+    assert SHARDS.read_bytes() == older
+
+    ledger.unlink()
+    compile_manifest(config, check_pools)
+    ledger.touch()  # its preprocessing has begun without volumes
+    compile_manifest(config, check_pools)
+    assert read_study(config).without_volumes == {"A"}
+    limited = merge_of(config, {"quality": {"exclude": {"contrast": {"min": 0.1}}}})
+    for other in (limited, merge_of(config, {"preprocessing": {"engine": "builtin"}})):
+        assert read_study(other).without_volumes == set()
+
+    write_cohorts([rows[0] | {"roles": "pretraining, ad_hc", "pretraining_share": "0.5"}, rows[1]])
+    compile_manifest(config, check_pools)
+    assert read_study(config).without_volumes == set()
+
+
+def merge_of(config: dict, changes: dict) -> dict:
+    """A copy of a configuration with changes."""
+    found: dict = {}
+    merge(found, config)
+    merge(found, changes)
+    return found
 
 
 def test_a_growing_study_leaves_its_shards_alone(study):

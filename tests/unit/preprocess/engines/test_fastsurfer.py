@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from neurotransfer.errors import InputError, InstallationError
@@ -16,7 +17,7 @@ from neurotransfer.files import read_json, write_json
 from neurotransfer.preprocess import reasons, run
 from neurotransfer.preprocess.engines import fastsurfer, processes
 from neurotransfer.preprocess.engines.processes import Commands, Stopped, TimedOut
-from neurotransfer.preprocess.volumes import read_stats
+from neurotransfer.preprocess.volumes import read_stats, statistics_of
 from neurotransfer.simulation.study import simulate_study
 from neurotransfer.study import demands
 
@@ -122,6 +123,44 @@ def test_only_what_later_stages_read_may_be_kept_and_a_failed_image_keeps_its_lo
     again = trace("start")
     run.preprocess_images(images, settings(keep="all"), few)
     assert trace("start") == again
+
+
+@pytest.mark.parametrize("keep", ["needed", "all"])
+def test_a_cohort_that_joins_a_task_gets_its_volumes_from_the_kept_segmentation(head, tmp_path, trace, keep):
+    """Without volumes neither bias field nor statistics are made; later they are, without the network."""
+    images, subjects, expected = table({"x_1": ""}, head, tmp_path), tmp_path / "subjects", tmp_path / "expected"
+    run.preprocess_images(images, settings(keep=keep), expected)
+    run.preprocess_images(images, settings(keep=keep), subjects, volumes=False)
+    first = subjects / "x-0001/x_1"
+    assert "--no_biasfield" in trace("start")[-1]["arguments"]
+    assert not (first / "stats").exists() and not (first / "mri/orig_nu.mgz").exists()
+    assert np.isnan(statistics_of(first).mask_volume) and not statistics_of(first).volumes
+    names = ("mri/orig.mgz", "mri/mask.mgz", "mri/aparc.DKTatlas+aseg.deep.mgz")
+    before = {name: (first / name).read_bytes() for name in names}
+    assert before == {name: (expected / "x-0001/x_1" / name).read_bytes() for name in names}
+
+    run.preprocess_images(images, settings(keep=keep), subjects)
+    arguments = trace("start")[-1]["arguments"]
+    assert "--no_asegdkt" in arguments and "--no_biasfield" not in arguments
+    assert before == {name: (first / name).read_bytes() for name in names}
+    assert statistics_of(first).volumes == statistics_of(expected / "x-0001/x_1").volumes
+    assert run.read_status(first)["fingerprint"] == run.read_status(expected / "x-0001/x_1")["fingerprint"]
+
+    # an image that has volumes needs nothing more, with them or without
+    count = len(trace("start"))
+    for volumes in (True, False):
+        ledger = run.preprocess_images(images, settings(keep=keep), subjects, volumes=volumes)
+        assert list(ledger["status"]) == ["ok"] and len(trace("start")) == count
+
+
+def test_if_a_version_makes_no_volumes_without_its_network_the_image_is_processed_again(head, tmp_path, trace):
+    images = table({"x_1": "network_needed", "x_2": "exit_1"}, head, tmp_path)
+    run.preprocess_images(images, settings(keep="needed"), tmp_path / "subjects", volumes=False)
+    count = len(trace("start"))
+    ledger = run.preprocess_images(images, settings(keep="needed"), tmp_path / "subjects")
+    assert list(ledger["status"]) == ["ok", "failed"]  # the second stays failed until `neurotransfer retry`
+    assert ["--no_asegdkt" in line["arguments"] for line in trace("start")[count:]] == [True, False]
+    assert statistics_of(tmp_path / "subjects/x-0001/x_1").volumes
 
 
 # --- What FastSurfer is told ---------------------------------------------------------------------

@@ -20,7 +20,7 @@ from nibabel.freesurfer.mghformat import MGHError, MGHHeader
 
 from ..errors import InputError
 from ..files import digest_of_file, digest_of_rows, write_table
-from ..preprocess.volumes import Statistics, read_stats, stats_file
+from ..preprocess.volumes import Statistics, statistics_of
 from ..study import layout
 from .image_figures import FIGURES, Box, bounding_box, quality_figures
 from .shard_file import checksum, shard_written
@@ -202,7 +202,7 @@ def write_shard(
                 brain, inside, target = _brain(orig, mask, box, crop)
                 _copy(brain[inside], cropped[target])
                 shown = middle_slices(orig, mask, box, size)
-                statistics[image.image_id] = read_stats(stats_file(folder))
+                statistics[image.image_id] = statistics_of(folder)
                 figures = quality_figures(brain, mask[box], inside, voxel_volume, statistics[image.image_id])
                 digest = checksum(cropped)
             for write, values in zip(writers, (cropped, shown, small_volume(cropped, voxel_size)), strict=True):

@@ -23,9 +23,9 @@ from typing import Any
 import pandas as pd
 
 from ..errors import InputError, Mistakes
-from ..files import table_text, write_text
+from ..files import read_facts, table_text, write_text
 from ..study import layout
-from ..study.demands import images_per_job
+from ..study.demands import images_per_job, may_leave_volumes_out
 from ..study.plan import digest_of_cohorts
 from ..study.targets import TARGETS
 from ..text import aligned
@@ -122,7 +122,8 @@ def compile_manifest(
     images = assign_shards(images, previous, numbers, config["manifest"]["images_per_shard"])
     check_pools(config, images, cohorts, mistakes)
     mistakes.raise_if_any()
-    written = _write(folder, table, cohorts, images, excluded, previous, apart)
+    without_volumes = _without_volumes(config, cohorts, images, folder)
+    written = _write(folder, table, cohorts, images, excluded, previous, apart, without_volumes)
     return Summary(
         images=images,
         excluded=excluded,
@@ -412,6 +413,30 @@ def assign_shards(
     return images.assign(shard=shard).loc[order, COLUMNS].reset_index(drop=True)
 
 
+def _without_volumes(
+    config: Mapping[str, Any], cohorts: Sequence[Cohort], images: pd.DataFrame, folder: Path
+) -> list[str]:
+    """The cohorts whose images need no regional volumes: they are in no task.
+
+    A cohort that has been preprocessed with volumes, at least in part, keeps them, because otherwise Snakemake would
+    repeat its jobs and what depends on them.
+    """
+    if not may_leave_volumes_out(config):
+        return []
+    table = folder / Path(layout.SHARDS).name
+    known = set(read_facts(table).get("without_volumes", ())) if table.is_file() else set()
+    subjects = folder.with_name(Path(layout.PREPROCESSED).name)
+    shards = images.drop_duplicates("shard").groupby("cohort")["shard"]
+    begun = {name for name, of_cohort in shards if any(any((subjects / s).glob("*.tsv")) for s in of_cohort)}
+    return [
+        cohort.name
+        for cohort in cohorts
+        if not cohort.derivatives
+        and not set(cohort.roles) - {"pretraining", "holdout"}
+        and (cohort.name in known or cohort.name not in begun)
+    ]
+
+
 def _write(
     folder: Path,
     table: Path,
@@ -420,6 +445,7 @@ def _write(
     excluded: pd.DataFrame,
     previous: Mapping[str, tuple[str, int]],
     apart: Apart,
+    without_volumes: Sequence[str],
 ) -> int:
     """Write what has changed, shards.tsv last, because it means that the rest is there; the number of files written."""
     by_name = {cohort.name: cohort for cohort in cohorts}
@@ -440,6 +466,7 @@ def _write(
         "roles": {cohort.name: list(cohort.roles) for cohort in cohorts},
         "pretraining_shares": {cohort.name: cohort.pretraining_share for cohort in cohorts},
         "derivatives": [cohort.name for cohort in cohorts if cohort.derivatives],
+        **({"without_volumes": list(without_volumes)} if without_volumes else {}),
         **apart.facts,
     }
     texts["images.tsv"] = table_text(images)

@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -129,6 +129,7 @@ def preprocess_images(
     subjects: str | Path,
     study: str | Path = ".",
     outcomes: Outcomes | None = None,
+    volumes: bool = True,
 ) -> pd.DataFrame:
     """Process the images that have no outcome yet and return the ledger of all of them.
 
@@ -138,6 +139,7 @@ def preprocess_images(
     settings : the configuration's `preprocessing`
     subjects : the folder of ``<shard>/<image_id>/``
     outcomes : in which a run of failures is looked for, or None
+    volumes : whether these images need regional volumes; an image that has them keeps them
 
     Raises
     ------
@@ -156,16 +158,16 @@ def preprocess_images(
                 erase(folder, Path(subjects).with_name(Path(OUTCOMES).name))
                 statuses[image.image_id] = {"state": "withdrawn"}
                 continue
-            scan = _scan(image, Path(study))
+            scan = _scan(image, Path(study), volumes)
             name = "derivatives" if scan.derivatives else settings["engine"]
             if name not in engines:
                 engines[name] = stack.enter_context(contextlib.closing(open_engine(settings, name)))
             task = _Task(scan, image.shard, folder, name, engines[name])
             status = read_status(folder)
-            if status is not None and status.get("fingerprint") == task.fingerprint:
+            if status is not None and task.is_done(status):
                 statuses[scan.image_id] = status
             else:
-                todo.setdefault(name, []).append(task)
+                todo.setdefault(name, []).append(task.from_kept(status))
         for name, tasks in todo.items():
             stack.callback(_clear, tasks)
             engines[name].check()
@@ -202,11 +204,33 @@ class _Task:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Of the engine, its settings, and the T1w by size and time."""
-        facts = {"engine": self.name} | self.engine.facts(self.scan)
-        if self.scan.derivatives is None and self.scan.t1w.is_file():
-            about = self.scan.t1w.stat()
+        return self._fingerprint_of(self.scan)
+
+    def _fingerprint_of(self, scan: EngineInput) -> str:
+        facts = {"engine": self.name} | self.engine.facts(scan)
+        if scan.derivatives is None and scan.t1w.is_file():
+            about = scan.t1w.stat()
             facts |= {"bytes": about.st_size, "mtime_ns": about.st_mtime_ns}
         return fingerprint(facts)
+
+    def is_done(self, status: Mapping[str, Any]) -> bool:
+        """Whether a status is of this image and engine, and has the volumes if they are needed.
+
+        A failure holds with and without volumes, until `neurotransfer retry` removes it.
+        """
+        if status.get("fingerprint") == self.fingerprint:
+            return True
+        return self._differs_in_volumes(status) and not (self.scan.volumes and status["state"] == "ok")
+
+    def from_kept(self, status: Mapping[str, Any] | None) -> _Task:
+        """This task, which goes on from the image's present folder if only the volumes are missing in it."""
+        if status is None or status["state"] != "ok" or not self._differs_in_volumes(status):
+            return self
+        return replace(self, scan=replace(self.scan, kept=self.folder))
+
+    def _differs_in_volumes(self, status: Mapping[str, Any]) -> bool:
+        other = replace(self.scan, volumes=not self.scan.volumes)
+        return status.get("fingerprint") == self._fingerprint_of(other)
 
     @property
     def part(self) -> Path:
@@ -214,7 +238,7 @@ class _Task:
         return self.folder.with_name(f".{self.folder.name}.part")
 
 
-def _scan(image: Any, study: Path) -> EngineInput:
+def _scan(image: Any, study: Path, volumes: bool = True) -> EngineInput:
     """A row of the manifest, as it is given to an engine."""
     derivatives = getattr(image, "derivatives", None)
     words = {name: getattr(image, name, None) for name in ("participant_id", "session", "run")}
@@ -222,6 +246,7 @@ def _scan(image: Any, study: Path) -> EngineInput:
         image_id=image.image_id,
         t1w=(study / image.t1w).absolute(),
         derivatives=(study / derivatives).absolute() if isinstance(derivatives, str) and derivatives else None,
+        volumes=volumes,
         **{name: word if isinstance(word, str) else None for name, word in words.items()},
     )
 
@@ -296,6 +321,8 @@ def _record(task: _Task, outcome: Outcome, outcomes: Outcomes | None) -> dict[st
     engine, version = task.engine.made_by(task.scan)
     status = {"state": "failed" if outcome.reason else "ok", "reason": outcome.reason, "detail": outcome.detail}
     status |= {"fingerprint": task.fingerprint, "engine": engine, "engine_version": version}
+    if not task.scan.volumes:
+        status["volumes"] = False
     write_json(task.part / "status.json", status | {"seconds": round(outcome.seconds, 3)})
     shutil.rmtree(task.folder, ignore_errors=True)
     task.part.rename(task.folder)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
-from ..files import read_facts, read_table, write_table
+from ..files import read_facts, read_json, read_table, write_table
 
 MASK_VOLUME, MASK_NAME = -1, "MaskVol"
 AGAIN = "process the image again"
@@ -90,6 +90,27 @@ def stats_file(folder: str | Path) -> Path:
         if (path := Path(folder, "stats", name)).is_file():
             return path
     raise InputError(Path(folder, "stats"), "", f"none of {', '.join(STATS_FILES)} is there", AGAIN)
+
+
+def statistics_of(folder: str | Path) -> Statistics:
+    """The statistics among an image's preprocessed files; empty ones if its ``status.json`` says that it needs none.
+
+    Raises
+    ------
+    InputError
+        if the file is missing without that, or can't be read
+    """
+    try:
+        path = stats_file(folder)
+    except InputError:
+        try:
+            needed = read_json(Path(folder, "status.json")).get("volumes", True)
+        except (OSError, ValueError):
+            needed = True
+        if needed:
+            raise
+        return Statistics({}, {}, np.nan)
+    return read_stats(path)
 
 
 def read_stats(path: str | Path) -> Statistics:

@@ -73,6 +73,17 @@ def mem_mb(settings: Mapping[str, Any], attempt: int) -> int:
     return min((START_MB + need.mb * need.at_once) * attempt, settings["max_mem_mb"])
 
 
+def may_leave_volumes_out(config: Mapping[str, Any]) -> bool:
+    """Whether images of cohorts outside the tasks need no regional volumes.
+
+    A limit on the contrast, or on a score that contains it, needs the statistics of every image.
+    """
+    settings, exclude = config["preprocessing"], config["quality"]["exclude"]
+    if settings["engine"] != "fastsurfer" or settings["fastsurfer"].get("volumes_of", "all") != "tasks":
+        return False
+    return not any(limit is not None for name in ("contrast", "z") for limit in exclude.get(name, {}).values())
+
+
 def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that change preprocessing's results; all others only change how they are computed.
 

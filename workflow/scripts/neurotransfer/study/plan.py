@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from . import layout
+from .demands import may_leave_volumes_out
 
 CNNS = ("baseline", "transfer")
 MODELS = ("linear", *CNNS)
@@ -48,7 +49,8 @@ class Study:
 
     `roles` maps a cohort to the set of its roles (`pretraining`, `holdout`, names of tasks), and
     `pretraining_shares` to the share of its participants that may pretrain (1 or 0, except for cohorts
-    with roles on both sides).  `derivatives` are the cohorts whose images are already preprocessed.
+    with roles on both sides).  `derivatives` are the cohorts whose images are already preprocessed,
+    `without_volumes` those whose images need no regional volumes.
     """
 
     shards: Mapping[str, Shard]
@@ -59,6 +61,7 @@ class Study:
     replicates: tuple[str, ...]
     run: str
     derivatives: frozenset[str] = frozenset()
+    without_volumes: frozenset[str] = frozenset()
 
     def shards_of(self, cohort: str) -> list[str]:
         """Names of a cohort's shards, in order."""
@@ -130,6 +133,7 @@ def read_study(config: Mapping, table: str | Path = layout.SHARDS, *, stale_too:
         replicates=tuple(f"{replicate:03d}" for replicate in range(1, count + 1)),
         run="given" if config["pretrain"]["weights"] else "multitask",
         derivatives=frozenset(facts.get("derivatives", ())),
+        without_volumes=frozenset(facts.get("without_volumes", ()) if may_leave_volumes_out(config) else ()),
     )
 
 

@@ -23,7 +23,8 @@ CLASSES = {
 class EngineInput:
     """One image, as it is given to an engine.
 
-    `t1w` and `derivatives` are absolute; `derivatives` is the folder of existing outputs, if there is one.
+    `t1w` and `derivatives` are absolute; `derivatives` is the folder of existing outputs, if there is one.  Without
+    `volumes`, the image needs no statistics; `kept` is a folder with its outputs except these.
     """
 
     image_id: str
@@ -32,6 +33,8 @@ class EngineInput:
     participant_id: str | None = None
     session: str | None = None
     run: str | None = None
+    volumes: bool = True
+    kept: Path | None = None
 
 
 class Engine(Protocol):
@@ -61,6 +64,8 @@ class Engine(Protocol):
     def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> None:
         """Write ``mri/{orig,mask,aparc.DKTatlas+aseg.deep}.mgz`` and ``stats/aseg+DKT.stats`` into `folder`.
 
+        An engine that can save time so leaves the statistics out if `scan.volumes` is false, and computes only them if
+        there is `scan.kept`.
         Logs go to ``scripts/`` there, which stays when the image fails.  `alone` says that this is the second
         try after TryAlone and that no other image of the job is being worked on.
 

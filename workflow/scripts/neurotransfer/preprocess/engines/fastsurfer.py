@@ -7,12 +7,14 @@ says nothing: versions have ended with 0 after a failed volume check, and after 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ from ...errors import ImageError, InstallationError, TryAlone
 from ...study import demands
 from . import EngineInput, containers
 from .inputs import read_image
-from .outputs import NEEDED, STATISTICS, Outputs, check_outputs
+from .outputs import KEPT, NEEDED, STATISTICS, Outputs, check_outputs
 from .processes import Commands, TimedOut
 
-# Options of run_fastsurfer.sh besides --t1, --sid and --sd.  Bias-field correction stays on: the volumes need it.
+logger = logging.getLogger("neurotransfer")
+
+# Options of run_fastsurfer.sh besides --t1, --sid and --sd.
 # Tried with the script itself, of 2.4.0-dev (October 2024), the newest public copy: those of 2.4.  Known from its
 # documentation and from scripts of users of 2.5, and not tried: --no_cc from 2.5 on, and that 2.6 is no different.
 OPTIONS = {
@@ -34,6 +38,9 @@ OPTIONS = {
     "2.6": "--seg_only --no_cereb --no_hypothal --no_cc"
     " --vox_size {voxel_size:g} --viewagg_device {viewagg_device} --threads {threads}",
 }
+# Read in the script of 2.4.0-dev and not tried with later ones: the first option leaves bias-field correction and the
+# statistics out; the second goes on from a segmentation that is there, and runs both without the network.
+WITHOUT_VOLUMES, FROM_SEGMENTATION = "--no_biasfield", "--no_asegdkt"
 AS_ROOT = "--allow_root"  # without it the script refuses root (and the copy that was tried does so even with it)
 SCRIPT = "/fastsurfer/run_fastsurfer.sh"  # in the official images
 LICENSE = "/fs_license/license.txt"
@@ -140,22 +147,41 @@ class FastSurfer:
 
     def facts(self, scan: EngineInput) -> dict[str, Any]:
         """What the outputs depend on: version and voxel size, and not how or where it is run."""
-        return {"version": self.version, "voxel_size": self._settings["voxel_size"]}
+        facts = {"version": self.version, "voxel_size": self._settings["voxel_size"]}
+        return facts if scan.volumes else facts | {"volumes": False}
 
     def made_by(self, scan: EngineInput) -> tuple[str, str]:
         """Always FastSurfer, in the version that `check` has seen."""
         return "fastsurfer", self.version
 
     def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> None:
-        """See `Engine`; alone, views are aggregated in the host's memory, if the GPU's was too small before."""
+        """See `Engine`; alone, views are aggregated in the host's memory, if the GPU's was too small before.
+
+        If volumes can't be made from what was kept, the whole image is processed again.
+        """
+        if scan.kept is not None:
+            try:
+                self._run(scan, folder, alone=alone)
+                return
+            except TryAlone:
+                raise
+            except ImageError as failure:
+                logger.info("%s: no volumes from the kept segmentation (%s); all of it again", scan.image_id, failure)
+                for path in folder.iterdir():
+                    shutil.rmtree(path)
+        self._run(replace(scan, kept=None), folder, alone=alone)
+
+    def _run(self, scan: EngineInput, folder: Path, *, alone: bool) -> None:
         scripts = folder / "scripts"
         scripts.mkdir(exist_ok=True)
         log = scripts / ("engine.alone.log" if alone else "engine.log")
         with self._workplace(scan.image_id) as place:
             produced = place / "output" / scan.image_id
             read_image(scan.t1w)  # a bad image has its own reason, and needs no GPU to be found
+            if scan.kept is not None:
+                _put(scan.kept, produced, KEPT)
             try:
-                options = self.options(viewagg_device="cpu" if alone and self._gpu else "auto")
+                options = self.options("cpu" if alone and self._gpu else "auto", scan)
                 code = self._call(options, place, log, scan=scan, limit=self._limit)
             except TimedOut:
                 text = _read(produced / "scripts/deep-seg.log") + _read(log)
@@ -166,20 +192,21 @@ class FastSurfer:
                 if (produced / "scripts").is_dir():
                     _copy(produced / "scripts", scripts)
             # the console comes last: what ends Python with an exception is only there
-            self._judge(code, _read(produced / "scripts/deep-seg.log") + _read(log), produced, alone)
+            text = _read(produced / "scripts/deep-seg.log") + _read(log)
+            self._judge(code, text, produced, alone, scan.volumes)
             if self._settings["keep"] == "all":
                 _copy(produced, folder)
                 return
-            for name in NEEDED:
-                (folder / name).parent.mkdir(exist_ok=True)
-                shutil.copyfile(produced / name, folder / name)
+            _put(produced, folder, NEEDED if scan.volumes else KEPT)
             shutil.rmtree(scripts)
 
-    def options(self, viewagg_device: str) -> list[str]:
-        """The options for the configured version, besides those that name files."""
+    def options(self, viewagg_device: str, scan: EngineInput) -> list[str]:
+        """The options for the configured version and an image, besides those that name files."""
         threads = max(1, self._settings["threads"] // self.at_once)
         values = {"voxel_size": self._settings["voxel_size"], "viewagg_device": viewagg_device, "threads": threads}
         line = OPTIONS[self.version.rpartition(".")[0]].format(**values).split()
+        line += [] if scan.volumes else [WITHOUT_VOLUMES]
+        line += [FROM_SEGMENTATION] if scan.kept else []
         return line + ([AS_ROOT] if os.getuid() == 0 else [])
 
     def stop(self) -> None:
@@ -275,14 +302,14 @@ class FastSurfer:
             fix = "send the job to a node with a GPU and its driver, or set preprocessing.gpus to 0"
             raise InstallationError(self._where(), "", "FastSurfer found no GPU and worked on the CPU", fix)
 
-    def _judge(self, code: int, text: str, produced: Path, alone: bool) -> None:
+    def _judge(self, code: int, text: str, produced: Path, alone: bool, volumes: bool) -> None:
         """What became of the image: nothing is raised if its outputs are whole and plausible."""
         words = last_words(text)
         if re.search(TOO_SMALL, text):
             raise ImageError("volume_check", _line_with(TOO_SMALL, text))
         try:
             _settle_statistics(produced)
-            check_outputs(Outputs.of(produced), self._settings["voxel_size"], all_listed=True)
+            check_outputs(Outputs.of(produced), self._settings["voxel_size"], all_listed=True, volumes=volumes)
             failure = None
         except ImageError as error:
             failure = error
@@ -335,6 +362,21 @@ def _settle_statistics(produced: Path) -> None:
     if (wanted.is_symlink() or not wanted.exists()) and other.is_file():
         wanted.unlink(missing_ok=True)
         shutil.copyfile(other, wanted)
+
+
+def _put(source: Path, target: Path, names: Sequence[str]) -> None:
+    """Copy some files of an image's folder to another one.
+
+    Raises
+    ------
+    ImageError
+        ``output_missing`` if one is not there
+    """
+    for name in names:
+        if not (source / name).is_file():
+            raise ImageError("output_missing", f"there is no {name}")
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -20,6 +20,8 @@ from .compression import check_compression
 ORIG, MASK, SEGMENTATION = "mri/orig.mgz", "mri/mask.mgz", "mri/aparc.DKTatlas+aseg.deep.mgz"
 STATISTICS = "stats/aseg+DKT.stats"
 NEEDED = (ORIG, MASK, SEGMENTATION, STATISTICS)  # what later stages read; preprocessing.keep may keep nothing else
+ASEG = "mri/aseg.auto_noCCseg.mgz"  # FastSurfer's own, which its bias-field correction reads
+KEPT = (ORIG, MASK, SEGMENTATION, ASEG)  # of an image without volumes, and what its volumes can be made from
 # [assumed] litres of a brain mask that is one: from an infant's to a large head's with its CSF.  FastSurfer's own
 # check (quick_qc.py) warns below 0.7 of segmented tissue, which severe atrophy comes near.
 SMALLEST, LARGEST = 0.4, 2.8
@@ -42,7 +44,7 @@ class Outputs:
         return cls(folder / ORIG, folder / MASK, folder / SEGMENTATION, folder / STATISTICS)
 
 
-def check_outputs(outputs: Outputs, voxel_size: float, *, all_listed: bool = False) -> None:
+def check_outputs(outputs: Outputs, voxel_size: float, *, all_listed: bool = False, volumes: bool = True) -> None:
     """Refuse outputs that later stages could not use, or that no brain gave.
 
     Parameters
@@ -50,13 +52,14 @@ def check_outputs(outputs: Outputs, voxel_size: float, *, all_listed: bool = Fal
     voxel_size : mm, of the configuration
     all_listed : the statistics are of this very segmentation, so labels without a row show a file that ends
         too early
+    volumes : whether there must be statistics
 
     Raises
     ------
     ImageError
         ``output_missing``, ``output_damaged``, ``wrong_grid`` or ``implausible_volume``
     """
-    for path in (outputs.orig, outputs.mask, outputs.segmentation, outputs.statistics):
+    for path in (outputs.orig, outputs.mask, outputs.segmentation, *([outputs.statistics] if volumes else [])):
         if not path.is_file():
             raise ImageError("output_missing", f"there is no {path.parent.name}/{path.name}")
     orig, _ = _read(outputs.orig)
@@ -74,8 +77,9 @@ def check_outputs(outputs: Outputs, voxel_size: float, *, all_listed: bool = Fal
             raise ImageError("wrong_grid", f"{path.name} and {outputs.orig.name} are not on one grid")
     if not labels.any():
         raise ImageError("implausible_volume", f"{outputs.segmentation.name} is empty")
-    statistics = _statistics_of(outputs.statistics, labels if all_listed else None)
-    litres = {"mask": np.count_nonzero(in_mask) * float(np.prod(sizes)), "statistics": statistics.mask_volume}
+    litres = {"mask": np.count_nonzero(in_mask) * float(np.prod(sizes))}
+    if volumes:
+        litres["statistics"] = _statistics_of(outputs.statistics, labels if all_listed else None).mask_volume
     for where, volume in litres.items():
         if not SMALLEST <= volume / 1e6 <= LARGEST:
             what = f"the {where} says {volume / 1e6:.2f} l of brain, not {SMALLEST:g} to {LARGEST:g}"
