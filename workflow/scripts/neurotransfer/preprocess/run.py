@@ -242,12 +242,13 @@ def _scan(image: Any, study: Path, volumes: bool = True) -> EngineInput:
     """A row of the manifest, as it is given to an engine."""
     derivatives = getattr(image, "derivatives", None)
     words = {name: getattr(image, name, None) for name in ("participant_id", "session", "run")}
+    texts: dict[str, Any] = {name: word if isinstance(word, str) else None for name, word in words.items()}
     return EngineInput(
         image_id=image.image_id,
         t1w=(study / image.t1w).absolute(),
         derivatives=(study / derivatives).absolute() if isinstance(derivatives, str) and derivatives else None,
         volumes=volumes,
-        **{name: word if isinstance(word, str) else None for name, word in words.items()},
+        **texts,
     )
 
 
@@ -321,9 +322,8 @@ def _record(task: _Task, outcome: Outcome, outcomes: Outcomes | None) -> dict[st
     engine, version = task.engine.made_by(task.scan)
     status = {"state": "failed" if outcome.reason else "ok", "reason": outcome.reason, "detail": outcome.detail}
     status |= {"fingerprint": task.fingerprint, "engine": engine, "engine_version": version}
-    if not task.scan.volumes:
-        status["volumes"] = False
-    write_json(task.part / "status.json", status | {"seconds": round(outcome.seconds, 3)})
+    measured = {"seconds": round(outcome.seconds, 3)} | ({} if task.scan.volumes else {"volumes": False})
+    write_json(task.part / "status.json", status | measured)
     shutil.rmtree(task.folder, ignore_errors=True)
     task.part.rename(task.folder)
     if outcomes:

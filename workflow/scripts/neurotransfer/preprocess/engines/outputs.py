@@ -77,7 +77,7 @@ def check_outputs(outputs: Outputs, voxel_size: float, *, all_listed: bool = Fal
             raise ImageError("wrong_grid", f"{path.name} and {outputs.orig.name} are not on one grid")
     if not labels.any():
         raise ImageError("implausible_volume", f"{outputs.segmentation.name} is empty")
-    litres = {"mask": np.count_nonzero(in_mask) * float(np.prod(sizes))}
+    litres = {"mask": float(np.count_nonzero(in_mask) * np.prod(sizes))}
     if volumes:
         litres["statistics"] = _statistics_of(outputs.statistics, labels if all_listed else None).mask_volume
     for where, volume in litres.items():
