@@ -123,7 +123,7 @@ def read_study(config: Mapping, table: str | Path = layout.SHARDS, *, stale_too:
         if not any(name in has for has in roles.values()):
             fix = f"add the role {name!r} to a cohort, or set tasks.{name} to null"
             raise InputError(config["cohorts"], "roles", f"no cohort has the role {name!r}, the pool of that task", fix)
-    count = config["resampling"]["replicates"]
+    count, without = config["resampling"]["replicates"], facts.get("without_volumes", ())
     return Study(
         shards=shards,
         roles=roles,
@@ -133,7 +133,7 @@ def read_study(config: Mapping, table: str | Path = layout.SHARDS, *, stale_too:
         replicates=tuple(f"{replicate:03d}" for replicate in range(1, count + 1)),
         run="given" if config["pretrain"]["weights"] else "multitask",
         derivatives=frozenset(facts.get("derivatives", ())),
-        without_volumes=frozenset(facts.get("without_volumes", ()) if may_leave_volumes_out(config) else ()),
+        without_volumes=frozenset(without if without and may_leave_volumes_out(config) else ()),
     )
 
 
