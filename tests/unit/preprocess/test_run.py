@@ -108,7 +108,7 @@ def bad_images(folder: Path, good: Path) -> dict[str, Path]:
     found["flat"] = save(random[:, :, :1], folder / "flat.nii.gz")
     found["all_zero"] = save(np.zeros_like(random), folder / "zero.nii.gz")
     nan = random.astype(np.float32)
-    nan[:5] = np.nan
+    nan[15:20, 15:20, 15:20] = np.nan
     found["not_finite"] = save(nan, folder / "nan.nii.gz")
     broken = nibabel.Nifti1Image(random, np.diag([4.0, 4, 4, 1]))
     broken.header.set_sform(np.zeros((4, 4)), code=1)

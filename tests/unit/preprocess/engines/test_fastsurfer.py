@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -161,6 +162,19 @@ def test_if_a_version_makes_no_volumes_without_its_network_the_image_is_processe
     assert list(ledger["status"]) == ["ok", "failed"]  # the second stays failed until `neurotransfer retry`
     assert ["--no_asegdkt" in line["arguments"] for line in trace("start")[count:]] == [True, False]
     assert statistics_of(tmp_path / "subjects/x-0001/x_1").volumes
+
+
+def test_nan_that_is_background_does_not_reach_fastsurfer_and_is_noted(head, tmp_path, trace):
+    image = nibabel.load(head)
+    values = image.get_fdata()
+    values[:2] = np.nan
+    t1w = tmp_path / "nan_T1w.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(values, image.affine), t1w)
+    ledger = run.preprocess_images(table({"x_1": ""}, t1w, tmp_path), settings(), tmp_path / "subjects")
+    assert list(ledger["status"]) == ["ok"] and "is taken as background" in ledger["detail"][0]
+    given = tmp_path / "given.nii.gz"  # the stand-in keeps a copy of its input
+    shutil.copyfile(tmp_path / "subjects/x-0001/x_1/mri/orig/001.mgz", given)
+    assert np.array_equal(nibabel.load(given).get_fdata(), np.nan_to_num(values, nan=0.0))
 
 
 # --- What FastSurfer is told ---------------------------------------------------------------------

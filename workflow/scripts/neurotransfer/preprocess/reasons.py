@@ -29,6 +29,18 @@ REASONS = {
         "nibabel does not know the file's format",
         "convert it again from its source",
     ),
+    "part_of_head": Reason(
+        "the file is one part of an image (chunk- in its name)",
+        "join the parts into one image, or leave it out",
+    ),
+    "not_intensities": Reason(
+        "the voxels are colours or complex numbers",
+        "take the image of intensities (of complex numbers, the magnitude), or leave it out",
+    ),
+    "too_large": Reason(
+        "the header claims more than 512 x 512 x 512 voxels, or more than 600 mm",
+        "resample it to voxels of 0.5 mm or more; if the header is wrong, convert it again from its source",
+    ),
     "truncated": Reason(
         "the file ends too early, or its compression is damaged",
         "copy it again from its source",
@@ -38,20 +50,24 @@ REASONS = {
         "take the one volume that is meant, or leave the image out",
     ),
     "flat": Reason(
-        "an axis has fewer than 16 voxels",
-        "leave it out: it is a localiser or a thick slab",
+        "an axis has fewer than 16 voxels or covers less than 80 mm",
+        "leave it out: it is a localiser or a slab",
     ),
     "not_finite": Reason(
-        "NaN or infinite voxels",
+        "infinite voxels, or NaN inside the head (NaN that is connected with the border is background)",
         "convert it again, or set those voxels to 0",
     ),
     "all_zero": Reason(
         "every voxel has the same value",
         "convert it again from its source",
     ),
+    "tiny_values": Reason(
+        "the intensities differ by less than 0.000001",
+        "multiply them by a constant, or convert it again from its source",
+    ),
     "bad_affine": Reason(
-        "the header does not say where the voxels are",
-        "convert it again from its source",
+        "the header does not say where the voxels are, or says two things",
+        "see the two values in the detail and correct the wrong one, or convert it again from its source",
     ),
     "mask_failed": Reason(
         "no plausible brain was found",

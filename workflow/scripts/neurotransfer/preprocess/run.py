@@ -38,7 +38,7 @@ TAIL = 256 * 1024  # bytes at the end of the outcomes that are looked at: some 4
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image in this try: `reason` is None for a success."""
+    """What became of one image in this try: `reason` is None for a success, whose `detail` is the engine's note."""
 
     reason: str | None
     detail: str | None
@@ -292,7 +292,7 @@ def _try(task: _Task, alone: bool = False) -> Outcome | TryAlone:
     try:
         if task.scan.derivatives is None:
             check_file(task.scan.t1w)
-        task.engine.run(task.scan, task.part, alone=alone)
+        detail = task.engine.run(task.scan, task.part, alone=alone)
     except ImageError as failure:
         if isinstance(failure, TryAlone) and not alone:
             return failure

@@ -61,13 +61,14 @@ class Engine(Protocol):
     def made_by(self, scan: EngineInput) -> tuple[str, str]:
         """The ledger's `engine` and `engine_version`: what makes, or made, the image's files.  Raises nothing."""
 
-    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> None:
+    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> str | None:
         """Write ``mri/{orig,mask,aparc.DKTatlas+aseg.deep}.mgz`` and ``stats/aseg+DKT.stats`` into `folder`.
 
         An engine that can save time so leaves the statistics out if `scan.volumes` is false, and computes only them if
         there is `scan.kept`.
-        Logs go to ``scripts/`` there, which stays when the image fails.  `alone` says that this is the second
-        try after TryAlone and that no other image of the job is being worked on.
+        Returns a note for the ledger's `detail`, or None.  Logs go to ``scripts/`` there, which stays when the
+        image fails.  `alone` says that this is the second try after TryAlone and that no other image of the job is
+        being worked on.
 
         Raises
         ------

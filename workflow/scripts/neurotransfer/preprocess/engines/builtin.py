@@ -61,9 +61,9 @@ class Builtin:
         """This engine, in this version."""
         return "builtin", version()
 
-    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> None:
+    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> str | None:
         """See `Engine`."""
-        run(scan.t1w, folder, self._settings)
+        return run(scan.t1w, folder, self._settings)
 
     def stop(self) -> None:
         """Nothing runs but this process."""
@@ -72,8 +72,8 @@ class Builtin:
         """Nothing is held."""
 
 
-def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> None:
-    """Process one image into `folder`.
+def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """Process one image into `folder`; returns a note for the ledger, or None.
 
     Parameters
     ----------
@@ -85,8 +85,8 @@ def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> None:
         with a reason of reasons.REASONS
     """
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(settings["threads"])
-    data, affine = read_image(source)
-    orig = conform(data, affine, settings["voxel_size"], settings["grid"])
+    head = read_image(source)
+    orig = conform(head.data, head.affine, settings["voxel_size"], settings["grid"])
     canonical = nibabel.as_closest_canonical(orig)
     image = np.asarray(canonical.dataobj).astype(np.float32)
     to_template = register(image, canonical.affine)
@@ -100,6 +100,7 @@ def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> None:
         nibabel.save(_like(values, canonical, orig), folder / f"mri/{name}.mgz")
     text = stats_text(segmentation, image, mask, NAMES, settings["voxel_size"] ** 3)
     (folder / "stats/aseg+DKT.stats").write_text(text, encoding="utf-8")
+    return "; ".join(head.notes) or None
 
 
 def _like(

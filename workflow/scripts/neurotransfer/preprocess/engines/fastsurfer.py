@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
+
 from ...errors import ImageError, InstallationError, TryAlone
 from ...study import demands
 from . import EngineInput, containers
@@ -154,30 +156,35 @@ class FastSurfer:
         """Always FastSurfer, in the version that `check` has seen."""
         return "fastsurfer", self.version
 
-    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> None:
+    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> str | None:
         """See `Engine`; alone, views are aggregated in the host's memory, if the GPU's was too small before.
 
         If volumes can't be made from what was kept, the whole image is processed again.
         """
         if scan.kept is not None:
             try:
-                self._run(scan, folder, alone=alone)
-                return
+                return self._run(scan, folder, alone=alone)
             except TryAlone:
                 raise
             except ImageError as failure:
                 logger.info("%s: no volumes from the kept segmentation (%s); all of it again", scan.image_id, failure)
                 for path in folder.iterdir():
                     shutil.rmtree(path)
-        self._run(replace(scan, kept=None), folder, alone=alone)
+        return self._run(replace(scan, kept=None), folder, alone=alone)
 
-    def _run(self, scan: EngineInput, folder: Path, *, alone: bool) -> None:
+    def _run(self, scan: EngineInput, folder: Path, *, alone: bool) -> str | None:
         scripts = folder / "scripts"
         scripts.mkdir(exist_ok=True)
         log = scripts / ("engine.alone.log" if alone else "engine.log")
         with self._workplace(scan.image_id) as place:
             produced = place / "output" / scan.image_id
-            read_image(scan.t1w)  # a bad image has its own reason, and needs no GPU to be found
+            head = read_image(scan.t1w)  # a bad image has its own reason, and needs no GPU to be found
+            notes = "; ".join(head.notes) or None
+            if head.is_filled:  # FastSurfer reads the file itself, and NaN would become its darkest grey or fail it
+                filled = place / "filled.nii.gz"
+                nibabel.save(nibabel.Nifti1Image(head.data, head.affine), filled)
+                scan = replace(scan, t1w=filled)
+            del head
             if scan.kept is not None:
                 _put(scan.kept, produced, KEPT)
             try:
@@ -196,9 +203,10 @@ class FastSurfer:
             self._judge(code, text, produced, alone, scan.volumes)
             if self._settings["keep"] == "all":
                 _copy(produced, folder)
-                return
+                return notes
             _put(produced, folder, NEEDED if scan.volumes else KEPT)
             shutil.rmtree(scripts)
+            return notes
 
     def options(self, viewagg_device: str, scan: EngineInput) -> list[str]:
         """The options for the configured version and an image, besides those that name files."""

@@ -1,17 +1,45 @@
-"""The T1-weighted image that an engine is given: whether it is there, whole, and an image that can be a head."""
+"""The T1-weighted image that an engine is given: whether it is there, whole, and an image that can be a head.
+
+The header is judged before a voxel is read, because a file of a few megabytes can claim, and hold, more voxels than
+a node has memory.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
+from scipy import ndimage
 
 from ...errors import ImageError
-from .compression import check_compression
+from .compression import is_gzip, read_voxels
+
+FEWEST = 16  # voxels along an axis
+SHORTEST, LONGEST = 80.0, 600.0  # [assumed] mm along an axis: less than an infant's brain, more than a scanner's bore
+LARGEST = 512**3  # [assumed] voxels: 0.5 mm in a field of 256 mm
+FINEST, COARSEST = 0.2, 12.0  # mm of a voxel's side
+SIZE_DIFFERENCE = 0.03  # [assumed] by which two voxel sizes in one header may differ
+TURN_NOTED, TURN_REFUSED = 5.0, 45.0  # [assumed] degrees between sform and qform
+LEAST_RANGE = 1e-6  # [assumed] of intensities; R1 per millisecond, the smallest map in use, has some 1e-3
+UNITS = {"meter": ("metres", 1000.0), "micron": ("micrometres", 0.001)}  # in mm; a header may also say nothing
+
+
+class HeadImage(NamedTuple):
+    """A T1-weighted image that has been checked.
+
+    `data` are its voxels, float32 [X, Y, Z]; `notes` say what in the file was taken in one of several ways; `is_filled`
+    says that `data` has background in place of the file's NaN.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+    notes: tuple[str, ...]
+    is_filled: bool
 
 
 def check_file(source: Path) -> None:
@@ -24,30 +52,164 @@ def check_file(source: Path) -> None:
         raise ImageError("unreadable", f"{source} may not be read")
 
 
-def read_image(source: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels, float32 [X, Y, Z], and affine of a T1-weighted image, checked."""
+def read_image(source: Path) -> HeadImage:
+    """A T1-weighted image, checked: first its name and header, then its voxels.
+
+    Raises
+    ------
+    ImageError
+        with a reason of reasons.REASONS
+    """
+    if found := re.search(r"_(chunk-[A-Za-z0-9]+)_", source.name):
+        raise ImageError("part_of_head", f"{source.name}: {found[1]} is one part of an image")
+    image = _open(source)
+    _check_shape(source, image)
+    notes = _check_affine(source, image)
     try:
-        check_compression(source)
-        image: Any = nibabel.load(source)
-        data = np.asarray(image.dataobj, dtype=np.float32)
-    except nibabel.filebasedimages.ImageFileError as error:
-        raise ImageError("not_an_image", f"{source.name}: {error}") from None
-    except (OSError, EOFError, ValueError, zlib.error, nibabel.spatialimages.HeaderDataError) as error:
+        data = read_voxels(source, image, np.float32)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ImageError("truncated", f"{source.name}: {error}") from None
-    if data.ndim == 4 and data.shape[3] == 1:
-        data = data[..., 0]
-    if data.ndim == 2 or (data.ndim == 3 and min(data.shape) < 16):
-        raise ImageError("flat", f"{source.name}: {' x '.join(map(str, data.shape))} voxels")
-    if data.ndim != 3:
-        raise ImageError("not_3d", f"{source.name}: {data.ndim} axes, {' x '.join(map(str, data.shape))} voxels")
+    data, share = without_nan_background(data.reshape(image.shape[:3]))
     if not np.isfinite(data).all():
         raise ImageError("not_finite", f"{source.name}: {np.mean(~np.isfinite(data)):.1%} of the voxels")
-    if data.min() == data.max():
-        raise ImageError("all_zero", f"{source.name}: every voxel is {data.flat[0]:g}")
+    if share:
+        notes += (f"NaN in {share:.1%} of the voxels, all connected with the border, is taken as background",)
+    low, high = float(data.min()), float(data.max())
+    if low == high:
+        raise ImageError("all_zero", f"{source.name}: every voxel is {low:g}")
+    if high - low < LEAST_RANGE:
+        raise ImageError("tiny_values", f"{source.name}: the intensities are between {low:.3g} and {high:.3g}")
+    return HeadImage(data, np.asarray(image.affine, float), notes, bool(share))
+
+
+def _open(source: Path) -> Any:
+    """The image with its header read, and no voxel."""
+    if source.suffix in (".gz", ".nii") and is_gzip(source) != (source.suffix == ".gz"):
+        what = "is named .gz and is not compressed" if source.suffix == ".gz" else "is compressed and not named .nii.gz"
+        raise ImageError("not_an_image", f"{source.name} {what}")
+    try:
+        return nibabel.load(source)
+    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
+        raise ImageError("not_an_image", f"{source.name}: {error}") from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ImageError("truncated", f"{source.name}: {error}") from None
+
+
+def _check_shape(source: Path, image: Any) -> None:
+    """Refuse what is no image of one number per voxel, not of three axes, too flat or too large."""
+    kind = image.get_data_dtype()
+    if kind.kind not in "biuf":
+        what = "complex numbers" if kind.kind == "c" else "colours"
+        raise ImageError("not_intensities", f"{source.name}: its voxels are {what}")
+    shape = image.shape
+    said = f"{' x '.join(map(str, shape))} voxels"
+    if len(shape) < 3 or (len(shape) == 3 and min(shape) < FEWEST):
+        raise ImageError("flat", f"{source.name}: {said}")
+    if len(shape) > 3 and set(shape[3:]) != {1}:
+        raise ImageError("not_3d", f"{source.name}: {len(shape)} axes, {said}")
+    if min(shape[:3]) < FEWEST:
+        raise ImageError("flat", f"{source.name}: {said}")
+    if np.prod(shape, dtype=float) > LARGEST:
+        raise ImageError("too_large", f"{source.name}: {said}, more than {LARGEST:,}")
+
+
+def _check_affine(source: Path, image: Any) -> tuple[str, ...]:
+    """Refuse a header that says two things of the voxels' size or direction; smaller differences are noted."""
     affine = np.asarray(image.affine, float)
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or (sizes < 0.2).any() or (sizes > 12).any():
-        raise ImageError("bad_affine", f"{source.name}: voxels of {sizes} mm")
+    notes = []
+    if isinstance(image.header, nibabel.Nifti1Header):
+        notes += _units(source, image.header, sizes)
+    if not np.isfinite(affine).all() or (sizes < FINEST).any() or (sizes > COARSEST).any():
+        raise ImageError("bad_affine", f"{source.name}: voxels of {_by(sizes)} mm")
     if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.5:
         raise ImageError("bad_affine", f"{source.name}: its axes lie in one plane")
-    return data, affine
+    if isinstance(image.header, nibabel.Nifti1Header):
+        notes += _two_affines(source, image.header, sizes)
+    lengths = sizes * image.shape[:3]
+    if lengths.min() < SHORTEST:
+        raise ImageError("flat", f"{source.name}: it covers {_by(lengths)} mm; a head needs {SHORTEST:g} mm or more")
+    if lengths.max() > LONGEST:
+        raise ImageError("too_large", f"{source.name}: it covers {_by(lengths)} mm, more than {LONGEST:g}")
+    return tuple(notes)
+
+
+def _units(source: Path, header: Any, sizes: np.ndarray) -> list[str]:
+    """A note if the header's unit cannot be true, because the numbers are plausible as millimetres."""
+    try:
+        unit = header.get_xyzt_units()[0]
+    except KeyError:
+        return ["the header's unit of length has no meaning; mm is assumed"]
+    if unit not in UNITS:
+        return []
+    word, factor = UNITS[unit]
+    said = f"voxels of {_by(sizes)} {word}, which are {_by(sizes * factor)} mm"
+    if (sizes < FINEST).any() or (sizes > COARSEST).any():
+        raise ImageError("bad_affine", f"{source.name}: the header says {said}")
+    return [f"the header says {said}; mm is assumed"]
+
+
+def _two_affines(source: Path, header: Any, sizes: np.ndarray) -> list[str]:
+    """Compare the voxel size of the affine in use with pixdim, and sform with qform, if the header has both."""
+    sform, qform = (_coded(header, name) for name in ("sform", "qform"))
+    zooms = np.abs(np.array(header.get_zooms()[:3], float))
+    if sform is not None and not (np.abs(sizes - zooms) <= SIZE_DIFFERENCE * zooms).all():
+        what = f"voxels of {_by(sizes)} mm by the sform and {_by(zooms)} mm by pixdim"
+        raise ImageError("bad_affine", f"{source.name}: {what}")
+    if sform is None and qform is None:
+        return ["the header has neither sform nor qform: the directions of its axes are assumed"]
+    if sform is None or qform is None or not np.isfinite(qform).all():
+        return []
+    one, other = (affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0) for affine in (sform, qform))
+    axes = [" ".join(map(str, nibabel.aff2axcodes(affine))) for affine in (sform, qform)]
+    if np.linalg.det(one) * np.linalg.det(other) < 0:
+        what = f"mirror images: axes {axes[0]} and {axes[1]}"
+    else:
+        # a sheared sform is compared by its nearest rotation
+        left, _, right = np.linalg.svd(one.T @ other)
+        cosine = (np.trace(left @ right) - 1) / 2
+        turn = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+        if turn <= TURN_NOTED:
+            return []
+        what = f"{turn:.0f} degrees apart: axes {axes[0]} and {axes[1]}"
+        if turn <= TURN_REFUSED:
+            return [f"sform and qform are {what}; the sform is used"]
+    raise ImageError("bad_affine", f"{source.name}: sform and qform are {what}")
+
+
+def _coded(header: Any, name: str) -> np.ndarray | None:
+    """The header's sform or qform; None if its code is 0 or it has no meaning."""
+    try:
+        affine, code = getattr(header, f"get_{name}")(coded=True)
+    except nibabel.spatialimages.HeaderDataError:
+        return None
+    return np.asarray(affine, float) if code else None
+
+
+def _by(numbers: np.ndarray) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)
+
+
+def without_nan_background(data: np.ndarray) -> tuple[np.ndarray, float]:
+    """An image in which NaN that is connected with the border is background, and the share of such voxels.
+
+    Background is 0, or the smallest value if that is negative.  NaN elsewhere stays, and so does an image without a
+    finite voxel.
+
+    Parameters
+    ----------
+    data : float [X, Y, Z]
+    """
+    missing = np.isnan(data)
+    if not missing.any() or not np.isfinite(data).any():
+        return data, 0.0
+    labels, count = ndimage.label(missing)
+    is_outside = np.zeros(count + 1, bool)
+    for axis in range(3):
+        for end in (0, -1):
+            is_outside[labels.take(end, axis)] = True
+    is_outside[0] = False
+    outside = is_outside[labels]
+    filled = data.copy()
+    filled[outside] = min(0.0, float(np.min(data, initial=0.0, where=np.isfinite(data))))
+    return filled, float(outside.mean())

@@ -8,14 +8,13 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 
 from ...errors import ImageError, InputError
 from ..volumes import Statistics, read_stats
-from .compression import check_compression
+from .compression import read_mgz
 
 ORIG, MASK, SEGMENTATION = "mri/orig.mgz", "mri/mask.mgz", "mri/aparc.DKTatlas+aseg.deep.mgz"
 STATISTICS = "stats/aseg+DKT.stats"
@@ -105,8 +104,7 @@ def _statistics_of(path: Path, labels: np.ndarray | None) -> Statistics:
 def _read(path: Path) -> tuple[nibabel.MGHImage, np.ndarray]:
     """An image and its voxels; the file is read to its end, with its checksum."""
     try:
-        check_compression(path)
-        image: Any = nibabel.load(path)
+        image = read_mgz(path)
         return image, np.asarray(image.dataobj)
     except UNREADABLE as error:
         raise ImageError("output_damaged", f"{path.name}: {error}") from None
