@@ -25,14 +25,14 @@ def is_gzip(path: Path) -> bool:
         return file.read(2) == GZIP_START
 
 
-def read_voxels(path: Path, image: Any, dtype: DTypeLike = None) -> np.ndarray:
+def read_voxels(path: Path, image: Any, dtype: DTypeLike) -> np.ndarray:
     """All voxels of an image; a gzip file is decompressed once, to its end, which checks its checksum.
 
     Parameters
     ----------
     path : the file
     image : from ``nibabel.load(path)``, which has read the header only
-    dtype : of the result; None keeps the file's
+    dtype : of the result
 
     Raises
     ------
