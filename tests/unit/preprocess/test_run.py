@@ -1,7 +1,11 @@
 """The builtin engine and the ledger: every bad image has its reason, and a good one its true mask."""
 
 import gzip
+import multiprocessing
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import nibabel
@@ -9,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from neurotransfer.errors import ImageError
-from neurotransfer.files import read_json
+from neurotransfer.files import read_json, write_json
 from neurotransfer.preprocess import reasons, run
 from neurotransfer.preprocess.engines import builtin, inputs
 from neurotransfer.preprocess.volumes import read_stats
@@ -185,6 +189,72 @@ def test_a_failed_image_is_not_tried_again_by_itself(heads, tmp_path, monkeypatc
     (tmp_path / "s-0001/i0/status.json").unlink()  # as `neurotransfer retry` does
     run.preprocess_images(table(scans(heads)[0]), SETTINGS, tmp_path)
     assert len(tries) == 2
+
+
+def killed_during(fatal: set[str], images: pd.DataFrame, folder: Path, at_once: int = 1) -> int | None:
+    """The exit code of a process that preprocesses these images and is killed by those named."""
+
+    class Engine(builtin.Builtin):
+        def run(self, scan, part, *, alone=False):
+            if scan.image_id in fatal:
+                while not alone and len(list(folder.rglob("*.started"))) < at_once:
+                    time.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGKILL)
+            if at_once > 1 and not alone:
+                time.sleep(60)  # at work when another image kills the process
+            with (folder / "tried").open("a") as file:
+                file.write(f"{scan.image_id}{' alone' if alone else ''}\n")
+
+    Engine.at_once = at_once
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builtin, "Builtin", Engine)
+        process = multiprocessing.get_context("fork").Process(
+            target=run.preprocess_images, args=(images, SETTINGS, folder)
+        )
+        process.start()
+        process.join()
+        return process.exitcode
+
+
+def test_an_image_that_kills_its_job_is_recorded_and_passed_over_at_the_next_attempt(heads, tmp_path):
+    images, tried = table(*scans(heads)[:3]), tmp_path / "tried"
+    assert killed_during({"i1"}, images, tmp_path) == -signal.SIGKILL
+    assert not (tmp_path / "s-0001/i1").exists()
+    assert killed_during({"i1"}, images, tmp_path) == 0
+    assert tried.read_text().split() == ["i0", "i2"]
+    ledger = run.preprocess_images(images, SETTINGS, tmp_path)
+    assert ledger["status"].tolist() == ["ok", "failed", "ok"] and ledger["reason"][1] == "killed"
+    assert not list(tmp_path.rglob("*.started")) and not list(tmp_path.rglob("*.part"))
+    (tmp_path / "s-0001/i1/status.json").unlink()  # as `neurotransfer retry` does
+    assert killed_during(set(), images, tmp_path) == 0
+    assert tried.read_text().split() == ["i0", "i2", "i1"]
+
+
+def test_of_images_in_work_at_once_each_is_tried_alone_and_only_the_one_that_kills_is_recorded(heads, tmp_path):
+    images = table(*scans(heads)[:2])
+    assert killed_during({"i1"}, images, tmp_path, at_once=2) == -signal.SIGKILL
+    assert killed_during({"i1"}, images, tmp_path, at_once=2) == -signal.SIGKILL
+    assert killed_during({"i1"}, images, tmp_path, at_once=2) == 0
+    assert (tmp_path / "tried").read_text().splitlines() == ["i0 alone"]
+    ledger = run.preprocess_images(images, SETTINGS, tmp_path)
+    assert ledger["status"].tolist() == ["ok", "failed"] and ledger["reason"][1] == "killed"
+
+
+def test_a_mark_of_another_file_or_of_an_ended_image_kills_nothing(heads, tmp_path):
+    images = table(scans(heads)[0])
+    (tmp_path / "s-0001").mkdir()
+    write_json(tmp_path / "s-0001/.i0.started", {"fingerprint": "of another file", "alone": False})
+    assert killed_during(set(), images, tmp_path) == 0
+    assert run.preprocess_images(images, SETTINGS, tmp_path)["status"].tolist() == ["ok"]
+
+
+def test_memory_that_is_short_is_the_images_reason(heads, tmp_path, monkeypatch):
+    def run_short(*_):
+        raise MemoryError("Unable to allocate 12.6 GiB")
+
+    monkeypatch.setattr(builtin, "run", run_short)
+    ledger = run.preprocess_images(table(scans(heads)[0]), SETTINGS, tmp_path)
+    assert ledger["reason"].tolist() == ["killed"] and "12.6 GiB" in ledger["detail"][0]
 
 
 def test_a_full_disk_stops_the_job_instead_of_failing_images(heads, tmp_path, monkeypatch):

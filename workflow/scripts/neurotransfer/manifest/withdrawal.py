@@ -325,8 +325,8 @@ def erase(folder: Path, outcomes: Path) -> None:
     folder : ``.../<shard>/<image_id>``
     outcomes : tab-separated lines whose third cell is an image
     """
-    for place in (folder, folder.with_name(f".{folder.name}.part")):
-        if place.is_symlink():
+    for place in (folder, *(folder.with_name(f".{folder.name}.{ending}") for ending in ("part", "started"))):
+        if place.is_symlink() or place.is_file():
             place.unlink()
         elif place.exists():
             shutil.rmtree(place)

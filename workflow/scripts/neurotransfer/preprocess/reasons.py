@@ -106,8 +106,9 @@ REASONS = {
         "use a GPU with more memory or lower preprocessing.images_at_once, retry",
     ),
     "killed": Reason(
-        "the engine was killed, usually because memory was short, even with this image alone",
-        "raise preprocessing.max_mem_mb or lower preprocessing.images_at_once, retry",
+        "the engine or its job was killed during this image, usually because memory was short",
+        "look at the image's size; raise preprocessing.max_mem_mb, lower preprocessing.images_at_once, retry; after"
+        " a power failure or kill -9, only retry",
     ),
     "engine_failed": Reason(
         "the engine stopped with an error of its own",

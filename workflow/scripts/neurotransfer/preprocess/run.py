@@ -2,8 +2,9 @@
 
 An image's folder appears whole or not at all; its ``status.json`` survives a killed job, so the job goes on
 where it stopped.  A bad image gets a reason, does not stop the others and is not tried again before
-``neurotransfer retry`` takes its status away.  What is wrong with the installation stops the job at once: no engine,
-no space, no permission, or a run of images that all fail alike.
+``neurotransfer retry`` takes its status away.  An image during which the job was killed is such a bad image, because
+it would kill each later attempt, too; if there were several, each is tried once more, alone.  What is wrong with the
+installation stops the job at once: no engine, no space, no permission, or a run of images that all fail alike.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ class Outcome:
     reason: str | None
     detail: str | None
     seconds: float
+
+
+KILLED = Outcome("killed", "an earlier job was killed while it worked on this image", 0.0)
 
 
 class Outcomes:
@@ -169,14 +173,21 @@ def preprocess_images(
             else:
                 todo.setdefault(name, []).append(task.from_kept(status))
         for name, tasks in todo.items():
+            killed, suspects, others = _by_death(tasks)
+            for task in killed:
+                statuses[task.scan.image_id] = _record(task, KILLED, outcomes)
+                logger.info("%s failed: killed (%s)", task.scan.image_id, KILLED.detail)
+            left = len(suspects) + len(others)
+            if not left:
+                continue
             stack.callback(_clear, tasks)
             engines[name].check()
-            logger.info("%d of %d images are left for the engine %s", len(tasks), len(images), name)
-            found = stack.enter_context(contextlib.closing(_outcomes(engines[name], tasks)))
+            logger.info("%d of %d images are left for the engine %s", left, len(images), name)
+            found = stack.enter_context(contextlib.closing(_outcomes(engines[name], others, suspects)))
             for done, (task, outcome) in enumerate(found, start=1):
                 statuses[task.scan.image_id] = _record(task, outcome, outcomes)
                 words = f"failed: {outcome.reason} ({outcome.detail})" if outcome.reason else "ok"
-                logger.info("%d of %d: %s %s, %.0f s", done, len(tasks), task.scan.image_id, words, outcome.seconds)
+                logger.info("%d of %d: %s %s, %.0f s", done, left, task.scan.image_id, words, outcome.seconds)
     rows = []
     for image_id in images["image_id"]:
         status = statuses[image_id]
@@ -237,6 +248,16 @@ class _Task:
         """Where the image's files are made, beside the folder that they become."""
         return self.folder.with_name(f".{self.folder.name}.part")
 
+    @property
+    def mark(self) -> Path:
+        """A file that is there while the image is being worked on, and after that only if the process was killed."""
+        return self.folder.with_name(f".{self.folder.name}.started")
+
+    def death(self) -> dict[str, Any] | None:
+        """The mark that a killed process left of this image, with this fingerprint."""
+        mark = _read_json(self.mark)
+        return mark if mark is not None and mark.get("fingerprint") == self.fingerprint else None
+
 
 def _scan(image: Any, study: Path, volumes: bool = True) -> EngineInput:
     """A row of the manifest, as it is given to an engine."""
@@ -252,9 +273,25 @@ def _scan(image: Any, study: Path, volumes: bool = True) -> EngineInput:
     )
 
 
-def _outcomes(engine: Engine, tasks: Sequence[_Task]) -> Generator[tuple[_Task, Outcome]]:
-    """Every task and what became of it, as they end; those that ask for it are tried again, alone, at the end."""
-    again: list[tuple[_Task, TryAlone]] = []
+def _by_death(tasks: Sequence[_Task]) -> tuple[list[_Task], list[_Task], list[_Task]]:
+    """The images that have killed an earlier process, those of which one has, and all others."""
+    marks = {task.scan.image_id: task.death() for task in tasks}
+    dead = [task for task in tasks if marks[task.scan.image_id]]
+    others = [task for task in tasks if not marks[task.scan.image_id]]
+    if len(dead) == 1:
+        return dead, [], others
+    killed = [task for task in dead if (marks[task.scan.image_id] or {}).get("alone")]
+    return killed, [task for task in dead if task not in killed], others
+
+
+def _outcomes(
+    engine: Engine, tasks: Sequence[_Task], suspects: Sequence[_Task] = ()
+) -> Generator[tuple[_Task, Outcome]]:
+    """Every task and what became of it, as they end; those that ask for it are tried again, alone, at the end.
+
+    So are `suspects`, of which one has killed an earlier process.
+    """
+    again = [(task, TryAlone("killed", "an earlier job was killed during it and others")) for task in suspects]
     with contextlib.closing(_first_tries(engine, tasks)) as tries:
         for task, outcome in tries:
             if isinstance(outcome, TryAlone):
@@ -286,7 +323,8 @@ def _try(task: _Task, alone: bool = False) -> Outcome | TryAlone:
     """Have one image processed into its part folder."""
     if not alone:
         shutil.rmtree(task.part, ignore_errors=True)
-        task.part.mkdir(parents=True)
+    task.part.mkdir(parents=True, exist_ok=True)
+    write_json(task.mark, {"fingerprint": task.fingerprint, "alone": alone})
     started = time.monotonic()
     reason = detail = None
     try:
@@ -297,11 +335,15 @@ def _try(task: _Task, alone: bool = False) -> Outcome | TryAlone:
         if isinstance(failure, TryAlone) and not alone:
             return failure
         reason, detail = failure.reason, failure.detail
+    except MemoryError as error:
+        reason, detail = "killed", f"more memory was needed than there is ({error})"
     except (OSError, InstallationError):
         raise  # not the image: the disk that is written to, or the installation
     except Exception as error:  # a bug met by one image must not stop a cohort; it is in the ledger and the log
         logger.exception("%s: the engine failed", task.scan.t1w)
         reason, detail = "engine_failed", " ".join(f"{type(error).__name__}: {error}".split())
+    finally:
+        task.mark.unlink(missing_ok=True)
     return Outcome(reason, detail, time.monotonic() - started)
 
 
@@ -316,6 +358,7 @@ def _record(task: _Task, outcome: Outcome, outcomes: Outcomes | None) -> dict[st
     if outcome.reason and outcomes:
         outcomes.refuse_run(task.shard, outcome.reason, outcome.detail)
     if outcome.reason:
+        task.part.mkdir(parents=True, exist_ok=True)
         for path in task.part.iterdir():
             if path.name != "scripts":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -325,6 +368,7 @@ def _record(task: _Task, outcome: Outcome, outcomes: Outcomes | None) -> dict[st
     measured = {"seconds": round(outcome.seconds, 3)} | ({} if task.scan.volumes else {"volumes": False})
     write_json(task.part / "status.json", status | measured)
     shutil.rmtree(task.folder, ignore_errors=True)
+    task.mark.unlink(missing_ok=True)
     task.part.rename(task.folder)
     if outcomes:
         outcomes.add(task.scan.image_id, task.shard, outcome.reason)
@@ -335,7 +379,11 @@ def _record(task: _Task, outcome: Outcome, outcomes: Outcomes | None) -> dict[st
 
 def read_status(folder: Path) -> dict[str, Any] | None:
     """An image's ``status.json``; None if it has no outcome yet."""
+    return _read_json(folder / "status.json")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        return read_json(folder / "status.json")
+        return read_json(path)
     except (OSError, ValueError):
         return None
