@@ -1,6 +1,8 @@
 # T1-weighted images -> FastSurfer's file layout, and a ledger with a row for every image.
 
 EXISTING = config["preprocessing"] | {"engine": "derivatives"}
+# as a rehearsal has measured; by whether there are volumes
+SETTINGS = {volumes: demands.as_measured(config["preprocessing"]) | {"volumes": volumes} for volumes in (True, False)}
 # shared by all jobs, which may be many
 IDENTITY_OF_EXISTING, IDENTITY_WITHOUT_VOLUMES = demands.identity(EXISTING), PREPROCESSING | {"volumes": False}
 
@@ -24,7 +26,9 @@ def has_no_volumes(wildcards):
 
 def engine_of(wildcards):
     """The settings of `preprocessing` for a shard."""
-    return EXISTING if is_existing(wildcards) else config["preprocessing"]
+    if is_existing(wildcards):
+        return EXISTING
+    return SETTINGS[not has_no_volumes(wildcards)]
 
 
 def is_engine_needed():

@@ -5,10 +5,11 @@ from neurotransfer.jobs.job import job
 with job(snakemake, lease=snakemake.output.ledger):
     from neurotransfer.files import read_table, write_table
     from neurotransfer.preprocess.run import OUTCOMES, Outcomes, preprocess_images, slice_of_job
+    from neurotransfer.study.demands import as_measured
 
-    params, settings = snakemake.params, snakemake.config["preprocessing"]
+    params = snakemake.params
+    settings = as_measured(snakemake.config["preprocessing"])
+    settings["volumes"] = params.preprocessing.get("volumes", True)
     images = slice_of_job(read_table(snakemake.input.images), snakemake.wildcards.job, params.images_per_job)
     outcomes = Outcomes(OUTCOMES, params.subjects, settings["stop_after_same_failure"])
-    volumes = params.preprocessing.get("volumes", True)
-    ledger = preprocess_images(images, settings, params.subjects, outcomes=outcomes, volumes=volumes)
-    write_table(ledger, snakemake.output.ledger)
+    write_table(preprocess_images(images, settings, params.subjects, outcomes=outcomes), snakemake.output.ledger)

@@ -235,7 +235,7 @@ def _given(chosen: argparse.Namespace, name: str) -> list[str]:
 def _costs(chosen: argparse.Namespace) -> None:
     output = chosen.output.resolve() if chosen.output else None
     config = _enter_study(chosen)
-    from .operations.costs import COLUMNS, gather, summary
+    from .operations.costs import COLUMNS, gather, parts_measured, rows_of_parts, summary
     from .study.plan import read_study
     from .text import aligned, number
 
@@ -246,6 +246,8 @@ def _costs(chosen: argparse.Namespace) -> None:
         numbers = [number(row["jobs"]), f"{row['hours']:.2f}", f"{row['median_seconds']:.1f}", memory]
         cells.append([row["rule"], *numbers, row["device"]])
     print(aligned(cells, "lrrrrl"))
+    if parts := rows_of_parts(parts_measured(), config):
+        print("\n" + aligned([["FastSurfer on an image", "seconds", "share"], *parts], "lrr"))
     if output:
         import pandas as pd
 

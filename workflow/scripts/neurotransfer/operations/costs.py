@@ -10,11 +10,17 @@ import csv
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..fit.settings import all_settings
+from ..preprocess.engines.parts import seconds_in_log
+from ..preprocess.run import read_status
 from ..study import layout
+from ..study.demands import MEASURED, PARTS, as_measured, demand, has_gpu, seconds_per_image
 from ..study.plan import CNNS, Study
 from ..study.rules import PRETRAINING, RULES, STAGES, cores_of, uses_gpu
 
@@ -23,7 +29,6 @@ DEVICE = re.compile(r"computing on (?:the )?(.+?)(?: with \d+ threads)?$", re.MU
 EVALUATION = 1 / 3  # of the cost of a training step: forward only
 # seconds per unit of work if this study has no finished job of the rule; all [assumed] for other machines
 ASSUMED = {
-    ("preprocess", "gpu"): (60.0, "assumed: FastSurfer on a GPU takes about a minute per image"),
     ("preprocess", "cpu"): (4500.0, "assumed: FastSurfer on a CPU core takes 1 to 1.5 hours per image"),
     ("preprocess", "builtin"): (15.0, "measured elsewhere: 15 s per image at 1 mm on one core"),
     ("cache", "cpu"): (0.5, "assumed: half a second per image"),
@@ -32,8 +37,11 @@ ASSUMED = {
     ("resample", "cpu"): (3.0, "measured elsewhere: 3 s per file, most of it Python's start"),
     ("linear", "cpu"): (5.0, "measured elsewhere: 5 s per fit, most of it Python's start"),
 }
+SOME = 500  # images whose parts are read
+UNDISTURBED = 0.1  # [assumed] the quantile of the network's seconds that stands for an image alone on a GPU
+REST = "the rest"  # of an image's time, if only its logs say what it consists of
 PAPER_VOXELS = 224 * 192 * 224  # of an image for which the network's costs are assumed
-REHEARSED = Path("rehearsal/costs.json")  # what a rehearsal on this study's own images and machines measured
+REHEARSED = Path(MEASURED)  # what a rehearsal on this study's own images and machines measured
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,11 @@ def gather(study: Study, config: Mapping[str, Any], base: str | Path = "") -> li
 
     `units` is the work that the job did: images, or for the network images in training steps.
     """
-    rows = []
+    rows, share = [], share_without_volumes(config)
     folder = Path(base, layout.BENCHMARKS)
     for path in sorted(folder.glob("*/**/*.tsv")):
         rule, *parts = path.relative_to(folder).with_suffix("").parts
-        units = units_of(rule, parts, study, config)
+        units = units_of(rule, parts, study, config, share)
         if units is None:
             continue
         with path.open(encoding="utf-8", newline="") as file:
@@ -72,11 +80,25 @@ def gather(study: Study, config: Mapping[str, Any], base: str | Path = "") -> li
     return rows
 
 
-def units_of(rule: str, parts: list[str], study: Study, config: Mapping[str, Any]) -> float | None:
-    """The work of a job, by the parts of its benchmark file's path; None for a job that is not part of this study."""
+def share_without_volumes(config: Mapping[str, Any]) -> float:
+    """What preprocessing an image without volumes costs, as a share of an image with them."""
+    settings = as_measured(config["preprocessing"])
+    if not has_gpu(settings):
+        return 1.0
+    return seconds_per_image(settings | {"volumes": False}) / seconds_per_image(settings)
+
+
+def units_of(rule: str, parts: list[str], study: Study, config: Mapping[str, Any], share: float = 1.0) -> float | None:
+    """The work of a job, by the parts of its benchmark file's path; None for a job that is not part of this study.
+
+    Parameters
+    ----------
+    share : of an image without volumes, see `share_without_volumes`
+    """
     try:
         if rule == "preprocess":
-            return study.shards[parts[0]].images_of_job(parts[1])
+            shard = study.shards[parts[0]]
+            return shard.images_of_job(parts[1]) * (share if shard.cohort in study.without_volumes else 1)
         if rule == "cache":
             return study.shards[parts[0]].images
         if rule in CNNS:
@@ -112,18 +134,65 @@ def cost_of(
     gpu = uses_gpu(rule, config)
     for name in kin:
         if rehearsed and name in rehearsed:
-            return Cost(gpu=gpu, **rehearsed[name])
+            facts = rehearsed[name]
+            return Cost(facts["seconds"], facts["basis"], gpu, facts["start"])
     if rule == "preprocess":
         engine = config["preprocessing"]["engine"]
+        if gpu:
+            at_once = demand(config["preprocessing"]).at_once
+            basis = f"assumed: FastSurfer takes about a minute per image, and {at_once} images at once share a GPU"
+            return Cost(seconds_per_image(config["preprocessing"]), basis, gpu)
         if engine == "derivatives":
             return Cost(0.5, "assumed: half a second to link and check an image's files", False)
-        kind = "builtin" if engine == "builtin" else "gpu" if gpu else "cpu"
-        return Cost(*ASSUMED["preprocess", kind], gpu)
+        return Cost(*ASSUMED["preprocess", "builtin" if engine == "builtin" else "cpu"], gpu)
     if rule in (*PRETRAINING, *CNNS):
         seconds, basis = ASSUMED["network", "gpu" if gpu else "cpu"]
         crop = config["cache"]["crop"]
         return Cost(seconds * crop[0] * crop[1] * crop[2] / PAPER_VOXELS, basis, gpu)
     return Cost(*ASSUMED[rule, "cpu"], False)
+
+
+def parts_measured(base: str | Path = "") -> dict[str, float]:
+    """Seconds of each part of FastSurfer's work on an image, from finished images of the study in the folder `base`.
+
+    The median over up to SOME images.  Of the network it is a low quantile, because images that share a GPU slow down
+    each other's; of images without times it is what their logs say.  Empty if no image says how long its network took.
+    """
+    found: dict[str, list[float]] = {}
+    folders = (path for path in Path(base, layout.SUBJECTS).glob("*/*") if path.name[0] != ".")
+    for folder in islice(folders, SOME):
+        status = read_status(folder) or {}
+        if status.get("state") != "ok":
+            continue
+        parts = status.get("parts") or _parts_in_log(folder / "scripts/deep-seg.log", status.get("seconds"))
+        for part, seconds in parts.items():
+            found.setdefault(part, []).append(seconds)
+    if "network" not in found:
+        return {}
+    names = [*(name for name in PARTS if name in found), *(name for name in found if name not in PARTS)]
+    return {name: float(np.quantile(found[name], UNDISTURBED if name == "network" else 0.5)) for name in names}
+
+
+def _parts_in_log(path: Path, seconds: float | None) -> dict[str, float]:
+    try:
+        parts = seconds_in_log(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return {}
+    if "network" not in parts or seconds is None:
+        return {}
+    return parts | {REST: max(seconds - sum(parts.values()), 0.0)}
+
+
+def rows_of_parts(parts: Mapping[str, float], config: Mapping[str, Any]) -> list[list[str]]:
+    """A table of `parts_measured` with what follows for sharing a GPU; empty without parts."""
+    if not parts:
+        return []
+    total = sum(parts.values())
+    rows = [[name, f"{seconds:.1f}", f"{seconds / total:.0%}"] for name, seconds in parts.items()]
+    settings = config["preprocessing"] | {"measured": parts}
+    at_once, each = demand(settings).at_once, seconds_per_image(settings)
+    together = ["together", f"{total:.1f}", "100%"]
+    return [*rows, together, [f"per image, {at_once} at once", f"{each:.1f}", f"{each / total:.0%}"]]
 
 
 def by_rule(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

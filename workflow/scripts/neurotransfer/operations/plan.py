@@ -26,7 +26,7 @@ from ..study.plan import ARMS, CNNS, MODELS, Study
 from ..study.recipe import RECIPE
 from ..study.rules import PRETRAIN_MINUTES, PRETRAINING, RULES, cores_of
 from ..text import aligned, byte_size, duration, number
-from .costs import EVALUATION, REHEARSED, Cost, cost_of, gather, steps_of_fit
+from .costs import EVALUATION, REHEARSED, Cost, cost_of, gather, share_without_volumes, steps_of_fit
 
 DRAWS = 200  # simulated resamples per task and n
 POWER_DRAWS = 400  # simulated test sets
@@ -113,8 +113,10 @@ def work_of(study: Study, config: Mapping[str, Any], role: pd.Series) -> dict[st
     Pretraining and evaluation count images in training steps.
     """
     work: dict[str, list[float]] = {"preprocess": [], "cache": []}
+    share = share_without_volumes(config)
     for shard in study.shards.values():
-        work["preprocess"] += [shard.images_of_job(job) for job in shard.jobs]
+        each = share if shard.cohort in study.without_volumes else 1.0
+        work["preprocess"] += [each * shard.images_of_job(job) for job in shard.jobs]
         work["cache"].append(shard.images)
     train, validation, test = ((role == name).sum() for name in ("train", "validation", "test"))
     if study.run == "multitask":

@@ -29,10 +29,11 @@ from ..preprocess.run import read_status
 from ..quality.page import thumbnails
 from ..study import layout
 from ..study.configuration import merge, read_document
+from ..study.demands import has_gpu, seconds_per_image
 from ..study.plan import CNNS, Study, read_study
 from ..study.rules import RULES
 from ..text import MISSING, aligned, byte_size, duration
-from .costs import EVALUATION, REHEARSED, by_rule, gather
+from .costs import EVALUATION, REHEARSED, by_rule, gather, parts_measured, rows_of_parts
 from .failures import by_kind, failures_of
 from .image_states import FAILED, states_of_images
 from .plan import forecast
@@ -97,6 +98,7 @@ class Report:
     remarks: list[Finding] = field(default_factory=list)
     refused: list[list[str]] = field(default_factory=list)
     stages: list[list[str]] = field(default_factory=list)
+    parts: list[list[str]] = field(default_factory=list)
     training: list[list[str]] = field(default_factory=list)
     pictures: list[dict[str, str]] = field(default_factory=list)
     plan: str = ""
@@ -124,6 +126,8 @@ class Report:
         if self.stages:
             header = ["stage", "jobs", "seconds per job", "of which start", "memory", "GPU memory", "device"]
             parts.append(aligned([header, *self.stages], "lrrrrrl"))
+        if self.parts:
+            parts.append(aligned([["FastSurfer on an image", "seconds", "share"], *self.parts], "lrr"))
         if self.training:
             parts.append(aligned(self.training, "ll"))
         if self.plan:
@@ -207,6 +211,7 @@ def inspect(folder: Path, config: Mapping[str, Any], sample: Sample, ended: Ende
     costs = _costs(rows, training, config, study, folder)
     write_json(folder / REHEARSED.name, costs)
     report.stages = _stages(rows, costs)
+    report.parts = rows_of_parts(costs.get("preprocess", {}).get("parts", {}), config)
     if training:
         report.training = _training_rows(training)
         if training.largest_over_first > LARGEST_LOSS:
@@ -330,12 +335,15 @@ def _costs(
     """Seconds of start per job and per unit of work, by rule: what costs.Cost holds, as JSON; and disk per image."""
     costs: dict[str, Any] = {}
     when = time.strftime("%Y-%m-%d")
+    parts = parts_measured(folder) if has_gpu(config["preprocessing"]) else {}
     for rule, mine in by_rule(rows).items():
         seconds = sum(row["seconds"] for row in mine)
         units = sum(row["units"] for row in mine)
         each = seconds / units if units else 0.0
-        if rule == "preprocess":
-            each = _seconds_per_image(folder) or each
+        if rule == "preprocess" and parts:
+            each = seconds_per_image(config["preprocessing"] | {"measured": parts})
+        elif rule == "preprocess":  # images at once overlap, so their own clocks may say more than the job's
+            each = min(_seconds_per_image(folder) or each, each)
         elif rule in ("pretrain", "evaluate", *CNNS) and training and math.isfinite(training.images_per_second):
             each = min(1 / training.images_per_second, each)
             if rule == "pretrain":
@@ -348,6 +356,8 @@ def _costs(
         devices = ", ".join(sorted({row["device"] for row in mine if row["device"]}))
         basis = f"rehearsed on {when}" + (f" on {devices}" if devices else "")
         costs[rule] = {"seconds": each, "start": start, "basis": basis}
+        if rule == "preprocess" and parts:
+            costs[rule] |= {"parts": parts}
     count, size = 0, 0
     images = [path for path in (folder / layout.SUBJECTS).glob("*/*") if path.is_dir()]
     for path in (file for image in images for file in image.rglob("*") if file.is_file() and not file.is_symlink()):

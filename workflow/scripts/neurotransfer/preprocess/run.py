@@ -27,7 +27,7 @@ from ..errors import ImageError, InstallationError, TryAlone
 from ..files import fingerprint, read_json, write_json
 from ..manifest.withdrawal import erase
 from ..study import layout
-from .engines import Engine, EngineInput, open_engine
+from .engines import Engine, EngineInput, Made, open_engine
 from .engines.inputs import check_file
 from .reasons import REASONS
 
@@ -39,11 +39,15 @@ TAIL = 256 * 1024  # bytes at the end of the outcomes that are looked at: some 4
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image in this try: `reason` is None for a success, whose `detail` is the engine's note."""
+    """What became of one image in this try: `reason` is None for a success, whose `detail` is the engine's note.
+
+    `parts` are the seconds by part of the engine's work, if it measures them.
+    """
 
     reason: str | None
     detail: str | None
     seconds: float
+    parts: Mapping[str, float] | None = None
 
 
 KILLED = Outcome("killed", "an earlier job was killed while it worked on this image", 0.0)
@@ -133,17 +137,16 @@ def preprocess_images(
     subjects: str | Path,
     study: str | Path = ".",
     outcomes: Outcomes | None = None,
-    volumes: bool = True,
 ) -> pd.DataFrame:
     """Process the images that have no outcome yet and return the ledger of all of them.
 
     Parameters
     ----------
     images : `image_id`, `shard`, `t1w` and, if there is one, `derivatives` (relative to `study`)
-    settings : the configuration's `preprocessing`
+    settings : the configuration's `preprocessing`; `volumes`, if it is there, says whether these images need regional
+        volumes; an image that has them keeps them
     subjects : the folder of ``<shard>/<image_id>/``
     outcomes : in which a run of failures is looked for, or None
-    volumes : whether these images need regional volumes; an image that has them keeps them
 
     Raises
     ------
@@ -162,7 +165,7 @@ def preprocess_images(
                 erase(folder, Path(subjects).with_name(Path(OUTCOMES).name))
                 statuses[image.image_id] = {"state": "withdrawn"}
                 continue
-            scan = _scan(image, Path(study), volumes)
+            scan = _scan(image, Path(study), settings.get("volumes", True))
             name = "derivatives" if scan.derivatives else settings["engine"]
             if name not in engines:
                 engines[name] = stack.enter_context(contextlib.closing(open_engine(settings, name)))
@@ -326,11 +329,12 @@ def _try(task: _Task, alone: bool = False) -> Outcome | TryAlone:
     task.part.mkdir(parents=True, exist_ok=True)
     write_json(task.mark, {"fingerprint": task.fingerprint, "alone": alone})
     started = time.monotonic()
-    reason = detail = None
+    reason = detail = parts = None
     try:
         if task.scan.derivatives is None:
             check_file(task.scan.t1w)
-        detail = task.engine.run(task.scan, task.part, alone=alone)
+        made = task.engine.run(task.scan, task.part, alone=alone) or Made()
+        detail, parts = made.note, made.parts
     except ImageError as failure:
         if isinstance(failure, TryAlone) and not alone:
             return failure
@@ -344,7 +348,7 @@ def _try(task: _Task, alone: bool = False) -> Outcome | TryAlone:
         reason, detail = "engine_failed", " ".join(f"{type(error).__name__}: {error}".split())
     finally:
         task.mark.unlink(missing_ok=True)
-    return Outcome(reason, detail, time.monotonic() - started)
+    return Outcome(reason, detail, time.monotonic() - started, parts)
 
 
 def _record(task: _Task, outcome: Outcome, outcomes: Outcomes | None) -> dict[str, Any]:
@@ -365,7 +369,9 @@ def _record(task: _Task, outcome: Outcome, outcomes: Outcomes | None) -> dict[st
     engine, version = task.engine.made_by(task.scan)
     status = {"state": "failed" if outcome.reason else "ok", "reason": outcome.reason, "detail": outcome.detail}
     status |= {"fingerprint": task.fingerprint, "engine": engine, "engine_version": version}
-    measured = {"seconds": round(outcome.seconds, 3)} | ({} if task.scan.volumes else {"volumes": False})
+    measured: dict[str, Any] = {"seconds": round(outcome.seconds, 3)}
+    measured |= {"parts": outcome.parts} if outcome.parts else {}
+    measured |= {} if task.scan.volumes else {"volumes": False}
     write_json(task.part / "status.json", status | measured)
     shutil.rmtree(task.folder, ignore_errors=True)
     task.mark.unlink(missing_ok=True)

@@ -6,14 +6,16 @@ only, because the Snakefile is parsed again inside each cluster job.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
 class Demand(NamedTuple):
     """Of one image: `minutes` on one core (or beside others on a GPU) and `limit`, after which it is ended; `mb` of
-    memory; `at_once`, the images in work at once in a job; `per_job`, the images of a job if the study sets none."""
+    memory; `at_once`, the images in work at once in a job (0: by their parts); `per_job`, those of a job by default."""
 
     minutes: float
     limit: int
@@ -29,11 +31,27 @@ DEMANDS = {
     # files are read and checked, nothing is computed: under 2 s
     "derivatives": Demand(minutes=0.2, limit=0, mb=1000, at_once=1, per_job=64),
     # [assumed] from others' measurements of --seg_only: 1 min (FastSurfer's documentation) to 2.5 min (version
-    # 2.5.4 on an 8 GB card) for an image alone, most of it bias correction on a core; 5 GB of host memory
-    "fastsurfer on a GPU": Demand(minutes=2.5, limit=30, mb=7000, at_once=3, per_job=64),
+    # 2.5.4 on an 8 GB card) for an image alone, most of it bias correction on a core; 5 GB of host memory; how many
+    # images at once is computed
+    "fastsurfer on a GPU": Demand(minutes=2.5, limit=30, mb=7000, at_once=0, per_job=64),
     # [assumed] 1 to 1.5 h on one core; FastSurfer recommends 8 GB
     "fastsurfer on the CPU": Demand(minutes=90, limit=240, mb=8000, at_once=1, per_job=4),
 }
+# Seconds of the parts of FastSurfer's work on an image that is alone on a GPU.  [assumed] all but their sum, about a
+# minute, and the network's 16 s, both from FastSurfer's documentation; a rehearsal measures them
+PARTS = {
+    "start": 4.0,  # of the container and the script
+    "import": 6.0,  # of Python's modules
+    "networks": 4.0,  # loading all three
+    "conform": 3.0,
+    "network": 16.0,  # the only part that keeps the GPU busy
+    "masks": 3.0,
+    "bias field": 20.0,
+    "statistics": 4.0,
+}
+OF_VOLUMES = ("bias field", "statistics")
+IMAGE_GPU_MB = 5000  # GPU memory of one image, if views are aggregated there (FastSurfer's documentation)
+MEASURED = "rehearsal/costs.json"  # the parts that a rehearsal measured on this study's images and machines
 
 
 def has_gpu(settings: Mapping[str, Any]) -> bool:
@@ -47,9 +65,44 @@ def demand(settings: Mapping[str, Any]) -> Demand:
     if engine == "fastsurfer":
         engine += " on a GPU" if has_gpu(settings) else " on the CPU"
     found = DEMANDS[engine]
-    if found.at_once > 1 or engine.startswith("fastsurfer"):
-        found = found._replace(at_once=settings.get("images_at_once") or found.at_once)
+    if engine.startswith("fastsurfer"):
+        found = found._replace(at_once=settings.get("images_at_once") or found.at_once or _images_at_once(settings))
     return found._replace(limit=settings.get("time_limit") or found.limit)
+
+
+def _images_at_once(settings: Mapping[str, Any]) -> int:
+    """The fewest images that keep the GPU or the job's cores busy, as far as a node's memory allows."""
+    parts = parts_of(settings)
+    wanted = math.ceil(sum(parts.values()) / _busiest(parts, settings["threads"]) - 1e-9)
+    by_memory = (settings["max_mem_mb"] - START_MB) // DEMANDS["fastsurfer on a GPU"].mb
+    return max(1, min(wanted, by_memory))
+
+
+def parts_of(settings: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds by part of the work on an image: measured by a rehearsal, or assumed; less without volumes."""
+    parts = settings.get("measured") or PARTS
+    return {name: parts[name] for name in parts if settings.get("volumes", True) or name not in OF_VOLUMES}
+
+
+def _busiest(parts: Mapping[str, float], threads: int) -> float:
+    """Seconds per image below which no number of images at once gets: the GPU's, or the cores' share of the rest."""
+    network = parts["network"]
+    return max(network, (sum(parts.values()) - network) / threads)
+
+
+def seconds_per_image(settings: Mapping[str, Any]) -> float:
+    """Seconds of a job's time on a GPU per image, if images share it: one's part on the GPU overlaps others' rest."""
+    parts = parts_of(settings)
+    return max(_busiest(parts, settings["threads"]), sum(parts.values()) / demand(settings).at_once)
+
+
+def as_measured(settings: Mapping[str, Any], path: str | Path = MEASURED) -> dict[str, Any]:
+    """The settings with the parts that a rehearsal in this study's folder has measured, if there was one."""
+    try:
+        measured = json.loads(Path(path).read_text(encoding="utf-8"))["preprocess"]["parts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return dict(settings)
+    return dict(settings) | ({"measured": measured} if measured.get("network") else {})
 
 
 def images_per_job(config: Mapping[str, Any]) -> int:

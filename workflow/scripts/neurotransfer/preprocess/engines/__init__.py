@@ -37,6 +37,15 @@ class EngineInput:
     kept: Path | None = None
 
 
+@dataclass(frozen=True)
+class Made:
+    """What an engine says of an image that succeeded: a note for the ledger's `detail`, and the seconds that each part
+    of the work took (see study.demands.PARTS), as far as it measures them."""
+
+    note: str | None = None
+    parts: Mapping[str, float] | None = None
+
+
 class Engine(Protocol):
     """Opened once per job with the configuration's `preprocessing`: ``Engine(settings)``.
 
@@ -61,14 +70,14 @@ class Engine(Protocol):
     def made_by(self, scan: EngineInput) -> tuple[str, str]:
         """The ledger's `engine` and `engine_version`: what makes, or made, the image's files.  Raises nothing."""
 
-    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> str | None:
+    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> Made | None:
         """Write ``mri/{orig,mask,aparc.DKTatlas+aseg.deep}.mgz`` and ``stats/aseg+DKT.stats`` into `folder`.
 
         An engine that can save time so leaves the statistics out if `scan.volumes` is false, and computes only them if
         there is `scan.kept`.
-        Returns a note for the ledger's `detail`, or None.  Logs go to ``scripts/`` there, which stays when the
-        image fails.  `alone` says that this is the second try after TryAlone and that no other image of the job is
-        being worked on.
+
+        Logs go to ``scripts/`` there, which stays when the image fails.  `alone` says that this is the second try after
+        TryAlone and that no other image of the job is being worked on.
 
         Raises
         ------

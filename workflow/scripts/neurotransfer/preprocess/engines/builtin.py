@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from ...errors import ImageError, InputError
 from ..volumes import stats_text
-from . import EngineInput
+from . import EngineInput, Made
 from .inputs import read_image
 from .outputs import LARGEST, SMALLEST
 
@@ -61,9 +61,9 @@ class Builtin:
         """This engine, in this version."""
         return "builtin", version()
 
-    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> str | None:
+    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> Made:
         """See `Engine`."""
-        return run(scan.t1w, folder, self._settings)
+        return Made(run(scan.t1w, folder, self._settings))
 
     def stop(self) -> None:
         """Nothing runs but this process."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,18 @@ def docker(image: str, arguments: Sequence[str], binds: Sequence[Bind], *, gpu: 
         mount = f"type=bind,source={bind.source},target={bind.target}"
         line += ["--mount", mount + (",readonly" if bind.read_only else "")]
     return [*line, "--env", f"TMPDIR={OUTPUT}/tmp", image, *arguments]
+
+
+def gpu_memory_mb() -> int | None:
+    """Memory of the job's first GPU; None if nvidia-smi is not there or does not say."""
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    if first := _first_gpu():
+        query += ["-i", first]
+    try:
+        found = subprocess.run(query, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        return int(found.stdout.split()[0])
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
+        return None
 
 
 def _first_gpu() -> str | None:

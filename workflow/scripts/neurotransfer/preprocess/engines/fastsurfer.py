@@ -22,9 +22,10 @@ import nibabel
 
 from ...errors import ImageError, InstallationError, TryAlone
 from ...study import demands
-from . import EngineInput, containers
+from . import EngineInput, Made, containers
 from .inputs import read_image
 from .outputs import KEPT, NEEDED, STATISTICS, Outputs, check_outputs
+from .parts import seconds_of_parts
 from .processes import Commands, TimedOut
 
 logger = logging.getLogger("neurotransfer")
@@ -121,6 +122,7 @@ class FastSurfer:
                 what = f"FastSurfer has not printed its version within {VERSION_SECONDS / 60:g} minutes"
                 raise InstallationError(self._where(), "", what, "correct preprocessing.fastsurfer") from None
             text = _read(log)
+        self._fit_to_gpu()
         self._refuse_broken(text)
         found = re.findall(r"^v?(\d+\.\d+\.\d+)(?:[-+ (].*)?$", text, re.MULTILINE)
         if code != 0 or not found:
@@ -129,6 +131,14 @@ class FastSurfer:
         if found[-1] != self.version:
             what = f"this is FastSurfer {found[-1]}, and preprocessing.fastsurfer.version says {self.version}"
             raise InstallationError(self._where(), "", what, "correct the image or the version")
+
+    def _fit_to_gpu(self) -> None:
+        """Work on fewer images at once if the GPU's memory is too small and the configuration gives no number."""
+        memory = containers.gpu_memory_mb() if self._gpu else None
+        if memory is not None:
+            if not self._settings["images_at_once"]:
+                self.at_once = max(1, min(self.at_once, memory // demands.IMAGE_GPU_MB))
+            logger.info("%d images at once on a GPU of %d MB", self.at_once, memory)
 
     def _check_scratch(self) -> None:
         try:
@@ -156,7 +166,7 @@ class FastSurfer:
         """Always FastSurfer, in the version that `check` has seen."""
         return "fastsurfer", self.version
 
-    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> str | None:
+    def run(self, scan: EngineInput, folder: Path, *, alone: bool = False) -> Made:
         """See `Engine`; alone, views are aggregated in the host's memory, if the GPU's was too small before.
 
         If volumes can't be made from what was kept, the whole image is processed again.
@@ -172,7 +182,7 @@ class FastSurfer:
                     shutil.rmtree(path)
         return self._run(replace(scan, kept=None), folder, alone=alone)
 
-    def _run(self, scan: EngineInput, folder: Path, *, alone: bool) -> str | None:
+    def _run(self, scan: EngineInput, folder: Path, *, alone: bool) -> Made:
         scripts = folder / "scripts"
         scripts.mkdir(exist_ok=True)
         log = scripts / ("engine.alone.log" if alone else "engine.log")
@@ -189,7 +199,8 @@ class FastSurfer:
                 _put(scan.kept, produced, KEPT)
             try:
                 options = self.options("cpu" if alone and self._gpu else "auto", scan)
-                code = self._call(options, place, log, scan=scan, limit=self._limit)
+                growth: list[tuple[float, int]] = []
+                code = self._call(options, place, log, scan=scan, limit=self._limit, growth=growth)
             except TimedOut:
                 text = _read(produced / "scripts/deep-seg.log") + _read(log)
                 self._refuse_cpu(text)
@@ -201,12 +212,13 @@ class FastSurfer:
             # the console comes last: what ends Python with an exception is only there
             text = _read(produced / "scripts/deep-seg.log") + _read(log)
             self._judge(code, text, produced, alone, scan.volumes)
+            parts = seconds_of_parts(log.read_bytes()[-growth[-1][1] :], growth) if growth else {}
             if self._settings["keep"] == "all":
                 _copy(produced, folder)
-                return notes
-            _put(produced, folder, NEEDED if scan.volumes else KEPT)
-            shutil.rmtree(scripts)
-            return notes
+            else:
+                _put(produced, folder, NEEDED if scan.volumes else KEPT)
+                shutil.rmtree(scripts)
+            return Made(notes, parts)
 
     def options(self, viewagg_device: str, scan: EngineInput) -> list[str]:
         """The options for the configured version and an image, besides those that name files."""
@@ -234,7 +246,14 @@ class FastSurfer:
             yield place
 
     def _call(
-        self, options: Sequence[str], place: Path, log: Path, *, limit: float, scan: EngineInput | None = None
+        self,
+        options: Sequence[str],
+        place: Path,
+        log: Path,
+        *,
+        limit: float,
+        scan: EngineInput | None = None,
+        growth: list[tuple[float, int]] | None = None,
     ) -> int:
         """Run the script with `options`, for a scan or for itself."""
         binds = [containers.Bind(place / "output", containers.OUTPUT, read_only=False)]
@@ -259,7 +278,9 @@ class FastSurfer:
             line, inside = containers.apptainer(self._how, image, [SCRIPT, *arguments], binds, gpu=self._gpu)
             environment |= inside
         try:
-            return self._commands.run(line, log, limit=limit, environment=environment, undo=undo, scratch=place.parent)
+            return self._commands.run(
+                line, log, limit=limit, environment=environment, undo=undo, scratch=place.parent, growth=growth
+            )
         except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
             what = f"{line[0]} can't be started on this machine ({error.strerror})"
             fix = "load or install it where the jobs run, or change preprocessing.fastsurfer.runs_in"

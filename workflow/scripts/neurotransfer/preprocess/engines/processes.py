@@ -48,6 +48,7 @@ class Commands:
         environment: Mapping[str, str] | None = None,
         undo: Sequence[str] = (),
         scratch: Path | None = None,
+        growth: list[tuple[float, int]] | None = None,
     ) -> int:
         """Run a command to its end, its output appended to `log`; the exit status, negative for a signal.
 
@@ -57,6 +58,8 @@ class Commands:
         environment : of the command; None: this process's own
         undo : a command that ends what killing the process group leaves alive, such as a container
         scratch : a folder that is of no use when this process is killed; the guard removes it
+        growth : gets the seconds since the start and the bytes written to `log`, each time that they are more, and at
+            the end
 
         Raises
         ------
@@ -65,16 +68,23 @@ class Commands:
         TimedOut, Stopped
             when it was ended, together with all that it had started
         """
-        deadline = math.inf if limit is None else time.monotonic() + limit
+        started = time.monotonic()
+        deadline = math.inf if limit is None else started + limit
         with log.open("ab") as file:
+            before = file.tell()
             process = self._start(command, file, environment, undo, scratch)
+        growth = [] if growth is None else growth
         try:
             while not _has_ended(process):
+                size = log.stat().st_size - before
+                if size > (growth[-1][1] if growth else 0):
+                    growth.append((time.monotonic() - started, size))
                 if self._stopping.wait(POLL):
                     raise Stopped
                 if time.monotonic() > deadline:
                     raise TimedOut
             _signal(process, signal.SIGKILL)  # what it left running in the background
+            growth.append((time.monotonic() - started, log.stat().st_size - before))
             return process.wait()
         except BaseException:
             _end(process, undo)
