@@ -1,6 +1,7 @@
 """A stand-in for FastSurfer's run_fastsurfer.sh, with its options, log, files and failures."""
 
 import contextlib
+import fcntl
 import gzip
 import hashlib
 import json
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow/scripts"))
@@ -157,6 +159,59 @@ def write(subject: Path, t1w: Path, fault: str, volumes: bool = True) -> None:
         spoil(subject / "mri/mask.mgz", fault)
 
 
+@contextlib.contextmanager
+def pace(part: str):
+    """A part of the work, which takes as many seconds as STANDIN_SECONDS says; one network at a time on the GPU."""
+    seconds = json.loads(os.environ.get("STANDIN_SECONDS", "{}")).get(part, 0.0)
+    with contextlib.ExitStack() as stack:
+        if part == "network" and seconds:
+            gpu = stack.enter_context(Path(os.environ["STANDIN_CACHE"], "gpu").open("a"))
+            fcntl.flock(gpu, fcntl.LOCK_EX)
+        end_at = time.monotonic() + seconds
+        yield
+        time.sleep(max(0.0, end_at - time.monotonic()))
+
+
+def segment(say: Callable[[str], None], subject: Path, t1w: Path, fault: str, volumes: bool) -> None:
+    """The lines and files of run_prediction.py."""
+    with pace("import"):
+        say(f"python3.10 /fastsurfer/FastSurferCNN/run_prediction.py --t1 {t1w} --sid {subject.name}")
+    with pace("networks"):
+        say("[INFO: run_prediction.py:  561]: Checking or downloading default checkpoints ...")
+        say("[INFO: inference.py:  200]: Loading checkpoint /fastsurfer/checkpoints/aparc_vinn_coronal_v2.0.0.pkl")
+    with pace("conform"):
+        say(f"[INFO: run_prediction.py:  297]: Successfully loaded image from {t1w}.")
+    with pace("network"):
+        for plane in ("coronal", "sagittal", "axial"):
+            say(f"[INFO: run_prediction.py:  374]: Run {plane} prediction")
+            say(f"[INFO: inference.py:  469]: {plane.capitalize()} inference on {t1w} finished in 5.1250 seconds")
+    with pace("masks"):
+        say("[INFO: run_prediction.py:  654]: Creating brainmask based on segmentation...")
+        write(subject, t1w, fault, volumes)
+
+
+def measure(say: Callable[[str], None]) -> None:
+    """The lines of N4_bias_correct.py and segstats.py."""
+    with pace("bias field"):
+        say("INFO: Running N4 bias-field correction...")
+    with pace("statistics"):
+        say("python3.10 /fastsurfer/FastSurferCNN/segstats.py --segfile aparc.DKTatlas+aseg.deep.mgz")
+        say("Partial volume stats for 100 labels written to aseg+DKT.stats.")
+        say("Calculation took 4.50 seconds using up to 1 threads.")
+
+
+def work(say: Callable[[str], None], options: dict[str, str], subject: Path, fault: str) -> None:
+    """Segment or take the segmentation that is there; then the bias field and the statistics."""
+    if "--no_asegdkt" not in options:
+        segment(say, subject, Path(options["--t1"]), fault, volumes="--no_biasfield" not in options)
+    elif fault == "network_needed":
+        return
+    else:
+        complete(subject)
+    if "--no_biasfield" not in options:
+        measure(say)
+
+
 def spoil(path: Path, fault: str) -> None:
     """Change a mask: to another grid, or to a much smaller brain."""
     import nibabel
@@ -197,6 +252,8 @@ def run(options: dict[str, str], subject: Path, fault: str, alone: bool) -> int:
             log.write(line + "\n")
         print(line, flush=True)
 
+    with pace("start"):
+        pass
     say(f"Version: {VERSION}+standin")
     say(f"[INFO: common.py:  106]: Using device: {os.environ.get('STANDIN_DEVICE', 'cuda')}")
     if fault == "slow":
@@ -229,12 +286,7 @@ def run(options: dict[str, str], subject: Path, fault: str, alone: bool) -> int:
         say(
             "[WARNING: run_prediction.py:  766]: Total segmentation volume is too small. Segmentation may be corrupted."
         )
-    if "--no_asegdkt" in options:
-        if fault == "network_needed":
-            return 0
-        complete(subject)
-    else:
-        write(subject, Path(options["--t1"]), fault, volumes="--no_biasfield" not in options)
+    work(say, options, subject, fault)
     return 0
 
 

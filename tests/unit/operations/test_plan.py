@@ -1,12 +1,13 @@
 """The plan: hours, pools and power, each against something computed another way."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from fan_out import fan_out
-from neurotransfer.files import write_table
+from neurotransfer.files import write_json, write_table
 from neurotransfer.network.sfcn import SFCN
 from neurotransfer.operations import costs, plan
 from neurotransfer.pretrain.weights import write_weights
@@ -135,6 +136,42 @@ def test_finished_jobs_of_the_study_are_the_basis_of_its_costs(planned, config, 
     assert cost.seconds == pytest.approx(2.0)
     assert "1 finished jobs of this study on NVIDIA H100" in cost.basis
     assert "assumed" in costs.cost_of("transfer", rows, config).basis
+
+
+def test_images_that_share_a_gpu_and_images_without_volumes_are_counted_as_such(planned, config):
+    """A minute per image becomes the 16 s in which the GPU works, because other images fill the rest."""
+    cost = costs.cost_of("preprocess", [], config)
+    assert cost.gpu and "4 images at once share a GPU" in cost.basis
+    work = plan.work_of(planned, config, pd.Series(["train"] * 130))["preprocess"]
+    assert plan.hours("preprocess", work, cost) == pytest.approx(130 * 16 / 3600)
+    merge(config, {"preprocessing": {"images_at_once": 1}})
+    cost = costs.cost_of("preprocess", [], config)
+    assert plan.hours("preprocess", work, cost) == pytest.approx(130 * 60 / 3600)
+    without = replace(planned, without_volumes=frozenset(["A"]))
+    work = plan.work_of(without, config, pd.Series(["train"] * 130))["preprocess"]
+    assert plan.hours("preprocess", work, cost) == pytest.approx(130 * 36 / 3600)
+    merge(config, {"preprocessing": {"gpus": 0}})
+    assert plan.work_of(without, config, pd.Series(["train"] * 130))["preprocess"] == [64, 36, 30]
+
+
+def test_the_parts_of_an_image_are_medians_and_the_networks_of_images_that_are_hardly_disturbed(tmp_path, config):
+    assert costs.parts_measured(tmp_path) == {} and costs.rows_of_parts({}, config) == []
+    subjects = tmp_path / layout.SUBJECTS / "A-0001"
+    for at in range(11):
+        parts = {"statistics": 4.0, "start": 2.0 + at, "network": 10.0 + at}
+        write_json(subjects / f"A_{at}/status.json", {"state": "ok", "seconds": 40.0, "parts": parts})
+    write_json(subjects / "A_f/status.json", {"state": "failed", "seconds": 1.0, "parts": {"start": 0.0}})
+    write_json(subjects / "A_o/status.json", {"state": "ok", "seconds": 30.0})  # of an older version, without logs
+    assert costs.parts_measured(tmp_path) == {"start": 7.0, "network": 11.0, "statistics": 4.0}
+    log = tmp_path / "logs" / layout.SUBJECTS / "A-0001/A_0/scripts/deep-seg.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("Coronal inference on x finished in 5.5 seconds\nAxial inference on x finished in 4.5 seconds\n")
+    write_json(log.parents[1] / "status.json", {"state": "ok", "seconds": 40.0})
+    parts = costs.parts_measured(tmp_path / "logs")
+    assert parts == {"network": 10.0, costs.REST: 30.0}
+    assert costs.rows_of_parts(parts, config)[-2:] == [
+        ["together", "40.0", "100%"], ["per image, 4 at once", "10.0", "25%"]
+    ]  # fmt: skip
 
 
 def test_a_fits_work_is_its_passes_over_images(config):

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 import yaml
 from neurotransfer.errors import InputError
-from neurotransfer.files import read_table, write_table
+from neurotransfer.files import read_table, write_json, write_table
 from neurotransfer.jobs.snakemake_run import Ended, run_snakemake
 from neurotransfer.operations import costs, plan, rehearsal, rehearsal_sample
 from neurotransfer.split.resampling import draw, pool_of_task
 from neurotransfer.split.roles import split_cohort
+from neurotransfer.study import layout
 from neurotransfer.study.configuration import load_config, merge
 from neurotransfer.study.plan import read_study
 from runs import REPOSITORY
@@ -149,6 +150,23 @@ def test_a_plan_goes_by_the_rehearsal_until_a_job_of_the_study_has_finished(conf
     assert plan.hours("transfer", [100.0, 300.0], cost) == pytest.approx((2 * 20 + 400 * 0.5) / 3600)
     row = {"rule": "transfer", "seconds": 30.0, "units": 10.0, "device": None}
     assert costs.cost_of("transfer", [row], config, measured).seconds == 3.0
+
+
+def test_a_rehearsal_measures_what_an_image_costs_if_images_share_a_gpu(study, config, tmp_path):
+    """Two images took 50 s side by side, of which the network 10 s: a full job needs no 50 s for each."""
+    fast = config | {"preprocessing": config["preprocessing"] | {"engine": "fastsurfer"}}
+    folder = tmp_path / "small"
+    for at in range(2):
+        status = {"state": "ok", "seconds": 50.0, "parts": {"start": 10.0, "network": 10.0, "bias field": 30.0}}
+        write_json(folder / f"{layout.SUBJECTS}/tiny-0001/tiny_{at}/status.json", status)
+    row = {"rule": "preprocess", "key": "tiny-0001/0000", "seconds": 55.0, "units": 2, "device": None}
+    found = rehearsal._costs([row], None, fast, study, folder)["preprocess"]
+    assert found["parts"] == {"start": 10.0, "network": 10.0, "bias field": 30.0}
+    assert found["seconds"] == pytest.approx(40 / 3)  # 40 s of work on three cores
+    assert found["seconds"] * 2 + found["start"] == pytest.approx(55)
+    assert costs.cost_of("preprocess", [], fast, {"preprocess": found}).seconds == found["seconds"]
+    others = rehearsal._costs([row], None, config, study, folder)["preprocess"]
+    assert others["seconds"] == pytest.approx(27.5)  # the images' own clocks counted the same seconds twice
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_a_cohort_that_joins_a_task_gets_its_volumes_from_the_kept_segmentation(
     """Without volumes neither bias field nor statistics are made; later they are, without the network."""
     images, subjects, expected = table({"x_1": ""}, head, tmp_path), tmp_path / "subjects", tmp_path / "expected"
     run.preprocess_images(images, settings(keep=keep), expected)
-    run.preprocess_images(images, settings(keep=keep), subjects, volumes=False)
+    run.preprocess_images(images, settings(keep=keep, volumes=False), subjects)
     first = subjects / "x-0001/x_1"
     assert "--no_biasfield" in trace("start")[-1]["arguments"]
     assert not (first / "stats").exists() and not (first / "mri/orig_nu.mgz").exists()
@@ -150,13 +150,13 @@ def test_a_cohort_that_joins_a_task_gets_its_volumes_from_the_kept_segmentation(
     # an image that has volumes needs nothing more, with them or without
     count = len(trace("start"))
     for volumes in (True, False):
-        ledger = run.preprocess_images(images, settings(keep=keep), subjects, volumes=volumes)
+        ledger = run.preprocess_images(images, settings(keep=keep, volumes=volumes), subjects)
         assert list(ledger["status"]) == ["ok"] and len(trace("start")) == count
 
 
 def test_if_a_version_makes_no_volumes_without_its_network_the_image_is_processed_again(head, tmp_path, trace):
     images = table({"x_1": "network_needed", "x_2": "exit_1"}, head, tmp_path)
-    run.preprocess_images(images, settings(keep="needed"), tmp_path / "subjects", volumes=False)
+    run.preprocess_images(images, settings(keep="needed", volumes=False), tmp_path / "subjects")
     count = len(trace("start"))
     ledger = run.preprocess_images(images, settings(keep="needed"), tmp_path / "subjects")
     assert list(ledger["status"]) == ["ok", "failed"]  # the second stays failed until `neurotransfer retry`
@@ -175,6 +175,18 @@ def test_nan_that_is_background_does_not_reach_fastsurfer_and_is_noted(head, tmp
     given = tmp_path / "given.nii.gz"  # the stand-in keeps a copy of its input
     shutil.copyfile(tmp_path / "subjects/x-0001/x_1/mri/orig/001.mgz", given)
     assert np.array_equal(nibabel.load(given).get_fdata(), np.nan_to_num(values, nan=0.0))
+
+
+def test_an_images_status_has_the_seconds_of_each_part(head, tmp_path, trace, monkeypatch):
+    lasting = {"start": 0.3, "import": 0.3, "networks": 0.3, "conform": 0.4, "network": 0.5, "statistics": 0.6}
+    monkeypatch.setenv("STANDIN_SECONDS", json.dumps(lasting))
+    run.preprocess_images(table({"x_1": ""}, head, tmp_path), settings(keep="needed"), tmp_path / "subjects")
+    status = run.read_status(tmp_path / "subjects/x-0001/x_1")
+    parts = status["parts"]
+    assert set(parts) == set(demands.PARTS)
+    for part, seconds in lasting.items():
+        assert parts[part] > seconds - 0.2  # from one look at the log to another
+    assert sum(parts.values()) <= status["seconds"]
 
 
 # --- What FastSurfer is told ---------------------------------------------------------------------
@@ -296,7 +308,7 @@ def failures(head, cache, tmp_path_factory):
         write_json(tmp_path / "faults.json", {})
         images = table({name: fault for name, (fault, _) in ENDS.items()}, head, tmp_path)
         fastsurfer.FastSurfer(settings(), tmp_path).close()
-        ledger = run.preprocess_images(images, settings(time_limit=0.15), tmp_path / "subjects")
+        ledger = run.preprocess_images(images, settings(time_limit=0.15, images_at_once=3), tmp_path / "subjects")
     trace = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
     return ledger.set_index("image_id"), tmp_path / "subjects/x-0001", trace
 
@@ -625,7 +637,7 @@ def test_time_and_memory_grow_with_the_attempt_up_to_what_there_is():
 
 def test_gpu_or_not_decides_how_many_images_share_a_job():
     config = {"manifest": {"images_per_job": None}, "preprocessing": settings()}
-    assert (demands.images_per_job(config), demands.demand(settings()).at_once) == (64, 3)
+    assert (demands.images_per_job(config), demands.demand(settings()).at_once) == (64, 4)
     config["preprocessing"] = settings(gpus=0)
     assert (demands.images_per_job(config), demands.demand(settings(gpus=0)).at_once) == (4, 1)
     config["manifest"]["images_per_job"] = 1

@@ -135,7 +135,7 @@ def cost_of(
     for name in kin:
         if rehearsed and name in rehearsed:
             facts = rehearsed[name]
-            return Cost(facts["seconds"], facts["basis"], gpu, facts["start"])
+            return Cost(facts["seconds"], facts["basis"], gpu, facts.get("start", 0.0))
     if rule == "preprocess":
         engine = config["preprocessing"]["engine"]
         if gpu:
