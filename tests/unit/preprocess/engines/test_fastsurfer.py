@@ -462,7 +462,7 @@ def test_no_space_for_temporary_files(head, tmp_path, trace, monkeypatch):
     assert "TMPDIR" in line
     full = shutil.disk_usage(tmp_path)._replace(free=10**8)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
-    broken(tmp_path, head, "0.1 GB are free, 3 images need 1.5")
+    broken(tmp_path, head, "0.1 GB are free, 4 images need 2.0")
 
 
 def test_options_of_another_version_stop_the_job(head, tmp_path, trace, monkeypatch):

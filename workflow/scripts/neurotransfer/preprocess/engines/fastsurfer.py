@@ -198,7 +198,9 @@ class FastSurfer:
             if scan.kept is not None:
                 _put(scan.kept, produced, KEPT)
             try:
-                options = self.options("cpu" if alone and self._gpu else "auto", scan)
+                options = self.options(
+                    "cpu" if alone and self._gpu else "auto", volumes=scan.volumes, kept=bool(scan.kept)
+                )
                 growth: list[tuple[float, int]] = []
                 code = self._call(options, place, log, scan=scan, limit=self._limit, growth=growth)
             except TimedOut:
@@ -220,13 +222,19 @@ class FastSurfer:
                 shutil.rmtree(scripts)
             return Made(notes, parts)
 
-    def options(self, viewagg_device: str, scan: EngineInput) -> list[str]:
-        """The options for the configured version and an image, besides those that name files."""
+    def options(self, viewagg_device: str, *, volumes: bool = True, kept: bool = False) -> list[str]:
+        """The options for the configured version, besides those that name files.
+
+        Parameters
+        ----------
+        volumes : whether the image needs them
+        kept : whether its segmentation is there, and only the volumes are missing
+        """
         threads = max(1, self._settings["threads"] // self.at_once)
         values = {"voxel_size": self._settings["voxel_size"], "viewagg_device": viewagg_device, "threads": threads}
         line = OPTIONS[self.version.rpartition(".")[0]].format(**values).split()
-        line += [] if scan.volumes else [WITHOUT_VOLUMES]
-        line += [FROM_SEGMENTATION] if scan.kept else []
+        line += [] if volumes else [WITHOUT_VOLUMES]
+        line += [FROM_SEGMENTATION] if kept else []
         return line + ([AS_ROOT] if os.getuid() == 0 else [])
 
     def stop(self) -> None:
