@@ -26,8 +26,10 @@ WITH_VALUE = """--fs_license --sid --sd --t1 --t2 --seg_log --conformed_name --n
     --run_viewagg_on --asegdkt_statsfile --aseg_segfile --mask_name --merged_segfile --cereb_segfile --cereb_statsfile
     --hypo_segfile --hypo_statsfile --reg_mode --long"""
 FLAGS, VALUES = ALONE.split(), WITH_VALUE.split()
-if VERSION.split(".")[:2] >= ["2", "5"]:
-    FLAGS.append("--no_cc")
+NEW = VERSION.split(".")[:2] >= ["2", "5"]
+if NEW:
+    FLAGS += ["--no_cc", "--native_image", "--keepgeom", "--edits"]
+    VALUES += ["--threads_seg", "--threads_surf", "--lesion_mask", "--qc_log", "--batch_size"]
 TIMES = 4  # the builtin engine works on voxels of 4 mm, which is fast; each becomes 64 voxels of the real 1 mm grid
 
 
@@ -63,8 +65,11 @@ def check(options: dict[str, str]) -> None:
     """The checks of the real script before its start."""
     if "--fs_license" in options and not Path(options["--fs_license"]).is_file():
         end(f"ERROR: Provided FreeSurfer license file {options['--fs_license']} could not be found. Exiting...")
+    root = "You are trying to run 'run_fastsurfer.sh' as root. We recommend to avoid"
     if os.getuid() == 0 and "--allow_root" not in options:
-        end("ERROR: You are trying to run 'run_fastsurfer.sh' as root. We advice to avoid running FastSurfer")
+        end(f"ERROR: {root}")
+    if NEW and (os.getuid() == 0 or os.environ.get("STANDIN_ROOT")):
+        print(f"WARNING: {root}", flush=True)  # even if it is allowed
     if not options.get("--sd"):
         end("ERROR: No subject directory defined via --sd. This is required!")
     if not options.get("--sid"):
@@ -226,6 +231,30 @@ def spoil(path: Path, fault: str) -> None:
     nibabel.save(nibabel.MGHImage(values, affine), path)
 
 
+SMALL = "[WARNING: run_prediction.py:  766]: Total segmentation volume is too small. Segmentation may be corrupted."
+FAILED = "ERROR: FastSurfer asegdkt segmentation failed."
+DOWNLOAD = "Failed downloading the checkpoint aparc_vinn_axial_v2.0.0.pkl from b2share."
+# what a run with a fault says before it ends; the real script goes on after want of memory, to the next error
+SAID = {
+    "exit_1": ["ValueError: could not broadcast input array from shape (3,) into shape (4,)", FAILED],
+    "inner_killed": [] if NEW else ['run_fastsurfer.sh: line 1040:   311 Killed                  "${cmd[@]}"', FAILED],
+    "gpu_memory": [
+        "[CRITICAL: common.py:  158]: ERROR - INSUFFICIENT GPU MEMORY",
+        "[INFO: common.py:  169]: Using GPU 0; 1.82 GiB total capacity; 6.93 MiB already allocated.",
+        "ERROR: Biasfield correction failed!",
+    ],
+    "no_space": ["OSError: [Errno 28] No space left on device"],
+    "too_small_incomplete": [SMALL, "ERROR: FastSurfer asegdkt segmentation failed QC checks."],
+    "offline": [f"requests.exceptions.RequestException: {DOWNLOAD}"],
+    "old_gpu": ["RuntimeError: CUDA error: no kernel image is available for execution on the device"],
+    "cudnn": ["RuntimeError: cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"],
+    "cudnn_later": ["RuntimeError: cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"],
+    "ecc": ["RuntimeError: CUDA error: uncorrectable ECC error encountered"],
+}
+SAID["gpu_memory_always"] = SAID["gpu_memory"]
+HELPED = ("gpu_memory", "cudnn_later")  # by a second try alone
+
+
 def main() -> None:
     """Run like the real script; STANDIN_FAULTS sets the fault of each subject."""
     options = parse(sys.argv[1:])
@@ -238,10 +267,17 @@ def main() -> None:
     (subject / "scripts/build.log").write_text(" ".join(sys.argv) + "\n")
     alone = options.get("--viewagg_device") == "cpu"
     trace(event="start", sid=options["--sid"], arguments=sys.argv[1:], tmpdir=os.environ.get("TMPDIR"),
-          gpus=os.environ.get("CUDA_VISIBLE_DEVICES"))  # fmt: skip
+          gpus=os.environ.get("CUDA_VISIBLE_DEVICES"), path=os.environ["PATH"],
+          docker_gpus=os.environ.get("STANDIN_DOCKER_GPUS"), cores=sorted(os.sched_getaffinity(0)))  # fmt: skip
     status = run(options, subject, fault, alone)
+    if NEW:  # each step runs under a program that measures its time, and whose status is lost
+        words = {0: "", 137: "Command terminated by signal 9\n"}
+        words = words.get(status, f"Command exited with non-zero status {status}\n")
+        times = "@#@FSTIME  run_prediction.py N 20 e 15.90 S 1.2 U 14.0\n"
+        (subject / "scripts/exectime.log").write_text(words + times)
+        status = 0
     trace(event="end", sid=options["--sid"])
-    sys.exit(status)
+    sys.exit(1 if status else 0)
 
 
 def run(options: dict[str, str], subject: Path, fault: str, alone: bool) -> int:
@@ -258,10 +294,6 @@ def run(options: dict[str, str], subject: Path, fault: str, alone: bool) -> int:
     say(f"[INFO: common.py:  106]: Using device: {os.environ.get('STANDIN_DEVICE', 'cuda')}")
     if fault == "slow":
         time.sleep(1.5)
-    if fault == "exit_1":
-        say("ValueError: could not broadcast input array from shape (3,) into shape (4,)")
-        say("ERROR: FastSurfer asegdkt segmentation failed.")
-        return 1
     if fault == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the real script ignores it, too
         with subprocess.Popen(["sleep", "600"]) as child:
@@ -269,23 +301,12 @@ def run(options: dict[str, str], subject: Path, fault: str, alone: bool) -> int:
             child.wait()
     if fault == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if fault == "inner_killed":
-        say('run_fastsurfer.sh: line 1040:   311 Killed                  "${cmd[@]}"')
-        say("ERROR: FastSurfer asegdkt segmentation failed.")
-        return 1
-    if fault == "gpu_memory_always" or (fault == "gpu_memory" and not alone):
-        # the real script continues after this, and ends with the next error
-        say("[CRITICAL: common.py:  158]: ERROR - INSUFFICIENT GPU MEMORY")
-        say("[INFO: common.py:  169]: Using GPU 0; 1.82 GiB total capacity; 6.93 MiB already allocated.")
-        say("ERROR: Biasfield correction failed!")
-        return 1
-    if fault == "no_space":
-        say("OSError: [Errno 28] No space left on device")
-        return 1
+    if fault in SAID and not (fault in HELPED and alone):
+        for line in SAID[fault]:
+            say(line)
+        return 137 if fault == "inner_killed" else 1
     if fault == "too_small":
-        say(
-            "[WARNING: run_prediction.py:  766]: Total segmentation volume is too small. Segmentation may be corrupted."
-        )
+        say(SMALL)
     work(say, options, subject, fault)
     return 0
 

@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ def scanned(tmp_path_factory):
         patch.setenv("PATH", f"{STANDINS}:{os.environ['PATH']}")
         for name, path in {"FAULTS": "faults.json", "CACHE": "standin", "TRACE": "trace"}.items():
             patch.setenv(f"STANDIN_{name}", str(folder / path))
+        patch.setenv("STANDIN_PYTHON", sys.executable)
         yield folder, [*OVERLAYS, overlay], bad
 
 

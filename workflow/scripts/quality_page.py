@@ -10,5 +10,6 @@ with job(snakemake):
     source, params, study = snakemake.input, snakemake.params, read_study(snakemake.config)
     ledgers = study.ledgers_of(study.shards)
     tables = [read_table(path) for path in source.quality]
-    text = quality_html(quality_content(params.study, tables, source.slices, ledgers, params.page, params.exclude))
+    page = snakemake.config["quality"]["page"]  # params leave out what older studies do not have
+    text = quality_html(quality_content(params.study, tables, source.slices, ledgers, page, params.exclude))
     write_text(snakemake.output[0], text)

@@ -19,7 +19,7 @@ from PIL import Image
 from scipy import ndimage
 from synthetic_quality import LIMITS, SETTINGS, figures, study
 
-SHOWN = {"images": 60, "per_cohort": 5}
+SHOWN = {"images": 60, "per_cohort": 5, "flag_below_mm3": 700_000}
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>&\"'"
 
 
@@ -74,6 +74,29 @@ def test_every_cohort_and_every_rule_has_its_most_unusual_on_the_page(made, cont
         ("Mask volume below 400 ml", len(excluded)),
         ("Mask volume above 2,800 ml", 0),
     ]
+
+
+def test_small_brains_and_noted_images_are_shown_and_stay_in(made, tmp_path):
+    """Severe atrophy is no reason to leave a patient out, but one to look."""
+    tables = [table.copy() for table in made.tables]
+    plain = tables[3][(tables[3]["status"] == "ok") & (tables[3]["unusual"] < 1)].index[:2]
+    small, noted = tables[3].loc[plain, "image_id"]
+    tables[3].loc[plain[0], "mask_volume_mm3"] = 650_000.0
+    ledgers = []
+    for path in made.ledgers:
+        table = pd.read_csv(path, sep="\t", dtype=str)
+        table.loc[table["image_id"] == noted, "detail"] = "Total segmentation volume is too small."
+        ledgers.append(tmp_path / path.parent.name / path.name)
+        ledgers[-1].parent.mkdir(exist_ok=True)
+        table.to_csv(ledgers[-1], sep="\t", index=False)
+    content = page.quality_content("paper", tables, made.slices, ledgers, SHOWN, LIMITS)
+    cards = {card["id"]: card for card in content["data"]["cards"] if card["flag"]}
+    assert content["flagged"] == 2 and set(cards) == {small, noted}
+    assert cards[small]["flag"] == "the mask is smaller than 700 ml"
+    assert cards[noted]["flag"] == "Total segmentation volume is too small."
+    assert all(card["first"] and card["rule"] is None for card in cards.values())
+    off = page.quality_content("paper", tables, made.slices, made.ledgers, SHOWN | {"flag_below_mm3": None}, LIMITS)
+    assert off["flagged"] == 0
 
 
 def test_what_is_said_of_an_image_is_what_the_table_says(made, content):

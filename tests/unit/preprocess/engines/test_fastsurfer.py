@@ -16,7 +16,7 @@ import pytest
 from neurotransfer.errors import InputError, InstallationError
 from neurotransfer.files import read_json, write_json
 from neurotransfer.preprocess import reasons, run
-from neurotransfer.preprocess.engines import fastsurfer, processes
+from neurotransfer.preprocess.engines import containers, fastsurfer, fastsurfer_logs, processes
 from neurotransfer.preprocess.engines.processes import Commands, Stopped, TimedOut
 from neurotransfer.preprocess.volumes import read_stats, statistics_of
 from neurotransfer.simulation.study import simulate_study
@@ -41,6 +41,7 @@ def cache(head, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     write_json(folder / "faults.json", {})
     environment = os.environ | {"STANDIN_CACHE": str(folder), "STANDIN_FAULTS": str(folder / "faults.json")}
+    environment["STANDIN_PYTHON"] = sys.executable
     words = ["--t1", head, "--sid", "a", "--sd", folder / "sd", "--seg_only", "--allow_root"]
     subprocess.run([STANDINS / "run_fastsurfer.sh", *words], env=environment, check=True, capture_output=True)
     return folder
@@ -52,6 +53,8 @@ def trace(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("PATH", f"{STANDINS}:{os.environ['PATH']}")
     monkeypatch.setenv("STANDIN_CACHE", str(cache))
     monkeypatch.setenv("STANDIN_VERSION", "2.5.0")
+    monkeypatch.setenv("STANDIN_PYTHON", sys.executable)
+    monkeypatch.setenv("STANDIN_GPUS", "0, GPU-0a\n1, GPU-1b\n3, GPU-3d")
     monkeypatch.setenv("STANDIN_FAULTS", str(tmp_path / "faults.json"))
     monkeypatch.setenv("STANDIN_TRACE", str(tmp_path / "trace"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -69,7 +72,7 @@ def trace(tmp_path, cache, monkeypatch):
 
 def settings(runs_in: str = "apptainer", version: str = "2.5.0", **changes) -> dict:
     own = {"version": version, "runs_in": runs_in, "image": None, "script": None, "license": None}
-    own |= {key: changes.pop(key) for key in ("image", "script", "license") if key in changes}
+    own |= {key: changes.pop(key) for key in ("image", "script", "license", "python") if key in changes}
     values = {
         "engine": "fastsurfer", "voxel_size": 1.0, "grid": [256, 256, 256], "threads": 3, "gpus": 1,
         "images_at_once": None, "time_limit": None, "max_runtime": 1440, "max_mem_mb": 64000, "keep": "all",
@@ -234,8 +237,10 @@ def test_every_way_of_running_gives_whole_results(way, gpus, head, tmp_path, tra
     told = trace("start")[0]
     assert told["arguments"][told["arguments"].index("--threads") + 1] == ("1" if gpus else "4")
     # Docker hands on its GPU by --gpus, Apptainer by --nv and this variable; a native run on the CPU must see none
-    seen = {("native", 1): "3,4", ("native", 0): "", ("apptainer", 1): "3", ("singularity", 1): "3"}
+    seen = {("native", 1): "3", ("native", 0): "", ("apptainer", 1): "3", ("singularity", 1): "3"}
     assert told["gpus"] == seen.get((way, gpus))
+    if way == "docker":
+        assert told["docker_gpus"] == ("device=GPU-3d" if gpus else "")
     assert told["tmpdir"]
     assert not list((tmp_path / "scratch").iterdir())
 
@@ -279,7 +284,9 @@ def test_odd_paths_and_links_of_datalad_are_no_obstacle(way, head, tmp_path, tra
 ENDS = {
     "good_1": ("", None),
     "exit": ("exit_1", "engine_failed"),
-    "small": ("too_small", "volume_check"),
+    "small": ("too_small", None),
+    "small_2": ("too_small_incomplete", "volume_check"),
+    "cudnn": ("cudnn_later", None),
     "mask": ("no_mask", "output_missing"),
     "cut": ("truncated", "output_damaged"),
     "stats": ("no_stats", "output_missing"),
@@ -297,18 +304,23 @@ ENDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def failures(head, cache, tmp_path_factory):
-    """All of them in one shard, three at once on one GPU: the ledger, the folder and the stand-in's trace."""
+@pytest.fixture(scope="module", params=["2.4.2", "2.5.0"])
+def failures(head, cache, tmp_path_factory, request):
+    """All of them in one shard, three at once on one GPU: the ledger, the folder and the stand-in's trace.
+
+    From 2.5 on the exit status is 0 after a failed step, and root is warned even if it is allowed.
+    """
     tmp_path = tmp_path_factory.mktemp("failures")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{STANDINS}:{os.environ['PATH']}")
-        for name, value in {"CACHE": cache, "FAULTS": tmp_path / "faults.json", "TRACE": tmp_path / "trace"}.items():
+        told = {"CACHE": cache, "FAULTS": tmp_path / "faults.json", "TRACE": tmp_path / "trace", "ROOT": "1"}
+        for name, value in (told | {"PYTHON": sys.executable}).items():
             patch.setenv(f"STANDIN_{name}", str(value))
         write_json(tmp_path / "faults.json", {})
         images = table({name: fault for name, (fault, _) in ENDS.items()}, head, tmp_path)
-        fastsurfer.FastSurfer(settings(), tmp_path).close()
-        ledger = run.preprocess_images(images, settings(time_limit=0.15, images_at_once=3), tmp_path / "subjects")
+        version = settings(version=request.param, time_limit=0.15, images_at_once=3)
+        fastsurfer.FastSurfer(version, tmp_path).close()
+        ledger = run.preprocess_images(images, version, tmp_path / "subjects")
     trace = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
     return ledger.set_index("image_id"), tmp_path / "subjects/x-0001", trace
 
@@ -326,20 +338,21 @@ def test_each_failure_has_its_reason_and_takes_nobody_with_it(name, failures):
         assert reason in reasons.REASONS
         assert row["detail"]
     else:
+        assert ("too small" in str(row["detail"])) == (name == "small")
         assert read_stats(folder / name / "stats/aseg+DKT.stats").volumes
 
 
 def test_details_are_the_last_words_that_say_something(failures):
     ledger, _, _ = failures
     assert "could not broadcast" in ledger.loc["exit", "detail"]
-    assert "Total segmentation volume is too small" in ledger.loc["small", "detail"]
+    assert "Total segmentation volume is too small" in ledger.loc["small_2", "detail"]
     assert "mri/mask.mgz" in ledger.loc["mask", "detail"]
     assert "INSUFFICIENT GPU MEMORY" in ledger.loc["gpu_2", "detail"]
     assert "ended after 0.15 minutes" in ledger.loc["hang", "detail"]
     log = "a\nRuntimeError: why\n\n  at line 3\nERROR: FastSurfer asegdkt segmentation failed.\nTue Nov 24 20:25:54"
-    assert fastsurfer.last_words(log) == "RuntimeError: why"
-    assert fastsurfer.last_words("Traceback (most recent call last):\n") == "Traceback (most recent call last):"
-    assert fastsurfer.last_words("") == ""
+    assert fastsurfer_logs.last_words(log) == "RuntimeError: why"
+    assert fastsurfer_logs.last_words("Traceback (most recent call last):\n") == "Traceback (most recent call last):"
+    assert fastsurfer_logs.last_words("") == ""
 
 
 def test_what_ran_out_of_gpu_memory_is_tried_again_alone_and_frugally(failures):
@@ -473,6 +486,88 @@ def test_options_of_another_version_stop_the_job(head, tmp_path, trace, monkeypa
 def test_a_licence_that_is_needed(head, tmp_path, trace, monkeypatch):
     monkeypatch.setitem(fastsurfer.OPTIONS, "2.5", fastsurfer.OPTIONS["2.5"] + " --tal_reg")
     broken(tmp_path, head, "require a FreeSurfer License.*preprocessing.fastsurfer.license")
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("offline", "Failed downloading the checkpoint.*the nodes do not reach the internet"),
+        ("old_gpu", "no kernel image.*send the job to other GPUs"),
+        ("cudnn", "CUDNN_STATUS_NOT_INITIALIZED.*leave the node out"),
+        ("ecc", "uncorrectable ECC error.*leave the node out"),
+    ],
+)
+def test_checkpoints_and_gpus_at_fault_are_charged_to_no_image(fault, expected, head, tmp_path, trace):
+    broken(tmp_path, head, expected, faults={"a": fault}, images_at_once=1)
+
+
+def test_a_warning_is_no_error():
+    """FastSurfer goes on after it, whatever it says; what torch says of a driver comes as a warning only."""
+    root = "You are trying to run 'run_fastsurfer.sh' as root. We recommend to avoid"
+    assert fastsurfer_logs.broken(f"WARNING: {root}\nValueError: bad image") is None
+    assert fastsurfer_logs.broken(f"ERROR: {root}") == (f"ERROR: {root}", "run it as another user")
+    line = "a.py:5: UserWarning: No module named 'lapy', surfaces are not smoothed"
+    assert fastsurfer_logs.broken(line) is None
+    driver = "UserWarning: CUDA initialization: The NVIDIA driver on your system is too old (found version 11040)"
+    assert "older CUDA" in fastsurfer_logs.broken(driver)[1]
+
+
+# --- A native installation -----------------------------------------------------------------------
+
+
+def test_a_native_run_does_not_see_this_programs_python(head, tmp_path, trace, monkeypatch):
+    """An activated environment's python3 has none of FastSurfer's packages."""
+    ours = str(Path(sys.executable).parent)
+    monkeypatch.setenv("PATH", f"{ours}:{os.environ['PATH']}")
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
+    images = table({"a": ""}, head, tmp_path)
+    ledger = run.preprocess_images(images, settings("native", python="/opt/own/bin/python3"), tmp_path / "subjects")
+    assert ledger["status"].tolist() == ["ok"], ledger
+    told = trace("start")[0]
+    assert ours not in told["path"].split(":")
+    assert told["arguments"][told["arguments"].index("--py") + 1] == "/opt/own/bin/python3 -s"
+
+
+def test_packages_that_are_missing_are_found_before_the_first_image(head, tmp_path, trace, monkeypatch):
+    monkeypatch.setenv("STANDIN_NO_PACKAGES", "1")
+    line = broken(tmp_path, head, "cannot import FastSurfer .*No module named 'torch'", runs_in="native")
+    assert "python3 -s" in line and "preprocessing.fastsurfer.python" in line
+    broken(tmp_path, head, "its Python does not start", runs_in="native", python="/not/there/python3")
+    assert not trace("start")
+
+
+# --- GPUs and cores ------------------------------------------------------------------------------
+
+
+def test_docker_is_told_the_jobs_gpu_by_its_uuid(trace, monkeypatch):
+    """A number inside a job is another GPU to the daemon, and without any FastSurfer would take all of them."""
+    assert containers.gpu_uuid(containers.gpu_of_job()) == "GPU-0a"
+    for given, expected in (("1", "GPU-1b"), ("GPU-9", "GPU-9"), ("MIG-7", "MIG-7")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        assert containers.gpu_uuid(containers.gpu_of_job()) == expected
+    monkeypatch.setenv("STANDIN_GPUS", "")
+    with pytest.raises(InstallationError, match="couldn't communicate with the NVIDIA driver"):
+        containers.gpu_uuid("1")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(InstallationError, match="nvidia-smi"):
+        containers.gpu_uuid("1")
+
+
+@pytest.mark.parametrize("way", ("apptainer", "docker", "native"))
+def test_an_image_has_its_share_of_the_jobs_cores(way, head, tmp_path, trace):
+    here = sorted(os.sched_getaffinity(0))
+    images = table({"a": "slow", "b": "slow"}, head, tmp_path)
+    run.preprocess_images(images, settings(way, threads=2, images_at_once=2), tmp_path / "subjects")
+    cores = sorted(line["cores"] for line in trace("start"))
+    assert cores == ([[here[0]], [here[1]]] if len(here) > 1 else [here, here])
+    assert sorted(os.sched_getaffinity(0)) == here
+
+
+def test_cores_are_shared_only_if_there_are_enough(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5, 6, 7, 9})
+    assert fastsurfer.shares_of_cores(4, 2) == [[4, 5], [6, 7]]
+    assert fastsurfer.shares_of_cores(3, 3) == [[4], [5], [6]]
+    assert fastsurfer.shares_of_cores(6, 1) == [[]]
 
 
 # --- A run of failures with one cause ------------------------------------------------------------

@@ -47,11 +47,13 @@ def quality_content(
     tables : of each cohort, from quality.judge
     slices : of each shard, ``<shard>.slices.npy``
     ledgers : of each preprocessing job, ``<shard>/<job>.tsv``
-    settings : `images` and `per_cohort`, how many of the study's and of each cohort's most unusual images are shown
+    settings : `images` and `per_cohort`, how many of the study's and of each cohort's most unusual images are shown,
+        and `flag_below_mm3`, the volume of a mask below which an image is flagged
     exclude : the rules in force
     """
     tables = [table for table in tables if len(table)]
     images = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["cohort", "status", "unusual"])
+    images = images.assign(flag=flags(images, notes(ledgers), settings["flag_below_mm3"]))
     shown = most_unusual(images, settings["images"], settings["per_cohort"])
     groups = {name: compared_with(table) for name, table in _by_cohort(tables)}
     pictures = {Path(path).name.removesuffix(".slices.npy"): path for path in slices}
@@ -68,6 +70,7 @@ def quality_content(
         "study": study,
         "images": len(images),
         "excluded": len(excluded),
+        "flagged": int(images["flag"].notna().sum()),
         "odd": int((images["unusual"].astype(float) >= ODD).sum()),
         "rules": rule_rows(excluded, exclude),
         "cohorts": [
@@ -105,19 +108,46 @@ def compared_with(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def notes(ledgers: Sequence[str | Path]) -> dict[str, str]:
+    """What an engine has noted of images that it has completed, by image."""
+    found: dict[str, str] = {}
+    for path in ledgers:
+        table = read_table(path)
+        noted = table[(table["status"] == "ok") & table["detail"].notna()]
+        found |= dict(zip(noted["image_id"], noted["detail"].astype(str), strict=True))
+    return found
+
+
+def flags(images: pd.DataFrame, noted: Mapping[str, str], smallest: float | None) -> pd.Series:
+    """Why an image that stays in the study needs a look: text, or None.
+
+    Parameters
+    ----------
+    noted : the engine's notes, by image
+    smallest : mm³; smaller masks are flagged; None flags none of them
+    """
+    found = images["image_id"].map(noted).astype(object) if len(images) else pd.Series(dtype=object)
+    if smallest is not None and len(images):
+        small = images["mask_volume_mm3"].astype(float) < smallest
+        limit = f"the mask is smaller than {smallest / 1000:g} ml"
+        found = found.where(~small, [limit if pd.isna(text) else f"{limit}; {text}" for text in found])
+    return found.where(found.notna() & (images["status"] == "ok"), None) if len(images) else found
+
+
 def most_unusual(images: pd.DataFrame, count: int, per_cohort: int) -> pd.DataFrame:
     """The images with pictures, the most unusual first; `first` marks those of the whole study's list.
 
     Of each cohort the most unusual are there too, and of each rule the most unusual that it excludes, so that no
-    cohort and no rule is without an example.
+    cohort and no rule is without an example.  So are the flagged images, the most unusual `count` of them.
     """
     if images.empty:
         return images.assign(first=False)
     ranked = images.sort_values(["unusual", "image_id"], ascending=[False, True], kind="stable")
     excluded = ranked[ranked["status"] == "excluded"].groupby("reason").head(PER_RULE)
+    flagged = ranked[ranked["flag"].notna()].index[:count]
     wanted = ranked.index[:count].union(ranked.groupby("cohort").head(per_cohort).index).union(excluded.index)
-    chosen = ranked[ranked.index.isin(wanted)]
-    return chosen.assign(first=chosen.index.isin(ranked.index[:count]))
+    chosen = ranked[ranked.index.isin(wanted.union(flagged))]
+    return chosen.assign(first=chosen.index.isin(ranked.index[:count].union(flagged)))
 
 
 def card(image: Mapping[str, Any], group: pd.Series) -> dict[str, Any]:
@@ -152,6 +182,7 @@ def card(image: Mapping[str, Any], group: pd.Series) -> dict[str, Any]:
         "unusual": round(float(image["unusual"]), 2),
         "rule": None if pd.isna(image["reason"]) else image["reason"],
         "detail": None if pd.isna(image["detail"]) else image["detail"],
+        "flag": None if pd.isna(image["flag"]) else image["flag"],
         "first": bool(image["first"]),
         "figures": figures,
     }

@@ -75,9 +75,12 @@ class Engine(Protocol):
 
         An engine that can save time so leaves the statistics out if `scan.volumes` is false, and computes only them if
         there is `scan.kept`.
-
         Logs go to ``scripts/`` there, which stays when the image fails.  `alone` says that this is the second try after
         TryAlone and that no other image of the job is being worked on.
+
+        Returns
+        -------
+        what is to be said of an image that succeeded; a note stands in the ledger and on the quality page
 
         Raises
         ------

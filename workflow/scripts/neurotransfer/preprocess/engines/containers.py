@@ -7,9 +7,10 @@ path is one of ours: the folder that is written is /output, and an odd name outs
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,22 +92,25 @@ def apptainer(
     line = [program, "exec", *(["--nv"] if gpu else []), "--no-mount", "home,cwd", "-e"]
     for bind in binds:
         line += ["-B", f"{bind.source}:{bind.target}" + (":ro" if bind.read_only else "")]
-    inside = {"TMPDIR": f"{OUTPUT}/tmp"}
-    visible = _first_gpu() if gpu else None
-    if visible:
-        inside["CUDA_VISIBLE_DEVICES"] = visible
+    inside = {"TMPDIR": f"{OUTPUT}/tmp"} | ({"CUDA_VISIBLE_DEVICES": gpu_of_job()} if gpu else {})
     prefix = "APPTAINERENV_" if program == "apptainer" else "SINGULARITYENV_"
     return [*line, image, *command], {prefix + name: value for name, value in inside.items()}
 
 
-def docker(image: str, arguments: Sequence[str], binds: Sequence[Bind], *, gpu: bool, name: str) -> list[str]:
-    """The arguments that run the image's own entry point with `arguments`, as this user and with their groups."""
+def docker(
+    image: str, arguments: Sequence[str], binds: Sequence[Bind], *, gpu: bool, name: str, cores: Collection[int] = ()
+) -> list[str]:
+    """The arguments that run the image's own entry point with `arguments`, as this user and with their groups.
+
+    The daemon is no child of the job, so it must be told which GPU and which cores the job has.
+    """
     line = ["docker", "run", "--rm", "--name", name, "--user", f"{os.getuid()}:{os.getgid()}"]
     for group in sorted(set(os.getgroups()) - {os.getgid()}):  # data may be readable by a group only
         line += ["--group-add", str(group)]
-    if gpu:  # the daemon knows nothing of the job's share of the machine
-        visible = _first_gpu()
-        line += ["--gpus", f"device={visible}" if visible else "all"]
+    if gpu:
+        line += ["--gpus", f"device={gpu_uuid(gpu_of_job())}"]
+    if cores:
+        line += ["--cpuset-cpus", ",".join(map(str, sorted(cores)))]
     for bind in binds:  # -v would make an empty folder of a source that is not there
         mount = f"type=bind,source={bind.source},target={bind.target}"
         line += ["--mount", mount + (",readonly" if bind.read_only else "")]
@@ -116,8 +120,7 @@ def docker(image: str, arguments: Sequence[str], binds: Sequence[Bind], *, gpu: 
 def gpu_memory_mb() -> int | None:
     """Memory of the job's first GPU; None if nvidia-smi is not there or does not say."""
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    if first := _first_gpu():
-        query += ["-i", first]
+    query += ["-i", gpu_of_job()]
     try:
         found = subprocess.run(query, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
         return int(found.stdout.split()[0])
@@ -125,6 +128,39 @@ def gpu_memory_mb() -> int | None:
         return None
 
 
-def _first_gpu() -> str | None:
-    """The first of the GPUs that the job was given, as its scheduler names it."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or None
+def gpu_of_job() -> str:
+    """The first of the GPUs that the job was given, as its scheduler names it; without one, the machine's first.
+
+    FastSurfer uses one GPU, and all that it sees if nothing limits it.
+    """
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
+
+
+def gpu_uuid(name: str) -> str:
+    """A name of a GPU that means the same one to a daemon outside of the job.
+
+    Slurm shows a job its own devices only, and numbers them from 0, so a number means another GPU to Docker's daemon.
+    ``nvidia-smi``, which sees what the job sees, knows the number's UUID.
+
+    Parameters
+    ----------
+    name : a number, or a UUID (GPU-… or MIG-…), which stays as it is
+
+    Raises
+    ------
+    InstallationError
+        if nvidia-smi is not there, or lists no GPU of this number
+    """
+    if not name.isdigit():
+        return name
+    line = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        listed, problem = done.stdout, done.stderr or done.stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        listed, problem = "", str(error)
+    found = dict(re.findall(r"^\s*(\d+)\s*,\s*(\S+)", listed, re.MULTILINE))
+    if name not in found:
+        what = f"nvidia-smi does not list the job's GPU {name} ({' '.join(problem.split())[:200] or 'no GPU'})"
+        raise InstallationError("docker", "", what, "send the job to a node with a GPU, or set preprocessing.gpus to 0")
+    return found[name]

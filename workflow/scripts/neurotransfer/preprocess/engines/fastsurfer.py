@@ -1,7 +1,7 @@
 """FastSurfer, segmentation only: the command for each version, and the outcome of an image, from its files and log.
 
-It works in a folder on the node's own disk; a whole result is then moved to the study's.  Its exit status alone
-says nothing: versions have ended with 0 after a failed volume check, and after the GPU's memory ran out.
+It works in a folder on the node's own disk; a whole result is then moved to the study's.  What its logs mean is in
+fastsurfer_logs.py.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -23,6 +26,7 @@ import nibabel
 from ...errors import ImageError, InstallationError, TryAlone
 from ...study import demands
 from . import EngineInput, Made, containers
+from . import fastsurfer_logs as logs
 from .inputs import read_image
 from .outputs import KEPT, NEEDED, STATISTICS, Outputs, check_outputs
 from .parts import seconds_of_parts
@@ -50,39 +54,9 @@ LICENSE = "/fs_license/license.txt"
 SPACE = 0.5  # [assumed] GB of the node's disk for one image, several times what its files take
 VERSION_SECONDS = 1800  # the first call of a new image may have to fetch and unpack it
 
-# What a log says when not the image but the installation is at fault, and how to correct that.
-BROKEN = {
-    r"Flag .* unrecognized": "correct preprocessing.fastsurfer.version: the options are those of another version",
-    r"require a FreeSurfer License|license file .* could not be found|No license found": (
-        "give a FreeSurfer licence as preprocessing.fastsurfer.license"
-    ),
-    r"No space left on device|Disk quota exceeded": "free space where TMPDIR is, or set TMPDIR to a larger disk",
-    r"cannot create directory .*Permission denied|is not writable": (
-        "let the container's user write there: TMPDIR on a disk of the node, not one that refuses other users"
-    ),
-    r"Read-only file system": "set TMPDIR to a disk that can be written",
-    r"You are trying to run .* as root": "run it as another user",
-    r"Cannot find the python interpreter|ModuleNotFoundError|No module named": "repair FastSurfer's Python environment",
-    r"NVIDIA driver on your system is too old": "take an image for an older CUDA, or set preprocessing.gpus to 0",
-    r"Could not find any nv files on this host|could not select device driver": (
-        "send the job to a node with a GPU, or set preprocessing.gpus to 0"
-    ),
-    r"Could not (download|find).*checkpoint|checkpoint.*(does not exist|could not be found)": (
-        "take an image that holds FastSurfer's checkpoints, as the official ones do"
-    ),
-}
-NO_GPU = r"Using device: cpu"
-OUT_OF_GPU = r"CUDA out of memory|INSUFFICIENT GPU MEMORY|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
-TOO_SMALL = r"Total segmentation volume is (too|very) small"
-KILLED = r"^.*\bKilled\b.*$|Out of memory: Killed|terminated via signal"
+OF_PYTHON = frozenset({"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"})
+DEFAULT_PYTHON = re.compile(r'^python="([^"]+)"', re.MULTILINE)  # the line of the script that says what it starts
 SIGNALLED = (-9, 137, -15, 143)  # SIGKILL and SIGTERM, as a process's parent and as a shell says it
-# Lines at the end of a log that say that something failed, when an earlier one says what.
-SAYS_LITTLE = re.compile(
-    r"""^\W*$ | ^Traceback | ^\s*File\s" | ^\s+ | terminated\ via\ signal | ^Run\ 'docker | ^See\ 'docker
-        | ^ERROR:\ .*(segmentation|correction|registration|statsfile\ generation)\ failed
-        | ^\w{3}\ \w{3}\ +\d+\ [\d:]+""",
-    re.VERBOSE | re.IGNORECASE,
-)
 
 
 class FastSurfer:
@@ -101,6 +75,8 @@ class FastSurfer:
         need = demands.demand(settings)
         self.at_once, self._limit = need.at_once, need.limit * 60
         self._license = Path(self._own["license"]).expanduser().resolve() if self._own["license"] else None
+        self._python = f"{Path(self._own['python']).expanduser()} -s" if self._own.get("python") else None
+        self._share_cores()
         self._commands = Commands()
         self._root = Path(scratch or tempfile.gettempdir()).resolve()
 
@@ -121,16 +97,18 @@ class FastSurfer:
             except TimedOut:
                 what = f"FastSurfer has not printed its version within {VERSION_SECONDS / 60:g} minutes"
                 raise InstallationError(self._where(), "", what, "correct preprocessing.fastsurfer") from None
-            text = _read(log)
+            text = logs.read(log)
         self._fit_to_gpu()
         self._refuse_broken(text)
         found = re.findall(r"^v?(\d+\.\d+\.\d+)(?:[-+ (].*)?$", text, re.MULTILINE)
         if code != 0 or not found:
-            what = f"FastSurfer does not start ({last_words(text) or f'exit status {code}'})"
+            what = f"FastSurfer does not start ({logs.last_words(text) or f'exit status {code}'})"
             raise InstallationError(self._where(), "", what, "correct preprocessing.fastsurfer")
         if found[-1] != self.version:
             what = f"this is FastSurfer {found[-1]}, and preprocessing.fastsurfer.version says {self.version}"
             raise InstallationError(self._where(), "", what, "correct the image or the version")
+        if self._how == "native":
+            self._check_imports()
 
     def _fit_to_gpu(self) -> None:
         """Work on fewer images at once if the GPU's memory is too small and the configuration gives no number."""
@@ -138,7 +116,14 @@ class FastSurfer:
         if memory is not None:
             if not self._settings["images_at_once"]:
                 self.at_once = max(1, min(self.at_once, memory // demands.IMAGE_GPU_MB))
+                self._share_cores()
             logger.info("%d images at once on a GPU of %d MB", self.at_once, memory)
+
+    def _share_cores(self) -> None:
+        """Have a share of the job's cores for each image in work; nothing is running."""
+        self._cores: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+        for share in shares_of_cores(self._settings["threads"], self.at_once):
+            self._cores.put(share)
 
     def _check_scratch(self) -> None:
         try:
@@ -189,7 +174,7 @@ class FastSurfer:
         with self._workplace(scan.image_id) as place:
             produced = place / "output" / scan.image_id
             head = read_image(scan.t1w)  # a bad image has its own reason, and needs no GPU to be found
-            notes = "; ".join(head.notes) or None
+            notes = [*head.notes]
             if head.is_filled:  # FastSurfer reads the file itself, and NaN would become its darkest grey or fail it
                 filled = place / "filled.nii.gz"
                 nibabel.save(nibabel.Nifti1Image(head.data, head.affine), filled)
@@ -204,23 +189,22 @@ class FastSurfer:
                 growth: list[tuple[float, int]] = []
                 code = self._call(options, place, log, scan=scan, limit=self._limit, growth=growth)
             except TimedOut:
-                text = _read(produced / "scripts/deep-seg.log") + _read(log)
+                text = logs.evidence(produced / "scripts", log)
                 self._refuse_cpu(text)
-                what = f"ended after {self._limit / 60:g} minutes; the log's last line: {last_words(text)}"
+                what = f"ended after {self._limit / 60:g} minutes; the log's last line: {logs.last_words(text)}"
                 raise ImageError("timeout", what) from None
             finally:
                 if (produced / "scripts").is_dir():
                     _copy(produced / "scripts", scripts)
-            # the console comes last: what ends Python with an exception is only there
-            text = _read(produced / "scripts/deep-seg.log") + _read(log)
-            self._judge(code, text, produced, alone, scan.volumes)
+            text = logs.evidence(produced / "scripts", log)
+            notes += self._judge(code, text, produced, alone, scan.volumes)
             parts = seconds_of_parts(log.read_bytes()[-growth[-1][1] :], growth) if growth else {}
             if self._settings["keep"] == "all":
                 _copy(produced, folder)
             else:
                 _put(produced, folder, NEEDED if scan.volumes else KEPT)
                 shutil.rmtree(scripts)
-            return Made(notes, parts)
+            return Made("; ".join(notes) or None, parts)
 
     def options(self, viewagg_device: str, *, volumes: bool = True, kept: bool = False) -> list[str]:
         """The options for the configured version, besides those that name files.
@@ -271,15 +255,14 @@ class FastSurfer:
             binds, files = self._files(scan, place, binds, output)
         arguments = [*files, *options]
         environment, undo = dict(os.environ), []
+        cores = self._cores.get()
         if self._how == "native":
-            line = [containers.program_of(self._own), *arguments]
-            environment["TMPDIR"] = str(place / "output/tmp")
-            if not self._gpu:
-                environment["CUDA_VISIBLE_DEVICES"] = ""
+            line = [self._script(), *arguments, *(["--py", self._python] if self._python else [])]
+            environment = self._own_environment() | {"TMPDIR": str(place / "output/tmp")}
         elif self._how == "docker":
             name = f"neurotransfer-{uuid.uuid4().hex[:12]}"
             image = containers.image_reference(self._own["image"], self.version, self._gpu)
-            line = containers.docker(image, arguments, binds, gpu=self._gpu, name=name)
+            line = containers.docker(image, arguments, binds, gpu=self._gpu, name=name, cores=cores)
             undo = ["docker", "kill", name]
         else:
             image = containers.image_reference(self._own["image"], self.version, self._gpu)
@@ -287,12 +270,69 @@ class FastSurfer:
             environment |= inside
         try:
             return self._commands.run(
-                line, log, limit=limit, environment=environment, undo=undo, scratch=place.parent, growth=growth
+                line,
+                log,
+                limit=limit,
+                environment=environment,
+                undo=undo,
+                scratch=place.parent,
+                growth=growth,
+                cores=cores,
             )
         except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
             what = f"{line[0]} can't be started on this machine ({error.strerror})"
             fix = "load or install it where the jobs run, or change preprocessing.fastsurfer.runs_in"
             raise InstallationError(self._where(), "", what, fix) from None
+        finally:
+            self._cores.put(cores)
+
+    def _script(self) -> str:
+        """The absolute path of the script of a native installation."""
+        program = containers.program_of(self._own)
+        return shutil.which(program) or program
+
+    def _own_environment(self) -> dict[str, str]:
+        """The environment of a native run: without this program's own Python, on the job's first GPU or on none.
+
+        FastSurfer's script starts the first ``python3`` on PATH.  In an activated environment that is the one that
+        this program runs in, which has none of FastSurfer's packages.
+        """
+        ours = {os.path.realpath(folder) for folder in (Path(sys.executable).parent, Path(sys.prefix) / "bin")}
+        parts = os.environ.get("PATH", "").split(os.pathsep)
+        environment = {name: value for name, value in os.environ.items() if name not in OF_PYTHON}
+        environment["PATH"] = os.pathsep.join(part for part in parts if os.path.realpath(part) not in ours)
+        environment["CUDA_VISIBLE_DEVICES"] = containers.gpu_of_job() if self._gpu else ""
+        return environment
+
+    def _check_imports(self) -> None:
+        """Have the Python of a native installation import FastSurfer's network: `--version` needs no package.
+
+        Raises
+        ------
+        InstallationError
+            if it cannot, with the last line that Python has printed
+        """
+        script = Path(self._script()).resolve()
+        default = DEFAULT_PYTHON.search(script.read_text(encoding="utf-8", errors="replace"))
+        python = self._python or (default[1] if default else "python3 -s")
+        environment = self._own_environment()
+        environment["PYTHONPATH"] = environment.get("FASTSURFER_HOME", str(script.parent))
+        fix = "name FastSurfer's Python as preprocessing.fastsurfer.python, such as /opt/fastsurfer/bin/python3"
+        words = [*python.split(), "-c", "import FastSurferCNN.run_prediction"]
+        try:
+            done = subprocess.run(
+                words,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                env=environment,
+                timeout=VERSION_SECONDS,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise InstallationError(self._where(), "", f"its Python does not start ({error})", fix) from None
+        if done.returncode:
+            what = f"{python} cannot import FastSurfer ({logs.last_words(done.stderr + done.stdout)})"
+            raise InstallationError(self._where(), "", what, fix)
 
     def _files(
         self, scan: EngineInput, place: Path, binds: list[containers.Bind], output: str
@@ -328,37 +368,46 @@ class FastSurfer:
 
     def _refuse_broken(self, text: str) -> None:
         """Raise if the log shows that the installation is at fault."""
-        for pattern, fix in BROKEN.items():
-            if found := re.search(rf".*(?:{pattern}).*", text, re.IGNORECASE):
-                raise InstallationError(self._where(), "", found[0].strip(), fix)
+        if found := logs.broken(text):
+            line, fix = found
+            raise InstallationError(self._where(), "", line, fix)
 
     def _refuse_cpu(self, text: str) -> None:
         """Raise if FastSurfer has taken the CPU, which is 50 times slower, in place of the job's GPU."""
-        if self._gpu and re.search(NO_GPU, text):
+        if self._gpu and re.search(logs.NO_GPU, text):
             self._refuse_broken(text)
             fix = "send the job to a node with a GPU and its driver, or set preprocessing.gpus to 0"
             raise InstallationError(self._where(), "", "FastSurfer found no GPU and worked on the CPU", fix)
 
-    def _judge(self, code: int, text: str, produced: Path, alone: bool, volumes: bool) -> None:
-        """What became of the image: nothing is raised if its outputs are whole and plausible."""
-        words = last_words(text)
-        if re.search(TOO_SMALL, text):
-            raise ImageError("volume_check", _line_with(TOO_SMALL, text))
+    def _judge(self, code: int, text: str, produced: Path, alone: bool, volumes: bool) -> list[str]:
+        """What became of the image: whole and plausible outputs stand, with a note if FastSurfer has warned.
+
+        Of several causes in the logs the deepest is taken: memory before an error that follows from the lack of it,
+        the installation before the image.
+        """
         try:
             _settle_statistics(produced)
             check_outputs(Outputs.of(produced), self._settings["voxel_size"], all_listed=True, volumes=volumes)
             failure = None
         except ImageError as error:
             failure = error
+        too_small = logs.line_with(logs.TOO_SMALL, text)
         if code == 0 and failure is None:
             self._refuse_cpu(text)
-            return
-        if re.search(OUT_OF_GPU, text):
-            raise (ImageError if alone else TryAlone)("gpu_memory", _line_with(OUT_OF_GPU, text))
+            return [too_small] if too_small else []
+        words = logs.last_words(text)
+        if line := logs.line_with(logs.OUT_OF_GPU, text):
+            raise (ImageError if alone else TryAlone)("gpu_memory", line)
         self._refuse_broken(text)
+        if line := logs.line_with(logs.GPU_FAULT.pattern, text):
+            if not alone:  # for want of the GPU's memory, too
+                raise TryAlone("gpu_memory", line)
+            raise InstallationError(self._where(), "", line, logs.GPU_FAULT.fix)
         # a signal may also mean that the whole job is being ended: then there will be no second try
-        if code in SIGNALLED or (code and re.search(KILLED, text, re.MULTILINE)):
+        if code in SIGNALLED or logs.says_killed(text):
             raise (ImageError if alone else TryAlone)("killed", words or "no last words in the log")
+        if too_small:
+            raise ImageError("volume_check", too_small)
         if not re.search(r"^Version:", text, re.MULTILINE):
             # the script's first line is not there: the container, not the image, failed
             what = f"FastSurfer did not start ({words or f'exit status {code}'})"
@@ -366,28 +415,28 @@ class FastSurfer:
         if code:
             raise ImageError("engine_failed", f"exit status {code}: {words}")
         assert failure is not None  # without one, an exit status of 0 has returned above
+        if failure.reason == "output_missing" and logs.says_failed(text):
+            raise ImageError("engine_failed", f"{words} ({failure.detail})")
         raise ImageError(failure.reason, f"{failure.detail}; the log's last line: {words}")
 
 
-def last_words(text: str) -> str:
-    """The last line of a log that says what happened; the very last one if none does."""
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if not SAYS_LITTLE.search(line)]
-    return (telling or lines or [""])[-1].strip()[:300]
+def shares_of_cores(threads: int, at_once: int) -> list[list[int]]:
+    """The cores of each image in work: ``--threads`` limits bias-field correction and statistics, but not the network.
 
+    Parameters
+    ----------
+    threads : of the job
+    at_once : images in work at the same time
 
-def _line_with(pattern: str, text: str) -> str:
-    found = re.search(rf".*(?:{pattern}).*", text)
-    return found[0].strip()[:300] if found else ""
-
-
-def _read(path: Path) -> str:
-    """A log's text, its last megabyte; empty if there is none."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2**20))
-        return file.read().decode(errors="replace").replace("\r", "\n") + "\n"
+    Returns
+    -------
+    a list of cores' numbers per image, of `threads` // `at_once` each and distinct if the machine has that many;
+    an empty list sets no limit
+    """
+    each, here = max(1, threads // at_once), sorted(os.sched_getaffinity(0))
+    if len(here) < each * at_once:
+        return [[] for _ in range(at_once)]
+    return [here[at * each : (at + 1) * each] for at in range(at_once)]
 
 
 def _settle_statistics(produced: Path) -> None:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from pathlib import Path
 
 POLL = 0.05  # seconds between two looks at a command
@@ -49,6 +49,7 @@ class Commands:
         undo: Sequence[str] = (),
         scratch: Path | None = None,
         growth: list[tuple[float, int]] | None = None,
+        cores: Collection[int] = (),
     ) -> int:
         """Run a command to its end, its output appended to `log`; the exit status, negative for a signal.
 
@@ -60,6 +61,7 @@ class Commands:
         scratch : a folder that is of no use when this process is killed; the guard removes it
         growth : gets the seconds since the start and the bytes written to `log`, each time that they are more, and at
             the end
+        cores : numbers of the cores that it and all that it starts may use; none: those of this process
 
         Raises
         ------
@@ -72,7 +74,7 @@ class Commands:
         deadline = math.inf if limit is None else started + limit
         with log.open("ab") as file:
             before = file.tell()
-            process = self._start(command, file, environment, undo, scratch)
+            process = self._start(command, file, environment, undo, scratch, cores)
         growth = [] if growth is None else growth
         try:
             while not _has_ended(process):
@@ -92,7 +94,7 @@ class Commands:
         finally:
             self._tell({"end": process.pid})
 
-    def _start(self, command, file, environment, undo, scratch) -> subprocess.Popen:
+    def _start(self, command, file, environment, undo, scratch, cores) -> subprocess.Popen:
         with self._lock:
             if self._guard is None:
                 # -I: nothing of the user's environment gets into it
@@ -100,14 +102,15 @@ class Commands:
                 self._guard = subprocess.Popen(line, stdin=subprocess.PIPE, text=True, start_new_session=True)
         if self._stopping.is_set():
             raise Stopped
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=None if environment is None else dict(environment),
-            start_new_session=True,
-        )
+        with _thread_on(cores):  # a new process has the cores of the thread that starts it
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=None if environment is None else dict(environment),
+                start_new_session=True,
+            )
         self._tell({"start": process.pid, "undo": list(undo), "scratch": str(scratch) if scratch else None})
         return process
 
@@ -130,6 +133,20 @@ class Commands:
                     self._guard.stdin.close()
                 self._guard.wait()
                 self._guard = None
+
+
+@contextlib.contextmanager
+def _thread_on(cores: Collection[int]) -> Generator[None]:
+    """Have this thread, and no other one of the process, run on these cores only."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _has_ended(process: subprocess.Popen) -> bool:
