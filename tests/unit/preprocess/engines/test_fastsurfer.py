@@ -449,6 +449,7 @@ def test_docker_itself_takes_these_options(head, tmp_path, trace, monkeypatch):
     real = os.environ["PATH"].removeprefix(f"{STANDINS}:")
     monkeypatch.setenv("PATH", real)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6")
     broken(tmp_path, head, "Cannot connect to the Docker daemon|failed to connect to the docker API", runs_in="docker")
 
 
@@ -521,11 +522,11 @@ def test_a_native_run_does_not_see_this_programs_python(head, tmp_path, trace, m
     monkeypatch.setenv("PATH", f"{ours}:{os.environ['PATH']}")
     monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
     images = table({"a": ""}, head, tmp_path)
-    ledger = run.preprocess_images(images, settings("native", python="/opt/own/bin/python3"), tmp_path / "subjects")
+    ledger = run.preprocess_images(images, settings("native", python=sys.executable), tmp_path / "subjects")
     assert ledger["status"].tolist() == ["ok"], ledger
     told = trace("start")[0]
     assert ours not in told["path"].split(":")
-    assert told["arguments"][told["arguments"].index("--py") + 1] == "/opt/own/bin/python3 -s"
+    assert told["arguments"][told["arguments"].index("--py") + 1] == f"{sys.executable} -s"
 
 
 def test_packages_that_are_missing_are_found_before_the_first_image(head, tmp_path, trace, monkeypatch):
