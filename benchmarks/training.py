@@ -3,6 +3,7 @@
     python benchmarks/training.py                   # every run that has no result yet, then the table
     python benchmarks/training.py --only decide     # the runs that decide the default
     python benchmarks/training.py --table           # the table of the results so far
+    python benchmarks/training.py --try             # a few steps on small images: does everything work?
 
 The network has its full width.  A crop of 96³ voxels of 2 mm holds a whole brain and leaves 3³ voxels for the global
 maximum; fewer hide what makes training unstable.  Each run's result is a JSON file in `--folder`: the benchmark can be
@@ -15,8 +16,9 @@ import argparse
 import functools
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,67 +28,27 @@ sys.path[:0] = [str(ROOT / "workflow/scripts"), str(ROOT)]
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from neurotransfer.cache.shard_file import checksum, shard_written  # noqa: E402
 from neurotransfer.errors import InputError  # noqa: E402
-from neurotransfer.files import read_json, read_table, write_json, write_table  # noqa: E402
+from neurotransfer.files import read_json, write_json  # noqa: E402
 from neurotransfer.network.device import choose_device  # noqa: E402
 from neurotransfer.pretrain import loop  # noqa: E402
 from neurotransfer.pretrain.batches import Images  # noqa: E402
 from neurotransfer.pretrain.checkpoints import Checkpoints  # noqa: E402
 from neurotransfer.pretrain.targets import encode, first_biases, learn_targets, masked_loss  # noqa: E402
-from neurotransfer.simulation import study  # noqa: E402
 from neurotransfer.study.configuration import load_config  # noqa: E402
 from neurotransfer.text import MISSING, aligned  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from workbench.heads import CROP, masked_head  # noqa: E402
+from workbench.heads import drawn_heads  # noqa: E402
 
 TRAINING, VALIDATION = 240, 48  # images
-PER_SHARD = 16
 SHORT = 30  # steps of the runs that show stability
 COHORTS = ("alpha", "beta", "gamma", "delta")
 
 
-def draw_shard(folder: Path, name: str, people: list[dict], seed: int) -> list[str]:
-    """Write a shard of people's images; the checksum of each."""
-    sums = []
-    with shard_written(folder / f"{name}.npy", len(people), (CROP,) * 3, None) as write:
-        for person in people:
-            image = masked_head(person, seed)
-            write(image)
-            sums.append(checksum(image))
-    return sums
-
-
-def prepare(folder: Path, processes: int, seed: int = 7) -> tuple[pd.DataFrame, pd.DataFrame]:
+def prepare(folder: Path, processes: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables of the training and of the validation images, which are drawn if there are none yet."""
-    path = folder / "images.tsv"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        share = (TRAINING + VALIDATION) / 100
-        designs = list(study._designs(COHORTS, share))
-        people = [
-            person for design in designs for person in study._people(design, seed) if person["session"] in ("", "01")
-        ]
-        order = np.random.default_rng(seed).permutation(len(people))[: TRAINING + VALIDATION]
-        people = [people[at] for at in order]
-        names = [f"x-{at:04d}" for at in range(len(people) // PER_SHARD)]
-        parts = [people[at * PER_SHARD : (at + 1) * PER_SHARD] for at in range(len(names))]
-        with ProcessPoolExecutor(processes) as pool:
-            made = list(pool.map(draw_shard, [folder] * len(names), names, parts, [seed] * len(names)))
-        table = pd.DataFrame(people).drop(columns="own")
-        labels = {
-            design.name: {*design.labels, "bmi"} if "height" in design.labels else set(design.labels)
-            for design in designs
-        }
-        for target in ("handedness", "bmi", "fluid_intelligence", "neuroticism"):
-            table.loc[[target not in labels[name] for name in table["cohort"]], target] = np.nan
-        table["image_id"] = table["participant_id"] = table["cohort"] + "_" + table["label"]
-        table["shard"] = np.repeat(names, PER_SHARD)
-        table["row"] = np.tile(np.arange(PER_SHARD), len(names))
-        table["checksum"] = [one for part in made for one in part]
-        write_table(table, path)
-    table = read_table(path)
+    table = drawn_heads(folder, COHORTS, TRAINING + VALIDATION, processes=processes)
     return table[:TRAINING].reset_index(drop=True), table[TRAINING:].reset_index(drop=True)
 
 
@@ -134,20 +96,36 @@ RUNS = [
 ]
 
 
-def train(run: Run, folder: Path, images: Path) -> None:
-    """Do a run if it has no result yet; write what it found, a value per step and the last epoch's figures."""
+def check_default() -> None:
+    """Stop if a run without changes is no longer what config.yaml says."""
+    settings, run = load_config(ROOT), asdict(RUNS[0])
+    said = settings["pretrain"] | {"pooling": settings["network"]["pooling"]}
+    of_test = ("group", "seed", "steps", "batch_size", "data_type")
+    stale = [name for name, value in run.items() if name not in of_test and said[name] != value]
+    if stale:
+        sys.exit(f"benchmarks/training.py: the defaults of Run differ from config.yaml: {', '.join(stale)}")
+
+
+def train(run: Run, folder: Path, images: Path, tables: Sequence[pd.DataFrame] | None = None) -> None:
+    """Do a run if it has no result yet; write what it found, a value per step and the last epoch's figures.
+
+    Parameters
+    ----------
+    tables : of the images to train on and to validate on; None for as many of `prepare`'s as the run needs
+    """
     path = folder / f"{run.name}.json"
     if path.exists():
         return
     config = load_config(ROOT)
-    tables = prepare(images, 1)
-    # one epoch that holds all steps, or several of 160 images, after which a validation shows what was learnt
-    count = run.steps * run.batch_size if run.steps == SHORT else 160
-    tables = tables[0][:count], tables[1][: 16 if run.steps == SHORT else VALIDATION]
+    # one epoch that holds all steps, or several, after each of which a validation shows what was learnt
+    count, validating = (run.steps * run.batch_size, 16) if run.steps == SHORT else (160, VALIDATION)
+    if tables is None:
+        found_images = prepare(images, 1)
+        tables = found_images[0][:count], found_images[1][:validating]
     targets = learn_targets(config["targets"], tables[0])
     asked = {name: value for name, value in asdict(run).items() if name not in ("group", "seed", "steps", "pooling")}
     settings = config["pretrain"] | asked | {"schedule": {"kind": "constant"}, "warmup": 0}
-    settings |= {"epochs": run.steps * run.batch_size // count, "patience": None, "on_divergence": "stop"}
+    settings |= {"epochs": run.steps * run.batch_size // len(tables[0]), "patience": None, "on_divergence": "stop"}
     losses: list[float] = []
     real = loop.Progress.tell
     loop.Progress.tell = functools.wraps(real)(
@@ -168,7 +146,9 @@ def train(run: Run, folder: Path, images: Path) -> None:
         )
         found["history"] = result.history.to_dict("records")
         if run.group in ("decide", "learn"):
-            save_file(result.state, folder / f"{run.name}.safetensors")
+            save_file(
+                {name: value.contiguous() for name, value in result.state.items()}, folder / f"{run.name}.safetensors"
+            )
     except InputError as error:
         found["diverged"] = error.what
     finally:
@@ -219,11 +199,10 @@ def row_of(results: list[dict[str, Any]]) -> list[str]:
 def table(folder: Path) -> str:
     """All results so far, for a terminal."""
     found: dict[tuple, list[dict[str, Any]]] = {}
-    for run in RUNS:
-        path = folder / f"{run.name}.json"
-        if path.exists():
-            key = tuple(value for name, value in asdict(run).items() if name != "seed")
-            found.setdefault(key, []).append(read_json(path))
+    order = {run.name: at for at, run in enumerate(RUNS)}
+    for path in sorted(folder.glob("*.json"), key=lambda path: (order.get(path.stem, len(order)), path.stem)):
+        one = read_json(path)
+        found.setdefault(tuple(value for name, value in one["run"].items() if name != "seed"), []).append(one)
     header = ["optimiser, rate, pooling", "steps × images", "seeds", "", "first loss (dummy's)", "largest / first"]
     header += ["dead features", "largest gradient norm", "age MAE (dummy's)"]
     lines = [header, *map(row_of, found.values())]
@@ -237,9 +216,17 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="runs at once, of one thread each")
     parser.add_argument("--only", nargs="*", choices=GROUPS, help="groups of runs")
     parser.add_argument("--table", action="store_true", help="only print the table of the results so far")
+    parser.add_argument("--try", dest="tried", action="store_true", help="one run of three steps on small images")
     asked = parser.parse_args()
     images, results = asked.folder / "images", asked.folder / "results"
+    check_default()
     if asked.table:
+        print(table(results))
+        return
+    if asked.tried:
+        torch.set_num_threads(1)
+        small = drawn_heads(images, COHORTS, 16, crop=(32, 32, 32), voxel_size=6.0)
+        train(replace(RUNS[0], steps=3), results, images, (small[:12], small[12:].reset_index(drop=True)))
         print(table(results))
         return
     prepare(images, asked.processes)

@@ -2,6 +2,7 @@
 
     python benchmarks/training_fits.py            # every run that has no result yet, then the table
     python benchmarks/training_fits.py --table    # the table of the results so far
+    python benchmarks/training_fits.py --try      # after training.py --try: one fit of each model on its small images
 
 It uses the images of `benchmarks/training.py` (96³ voxels of 2 mm), and for transfer the weights of its run of 160
 steps with the default; the label is the sex.  The setting with the largest rate and no dropout is run with ten seeds,
@@ -23,7 +24,7 @@ sys.path[:0] = [str(ROOT / "workflow/scripts"), str(ROOT)]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from neurotransfer.files import read_json, write_json  # noqa: E402
+from neurotransfer.files import read_json, read_table, write_json  # noqa: E402
 from neurotransfer.fit import finetuning  # noqa: E402
 from neurotransfer.fit.settings import seeds_of_fit  # noqa: E402
 from neurotransfer.network.device import choose_device  # noqa: E402
@@ -48,7 +49,7 @@ def runs() -> list[tuple[str, int, int]]:
     return [(model, at, seed) for model in ("baseline", "transfer") for at, seed in chosen]
 
 
-def train(model: str, setting: int, seed: int, folder: Path) -> None:
+def train(model: str, setting: int, seed: int, folder: Path, weights: str = WEIGHTS, tried: bool = False) -> None:
     """Do a run if it has no result yet; write its losses, whether it diverged, and its dead features."""
     path = folder / f"fits/{model}-setting{setting}-seed{seed}.json"
     if path.exists():
@@ -57,13 +58,16 @@ def train(model: str, setting: int, seed: int, folder: Path) -> None:
     values = config["models"][model]["settings"][setting]
     settings = config["models"]["cnn"] | values | {"schedule": {"kind": "constant"}, "warmup": 0, "epochs": 1}
     settings |= {"batch_size": BATCH, "data_type": "float32"}
-    table = prepare(folder / "images", 1)[0]
-    table = table.sample(STEPS * BATCH + VALIDATION, random_state=seed).reset_index(drop=True)
-    rows = {"train": np.arange(STEPS * BATCH), "validation": np.arange(STEPS * BATCH, len(table))}
+    if tried:
+        table, count = read_table(folder / "images/images.tsv"), 2 * BATCH
+    else:
+        table, count = prepare(folder / "images", 1)[0], STEPS * BATCH
+        table = table.sample(count + VALIDATION, random_state=seed).reset_index(drop=True)
+    rows = {"train": np.arange(count), "validation": np.arange(count, len(table))}
     device = choose_device("cpu", 1)
     images = ResidentImages(table, folder / "images", device)
     seeds = seeds_of_fit(seed, "sex", len(table), "r000", model, setting)
-    trunk = trunk_of(load_file(folder / f"results/{WEIGHTS}.safetensors")) if model == "transfer" else None
+    trunk = trunk_of(load_file(folder / f"results/{weights}.safetensors")) if model == "transfer" else None
     network = finetuning.first_network(config["network"], values["dropout"], seeds, trunk)
     losses: list[float] = []
     real = finetuning.backward_passes
@@ -77,7 +81,7 @@ def train(model: str, setting: int, seed: int, folder: Path) -> None:
     started = time.process_time()
     labels = torch.tensor(table["sex"].to_numpy(), dtype=torch.float32)
     record, _ = finetuning.fit_setting(images, labels, rows, network, settings, seeds, device)
-    some = [np.arange(at, at + BATCH) for at in range(0, 32, BATCH)]
+    some = [np.arange(at, at + BATCH) for at in range(0, min(32, count), BATCH)]
     calibrate(network, map(as_input, images.batches(some, device)))
     dead = int((~live_features(network, map(as_input, images.batches(some, device)))).sum())
     found = {"model": model, "values": values, "seed": seed, "losses": losses, "dead": dead, "record": record}
@@ -108,8 +112,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / ".bench/training", help="of images and results")
     parser.add_argument("--processes", type=int, default=2, help="runs at once, of one thread each")
     parser.add_argument("--table", action="store_true", help="only print the table of the results so far")
+    parser.add_argument("--try", dest="tried", action="store_true", help="a fit of two steps of each model")
     asked = parser.parse_args()
-    if not asked.table:
+    if asked.tried:
+        weights = next((asked.folder / "results").glob("*.safetensors")).stem
+        for model in ("baseline", "transfer"):
+            train(model, 0, 0, asked.folder, weights, tried=True)
+    elif not asked.table:
         with ProcessPoolExecutor(asked.processes, max_tasks_per_child=1) as pool:
             for done in [pool.submit(train, *run, asked.folder) for run in runs()]:
                 done.result()

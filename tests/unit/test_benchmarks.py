@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import subprocess
+import sys
 
 import pytest
 from runs import REPOSITORY
@@ -22,3 +24,15 @@ def test_every_name_that_a_benchmark_imports_from_the_library_exists(path):
                     except ModuleNotFoundError:
                         missing.append(f"{node.module}.{alias.name}")
     assert not missing
+
+
+def test_the_benchmark_of_training_works_on_small_images(tmp_path):
+    """It draws, trains, writes, and its tables have a row per recipe; its defaults are config.yaml's."""
+    rows = []
+    for script in ("training", "training_fits"):
+        line = [sys.executable, REPOSITORY / f"benchmarks/{script}.py", "--try", "--folder", tmp_path]
+        done = subprocess.run(list(map(str, line)), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        rows.append([line.split() for line in done.stdout.splitlines()])
+    assert rows[0][1][:3] == ["adamw", "0.0003,", "max,"] and "stable" in rows[0][1]
+    assert [row[0] for row in rows[1][1:]] == ["baseline", "transfer"]

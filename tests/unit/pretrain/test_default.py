@@ -28,7 +28,7 @@ def heads(tmp_path_factory):
     folder = tmp_path_factory.mktemp("heads")
     people = study._people(study.design_of("alpha", study.COHORTS), seed=7)[:IMAGES]
     images = [masked_head(person, seed=7) for person in people]
-    with shard_written(folder / "alpha-0001.npy", IMAGES, (CROP,) * 3, None) as write:
+    with shard_written(folder / "alpha-0001.npy", IMAGES, CROP, None) as write:
         for image in images:
             write(image)
     table = pd.DataFrame(people).assign(shard="alpha-0001", row=np.arange(IMAGES))

@@ -82,7 +82,7 @@ def test_two_ranks_choose_the_epoch_of_one_and_have_its_losses(study, changes):
     one, together = (trained(study, gpus, f"{gpus}", **changes) for gpus in (1, 2))
     pd.testing.assert_frame_equal(one[2], together[2], rtol=1e-3)
     assert one[1]["training"]["epoch"] == together[1]["training"]["epoch"]
-    # batch norm removes a convolution's bias, so its gradient is rounding, of which AdamW makes whole steps; the
+    # batch norm removes a convolution's bias, so its gradient is rounding, which AdamW turns into whole steps; the
     # running mean follows the bias
     names = [
         name for name in one[0] if not changes.get("optimiser") or not name.endswith(("conv.bias", "running_mean"))

@@ -74,7 +74,7 @@ COHORTS = (
     CohortDesign("delta", "pretraining", 34, (18, 80), labels=("handedness", "neuroticism", "fluid_intelligence"),
                  columns={"sex_codes": "female=0,male=1"}, axes="LPS", stretch=(1, 1, 1.25), gain=0.8),
     CohortDesign("epsilon", "holdout", 18, (20, 85), labels=("handedness",), axes="ASL", gain=5.0, bias=0.2,
-                 images_per_job="1"),
+                 images_per_job="9"),
     CohortDesign("memory", "pretraining,holdout,ad_hc", 66, (64, 80), ("AD", "HC"), repeated=0.15,
                  pretraining_share="0.2", columns={"diagnosis": "group", "diagnosis_codes": "1=HC,2=AD"}, axes="LIA"),
     CohortDesign("mood", "holdout,scz_bd", 62, (22, 48), ("SCZ", "BD"), labels=("handedness",), axes="RPI", gain=7.0),
