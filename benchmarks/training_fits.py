@@ -36,7 +36,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from benchmarks.training import RUNS, TOLERANCE, prepare  # noqa: E402
 
-STEPS, BATCH, VALIDATION = 20, 4, 16
+STEPS, BATCH, VALIDATION = 20, 2, 8
 WEIGHTS = next(run.name for run in RUNS if run.group == "learn")  # the first is the default's
 
 
