@@ -115,6 +115,9 @@ def test_a_rehearsals_parts_are_taken_and_a_damaged_file_is_not(tmp_path):
     assert demands.as_measured({"a": 1}, path) == {"a": 1}
     path.write_text('{"preprocess": {"seconds": 3, "parts": {"network": 2.0, "start": 1.0}}}')
     assert demands.as_measured({"a": 1}, path) == {"a": 1, "measured": {"network": 2.0, "start": 1.0}}
-    for text in ("{", "[]", '{"preprocess": {"seconds": 3}}', '{"preprocess": {"parts": {"network": 0}}}'):
+    for parts in ("{}", "[1]", '{"network": 0}', '{"network": "x"}', "3"):
+        path.write_text(f'{{"preprocess": {{"parts": {parts}}}}}')
+        assert demands.as_measured({"a": 1}, path) == {"a": 1}
+    for text in ("{", "[]", '{"preprocess": {"seconds": 3}}'):
         path.write_text(text)
         assert demands.as_measured({"a": 1}, path) == {"a": 1}

@@ -99,10 +99,11 @@ def seconds_per_image(settings: Mapping[str, Any]) -> float:
 def as_measured(settings: Mapping[str, Any], path: str | Path = MEASURED) -> dict[str, Any]:
     """The settings with the parts that a rehearsal in this study's folder has measured, if there was one."""
     try:
-        measured = json.loads(Path(path).read_text(encoding="utf-8"))["preprocess"]["parts"]
-    except (OSError, ValueError, KeyError, TypeError):
+        parts = json.loads(Path(path).read_text(encoding="utf-8"))["preprocess"]["parts"]
+        measured = {name: float(seconds) for name, seconds in parts.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return dict(settings)
-    return dict(settings) | ({"measured": measured} if measured.get("network") else {})
+    return dict(settings) | ({"measured": measured} if measured.get("network", 0) > 0 else {})
 
 
 def images_per_job(config: Mapping[str, Any]) -> int:

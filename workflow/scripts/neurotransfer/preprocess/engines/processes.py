@@ -75,18 +75,15 @@ class Commands:
         with log.open("ab") as file:
             before = file.tell()
             process = self._start(command, file, environment, undo, scratch, cores)
-        growth = [] if growth is None else growth
         try:
             while not _has_ended(process):
-                size = log.stat().st_size - before
-                if size > (growth[-1][1] if growth else 0):
-                    growth.append((time.monotonic() - started, size))
+                _note(growth, log, before, started)
                 if self._stopping.wait(POLL):
                     raise Stopped
                 if time.monotonic() > deadline:
                     raise TimedOut
             _signal(process, signal.SIGKILL)  # what it left running in the background
-            growth.append((time.monotonic() - started, log.stat().st_size - before))
+            _note(growth, log, before, started, last=True)
             return process.wait()
         except BaseException:
             _end(process, undo)
@@ -147,6 +144,16 @@ def _thread_on(cores: Collection[int]) -> Generator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def _note(growth: list[tuple[float, int]] | None, log: Path, before: int, started: float, last: bool = False) -> None:
+    """Append the time and the bytes that a log has grown by, if they are more than they were or `last`."""
+    if growth is None:
+        return
+    with contextlib.suppress(OSError):  # times are no reason to end a command
+        size = log.stat().st_size - before
+        if last or size > (growth[-1][1] if growth else 0):
+            growth.append((time.monotonic() - started, size))
 
 
 def _has_ended(process: subprocess.Popen) -> bool:
