@@ -20,7 +20,7 @@ from ..fit.settings import all_settings
 from ..preprocess.engines.parts import seconds_in_log
 from ..preprocess.run import read_status
 from ..study import layout
-from ..study.demands import MEASURED, PARTS, as_measured, demand, has_gpu, seconds_per_image
+from ..study.demands import MEASURED, PARTS, as_measured, demand, has_gpu, parts_of, seconds_per_image
 from ..study.plan import CNNS, Study
 from ..study.rules import PRETRAINING, RULES, STAGES, cores_of, uses_gpu
 
@@ -139,9 +139,11 @@ def cost_of(
     if rule == "preprocess":
         engine = config["preprocessing"]["engine"]
         if gpu:
-            at_once = demand(config["preprocessing"]).at_once
+            settings = config["preprocessing"]
+            at_once, each = demand(settings).at_once, seconds_per_image(settings)
             basis = f"assumed: FastSurfer takes about a minute per image, and {at_once} images at once share a GPU"
-            return Cost(seconds_per_image(config["preprocessing"]), basis, gpu)
+            # a job's first and last images overlap with fewer others
+            return Cost(each, basis, gpu, sum(parts_of(settings).values()) - each)
         if engine == "derivatives":
             return Cost(0.5, "assumed: half a second to link and check an image's files", False)
         return Cost(*ASSUMED["preprocess", "builtin" if engine == "builtin" else "cpu"], gpu)
