@@ -102,6 +102,8 @@ def test_scans_are_processed_in_containers_and_a_bad_one_is_recorded(scanned):
     assert indexed == set(images["image_id"]) - {bad}
     volumes = np.load(folder / "results/index/coin.volumes.npy")
     assert np.isfinite(volumes).all() and (volumes[:, 0] > 4e5).all()
+    volumes = np.load(folder / "results/index/alpha.volumes.npy")  # of a cohort that only pretrains: the mask's
+    assert volumes.shape[1] == 1 and (volumes > 4e5).all()
     subjects = folder / "results/preprocessed/subjects"
     assert {len([path for path in subject.rglob("*") if path.is_file()]) for subject in subjects.glob("*/coin_*")} == {
         5

@@ -158,6 +158,8 @@ def test_images_that_share_a_gpu_and_images_without_volumes_are_counted_as_such(
 def test_the_parts_of_an_image_are_medians_and_the_networks_of_images_that_are_hardly_disturbed(tmp_path, config):
     assert costs.parts_measured(tmp_path) == {} and costs.rows_of_parts({}, config) == []
     subjects = tmp_path / layout.SUBJECTS / "A-0001"
+    write_json(subjects / "A_0/status.json", {"state": "ok", "seconds": 0.1, "parts": {"start": 0.1, "network": 0.0}})
+    assert costs.parts_measured(tmp_path) == {}
     for at in range(11):
         parts = {"statistics": 4.0, "start": 2.0 + at, "network": 10.0 + at}
         write_json(subjects / f"A_{at}/status.json", {"state": "ok", "seconds": 40.0, "parts": parts})

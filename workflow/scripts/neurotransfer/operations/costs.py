@@ -169,7 +169,7 @@ def parts_measured(base: str | Path = "") -> dict[str, float]:
         parts = status.get("parts") or _parts_in_log(folder / "scripts/deep-seg.log", status.get("seconds"))
         for part, seconds in parts.items():
             found.setdefault(part, []).append(seconds)
-    if "network" not in found:
+    if not any(found.get("network", ())):
         return {}
     names = [*(name for name in PARTS if name in found), *(name for name in found if name not in PARTS)]
     return {name: float(np.quantile(found[name], UNDISTURBED if name == "network" else 0.5)) for name in names}
