@@ -45,8 +45,9 @@ OPTIONS = {
     "2.6": "--seg_only --no_cereb --no_hypothal --no_cc"
     " --vox_size {voxel_size:g} --viewagg_device {viewagg_device} --threads {threads}",
 }
-# The first option leaves bias-field correction and the statistics out (read in the script of 2.4.0-dev); the second goes
-# on from a segmentation that is there, and runs both without the network (run with it).  Not tried with later versions.
+# The first option leaves bias-field correction and the statistics out (read in the script of 2.4.0-dev); the second
+# goes on from a segmentation that is there, and runs both without the network (tried with it).  Later versions were not
+# there to try.
 WITHOUT_VOLUMES, FROM_SEGMENTATION = "--no_biasfield", "--no_asegdkt"
 AS_ROOT = "--allow_root"  # without it the script refuses root (and the copy that was tried does so even with it)
 SCRIPT = "/fastsurfer/run_fastsurfer.sh"  # in the official images
