@@ -199,6 +199,17 @@ def test_a_table_of_volumes_shorter_than_its_index_is_named(tmp_path):
         read_volumes(resample, [tmp_path / "a.volumes.npy"], [tmp_path / "a.volumes.json"])
 
 
+@pytest.mark.parametrize(
+    ("ids", "rows"), [([-1], [[100], [90]]), ([-1, 4, 5], [[100, 1, np.nan], [90, np.nan, np.nan]])]
+)
+def test_an_image_without_any_regional_volume_is_not_imputed(tmp_path, ids, rows):
+    """FastSurfer leaves the volumes out for cohorts in no task."""
+    write_volumes(tmp_path, "a", ids, rows)
+    resample = pd.DataFrame({"cohort": ["a", "a"], "index_row": [0, 1]})
+    with pytest.raises(InputError, match=r"images have no regional volumes.*results/preprocessed/a-\*"):
+        read_volumes(resample, [tmp_path / "a.volumes.npy"], [tmp_path / "a.volumes.json"])
+
+
 def test_a_pickle_in_a_table_of_volumes_is_refused(tmp_path):
     write_volumes(tmp_path, "a", [-1, 4], [[100, 1]])
     np.save(tmp_path / "a.volumes.npy", np.array([[{}, 1]], dtype=object), allow_pickle=True)

@@ -72,8 +72,13 @@ def test_images_of_cohorts_outside_the_tasks_need_no_volumes(study):
         assert read_study(other).without_volumes == set()
 
     write_cohorts([rows[0] | {"roles": "pretraining, ad_hc", "pretraining_share": "0.5"}, rows[1]])
-    compile_manifest(config, check_pools)
+    summary = compile_manifest(config, check_pools)
     assert read_study(config).without_volumes == set()
+    assert not ledger.exists()  # its jobs run again even if Snakemake has lost its record of them
+    assert sum("regional volumes" in note for note in summary.notes) == 1
+    ledger.touch()
+    compile_manifest(config, check_pools)
+    assert ledger.exists()
 
 
 def merge_of(config: dict, changes: dict) -> dict:

@@ -51,7 +51,7 @@ def read_volumes(
     Raises
     ------
     InputError
-        if no cohort has a structure of that name, or a matrix is shorter than its index
+        if no cohort has a structure of that name, a matrix is shorter than its index, or an image has no volumes
     """
     cohorts = {Path(path).name.removesuffix(".volumes.npy"): Path(path) for path in matrices}
     listed = {Path(path).name.removesuffix(".volumes.json"): read_json(path) for path in names}
@@ -75,6 +75,12 @@ def read_volumes(
         index_rows = resample.loc[rows, "index_row"].to_numpy(int)
         if index_rows.max() >= len(matrix):
             raise InputError(cohorts[cohort], "", f"it has {len(matrix)} rows, fewer than its index", "delete it")
+        regions = [place for place, seg_id in enumerate(listed[cohort]["seg_ids"]) if seg_id != MASK_VOLUME]
+        without = index_rows[np.isnan(matrix[np.ix_(index_rows, regions)]).all(axis=1)]
+        if len(without):
+            what = f"{len(without)} images have no regional volumes, the first in row {without[0]}"
+            fix = f"delete results/preprocessed/{cohort}-*/*.tsv and run snakemake again"
+            raise InputError(cohorts[cohort], "", what, fix)
         positions = [place for place, seg_id in enumerate(ids[cohort]) if seg_id is not None]
         at = [columns.index(ids[cohort][place]) for place in positions]
         volumes[np.ix_(resample.index.get_indexer(rows), at)] = matrix[np.ix_(index_rows, positions)]

@@ -42,6 +42,7 @@ COLUMNS = [
     *("image_id", "participant_id", "cohort", "session", "run", "acquisition", "reconstruction", "t1w"),
     *("derivatives", *TARGETS, "diagnosis", "shard"),
 ]
+GAINS_VOLUMES = "its images get regional volumes now; its preprocessing jobs run again, without FastSurfer's network"
 EXCLUDED = ["cohort", "file", "reason", "detail"]
 PoolsCheck = Callable[[Mapping[str, Any], pd.DataFrame, Sequence[Cohort], Mistakes], None]
 
@@ -122,13 +123,18 @@ def compile_manifest(
     images = assign_shards(images, previous, numbers, config["manifest"]["images_per_shard"])
     check_pools(config, images, cohorts, mistakes)
     mistakes.raise_if_any()
-    without_volumes = _without_volumes(config, cohorts, images, folder)
+    known = _known_without_volumes(folder)
+    without_volumes = _without_volumes(config, cohorts, images, folder, known)
     written = _write(folder, table, cohorts, images, excluded, previous, apart, without_volumes)
+    gaining = [cohort.name for cohort in cohorts if cohort.name in known and cohort.name not in without_volumes]
+    for shard in images.loc[images["cohort"].isin(gaining), "shard"].unique():
+        for ledger in _ledgers(folder, shard):
+            ledger.unlink()  # Snakemake makes it again, also if it has no record of how the old one was made
     return Summary(
         images=images,
         excluded=excluded,
         cohorts=tuple(cohort.name for cohort in cohorts),
-        notes=(*notes, *apart.notes),
+        notes=(*notes, *apart.notes, *(f"{name}: {GAINS_VOLUMES}" for name in gaining)),
         written=written,
         new_images=int((~images["image_id"].isin(list(previous))).sum()),
         gone_images=_gone(previous, {*images["image_id"], *apart.positions}, cohorts),
@@ -413,8 +419,18 @@ def assign_shards(
     return images.assign(shard=shard).loc[order, COLUMNS].reset_index(drop=True)
 
 
+def _known_without_volumes(folder: Path) -> set[str]:
+    """The cohorts whose images need no regional volumes by the manifest that is there."""
+    table = folder / Path(layout.SHARDS).name
+    return set(read_facts(table).get("without_volumes", ())) if table.is_file() else set()
+
+
+def _ledgers(folder: Path, shard: str) -> list[Path]:
+    return list((folder.with_name(Path(layout.PREPROCESSED).name) / shard).glob("*.tsv"))
+
+
 def _without_volumes(
-    config: Mapping[str, Any], cohorts: Sequence[Cohort], images: pd.DataFrame, folder: Path
+    config: Mapping[str, Any], cohorts: Sequence[Cohort], images: pd.DataFrame, folder: Path, known: Collection[str]
 ) -> list[str]:
     """The cohorts whose images need no regional volumes: they are in no task.
 
@@ -423,11 +439,8 @@ def _without_volumes(
     """
     if not may_leave_volumes_out(config):
         return []
-    table = folder / Path(layout.SHARDS).name
-    known = set(read_facts(table).get("without_volumes", ())) if table.is_file() else set()
-    subjects = folder.with_name(Path(layout.PREPROCESSED).name)
     shards = images.drop_duplicates("shard").groupby("cohort")["shard"]
-    begun = {name for name, of_cohort in shards if any(any((subjects / s).glob("*.tsv")) for s in of_cohort)}
+    begun = {name for name, of_cohort in shards if any(_ledgers(folder, shard) for shard in of_cohort)}
     return [
         cohort.name
         for cohort in cohorts
