@@ -71,7 +71,7 @@ REASONS = {
     ),
     "mask_failed": Reason(
         "no plausible brain was found",
-        "look at the image: wrong contrast, wrong body part, or turned upside down",
+        "look at the image: wrong contrast, wrong body part, a part of a head, or turned (see the detail)",
     ),
     "volume_check": Reason(
         "FastSurfer's own check found too little brain",

@@ -1,13 +1,11 @@
 """The embedded engine: conform, register the MNI152 template, mask, segment, measure; no container needed.
 
-Meant for demos, tests and groups without FastSurfer; it writes the same files.  The template is the
-ICBM 2009a nonlinear asymmetric one that nilearn bundles, skull-stripped, at 1 mm.
+Meant for demos, tests and groups without FastSurfer; it writes the same files.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,18 +15,17 @@ import numpy as np
 import SimpleITK
 from scipy import ndimage
 
-from ...errors import ImageError, InputError
+from ...errors import ImageError
 from ..volumes import stats_text
 from . import EngineInput, Made
 from .inputs import read_image
 from .outputs import LARGEST, SMALLEST
+from .registration import register, template
 
 LEFT_RIGHT = ("Left", "Right")
 # SegIds: FreeSurfer's if the meaning agrees, 12000 and up for template regions that have none there.
 PRIOR_POWER = 0.5  # 1 would let the template decide, 0 the intensities alone
 DARKEST = 3  # percentile of the brain's intensities that is surely fluid
-NEAR = 8.0  # mm around the template's brain in which registration compares points
-SAMPLES = 20_000  # points of the image in which registration compares intensities
 NAMES = {24: "CSF"}
 for _side, _ids in enumerate(((2, 4, 8, 7, 17, 10), (41, 43, 47, 46, 53, 49))):
     _parts = "Cerebral-White-Matter Lateral-Ventricle Cerebellum-Cortex Cerebellum-White-Matter Hippocampus Deep-Gray"
@@ -39,7 +36,7 @@ for _side, _ids in enumerate(((2, 4, 8, 7, 17, 10), (41, 43, 47, 46, 53, 49))):
 
 def version() -> str:
     """Version of what this engine computes; raised when its results change."""
-    return "1"
+    return "2"
 
 
 class Builtin:
@@ -72,8 +69,8 @@ class Builtin:
         """Nothing is held."""
 
 
-def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """Process one image into `folder`; returns a note for the ledger, or None.
+def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> str:
+    """Process one image into `folder`; returns a note for the ledger.
 
     Parameters
     ----------
@@ -89,8 +86,8 @@ def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> str | None:
     orig = conform(head.data, head.affine, settings["voxel_size"], settings["grid"])
     canonical = nibabel.as_closest_canonical(orig)
     image = np.asarray(canonical.dataobj).astype(np.float32)
-    to_template = register(image, canonical.affine)
-    gm, wm, brain, coordinates = warp_template(to_template, image.shape, canonical.affine)
+    found = register(image, canonical.affine)
+    gm, wm, brain, coordinates = warp_template(found.to_template, image.shape, canonical.affine)
     mask = brain_mask(image, brain, settings["voxel_size"])
     segmentation = segment(image, mask, gm, wm, coordinates)
     (folder / "mri").mkdir()
@@ -100,7 +97,7 @@ def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> str | None:
         nibabel.save(_like(values, canonical, orig), folder / f"mri/{name}.mgz")
     text = stats_text(segmentation, image, mask, NAMES, settings["voxel_size"] ** 3)
     (folder / "stats/aseg+DKT.stats").write_text(text, encoding="utf-8")
-    return "; ".join(head.notes) or None
+    return "; ".join([f"correlation with the template {found.fit:.2f}", *head.notes])
 
 
 def _like(
@@ -133,21 +130,6 @@ def conform(data: np.ndarray, affine: np.ndarray, voxel_size: float, grid: list[
     return nibabel.MGHImage(np.round(scaled).astype(np.uint8), to_world)
 
 
-@functools.lru_cache(maxsize=1)
-def template() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The MNI152 T1, grey matter and white matter at 1 mm, float32 in [0, 255], and their affine (RAS)."""
-    # importing nilearn takes 3 s of CPU, and only its files are needed
-    found = importlib.util.find_spec("nilearn")
-    if found is None or found.origin is None:
-        raise InputError("nilearn", "", "it is not installed, and the template is in it", "pip install nilearn")
-    folder = Path(found.origin).parent / "datasets/data"
-    images: list[Any] = [
-        nibabel.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in ("t1", "gm", "wm")
-    ]
-    t1, grey, white = (np.asarray(image.dataobj, np.float32) for image in images)
-    return t1, grey, white, images[0].affine
-
-
 @functools.lru_cache(maxsize=2)
 def blurred_tissues(blur: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Grey matter, white matter and brain of the template in [0, 1], blurred by `blur` mm (a standard deviation)."""
@@ -157,25 +139,6 @@ def blurred_tissues(blur: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return grey, white, brain
 
 
-@functools.lru_cache(maxsize=2)
-def coarse_template(size: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What registration needs of the template, at voxels of about `size` mm.
-
-    Returns
-    -------
-    t1 : float32
-    near : uint8, 1 in the brain and within NEAR of it
-    affine : of both
-    """
-    t1, _, _, affine = template()
-    step = max(1, int(size / 2))
-    smooth = ndimage.gaussian_filter(t1, 0.5 * size)[::step, ::step, ::step]
-    brain = SimpleITK.GetImageFromArray((t1 > 0).astype(np.uint8))
-    squared = SimpleITK.SignedMaurerDistanceMap(brain, squaredDistance=True, useImageSpacing=False)  # of 1 mm voxels
-    near = (SimpleITK.GetArrayFromImage(squared) <= NEAR**2).astype(np.uint8)[::step, ::step, ::step]
-    return smooth, near, affine @ np.diag([step, step, step, 1.0])
-
-
 @functools.lru_cache(maxsize=1)
 def grey_between() -> float:
     """Where the template's grey matter lies between its darkest fluid (0) and its white matter (1)."""
@@ -183,65 +146,6 @@ def grey_between() -> float:
     dark = float(np.percentile(t1[t1 > 0], DARKEST))
     middle, bright = (float((t1 * weight).sum() / weight.sum()) for weight in (grey, white))
     return (middle - dark) / (bright - dark)
-
-
-def _itk(values: np.ndarray, affine: np.ndarray) -> SimpleITK.Image:
-    """An array in RAS order as an ITK image whose points are RAS millimetres (ITK does not mind the name)."""
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(values.T))
-    image.SetSpacing([float(size) for size in np.diag(affine)[:3]])
-    image.SetOrigin([float(at) for at in affine[:3, 3]])
-    return image
-
-
-def register(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """The affine map from the image's RAS millimetres to the template's, 4 x 4.
-
-    Mattes mutual information, two levels, first with few degrees of freedom.
-    """
-    voxel = float(affine[0, 0])
-    coarse = max(2.0, voxel)
-    t1, near, template_affine = coarse_template(coarse)
-    fixed = _itk(ndimage.gaussian_filter(image, 0.5 * coarse / voxel if voxel < coarse else 0), affine)
-    moving, mask = (_itk(values, template_affine) for values in (t1, near))
-    bright = image > np.percentile(image, 60)
-    middle = np.array(ndimage.center_of_mass(bright)) * voxel + affine[:3, 3]
-    start = SimpleITK.Similarity3DTransform()
-    start.SetCenter(middle.tolist())
-    inside = np.array(ndimage.center_of_mass(t1)) * np.diag(template_affine)[:3] + template_affine[:3, 3]
-    start.SetTranslation((inside - middle + [0, 0, -10]).tolist())  # the head's centre lies below the brain's
-    whole = _optimise(fixed, moving, mask, start, coarse, voxel)
-    full = SimpleITK.AffineTransform(3)
-    full.SetCenter(whole.GetCenter())
-    full.SetMatrix(whole.GetMatrix())
-    full.SetTranslation(whole.GetTranslation())
-    full = _optimise(fixed, moving, mask, full, coarse, voxel)
-    result, centre = np.eye(4), np.array(full.GetCenter())
-    result[:3, :3] = np.array(full.GetMatrix()).reshape(3, 3)
-    result[:3, 3] = np.array(full.GetTranslation()) + centre - result[:3, :3] @ centre
-    return result
-
-
-def _optimise(fixed, moving, mask, start, coarse: float, voxel: float):
-    # only points that fall in or near the template's brain count: it has no head, so scalp must not attract it
-    method = SimpleITK.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(32)
-    method.SetMetricMovingMask(mask)
-    method.SetMetricUseFixedImageGradientFilter(False)  # a filtered gradient of whole images costs more than
-    method.SetMetricUseMovingImageGradientFilter(False)  # differences at the points compared, and gains nothing
-    finest = max(1, round(coarse / voxel))
-    method.SetShrinkFactorsPerLevel([max(1, round(8 / voxel)), finest])
-    method.SetSmoothingSigmasPerLevel([4.0, 0.0])
-    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
-    method.SetMetricSamplingStrategy(method.REGULAR)
-    sizes = np.prod(fixed.GetSize()) / np.array([max(1, round(8 / voxel)), finest]) ** 3
-    share = [min(1.0, SAMPLES / size) for size in sizes]
-    method.SetMetricSamplingPercentagePerLevel(share, seed=1)  # its default seed is the clock
-    method.SetInterpolator(SimpleITK.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.02 * voxel, 80, relaxationFactor=0.6)
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetInitialTransform(start, inPlace=False)
-    found = method.Execute(fixed, moving).Downcast()
-    return found.GetNthTransform(0).Downcast() if isinstance(found, SimpleITK.CompositeTransform) else found
 
 
 def warp_template(to_template: np.ndarray, shape: tuple[int, ...], affine: np.ndarray):
