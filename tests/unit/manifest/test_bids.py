@@ -170,6 +170,48 @@ def test_images_with_contrast_agent_or_phase_are_left_out():
     assert set(read_one(t1w="ce-gadolinium")[0].index) == {"A_01_ce-gadolinium"}
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("t1w.nii.gz", "rename it"), ("T1w.NII.GZ", "rename it"), ("T1w.mgz", "convert it"), ("T1w.hdr", "convert it"),
+        ("UNIT1.nii.gz", "MP2RAGE"), ("T1.nii.gz", "name it _T1w"), ("MPRAGE.nii", "name it _T1w"),
+    ],
+)  # fmt: skip
+def test_names_that_come_near_are_listed_with_what_to_do(name, said):
+    write_cohort(Path("A"), people(2), [])
+    add_scan(Path("A/sub-01/anat/sub-01_T1w.nii.gz"))
+    add_scan(Path(f"A/sub-02/anat/sub-02_{name}"))
+    add_scan(Path("A/sub-01/anat/sub-01_UNIT1.nii.gz"))  # beside a scan
+    table, left_out, _ = read_one()
+    assert list(table.index) == ["A_01"]
+    assert list(left_out) == [f"sub-02_{name}"]
+    reason, detail = left_out[f"sub-02_{name}"]
+    assert reason == "near_miss" and said in detail
+
+
+def test_what_a_program_made_of_a_scan_is_taken_only_if_it_is_named():
+    write_cohort(Path("A"), people(1), [])
+    for entities in ("desc-preproc", "space-MNI152", "desc-defaced", "acq-x"):
+        add_scan(Path(f"A/sub-01/anat/sub-01_{entities}_T1w.nii.gz"))
+    table, left_out, _ = read_one(t1w="all")
+    assert sorted(table.index) == ["A_01_acq-x", "A_01_desc-defaced"]
+    assert [reason for reason, _ in left_out.values()] == ["processed", "processed"]
+    assert list(read_one(t1w="desc-preproc")[0].index) == ["A_01_desc-preproc"]
+
+
+def test_a_derivative_data_set_is_refused_unless_its_images_are_named():
+    write_cohort(Path("A"), people(1), [])
+    add_scan(Path("A/sub-01/anat/sub-01_desc-preproc_T1w.nii.gz"))
+    about = Path("A/dataset_description.json")
+    about.write_text('{"Name": "x", "DatasetType": "derivative"}')
+    lines = refused()
+    assert "derivative data set" in lines[0] and "desc-preproc" in lines[0]
+    assert len(read_one(t1w="desc-preproc")[0]) == 1
+    for text in ("[]", "{", '{"DatasetType": "raw"}', '{"DatasetType": ["x"]}'):
+        about.write_text(text)
+        assert "derivative data set" not in refused()[0]
+
+
 def test_whatever_is_left_out_is_listed_with_its_reason(study):
     config, _ = study
     Path("A/sub-01/anat/sub-01_T1w.nii.gz").write_bytes(b"")

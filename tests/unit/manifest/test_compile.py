@@ -1,6 +1,8 @@
 """What lies in BIDS folders becomes images and shards; whatever is wrong there is one line, and nothing is written."""
 
+import itertools
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -391,10 +393,15 @@ def test_the_mistakes_of_all_cohorts_are_told_at_once(study):
 
 
 def test_of_many_mistakes_alike_only_the_first_are_listed(study):
+    """One line for each wrong value, and ten values of a column."""
     config, rows = study
     write_cohorts([rows[0] | {"sex_codes": "f=0,m=1,W=0"}, rows[1]])
     path = Path("A/participants.tsv")
     path.write_text(path.read_text().replace("\tF\t", "\tfem\t").replace("\tM\t", "\tmasc\t"))
+    lines = lines_of(config)
+    assert len(lines) == 2 and all("10 times" in line for line in lines)
+    numbers = itertools.count()
+    path.write_text(re.sub("fem|masc", lambda found: f"{found[0]}{next(numbers)}", path.read_text()))
     lines = lines_of(config)
     assert len(lines) == 11 and "10 more like the last line" in lines[-1]
 

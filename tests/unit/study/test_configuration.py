@@ -218,3 +218,24 @@ def test_checking_leaves_the_configuration_alone():
     before = copy.deepcopy(config)
     check_config(config, SCHEMAS, [BASE])
     assert config == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 1\nstudy: a\nseed: 2\n", "line 3: the key 'seed' stands here and in line 1; keep one of them"),
+        ("pretrain:\n  epochs: 1\n  epochs: 1\n", "line 3: the key 'epochs' stands here and in line 2"),
+        ("a: [{x: 1}, {x: 1,\n x: 2}]\n", "line 2: the key 'x'"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path, text, said):
+    """YAML keeps the last one and says nothing."""
+    (tmp_path / "my.yaml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_document(tmp_path / "my.yaml")
+    assert said in str(caught.value)
+
+
+def test_anchors_and_merges_are_no_repetition(tmp_path):
+    (tmp_path / "my.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]\n")
+    assert read_document(tmp_path / "my.yaml")["b"] == {"x": 1, "y": 2}

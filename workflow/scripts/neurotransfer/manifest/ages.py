@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import InputError, Mistakes
 from .bids_tables import day_of, read_units
@@ -28,6 +28,8 @@ UNITS = {
     **dict.fromkeys(("w", "wk", "week"), "weeks"),
     **dict.fromkeys(("d", "day"), "days"),
 }
+RANGE = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*(?:-|–|to)\s*(\d{1,3}(?:\.\d+)?)")
+WORDED = re.compile(r"(\d+(?:[.,]\d+)?)\s*([A-Za-z]+(?:\(s\))?\.?)")
 CAPPED = re.compile(r"(?:(?:>=?|≥)\s*)?(?P<number>[^\s>≥+]+?)\s*(?:\+)?")
 
 
@@ -41,6 +43,30 @@ def uncapped(text: str) -> str:
     """The number of an age with an upper bound, as BIDS writes those of 89 and more ("89+"), or ``> 89``."""
     found = CAPPED.fullmatch(text)
     return found["number"] if found else text
+
+
+class WrittenAge(NamedTuple):
+    """An age in years, and how its cell writes it: "range" or "worded"."""
+
+    value: float
+    how: str
+
+
+def written_years(text: str) -> WrittenAge | None:
+    """The age of a cell that holds a range of years, or a number with its unit; None for anything else.
+
+    Examples
+    --------
+    >>> written_years("35-40"), written_years("031Y").value, written_years("18 months").value, written_years("89+")
+    (WrittenAge(value=37.5, how='range'), 31.0, 1.5, None)
+    """
+    if found := RANGE.fullmatch(text):
+        low, high = (float(part) for part in found.groups())
+        return WrittenAge((low + high) / 2, "range") if AGES[0] <= low < high <= AGES[1] else None
+    if (found := WORDED.fullmatch(text)) and (unit := unit_named(found[2])):
+        years = float(found[1].replace(",", ".")) / PER_YEAR[unit]
+        return WrittenAge(years, "worded") if AGES[0] <= years <= AGES[1] else None
+    return None
 
 
 def birth_day(text: str) -> date | None:

@@ -23,6 +23,23 @@ POINTERS = (ANNEX.encode(), b"version https://git-lfs.github.com/")
 POINTER_SIZES = range(32, 1025)  # bytes; no T1w is as small
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would end a line or a cell of a table
 NOT_MAGNITUDE = ("phase", "real", "imag")
+# Names that come near that of a T1-weighted scan, and what to do about them.
+NEAR_MISSES = (
+    (re.compile(r".*_t1w\.(?:nii|nii\.gz)", re.I | re.DOTALL), "rename it: BIDS writes _T1w.nii or _T1w.nii.gz"),
+    (
+        re.compile(r".*_t1w(?:_defaced)?\.(?:mgz|mgh|mnc|nrrd|img|hdr|nii\.bz2|nii\.xz)", re.I | re.DOTALL),
+        "convert it to NIfTI",
+    ),
+    (
+        re.compile(r".*_UNIT1\.nii(?:\.gz)?", re.DOTALL),
+        "an MP2RAGE image has noise around the head: remove it, and name the result _T1w.nii.gz",
+    ),
+    (
+        re.compile(r".*_(?:T1|MPRAGE)\.nii(?:\.gz)?", re.I | re.DOTALL),
+        "if it is a T1-weighted scan, name it _T1w",
+    ),
+)
+PROCESSED = ("desc", "space", "atlas", "label")  # entities of what a program has made of a scan
 
 
 class Scan(NamedTuple):
@@ -130,9 +147,14 @@ def _is_folder(entry: os.DirEntry[str], excluded: list[Exclusion]) -> bool:
 def _scans(anat: os.DirEntry[str], subject: str, session: str, excluded: list[Exclusion]) -> Iterator[Scan]:
     prefix = f"{subject}_ses-{session}" if session else subject
     found: dict[tuple[str, str | None], Scan] = {}
+    near: list[Exclusion] = []
     for entry in _entries(anat, excluded):
         name = IMAGE.fullmatch(entry.name)
-        if name is None or entry.name.startswith("."):
+        if entry.name.startswith("."):
+            continue
+        if name is None:
+            fixes = (fix for pattern, fix in NEAR_MISSES if pattern.fullmatch(entry.name))
+            near += [Exclusion(printable(entry), "near_miss", fix) for fix in list(fixes)[:1]]
             continue
         if problem := _problem(entry, prefix):
             excluded.append(Exclusion(printable(entry), *problem))
@@ -146,6 +168,8 @@ def _scans(anat: os.DirEntry[str], subject: str, session: str, excluded: list[Ex
             detail = f"{entry.name} is the same image and is taken"
             excluded.append(Exclusion(other.path, "two_formats", detail))
             found[name["stem"], name["defaced"]] = scan
+    if not found:  # beside a scan, another form of it is nothing to tell
+        excluded += near
     yield from found.values()
 
 

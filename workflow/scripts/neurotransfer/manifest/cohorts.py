@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,6 +21,7 @@ from .path_patterns import pattern_mistake
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas/cohorts.schema.yaml"
 FIELDS = (*TARGETS, "diagnosis")
+NO_COLUMN = "-"  # in a field's cell: the cohort has no such column, whatever its tables call their columns
 EXTRA_FIELDS = ("height", "weight", "birth_date")  # what a target can be computed from, if cohorts.tsv names it
 T1W = ("first",)  # [assumed] of several images of one session, which is taken
 # The words of BIDS (participants.tsv: sex, handedness), in lower case; "other" and "ambidextrous" are neither class.
@@ -37,6 +38,9 @@ class Cohort:
     table itself names.  `codes` maps sex, handedness and diagnosis to what each value means (None: missing); a field
     without codes is not in it.  `t1w` is the rule for several images of a session (image_choice.py), `age_unit` is None
     if sidecars decide, and `derivatives` is the pattern of each image's existing outputs (path_patterns.py), or None.
+    A field without a column is not in `columns`.  `ages` has the age's column by session, if each session has one.
+    `missing` has the words for missing values by field, "" for all fields, and `ignored` the columns that are known to
+    hold nothing that is used.
     """
 
     name: str
@@ -53,6 +57,13 @@ class Cohort:
     t1w: tuple[str, ...] = T1W
     age_unit: str | None = None
     derivatives: str | None = None
+    ages: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    ignored: frozenset[str] = frozenset()
+
+    def is_missing(self, name: str, text: str) -> bool:
+        """Whether a cell of a field says that its value is missing."""
+        return text in MISSING or text in self.missing.get(name, ()) or text in self.missing.get("", ())
 
 
 def read_cohorts(path: str | Path, tasks: Collection[str], images_per_job: int, mistakes: Mistakes) -> list[Cohort]:
@@ -129,15 +140,15 @@ def _role_mistakes(row: Mapping[str, str], tasks: Collection[str]) -> Iterator[t
 
 def _cell_mistakes(row: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """What is wrong within a cell of codes, a file, or a rule or pattern for files: column, mistake and fix."""
-    for field in ("sex", "handedness"):
-        for value, meaning in _codes(row.get(f"{field}_codes", "")).items():
+    for name in ("sex", "handedness"):
+        for value, meaning in _codes(row.get(f"{name}_codes", "")).items():
             if meaning not in ("0", "1", None):
-                yield (f"{field}_codes", f"{value} means {meaning!r}", "it must mean 0, 1 or n/a")
-    for field in (*FIELDS, *EXTRA_FIELDS):
-        file, _ = _place(row.get(field, ""))
+                yield (f"{name}_codes", f"{value} means {meaning!r}", "it must mean 0, 1 or n/a")
+    for name in (*FIELDS, *EXTRA_FIELDS):
+        file, _ = _place(row.get(name, ""))
         if file and (PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts):
             what = f"{file!r} leads out of the data set"
-            yield (field, what, "name a file in it, such as phenotype/ipaq.tsv:total")
+            yield (name, what, "name a file in it, such as phenotype/ipaq.tsv:total")
     if "t1w" in row and (problem := rule_mistake(_words(row["t1w"]))):
         yield ("t1w", problem, "write such as first, or: acq-mprage, first")
     if "derivatives" in row and (problem := pattern_mistake(row["derivatives"])):
@@ -148,13 +159,14 @@ def _cohort(row: Mapping[str, str], where: str, images_per_job: int) -> Cohort:
     roles = _roles(row["roles"])
     share = float(row["pretraining_share"]) if "pretraining_share" in row else float("pretraining" in roles)
     codes = {
-        field: _codes(row[f"{field}_codes"])
-        for field in ("sex", "handedness", "diagnosis")
-        if row.get(f"{field}_codes")
+        name: _codes(row[f"{name}_codes"]) for name in ("sex", "handedness", "diagnosis") if row.get(f"{name}_codes")
     }
-    sources = {field: _place(row.get(field, field)) for field in FIELDS}
-    sources |= {field: _place(row[field]) for field in EXTRA_FIELDS if field in row}
-    columns = {field: column for field, (_, column) in sources.items()}
+    given = {name: row[name] for name in (*FIELDS, *EXTRA_FIELDS) if name in row}
+    ages = _codes(given.pop("age")) if "=" in given.get("age", "") else {}
+    unused = {name for name, text in given.items() if text == NO_COLUMN} | ({"age"} if ages else set())
+    sources = {name: _place(given.get(name, name)) for name in FIELDS if name not in unused}
+    sources |= {name: _place(given[name]) for name in EXTRA_FIELDS if name in given.keys() - unused}
+    columns = {name: column for name, (_, column) in sources.items()}
     return Cohort(
         name=row["cohort"],
         path=Path(row["path"]),
@@ -162,15 +174,28 @@ def _cohort(row: Mapping[str, str], where: str, images_per_job: int) -> Cohort:
         pretraining_share=share,
         images_per_job=int(row.get("images_per_job", images_per_job)),
         columns=columns,
-        given=frozenset(field for field in columns if field in row),
+        given=frozenset(columns.keys() & given.keys()),
         codes={"sex": SEX, "handedness": HANDEDNESS} | codes,
         height_in_m=0.01 if row.get("height_unit") == "cm" else 1.0,
         where=where,
-        files={field: file for field, (file, _) in sources.items() if file},
+        files={name: file for name, (file, _) in sources.items() if file},
         t1w=_words(row["t1w"]) if "t1w" in row else T1W,
         age_unit=row.get("age_unit"),
         derivatives=row.get("derivatives"),
+        ages={session.removeprefix("ses-"): column for session, column in ages.items() if column},
+        missing=_missing_words(row.get("missing", "")),
+        ignored=frozenset(_words(row["ignored"])) if "ignored" in row else frozenset(),
     )
+
+
+def _missing_words(text: str) -> dict[str, frozenset[str]]:
+    """Words for missing values by field, "" for every field: "NaN, age:999"."""
+    found: dict[str, set[str]] = {}
+    for word in _words(text) if text else ():
+        name, colon, value = word.partition(":")
+        known = colon and name.strip() in (*FIELDS, *EXTRA_FIELDS)
+        found.setdefault(name.strip() if known else "", set()).add(value.strip() if known else word)
+    return {name: frozenset(words) for name, words in found.items()}
 
 
 def _roles(text: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ whose images are all gone keeps its file, without rows, because its number must 
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,13 +30,14 @@ from ..study.demands import images_per_job, may_leave_volumes_out
 from ..study.plan import digest_of_cohorts
 from ..study.targets import TARGETS
 from ..text import aligned
-from .bids import Exclusion, Participant, Scan, find_participants, key_of, safe
+from .bids import PROCESSED, Exclusion, Participant, Scan, find_participants, key_of, safe
 from .bids_tables import Table, day_of, read_acquisitions, read_participants, read_sessions
 from .cohorts import Cohort, read_cohorts
 from .image_choice import choose_scans
 from .labels import Labels, mapped_columns
 from .path_patterns import fill_in
 from .people import Person, Visit
+from .unnamed_columns import notes_on_columns
 from .withdrawal import Apart, emptied, fill_positions, read_withdrawn, set_apart
 
 COLUMNS = [
@@ -182,6 +184,7 @@ def images_of_cohort(
         fix = "mount it, or correct the path"
         mistakes.add(InputError(table, f"{cohort.where}, path", f"there is no folder {cohort.path}", fix))
         return [], excluded, []
+    _refuse_derivatives(cohort, mistakes)
     participants = read_participants(cohort.path, mapped_columns(cohort), mistakes)
     if participants is None:
         return [], excluded, []
@@ -209,6 +212,7 @@ def images_of_cohort(
     for row, values in zip(rows, labels.values(people), strict=True):
         row |= values
     labels.check_columns(table)
+    labels.notes[:0] = notes_on_columns(cohort, participants, labels.has("diagnosis"))
     _check_derivatives(cohort, table, rows, labels.notes, mistakes)
     if not rows:
         what = "it holds no T1-weighted image (sub-*/[ses-*/]anat/*_T1w.nii.gz)"
@@ -220,6 +224,23 @@ def images_of_cohort(
     elif without := len(participants.rows) - len(found):
         labels.notes.append(f"{cohort.name}: {without:,} people of participants.tsv have no T1-weighted image")
     return rows, excluded, labels.notes
+
+
+def _refuse_derivatives(cohort: Cohort, mistakes: Mistakes) -> None:
+    """The images of a derivative data set are no raw scans, unless the column t1w names what is meant."""
+    path = cohort.path / "dataset_description.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return  # BIDS wants this file; nothing here needs it
+    kind = about.get("DatasetType") if isinstance(about, dict) else None
+    named = any(part.split("-", 1)[0] in PROCESSED for word in cohort.t1w for part in word.split("_"))
+    if isinstance(kind, str) and kind.lower() == "derivative" and not named:
+        what = "DatasetType says that this is a derivative data set, and its images are no raw scans"
+        fix = (
+            f"give the raw data set as path of {cohort.name}, or name the images that are meant as t1w, as desc-preproc"
+        )
+        mistakes.add(InputError(path, "", what, fix))
 
 
 def _near(key: str, participants: Table) -> str:
@@ -240,7 +261,7 @@ def _images_of_person(
     key = key_of(person.label, "sub-")
     sessions = None
     if person.sessions_table is not None:
-        diagnosis = cohort.columns["diagnosis"]
+        diagnosis = cohort.columns.get("diagnosis", "")
         sessions = read_sessions(person.sessions_table, key, diagnosis, mapped_columns(cohort), mistakes)
     by_session: dict[str, list[Scan]] = {}
     for scan in person.scans:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from .bids import Exclusion, Scan
+from .bids import PROCESSED, Exclusion, Scan
 
 WORDS = ("first", "last", "defaced")
 
@@ -44,6 +44,11 @@ def choose_scans(scans: Sequence[Scan], rule: Sequence[str]) -> tuple[list[Scan]
         detail = "an image with a contrast agent is taken only if the column t1w names it, as ce-<label>"
         excluded = [Exclusion(scan.path, "contrast_agent", detail) for scan in scans if "ce" in scan.labels]
         scans = [scan for scan in scans if "ce" not in scan.labels]
+    named = {part.split("-", 1)[0] for word in rule for part in word.split("_")}
+    made = [scan for scan in scans if _is_processed(scan) and not named & set(PROCESSED)]
+    detail = "a program has made it of a scan; it is taken only if the column t1w names it, as desc-<label>"
+    excluded += [Exclusion(scan.path, "processed", detail) for scan in made]
+    scans = [scan for scan in scans if scan not in made]
     if "all" in rule or not scans:
         return scans, excluded
     fitting = next((fitting for word in rule if (fitting := [scan for scan in scans if fits(scan, word)])), [])
@@ -55,6 +60,12 @@ def choose_scans(scans: Sequence[Scan], rule: Sequence[str]) -> tuple[list[Scan]
     name = taken.path.rpartition("/")[2]
     detail = f"by the rule {text!r} the session's image is {name}"
     return [taken], excluded + [Exclusion(scan.path, "not_chosen", detail) for scan in scans if scan is not taken]
+
+
+def _is_processed(scan: Scan) -> bool:
+    """Whether the name says that a program has made it: another space, a mask applied; a removed face is no reason."""
+    labels = {entity: label for entity, label in scan.labels.items() if entity in PROCESSED}
+    return bool(labels) and not (labels.keys() == {"desc"} and "deface" in labels["desc"].lower())
 
 
 def fits(scan: Scan, word: str) -> bool:

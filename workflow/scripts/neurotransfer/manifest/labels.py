@@ -14,9 +14,9 @@ from datetime import date
 from typing import Any
 
 from ..errors import InputError, Mistakes
-from .ages import AGES, AgeUnits, ages_of, uncapped
+from .ages import AGES, AgeUnits, ages_of, uncapped, written_years
 from .bids import key_of
-from .bids_tables import MISSING, Table
+from .bids_tables import Table
 from .cohorts import FIELDS, Cohort
 from .decimal_commas import NUMBER, comma_problem
 from .people import Cell, Person
@@ -58,6 +58,7 @@ class Labels:
         self._several: dict[str, list[str]] = {}
         self._counts: Counter[str] = Counter()
         self._rowless: dict[str, list[str]] = {}  # imaged sessions without a row, by the table's family
+        self._complaints: dict[tuple[str, str, str], tuple[int, InputError]] = {}  # by table, column and value
         self._sessions_listed: dict[str, dict[str, set[str]]] = {}
         self._columns_of(participants)
         self.phenotype = find_phenotype(cohort, self._found, self._several, self.notes, mistakes)
@@ -112,12 +113,22 @@ class Labels:
         found: dict[str, Cell] = {}
         person, visit = key_of(label, "sub-"), key_of(session, "ses-")
         self._collect(found, self.participants, (person, ""), self._columns_of(self.participants))
+        self._collect_age(found, person, visit)
         for table, positions in self.phenotype:
             for key in ((person, ""), (person, visit)):
                 self._collect(found, table, key, positions)
         if sessions is not None:
             self._collect(found, sessions, (person, visit), self._columns_of(sessions))
         return found
+
+    def _collect_age(self, found: dict[str, Cell], person: str, visit: str) -> None:
+        """The age of a session that participants.tsv has a column of its own for."""
+        column, row = self.cohort.ages.get(visit), self.participants.rows.get((person, ""))
+        if column in self.participants.columns and row is not None:
+            line, cells = row
+            text = cells[self.participants.columns.index(column)]
+            if not self.cohort.is_missing("age", text):
+                found["age"] = Cell(text, self.participants, line, person, column, True)
 
     def _collect(
         self, found: dict[str, Cell], table: Table, key: tuple[str, str], positions: Mapping[str, int]
@@ -129,7 +140,7 @@ class Labels:
         own = table.family == "sessions" or key[1] != ""
         name = f"{key[0]}, session {key[1]}" if own else key[0]
         for field_name, position in positions.items():
-            if cells[position] not in MISSING:
+            if not self.cohort.is_missing(field_name, cells[position]):
                 found[field_name] = Cell(cells[position], table, line, name, table.columns[position], own)
 
     def values(self, people: Sequence[Person]) -> list[dict[str, float | int | str | None]]:
@@ -147,6 +158,10 @@ class Labels:
         self._note_counts()
         return rows
 
+    def has(self, field_name: str) -> bool:
+        """Whether a table of the cohort has a column of this field."""
+        return field_name in self._found
+
     def count(self, what: str, number: int = 1) -> None:
         """Count something that a note mentions at the end."""
         self._counts[what] += number
@@ -161,6 +176,8 @@ class Labels:
             "by_days": "ages are those of another session, or of participants.tsv, plus the time between the scans",
             "by_birth": "ages are the time between birth_date and the day of the scan",
             "capped": "values of age have an upper bound, as 89+, and are taken as that number",
+            "range": "ages are ranges, and are taken as their middle",
+            "worded": "ages have their unit in the cell, as 30 years or 031Y",
             "undated": "acquisition times of scans.tsv are no dates, and say nothing",
             "commas": "numbers have a decimal comma",
         }
@@ -176,6 +193,17 @@ class Labels:
 
     def check_columns(self, table_of_cohorts: object) -> None:
         """Complain about columns that cohorts.tsv names and no table of the cohort has; to be called at the end."""
+        for session, name in self.cohort.ages.items():
+            if name not in self.participants.header:
+                what = f"{self.participants.path} has no column {name!r}, the age of session {session}"
+                near = difflib.get_close_matches(name, self.participants.header, 1, cutoff=0.5)
+                fix = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(self.participants.header[:12])}"
+                self.mistakes.add(InputError(table_of_cohorts, f"{self.cohort.where}, age", what, fix))
+        for (_, column, _), (number, error) in self._complaints.items():
+            what = f"{error.what}, {number:,} times" if number > 1 else error.what
+            again = InputError(error.file, error.where, what, error.fix)
+            self.mistakes.add(again, str(self.cohort.path), f"column {column}")
+        self._complaints.clear()
         for field_name in sorted(self.cohort.given - self._found):
             name = self.cohort.columns[field_name]
             where = f"{self.cohort.where}, {field_name}"
@@ -212,6 +240,9 @@ class Labels:
     def _number(self, field_name: str, cell: Cell) -> float | None:
         text = cell.text
         if field_name == "age" and not NUMBER.fullmatch(text):
+            if (years := written_years(text)) is not None:
+                self._counts[years.how] += 1
+                return years.value
             text = uncapped(text)
             self._counts["capped"] += text != cell.text
         if "," in text:
@@ -251,6 +282,8 @@ class Labels:
             if spelling in codes:
                 code = codes[spelling]
                 return None if code is None else int(code)
+        if NUMBER.fullmatch(text) and (code := _code_of_score(float(text), codes)) is not None:
+            return None if code == "" else int(code)
         what = f"{text!r} is no {field_name} that the cohort's mapping knows ({', '.join(codes)})"
         fix = f"add it to {field_name}_codes of {self.cohort.name} in the cohort table, or correct it here"
         return self.complain(cell, what, fix)
@@ -265,15 +298,18 @@ class Labels:
         if text.lower() in NO_DIAGNOSIS:
             return self.complain(cell, f"{text!r} is no diagnosis", "write n/a if it is missing")
         if codes or NUMBER.fullmatch(text):
-            what = f"{text!r} is a diagnosis that the cohort's mapping does not cover"
+            known = ", ".join(dict.fromkeys([*codes, *sorted(self.words)]))
+            what = f"{text!r} is a diagnosis that the cohort's mapping does not cover (it knows: {known})"
             fix = f"add it to diagnosis_codes of {self.cohort.name} in the cohort table, or correct it here"
             return self.complain(cell, what, fix)
         return text
 
     def complain(self, cell: Cell, what: str, fix: str) -> None:
-        """Collect a mistake with the line, the person and the column of its cell."""
+        """Collect a mistake with the line, the person and the column of its cell; one for all cells with one value."""
+        key = (cell.table.family, cell.column, cell.text)
+        number, error = self._complaints.get(key, (0, None))
         where = f"line {cell.line} (sub-{cell.key}), column {cell.column}"
-        self.mistakes.add(InputError(cell.table.path, where, what, fix), str(self.cohort.path), f"column {cell.column}")
+        self._complaints[key] = (number + 1, error or InputError(cell.table.path, where, what, fix))
 
 
 def columns_by_field(cohort: Cohort, names: Sequence[str]) -> dict[str, str]:
@@ -292,4 +328,15 @@ def columns_by_field(cohort: Cohort, names: Sequence[str]) -> dict[str, str]:
 
 def mapped_columns(cohort: Cohort) -> Callable[[Sequence[str]], Collection[str]]:
     """Which of a table's columns a cohort's labels need."""
-    return lambda names: columns_by_field(cohort, names).values()
+    return lambda names: {*columns_by_field(cohort, names).values(), *cohort.ages.values()}
+
+
+def _code_of_score(score: float, codes: Mapping[str, str | None]) -> str | None:
+    """The code of a score by limits such as "<0" and ">0"; "" if it means missing, None if no limit covers it."""
+    for spelling, code in codes.items():
+        sign, limit = spelling[:1], spelling[1:].strip()
+        if sign not in ("<", ">") or not NUMBER.fullmatch(limit):
+            continue
+        if score < float(limit) if sign == "<" else score > float(limit):
+            return code or ""
+    return None

@@ -99,6 +99,7 @@ def read_document(path: str | Path) -> dict[str, Any]:
         document = json.loads(text)
     except ValueError:
         try:
+            _refuse_repeated_keys(path, yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
             document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
@@ -108,6 +109,33 @@ def read_document(path: str | Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InputError(path, "", "it has no keys at its top level", "write lines such as 'seed: 1'")
     return document
+
+
+def _refuse_repeated_keys(path: Path, root: Any) -> None:
+    """Refuse a key that stands twice in one group: YAML keeps the last one and says nothing.
+
+    Parameters
+    ----------
+    root : of the composed document; None if it is empty
+    """
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:  # an alias leads to a node that was looked at
+            continue
+        seen.add(id(node))
+        if node.id == "sequence":
+            waiting += node.value
+        if node.id != "mapping":
+            continue
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            if key.id == "scalar" and key.value != "<<":
+                line = lines.setdefault(key.value, key.start_mark.line + 1)
+                if line != key.start_mark.line + 1:
+                    what = f"the key {key.value!r} stands here and in line {line}"
+                    raise InputError(path, f"line {key.start_mark.line + 1}", what, "keep one of them")
+            waiting.append(value)
 
 
 def check_config(config: Mapping[str, Any], schemas: str | Path, files: Iterable[str | Path]) -> None:
