@@ -255,7 +255,7 @@ class Labels:
                 fix = f"write {point}, or {text.replace(',', '')}, and the others likewise"
                 return self.complain(cell, f"{cell.text!r} can't be read: {problem}", fix)
         if not NUMBER.fullmatch(text):
-            fix = "write a number, or n/a if it is missing"
+            fix = "write a number, or n/a if it is missing, or list this word in the column missing of the cohort table"
             return self.complain(cell, f"{cell.text!r} is no number", fix)
         number = float(text)
         if field_name == "height":
@@ -286,6 +286,8 @@ class Labels:
             return None if code == "" else int(code)
         what = f"{text!r} is no {field_name} that the cohort's mapping knows ({', '.join(codes)})"
         fix = f"add it to {field_name}_codes of {self.cohort.name} in the cohort table, or correct it here"
+        if field_name == "handedness" and NUMBER.fullmatch(text):
+            fix = f"of a score give limits as handedness_codes of {self.cohort.name}: <0=1,>0=0,0=n/a; or write - as handedness"
         return self.complain(cell, what, fix)
 
     def _diagnosis(self, cell: Cell) -> str | None:
