@@ -287,7 +287,7 @@ class Labels:
         what = f"{text!r} is no {field_name} that the cohort's mapping knows ({', '.join(codes)})"
         fix = f"add it to {field_name}_codes of {self.cohort.name} in the cohort table, or correct it here"
         if field_name == "handedness" and NUMBER.fullmatch(text):
-            fix = f"of a score give limits as handedness_codes of {self.cohort.name}: <0=1,>0=0,0=n/a; or write - as handedness"
+            fix = "of a score give limits as handedness_codes in the cohort table (<0=1,>0=0,0=n/a), or - as handedness"
         return self.complain(cell, what, fix)
 
     def _diagnosis(self, cell: Cell) -> str | None:
