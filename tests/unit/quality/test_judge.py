@@ -110,6 +110,18 @@ def test_an_image_is_compared_with_its_age_band_and_with_its_cohort_where_the_ba
         assert found["z_mask_volume_mm3"].to_numpy()[rows] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("name", [name for name in FIGURES if name not in ("mask_volume_mm3", "contrast")])
+def test_a_figure_that_is_better_than_all_others_is_not_unusual(name):
+    """0 % clipped, no hole, nothing outside the crop."""
+    table = figures(40, np.random.default_rng(3)).assign(age=np.nan, image_id=[f"i{at}" for at in range(40)])
+    table[name] = np.linspace(0.5, 0.6, len(table)) * (20 if FIGURES[name].unit == "" else 1)
+    table.loc[[4, 5], name] = [1.0 if name == "mask_parts" else 0.0, table[name].max() * 1000]
+    found = judge(table, SETTINGS)
+    assert found[f"z_{name}"][4] < -3.5 and found["why"][4] != name
+    assert found["unusual"][4] < -found[f"z_{name}"][4]
+    assert found["why"][5] == name and found["unusual"][5] == found[f"z_{name}"][5] > 3.5
+
+
 def test_the_most_unusual_figure_is_named():
     table = figures(100, np.random.default_rng(3)).assign(image_id=[f"i{at}" for at in range(100)])
     table.loc[10, "contrast"] = -0.1

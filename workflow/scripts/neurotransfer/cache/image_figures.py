@@ -23,7 +23,8 @@ class Figure(NamedTuple):
 
     A value times `scale` is in `unit`.  Shares and counts are skewed, so they are compared as log10(value + `offset`);
     if `offset` is None, the value itself is compared.  `least` is the lower bound of a group's standard deviation
-    on that scale [assumed]: without it, one voxel more would be unusual in a group of equal images.
+    on that scale [assumed]: without it, one voxel more would be unusual in a group of equal images.  If `low_is_bad` is
+    false, only a high value is a fault: nothing clipped, or no hole, is none.
     """
 
     title: str
@@ -32,17 +33,18 @@ class Figure(NamedTuple):
     digits: int
     offset: float | None
     least: float
+    low_is_bad: bool
 
 
 FIGURES = {
-    "mask_volume_mm3": Figure("Mask volume", "ml", 1e-3, 0, None, 20_000),
-    "mask_parts": Figure("Parts of the mask", "", 1, 0, 0, 0.1),
-    "mask_loose": Figure("Mask outside its largest part", "%", 100, 2, 1e-4, 0.3),
-    "mask_holes": Figure("Holes in the mask", "", 1, 0, 1, 0.1),
-    "mask_hollow": Figure("Volume of holes", "%", 100, 2, 1e-4, 0.3),
-    "outside_crop": Figure("Mask outside the crop", "%", 100, 2, 1e-4, 0.3),
-    "contrast": Figure("White over grey matter", "%", 100, 1, None, 0.01),
-    "clipped": Figure("Clipped at 255", "%", 100, 2, 1e-4, 0.1),
+    "mask_volume_mm3": Figure("Mask volume", "ml", 1e-3, 0, None, 20_000, True),
+    "mask_parts": Figure("Parts of the mask", "", 1, 0, 0, 0.1, False),
+    "mask_loose": Figure("Mask outside its largest part", "%", 100, 2, 1e-4, 0.3, False),
+    "mask_holes": Figure("Holes in the mask", "", 1, 0, 1, 0.1, False),
+    "mask_hollow": Figure("Volume of holes", "%", 100, 2, 1e-4, 0.3, False),
+    "outside_crop": Figure("Mask outside the crop", "%", 100, 2, 1e-4, 0.3, False),
+    "contrast": Figure("White over grey matter", "%", 100, 1, None, 0.01, True),
+    "clipped": Figure("Clipped at 255", "%", 100, 2, 1e-4, 0.1, False),
 }
 # SegIds of white and grey matter, from whose mean intensities the contrast is computed: of the cerebrum, or else of
 # the cerebellum, because FreeSurfer's aseg.stats has neither cerebral cortex nor cerebral white matter

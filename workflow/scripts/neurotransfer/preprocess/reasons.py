@@ -83,7 +83,8 @@ REASONS = {
     ),
     "output_missing": Reason(
         "the engine ended without all of its files",
-        "read scripts/ in the image's folder; retry if another image was at fault",
+        "read scripts/ in the image's folder (FastSurfer) or the job's log in logs/preprocess/; retry if another image"
+        " was at fault",
     ),
     "output_damaged": Reason(
         "one of the engine's files cannot be read to its end",
@@ -112,7 +113,7 @@ REASONS = {
     ),
     "engine_failed": Reason(
         "the engine stopped with an error of its own",
-        "read scripts/ in the image's folder",
+        "read scripts/ in the image's folder (FastSurfer) or the job's log in logs/preprocess/",
     ),
 }
 MEANINGS = {name: reason.meaning for name, reason in REASONS.items()}

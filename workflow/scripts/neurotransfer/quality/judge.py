@@ -38,6 +38,11 @@ def robust_z(values: np.ndarray, least: float) -> np.ndarray:
     return (values - middle) / max(NORMAL_MAD * float(np.median(np.abs(known - middle))), least)
 
 
+def badness(name: str, scores: pd.Series) -> pd.Series:
+    """How far z-scores of a figure lie on a side that is a fault; 0 on the other side and if the score is missing."""
+    return (scores.abs() if FIGURES[name].low_is_bad else scores.clip(lower=0)).fillna(0)
+
+
 def age_groups(age: pd.Series, age_band: float, min_group: int) -> pd.Series:
     """The group that each image is compared with: "20 to 30" (years), or "all" its cohort.
 
@@ -77,11 +82,12 @@ def judge(images: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     ----------
     images : `image_id`, `age` (years) and the figures
     settings : `age_band` (years), `min_group` (images) and `exclude`, limits (`min`, `max`) by figure, and by
-        `z` (`max`) for the largest absolute z-score; null sets no limit
+        `z` (`max`) for `unusual`; null sets no limit
 
     Returns
     -------
-    `images` with `group`, a z-score per figure, `unusual` (the largest absolute z-score), `why` (its figure),
+    `images` with `group`, a z-score per figure, `unusual` (the largest |z|, of figures of which only a high
+    value is a fault the largest z), `why` (its figure),
     `status` (ok, excluded), `reason` (the first rule that excludes it, such as ``mask_volume_mm3_min``) and
     `detail` (the value and the limit)
     """
@@ -96,7 +102,7 @@ def judge(images: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
         for rows in bands:
             scores[rows] = robust_z(values[rows], figure.least)
         table[f"z_{name}"] = scores
-    scores = table[SCORES].abs().fillna(0)
+    scores = pd.DataFrame({f"z_{name}": badness(name, table[f"z_{name}"]) for name in FIGURES})
     table["unusual"] = scores.max(axis=1)
     table["why"] = scores.idxmax(axis=1).str.removeprefix("z_") if len(table) else pd.Series(dtype=object)
     table["status"], table["reason"], table["detail"] = "ok", None, None

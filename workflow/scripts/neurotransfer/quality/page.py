@@ -22,6 +22,7 @@ from .. import pages
 from ..cache.image_figures import FIGURES
 from ..cache.shard_file import ShardFile
 from ..files import read_table
+from .judge import badness
 
 ODD = 3.5  # robust z-score from which a figure counts as a reason (Iglewicz and Hoaglin, 1993)
 PER_RULE = 10  # images shown of those that a rule excludes
@@ -170,7 +171,8 @@ def card(image: Mapping[str, Any], group: pd.Series) -> dict[str, Any]:
                 "median": None if pd.isna(middle) else middle * figure.scale,
             }
         )
-    odd = [entry["name"] for entry in figures if entry["z"] is not None and abs(entry["z"]) >= ODD]
+    scores = {name: badness(name, pd.Series([image[f"z_{name}"]], dtype=float)).iloc[0] for name in FIGURES}
+    odd = [name for name, score in scores.items() if score >= ODD]
     return {
         "id": image["image_id"],
         "cohort": image["cohort"],
