@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -22,10 +23,12 @@ from .. import pages
 from ..cache.image_figures import FIGURES
 from ..cache.shard_file import ShardFile
 from ..files import read_table
+from ..preprocess.reasons import REASONS
 from .judge import badness
 
 ODD = 3.5  # robust z-score from which a figure counts as a reason (Iglewicz and Hoaglin, 1993)
-PER_RULE = 10  # images shown of those that a rule excludes
+PER_RULE = 10  # images shown of those that a rule excludes, and of those that failed with one reason
+LARGEST = 512**3  # voxels of a failed image that has a picture
 SMALLEST = 180  # pixels of a slice; smaller ones are enlarged, so that an outline is thin
 QUALITY = 82  # of JPEG
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -39,6 +42,7 @@ def quality_content(
     ledgers: Sequence[str | Path],
     settings: Mapping[str, Any],
     exclude: Mapping[str, Mapping[str, float | None]],
+    manifests: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
     """Everything that the page shows.
 
@@ -51,6 +55,7 @@ def quality_content(
     settings : `images` and `per_cohort`, how many of the study's and of each cohort's most unusual images are shown,
         and `flag_below_mm3`, the volume of a mask below which an image is flagged
     exclude : the rules in force
+    manifests : of each shard, ``shards/<shard>.tsv``, in which the files of failed images stand
     """
     tables = [table for table in tables if len(table)]
     images = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["cohort", "status", "unusual"])
@@ -84,6 +89,7 @@ def quality_content(
             for name, table in _by_cohort(tables)
         ],
         "settings": dict(settings),
+        "failed": failed_images(ledgers, manifests),
         "threshold": ODD,
         "data": {
             "cards": cards,
@@ -204,6 +210,77 @@ def ledger_rows(shown: pd.DataFrame, ledgers: Sequence[str | Path]) -> dict[str,
                 file = f"../preprocessed/{path.parent.name}/{path.name}"
                 rows[row["image_id"]] = facts | {"file": file, "line": at + 2}
     return rows
+
+
+def failed_images(ledgers: Sequence[str | Path], manifests: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """The first failed images of each reason, with what is recorded of them and three slices if they can be read."""
+    tables = {Path(path).stem: path for path in manifests}
+    found: list[dict[str, Any]] = []
+    counts: dict[str, int] = {}
+    for path in map(Path, ledgers):
+        if path.parent.name not in tables or not path.is_file():
+            continue
+        rows = read_table(path)
+        rows = rows[rows["status"] == "failed"]
+        files = read_table(tables[path.parent.name]).set_index("image_id")["t1w"] if len(rows) else {}
+        for row in rows.to_dict("records"):
+            name, reason = row["image_id"], str(row["reason"])
+            counts[reason] = counts.get(reason, 0) + 1
+            if counts[reason] > PER_RULE or name not in files:
+                continue
+            # an image that killed its job would kill this one, too
+            picture = None if reason == "killed" else picture_of_file(Path(str(files[name])))
+            found.append(
+                {
+                    "id": name,
+                    "cohort": path.parent.name.rpartition("-")[0],
+                    "reason": reason,
+                    "detail": None if pd.isna(row["detail"]) else str(row["detail"]),
+                    "remedy": REASONS[reason].remedy if reason in REASONS else None,
+                    "picture": picture,
+                }
+            )
+    for image in found:
+        image["of"] = counts[image["reason"]]
+    return sorted(found, key=lambda image: image["reason"])
+
+
+def picture_of_file(path: Path) -> str | None:
+    """Sagittal, coronal and axial slice through the middle of an image file, as a data address.
+
+    None if they cannot be read.  Only these slices are in memory.
+    """
+    try:
+        image: Any = nibabel.load(path)
+        if len(image.shape) < 3 or image.get_data_dtype().kind not in "biuf" or np.prod(image.shape[:3]) > LARGEST:
+            return None
+        axes = nibabel.io_orientation(image.affine)
+        if np.isnan(axes).any():
+            axes = np.array([[0, 1], [1, 1], [2, 1]])
+        planes = []
+        for across in range(3):
+            index: list[Any] = [slice(None)] * 3 + [0] * (len(image.shape) - 3)
+            position = int(np.flatnonzero(axes[:, 0] == across)[0])
+            index[position] = image.shape[position] // 2
+            plane = np.asarray(image.dataobj[tuple(index)], np.float64)
+            rest = np.delete(axes, position, axis=0)
+            if rest[0, 0] > rest[1, 0]:
+                plane, rest = plane.T, rest[::-1]
+            plane = plane[:: int(rest[0, 1]), :: int(rest[1, 1])].T[::-1]  # superior or anterior up
+            plane = plane[:, ::-1] if across else plane  # the person's left on the right
+            planes.append(np.nan_to_num(plane, posinf=0.0, neginf=0.0))
+    except Exception:  # a broken file can fail in any way, and has no picture then
+        return None
+    values = np.concatenate([plane.ravel() for plane in planes])
+    low, high = np.percentile(values, (1, 99))
+    size = max(max(plane.shape) for plane in planes)
+    strip = np.zeros((size, 3 * size), np.uint8)
+    for at, plane in enumerate(planes):
+        grey = ((plane - low) / max(high - low, 1e-30) * 255).clip(0, 255).astype(np.uint8)
+        top, left = (size - grey.shape[0]) // 2, at * size + (size - grey.shape[1]) // 2
+        strip[top : top + grey.shape[0], left : left + grey.shape[1]] = grey
+    picture = Image.fromarray(strip).resize((3 * 2 * SMALLEST, 2 * SMALLEST), Image.Resampling.BICUBIC)
+    return _address(picture, "jpeg", quality=QUALITY, optimize=True)
 
 
 def thumbnails(slices: np.ndarray) -> tuple[str, str]:
