@@ -1,6 +1,6 @@
-"""How the methods text names the optimiser, whatever it is."""
+"""How the methods text names the optimiser, whatever it is, and the targets, if anybody has them."""
 
-from neurotransfer.report.methods_text import _optimisation
+from neurotransfer.report.methods_text import _optimisation, _pretraining
 from neurotransfer.study.configuration import load_config
 from runs import REPOSITORY
 
@@ -19,3 +19,15 @@ def test_each_optimiser_and_schedule_has_its_words():
         "weight decay 0.01, an exponential moving average of the weights with a decay of 0.99, "
         "lowered to a third 2 times because the loss was not finite)"
     )
+
+
+def test_only_targets_that_a_training_image_had_are_called_learned():
+    config = load_config(REPOSITORY)
+    facts = {
+        "age": (48.2, 16.0), "sex": (0.5, 1.0), "handedness": (0.0, 1.0), "bmi": (0.0, 1.0),
+        "fluid_intelligence": (0.0, 1.0), "neuroticism": (0.0, 1.0),
+    }  # fmt: skip
+    metadata = {"targets": [{"name": name, "mean": mean, "sd": sd} for name, (mean, sd) in facts.items()]}
+    assert "learned age and sex together from healthy" in " ".join(_pretraining(config, "multitask", metadata).split())
+    del metadata["targets"][1]
+    assert "learned age from healthy" in " ".join(_pretraining(config, "multitask", metadata).split())

@@ -21,6 +21,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"neurotransfer {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
+    look = commands.add_parser(
+        "look", help="what a BIDS folder holds: images, sessions, columns, and what they may mean"
+    )
+    look.add_argument("folder", type=Path, metavar="FOLDER", help="of a data set")
+    look.set_defaults(run=_look)
+
+    init = commands.add_parser(
+        "init", help="write cohorts.tsv and my-study.yaml for BIDS folders, with what is guessed"
+    )
+    init.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of a data set")
+    init.add_argument("--directory", "-d", type=Path, default=Path(), help="the study's folder; default: here")
+    init.set_defaults(run=_init)
+
     manifest = commands.add_parser("manifest", help="compile cohorts and BIDS folders into images and shards")
     _add_study(manifest)
     manifest.set_defaults(run=_manifest)
@@ -133,6 +146,20 @@ def _enter_study(chosen: argparse.Namespace) -> dict:
     config = load_config(REPOSITORY, overlays)
     check_config(config, REPOSITORY / "workflow/schemas", [REPOSITORY / "config/config.yaml", *overlays])
     return config
+
+
+def _look(chosen: argparse.Namespace) -> None:
+    from .manifest.look import look
+
+    print(look(chosen.folder).text())
+
+
+def _init(chosen: argparse.Namespace) -> None:
+    from .manifest.look import start_study
+
+    for path in start_study(chosen.folders, chosen.directory):
+        print(f"written: {path}")
+    print("check the guesses in both; then: neurotransfer manifest --configfile my-study.yaml")
 
 
 def _manifest(chosen: argparse.Namespace) -> None:

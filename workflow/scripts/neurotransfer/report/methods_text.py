@@ -83,7 +83,9 @@ def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]
         {network["bottleneck"]}, global {network["pooling"]} pooling)"""
     if run == "given":
         return f"The pretrained network, {shape}, was not trained here: its weights were given."
-    targets = listed(TARGETS.get(name, name) for name in config["targets"])
+    names = _learnt(config, weights)
+    targets = listed(TARGETS.get(name, name) for name in names)
+    together = " together" if len(names) > 1 else ""
     facts = weights.get("training", {})
     people = ""
     if "images" in facts and "participants" in facts:
@@ -94,7 +96,7 @@ def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]
     mirrored = " and mirrored at random" if augmentation["mirror"] else ""
     scaled = f", with intensities scaled by up to {100 * intensity:.3g} % at random" if intensity else ""
     return f"""
-        The pretrained network, {shape}, learned {targets} together from healthy participants{people}, by a weighted
+        The pretrained network, {shape}, learned {targets}{together} from healthy participants{people}, by a weighted
         loss without a term for missing targets. {100 * config["split"]["validation_share"]:.3g} % of the
         participants, with one image each, were held out to choose the epoch. It was trained for
         {_count(settings["epochs"], "epoch")}{" at most" if settings["patience"] is not None else ""} by
@@ -102,6 +104,12 @@ def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]
         {settings["dropout"]:g}, on images
         shifted by up to {_count(augmentation["shift"], "voxel")}{mirrored}{scaled}.
         {best}"""
+
+
+def _learnt(config: Mapping[str, Any], weights: Mapping[str, Any]) -> list[str]:
+    """The targets that a training image had; the metadata of one that none had says mean 0 and sd 1."""
+    taught = {target["name"] for target in weights.get("targets", ()) if (target["mean"], target["sd"]) != (0.0, 1.0)}
+    return [name for name in config["targets"] if name in taught] or list(config["targets"])
 
 
 def _optimisation(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> str:

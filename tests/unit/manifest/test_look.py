@@ -1,0 +1,108 @@
+"""`look` describes a folder before there is a study; `init` writes one that compiles, its guesses as comments."""
+
+import json
+from pathlib import Path
+
+import pytest
+from data_sets import add_scan, people, write_cohort, write_rows
+from neurotransfer.cli import main
+from neurotransfer.errors import InputError
+from neurotransfer.files import read_table
+from neurotransfer.manifest.guesses import Guess
+from neurotransfer.manifest.look import look, start_study
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def data_set(name, rows):
+    write_cohort(Path(name), rows)
+    return Path(name)
+
+
+def patients(number):
+    """As a public depression study has it: a group, a sex that only the sidecar explains, a score of handedness."""
+    return [
+        {
+            "participant_id": f"sub-{at:02d}",
+            "AgeAtScan": 20 + at,
+            "gender": 1 + at % 2,
+            "group": "depr" if at % 2 else "control",
+            "hand": 100 - 7 * at,
+        }
+        for at in range(1, number + 1)
+    ]
+
+
+def guessed(rows, levels=None):
+    root = data_set("G", rows)
+    if levels:
+        (root / "participants.json").write_text(json.dumps({name: {"Levels": has} for name, has in levels.items()}))
+    return look(root).guesses
+
+
+def test_columns_are_guessed_by_name_value_and_sidecar():
+    found = guessed(patients(30), {"gender": {"1": "Male", "2": "Female"}})
+    assert found["age"].column == "AgeAtScan"
+    assert (found["sex"].column, set(found["sex"].codes.split(","))) == ("gender", {"1=1", "2=0"})
+    assert found["handedness"] == Guess("hand", "<0=1,>0=0,0=n/a", "a score; negative is left-handed in the usual ones")
+    assert set(found["diagnosis"].codes.split(",")) == {"depr=depr", "control=HC"}
+    assert "depr 15, control 15" in found["diagnosis"].why
+
+
+def test_what_nothing_explains_is_not_guessed():
+    found = guessed(patients(6))
+    assert found["sex"].column == "-" and "which nothing explains" in found["sex"].why
+    many = [{"participant_id": f"sub-{at:02d}", "group": f"site {at}", "bmi": "tall"} for at in range(20)]
+    assert guessed(many) == {}
+
+
+def test_a_look_says_what_the_folder_holds():
+    root = data_set("A", patients(4))
+    add_scan(root / "sub-05/ses-2/anat/sub-05_ses-2_run-1_T1w.nii.gz")
+    add_scan(root / "sub-06/anat/sub-06_t1w.nii.gz")
+    write_rows(root / "phenotype/neo.tsv", [{"participant_id": "sub-01", "total": 3}])
+    text = look(root).text()
+    assert "5 T1-weighted images of 5 people" in text and "_run-* 1" in text
+    assert "near_miss: 1 (first: " in text and "people without a row in participants.tsv: 2 (first: sub-05)" in text
+    assert "phenotype/neo.tsv: participant_id, total" in text
+    [line] = [line for line in text.splitlines() if line.startswith("group")]
+    assert "depr 2, control 2" in line and line.endswith("diagnosis")
+    with pytest.raises(InputError, match="no such folder"):
+        look(Path("nowhere"))
+    Path("empty").mkdir()
+    assert "there is no participants.tsv" in look(Path("empty")).text()
+
+
+@pytest.mark.parametrize("healthy", [True, False], ids=["with healthy people", "alone"])
+def test_what_init_writes_compiles(healthy, capsys):
+    rows = patients(60)
+    folders = [data_set("clinic", rows)]
+    (folders[0] / "participants.json").write_text(json.dumps({"gender": {"Levels": {"1": "Male", "2": "Female"}}}))
+    if healthy:
+        folders.append(data_set("healthy-1", people(30)))
+    assert main(["init", *map(str, folders), "--directory", "study"]) == 0
+    table = Path("study/cohorts.tsv").read_text()
+    assert "# clinic: diagnosis: group" in table and "# clinic: sex: gender, codes" in table
+    here = Path.cwd()
+    assert main(["manifest", "--directory", "study", "--configfile", "study/my-study.yaml"]) == 0
+    images = read_table(here / "study/results/manifest/images.tsv")
+    assert set(images["cohort"]) == ({"clinic", "healthy1"} if healthy else {"clinic"})
+    assert images[images["cohort"] == "clinic"][["age", "sex", "handedness"]].notna().mean().min() > 0.9
+    assert set(images["diagnosis"].dropna()) == {"HC", "depr"}
+    assert main(["init", str(here / folders[0]), "--directory", str(here / "study")]) == 2
+    assert "it is there already" in capsys.readouterr().err
+
+
+def test_two_folders_of_one_name_and_a_folder_without_images():
+    for parent in ("a", "b"):
+        data_set(f"{parent}/bids", people(30))
+    start_study([Path("a/bids"), Path("b/bids")], Path("study"))
+    lines = [line for line in Path("study/cohorts.tsv").read_text().splitlines() if not line.startswith("#")]
+    assert [line.split("\t")[0] for line in lines] == ["cohort", "bids", "bids2"]
+    Path("none").mkdir()
+    with pytest.raises(InputError, match="no T1-weighted image"):
+        start_study([Path("none")], Path("other"))
+    assert not Path("other").exists()

@@ -1,0 +1,146 @@
+"""What the columns of a data set's tables probably mean, by their names, their values and the sidecar's levels.
+
+Goes in: participants.tsv and participants.json.  Comes out: a cell of cohorts.tsv for each field, with the reason for
+the guess.  A guess is for a person to look at; nothing else in the program relies on one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .bids_tables import MISSING, Table
+from .decimal_commas import NUMBER
+
+# Names of columns, in the order in which they are preferred; the first that a table has is taken.
+NAMES = {
+    "age": (r"age", r"age.?(?:at)?.?(?:mri|scan|visit)?", r"age.?(?:in)?.?(?:years|yrs?|y)", r".*\bage\b.*"),
+    "sex": (r"sex", r"gender"),
+    "handedness": (r"handedness", r"hand(?:ed)?", r"dominant.?hand", r"edinburgh.*"),
+    "bmi": (r"bmi", r"body.?mass.?index"),
+    "height": (r"height(?:.?cm)?",),
+    "weight": (r"weight(?:.?kg)?",),
+    "fluid_intelligence": (r"fluid.?intelligence", r"raven.*", r"matrix.?reasoning.*"),
+    "neuroticism": (r"neuroticism", r"neo.*neuroticism.*"),
+    "diagnosis": (
+        r"diagnosis",
+        r"dx",
+        r"diag.*",
+        r"group",
+        r"participant.?type",
+        r"patient.*",
+        r"status",
+        r"condition",
+    ),
+}
+CONTROL = re.compile(r"(?:hc|nc|cn|con|ctrl|td)|.*(?:control|healthy|normal|typical).*", re.I)
+FEMALE, MALE = re.compile(r"f|fem|female|w|woman|weiblich", re.I), re.compile(r"m|male|man|männlich", re.I)
+RIGHT, LEFT = re.compile(r"r|right.*|dextr.*", re.I), re.compile(r"l|left.*|sinistr.*", re.I)
+KINDS = 8  # a diagnosis has no more values than this; a column with more is free text or a number
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A field's cells in cohorts.tsv: its column, its codes (or ""), and why."""
+
+    column: str
+    codes: str = ""
+    why: str = ""
+
+
+def read_levels(root: Path) -> dict[str, dict[str, str]]:
+    """The meaning of each value of each column, as participants.json gives it; empty if there is no such file."""
+    try:
+        about = json.loads((root / "participants.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    found = {}
+    for name, facts in about.items() if isinstance(about, dict) else ():
+        levels = facts.get("Levels") if isinstance(facts, dict) else None
+        if isinstance(levels, dict):
+            found[str(name)] = {str(value): str(text) for value, text in levels.items()}
+    return found
+
+
+def guesses_of(participants: Table, levels: Mapping[str, Mapping[str, str]]) -> dict[str, Guess]:
+    """What each field's column may be, by field; fields without a likely column are left out.
+
+    Parameters
+    ----------
+    participants : participants.tsv with all its columns
+    levels : from read_levels
+    """
+    found: dict[str, Guess] = {}
+    for field_name, patterns in NAMES.items():
+        for pattern in patterns:
+            names = [name for name in participants.columns if re.fullmatch(pattern, name, re.I)]
+            guess = next((made for name in names if (made := _guess(field_name, name, participants, levels))), None)
+            if guess is not None:
+                found[field_name] = guess
+                break
+    if not {"height", "weight"} <= found.keys() or "bmi" in found:
+        found.pop("height", None)
+        found.pop("weight", None)
+    return found
+
+
+def _guess(field_name: str, name: str, table: Table, levels: Mapping[str, Mapping[str, str]]) -> Guess | None:
+    """The guess that a column holds a field; None if its values speak against it."""
+    counts = Counter(cell for cell in table.column(name) if cell not in MISSING)
+    words, meanings = list(counts), dict(levels.get(name, {}))
+    if not words:
+        return None
+    if field_name == "diagnosis":
+        return _guess_diagnosis(name, counts, meanings)
+    if field_name in ("sex", "handedness"):
+        first, second = (FEMALE, MALE) if field_name == "sex" else (RIGHT, LEFT)
+        return _guess_coded(field_name, name, words, meanings, first, second)
+    numbers = [word for word in words if NUMBER.fullmatch(word.replace(",", ".", 1))]
+    if field_name != "age" and len(numbers) < len(words):
+        return None
+    return Guess(name, why=f"{len(words)} values, such as {words[0]}")
+
+
+def _guess_coded(
+    field_name: str,
+    name: str,
+    words: Sequence[str],
+    meanings: Mapping[str, str],
+    first: re.Pattern[str],
+    second: re.Pattern[str],
+) -> Guess | None:
+    """Codes 0 and 1 of a column of words, or of numbers that the sidecar explains; scores are coded by limits."""
+    codes, unclear = {}, []
+    for word in words:
+        text = meanings.get(word, word).strip()
+        if first.fullmatch(text):
+            codes[word] = "0"
+        elif second.fullmatch(text):
+            codes[word] = "1"
+        else:
+            unclear.append(word)
+    if codes and len(unclear) < len(words):
+        codes |= dict.fromkeys(unclear, "n/a")
+        why = f"unclear, taken as missing: {', '.join(unclear[:5])}" if unclear else "by its words"
+        return Guess(name, ",".join(f"{word}={code}" for word, code in codes.items()), why)
+    if field_name == "handedness" and all(NUMBER.fullmatch(word) for word in words) and len(words) > 3:
+        return Guess(name, "<0=1,>0=0,0=n/a", "a score; negative is left-handed in the usual ones")
+    return Guess("-", why=f"{name} has {', '.join(words[:5])}, which nothing explains: give its codes")
+
+
+def _guess_diagnosis(name: str, counts: Counter[str], meanings: Mapping[str, str]) -> Guess | None:
+    """Words of a diagnosis, the controls' as HC; None if there are too many of them, or one only."""
+    if not 2 <= len(counts) <= KINDS:
+        return None
+    codes = {}
+    for word in counts:
+        text = meanings.get(word, word).strip()
+        short = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:30] or word
+        codes[word] = "HC" if CONTROL.fullmatch(text) else short
+    named = ", ".join(f"{word} {number}" for word, number in counts.most_common())
+    plain = all(word == code for word, code in codes.items())
+    return Guess(name, "" if plain else ",".join(f"{word}={code}" for word, code in codes.items()), named)

@@ -1,0 +1,260 @@
+"""What a BIDS folder holds, before there is a study: `neurotransfer look FOLDER` and `neurotransfer init FOLDER...`.
+
+Goes in: folders.  Comes out: a description for a person, and a table of cohorts with a configuration that run, with
+every guess as a comment.  Nothing is written into a data set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from ..files import write_text
+from ..text import aligned, number
+from .bids import Exclusion, Participant, find_participants, key_of
+from .bids_tables import MISSING, Table, read_header, read_tsv
+from .guesses import Guess, guesses_of, read_levels
+from .image_choice import choose_scans
+from .unnamed_columns import KEYS, described
+
+COLUMNS = 40  # columns of a table that are described
+SHARE = 0.3  # of the healthy people of a cohort that pretrains and is tested
+PER_N = 1.5  # people for each training image: validation and test have a fifth each, and both classes are in each
+SIZES = (20, 50, 100, 200, 300, 400, 500)
+COHORTS, STUDY = "cohorts.tsv", "my-study.yaml"
+
+
+@dataclass(frozen=True)
+class Look:
+    """A data set: its people, what is left out, participants.tsv (None if there is none), and the guesses."""
+
+    folder: Path
+    people: Sequence[Participant]
+    excluded: Sequence[Exclusion]
+    participants: Table | None
+    guesses: Mapping[str, Guess]
+
+    @property
+    def name(self) -> str:
+        """A cohort's name: letters and digits of the folder's."""
+        return re.sub(r"[^A-Za-z0-9]", "", self.folder.resolve().name) or "cohort"
+
+    def text(self) -> str:
+        """For a terminal."""
+        scans = sum(len(person.scans) for person in self.people)
+        sessions = Counter(scan.session or "(none)" for person in self.people for scan in person.scans)
+        lines = [
+            f"{self.folder}: {number(scans)} T1-weighted images of "
+            f"{number(sum(bool(person.scans) for person in self.people))} people",
+            f"sessions: {', '.join(f'{name} {count:,}' for name, count in sessions.most_common(10)) or 'none'}",
+        ]
+        kinds = Counter(
+            re.sub(r"-\d+", "-*", scan.entities) or "(plain)" for person in self.people for scan in person.scans
+        )
+        lines.append(f"names: {', '.join(f'{kind} {count:,}' for kind, count in kinds.most_common(8)) or 'none'}")
+        for reason, count in Counter(one.reason for one in self.excluded).most_common():
+            first = next(one for one in self.excluded if one.reason == reason)
+            lines.append(f"left out, {reason}: {count:,} (first: {first.file}: {first.detail})")
+        if self.participants is None:
+            return "\n".join([*lines, "there is no participants.tsv that can be read"])
+        with_row = {key for key, _ in self.participants.rows}
+        rowless = [person.label for person in self.people if key_of(person.label, "sub-") not in with_row]
+        if rowless:
+            lines.append(f"people without a row in participants.tsv: {len(rowless):,} (first: sub-{rowless[0]})")
+        names = [name for name in self.participants.columns if name not in KEYS]
+        cells = [["column", "missing", "values", "may be"]]
+        meant = {guess.column: field for field, guess in self.guesses.items()}
+        for name in names[:COLUMNS]:
+            column = self.participants.column(name)
+            absent = sum(cell in MISSING for cell in column) / max(len(column), 1)
+            cells.append(
+                [name, f"{100 * absent:.0f} %", described([c for c in column if c not in MISSING]), meant.get(name, "")]
+            )
+        lines += ["", f"participants.tsv, {len(self.participants.lines):,} rows:", aligned(cells, "lrll")]
+        if len(names) > COLUMNS:
+            lines.append(f"and {len(names) - COLUMNS:,} columns more")
+        others = sorted(path for path in (self.folder / "phenotype").glob("*.tsv"))
+        tables = next((person.sessions_table for person in self.people if person.sessions_table), None)
+        for path in [*([tables] if tables else []), *others]:
+            lines.append(f"{path.relative_to(self.folder)}: {', '.join(read_header(path)[:COLUMNS])}")
+        lines += ["", "guesses for cohorts.tsv:"]
+        lines += [f"  {_said(field, guess)}" for field, guess in self.guesses.items()] or ["  none"]
+        return "\n".join(lines)
+
+
+def look(folder: Path) -> Look:
+    """Look into a data set.
+
+    Raises
+    ------
+    InputError
+        if there is no such folder, or its participants.tsv is no table
+    """
+    if not folder.is_dir():
+        raise InputError(folder, "", "there is no such folder", "give the folder of a BIDS data set")
+    excluded: list[Exclusion] = []
+    people = list(find_participants(folder, excluded))
+    path = folder / "participants.tsv"
+    participants, guesses = None, {}
+    if path.is_file():
+        participants = read_tsv(path)
+        if "participant_id" in participants.columns:
+            keys = participants.column("participant_id")
+            participants.rows.update({(key_of(key, "sub-"), ""): (0, []) for key in keys})
+            guesses = guesses_of(participants, read_levels(folder))
+    return Look(folder, people, excluded, participants, guesses)
+
+
+def _said(field: str, guess: Guess) -> str:
+    codes = f", codes {guess.codes}" if guess.codes else ""
+    column = "no column" if guess.column == "-" else guess.column
+    return f"{field}: {column}{codes}{f' ({guess.why})' if guess.why else ''}"
+
+
+def start_study(folders: Sequence[Path], target: Path) -> list[Path]:
+    """Write cohorts.tsv and my-study.yaml for data sets; both have what was guessed as comments.
+
+    Parameters
+    ----------
+    target : the study's folder
+
+    Returns
+    -------
+    the files written
+
+    Raises
+    ------
+    InputError
+        if one of the files is there already, or a folder is no data set with images
+    """
+    paths = [target / COHORTS, target / STUDY]
+    for path in paths:
+        if path.exists():
+            raise InputError(path, "", "it is there already", "remove it, or choose another folder with --directory")
+    found = [look(folder) for folder in folders]
+    for one in found:
+        if not any(person.scans for person in one.people):
+            raise InputError(one.folder, "", "it holds no T1-weighted image", f"see: neurotransfer look {one.folder}")
+    names = _unique([one.name for one in found])
+    tasks = {name: task for name, one in zip(names, found, strict=True) if (task := _task_of(name, one))}
+    target.mkdir(parents=True, exist_ok=True)
+    write_text(paths[0], _cohorts_text(names, found, tasks))
+    write_text(paths[1], _study_text(tasks))
+    return paths
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A comparison that a cohort allows: patients of one word against controls, or against another word."""
+
+    name: str
+    positive: str
+    negative: str
+    people: int  # that are left if a share of the controls pretrains
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for name in names:
+        again = sum(other.lower() == name.lower() for other in found)
+        found.append(f"{name}{again + 1}" if again else name)
+    return found
+
+
+def _task_of(name: str, one: Look) -> _Task | None:
+    """The comparison of a cohort's two most frequent diagnoses, the controls as negative; None if it is too small."""
+    guess = one.guesses.get("diagnosis")
+    if guess is None or one.participants is None:
+        return None
+    codes = dict(pair.split("=", 1) for pair in guess.codes.split(",")) if guess.codes else {}
+    imaged = {key_of(person.label, "sub-") for person in one.people if any(choose_scans(person.scans, ("first",))[0])}
+    keys, words = one.participants.column("participant_id"), one.participants.column(guess.column)
+    counts = Counter(
+        codes.get(word, word)
+        for key, word in zip(keys, words, strict=True)
+        if word not in MISSING and key_of(key, "sub-") in imaged
+    )
+    if len(counts) < 2:
+        return None
+    first, second = [word for word, _ in counts.most_common(2)]
+    if "HC" in counts:
+        first, second = next(word for word, _ in counts.most_common() if word != "HC"), "HC"
+    people = counts[first] + int(counts[second] * (1 - SHARE if second == "HC" else 1))  # some controls may pretrain
+    if people < PER_N * SIZES[0] or min(counts[first], counts[second]) < SIZES[0] // 2:
+        return None
+    return _Task(f"{name.lower()}_{first.lower()}", first, second, people)
+
+
+def _cohorts_text(names: Sequence[str], found: Sequence[Look], tasks: Mapping[str, _Task]) -> str:
+    """cohorts.tsv: comments, a header, and a row per data set."""
+    fields = list(dict.fromkeys(field for one in found for field in one.guesses))
+    coded = [field for field in ("sex", "handedness", "diagnosis") if any(_codes(one, field) for one in found)]
+    header = ["cohort", "path", "roles", "pretraining_share"]
+    for field in fields:
+        header += [
+            field,
+            *([f"{field}_codes"] if field in coded else []),
+            *(["height_unit"] if field == "height" else []),
+        ]
+    lines = ["# Made by `neurotransfer init`; each line that begins with # is a guess to be checked, or a hint."]
+    lines.append("# Columns: workflow/schemas/cohorts.schema.yaml; what a data set holds: neurotransfer look FOLDER")
+    rows = []
+    alone = not any(name not in tasks for name in names)  # nobody else pretrains
+    for name, one in zip(names, found, strict=True):
+        row = {"cohort": name, "path": str(one.folder.resolve()), "roles": "pretraining"}
+        if name in tasks:
+            row["roles"] = f"pretraining,{tasks[name].name}" if alone else tasks[name].name
+            row["pretraining_share"] = f"{SHARE:g}" if alone else ""
+        lines += [f"# {name}: {_said(field, guess)}" for field, guess in one.guesses.items()]
+        for field, guess in one.guesses.items():
+            row[field] = guess.column
+            row[f"{field}_codes"] = guess.codes
+        if "height" in one.guesses:
+            row["height_unit"] = _height_unit(one)
+        rows.append("\t".join(row.get(column, "") for column in header))
+    return "\n".join([*lines, "\t".join(header), *rows]) + "\n"
+
+
+def _codes(one: Look, field: str) -> str:
+    return one.guesses[field].codes if field in one.guesses else ""
+
+
+def _height_unit(one: Look) -> str:
+    """Metres if no value is above 3."""
+    assert one.participants is not None  # a guess was made from it
+    cells = one.participants.column(one.guesses["height"].column)
+    values = [float(cell.replace(",", ".")) for cell in cells if re.fullmatch(r"\d+(?:[.,]\d+)?", cell)]
+    return "m" if values and max(values) < 3 else "cm"
+
+
+def _study_text(tasks: Mapping[str, _Task]) -> str:
+    """my-study.yaml: what differs from config.yaml."""
+    lines = [
+        "# Made by `neurotransfer init`: what differs from config/config.yaml, where every key is explained.",
+        "# Next: neurotransfer manifest --configfile my-study.yaml, then rehearse, plan, snakemake (docs/README.md).",
+        "study: mine",
+        f"cohorts: {COHORTS}",
+        "# preprocessing: {engine: builtin}   # without FastSurfer: less exact, no container needed",
+        "tasks:",
+        "  ad_hc: null                # the paper's two tasks are off",
+        "  scz_bd: null",
+    ]
+    for task in tasks.values():
+        lines += [
+            f"  {task.name}:  # guessed from the two most frequent diagnoses, {task.people} people",
+            f"    title: {task.positive} or {task.negative}",
+            f"    positive: [{task.positive}]",
+            f"    negative: [{task.negative}]",
+            "    seed: 0",
+        ]
+    if tasks:
+        smallest = min(task.people for task in tasks.values())
+        sizes = [n for n in SIZES if PER_N * n <= smallest]
+        lines += ["resampling:", f"  n: {sizes}              # training images; validation and test have a fifth each"]
+    else:
+        lines.append("  # no cohort has two diagnoses of 10 people or more: write a task, see config.yaml")
+    return "\n".join(lines) + "\n"
