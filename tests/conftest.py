@@ -11,6 +11,9 @@ TESTS = Path(__file__).resolve().parent
 # configuration Slurm's clients stop at once.  tests/slurm set their own.
 os.environ["SLURM_CONF"] = os.devnull
 
+# a GPU's kernels run on this CPU, in Triton's interpreter, which must be chosen before triton is imported
+os.environ["TRITON_INTERPRET"] = "1"
+
 # files with slow fixtures: two workers would make each twice, so each file has one worker
 ONE_WORKER = {
     "unit/preprocess/engines/test_fastsurfer",

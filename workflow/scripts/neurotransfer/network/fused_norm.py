@@ -16,6 +16,8 @@ from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from .kernel_choice import fused_function
+
 PIECE = {"cpu": 1 << 18, "cuda": 1 << 26}  # numbers worked on at once: within a core's cache; enough for a GPU
 
 
@@ -38,7 +40,11 @@ def normalise_pool_relu(x: Tensor, norm: nn.BatchNorm3d, size: int) -> Tensor:
     if norm.training and x.numel() == x.shape[1] and ranks() == 1:
         raise ValueError("batch norm has one voxel per channel to learn from: the batch or the images are too small")
     running = None if norm.training else (norm.running_mean, norm.running_var)
-    out, mean, variance, count = _NormalisePoolReLU.apply(x, norm.weight, norm.bias, norm.eps, size, running)
+    fused = fused_function(x, size)
+    if fused is None:
+        out, mean, variance, count = _NormalisePoolReLU.apply(x, norm.weight, norm.bias, norm.eps, size, running)
+    else:
+        out, mean, variance, count = fused.apply(x, norm.weight, norm.bias, norm.eps, running)
     if norm.training:
         move_on(norm, mean, variance, count)
     return out
@@ -79,8 +85,15 @@ def mean_and_variance(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     sums = sum(piece.sum(0, dtype=wide).double() for piece in pieces)
     mean = sums / len(rows)  # this rank's; squares are summed about it, because else large terms would cancel
     squares = sum((piece - mean.to(wide)).square_().sum(0).double() for piece in pieces)
-    count = torch.full_like(mean, len(rows))
-    count, sums, squares = over_all_ranks(torch.stack([count, sums, squares + sums * mean]))
+    return combined(torch.full_like(mean, len(rows)), sums, squares)
+
+
+def combined(count: Tensor, sums: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Over all ranks: mean, biased variance and count, of each rank's count, sums, and squares about its own mean.
+
+    All are float64 [C].
+    """
+    count, sums, squares = over_all_ranks(torch.stack([count, sums, squares + sums * (sums / count)]))
     mean = sums / count
     return mean, squares / count - mean.square(), count
 
@@ -131,7 +144,7 @@ class _NormalisePoolReLU(torch.autograd.Function):
         if ctx.training:  # every voxel moves mean and variance, which lead back to it
             bias_mean, weight_mean = over_all_ranks(torch.stack([by_bias, by_weight]).double()) / count
             level, tilt = (-scale * bias_mean).to(wide), (-scale * slope * weight_mean).to(wide)
-            result = torch.empty_like(rows) if ctx.leaf or _graph_is_kept() else rows
+            result = torch.empty_like(rows) if ctx.leaf or graph_is_kept() else rows
             step = max(1, PIECE[rows.device.type] // rows.shape[1])
             for piece, target in zip(rows.split(step), result.split(step), strict=True):
                 target.copy_(torch.addcmul(level, piece - mean.to(wide), tilt))
@@ -146,7 +159,7 @@ class _NormalisePoolReLU(torch.autograd.Function):
         return result, by_weight.to(weight.dtype), by_bias.to(weight.dtype), None, None, None
 
 
-def _graph_is_kept() -> bool:
+def graph_is_kept() -> bool:
     """Whether the backward pass under way may be followed by another over the same graph."""
     return torch._C._autograd._get_current_graph_task_keep_graph()  # what torch asks before it reuses memory itself
 

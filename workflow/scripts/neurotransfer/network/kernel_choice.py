@@ -1,0 +1,122 @@
+"""Whether the kernels written in Triton compute a block, or torch does: decided here, and nowhere else.
+
+They need an NVIDIA GPU of compute capability 8.0 or later, triton, and a C compiler (triton compiles a small launcher
+when a kernel is first used).  Without them torch computes the same, and the log says once which part is missing.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+logger = logging.getLogger("neurotransfer")
+LEAST_CHANNELS = 16  # and a multiple of it: fewer fill no line of a GPU's memory
+COST = "on an H200, sorting in torch's own way took half the time of a deterministic training step"
+
+
+def fused_function(x: Tensor, size: int) -> Any:
+    """The autograd function that computes batch norm, pooling and ReLU of `x` in few kernels; None if torch has to.
+
+    Parameters
+    ----------
+    x : [N, C, D, H, W]
+    size : of the pooling window
+    """
+    if x.device.type != "cuda" or not suits(x, size) or missing_for_kernels(x.device) is not None:
+        return None
+    from .triton_kernels import NormalisePoolReLU
+
+    return NormalisePoolReLU
+
+
+def suits(x: Tensor, size: int) -> bool:
+    """Whether there are kernels for `x` and windows of `size`³."""
+    able = x.dtype in (torch.bfloat16, torch.float32) and x.shape[1] % LEAST_CHANNELS == 0
+    return able and size == 2 and min(x.shape[2:]) >= size and x.numel() > 0
+
+
+@functools.cache  # tried, and logged, once
+def missing_for_kernels(device: torch.device) -> str | None:
+    """The reason why `device` cannot run the kernels, or None if it gave the right results with them."""
+    reason = _reason(device)
+    if reason is not None:
+        logger.warning("torch computes the network's blocks without fused kernels, because %s; %s", reason, COST)
+    return reason
+
+
+def _reason(device: torch.device) -> str | None:
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        return "this GPU is older than compute capability 8.0"
+    try:
+        import triton
+    except ImportError:
+        return "triton is not installed"
+    use_node_cache(triton.__version__)
+    try:
+        wrong = wrong_result(device)
+    except Exception as error:  # of a compiler: it has no type of its own
+        first_line = (str(error).strip() or "no message").splitlines()[0]
+        return f"they do not compile on this node (triton needs a C compiler): {type(error).__name__}: {first_line}"
+    if wrong is not None:
+        return f"their {wrong} is wrong with triton {triton.__version__} and torch {torch.__version__}"
+    return None
+
+
+def use_node_cache(version: str) -> None:
+    """Let triton keep compiled kernels on the node's own disk, in a folder of this user and triton's version.
+
+    The default is the home directory, which thousands of jobs share over the network.  `TRITON_CACHE_DIR` goes first.
+    """
+    if "TRITON_CACHE_DIR" in os.environ:
+        return
+    folder = Path(tempfile.gettempdir()) / f"neurotransfer-triton-{version}-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        mine = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+    except OSError:
+        mine = False
+    os.environ["TRITON_CACHE_DIR"] = str(folder) if mine else tempfile.mkdtemp(prefix="neurotransfer-triton-")
+
+
+@torch.no_grad()
+def wrong_result(device: torch.device) -> str | None:
+    """Which result of the kernels on `device` differs from torch's, of one small odd-sized input; None if none does."""
+    from . import triton_kernels as kernels
+
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(2, LEAST_CHANNELS, 4, 5, 7, generator=generator).to(
+            device, dtype, memory_format=torch.channels_last_3d
+        )
+        weight = torch.linspace(-1.5, 1.5, LEAST_CHANNELS, device=device)
+        signed = x.float() * weight.sign().view(-1, 1, 1, 1)
+        exact = x.double().transpose(0, 1).flatten(1)  # [C, voxels]
+        most, at, sums, squares = kernels.pool(x, weight)
+        if not torch.equal(most.float() * weight.sign().view(-1, 1, 1, 1), functional.max_pool3d(signed, 2)):
+            return "maximum"
+        if not torch.allclose(sums, exact.sum(1), rtol=1e-4, atol=1e-3):
+            return "sum"
+        if not torch.allclose(squares, exact.var(1, correction=0) * exact.shape[1], rtol=1e-3):
+            return "variance"
+        zero, one = torch.zeros_like(weight), torch.ones_like(weight)
+        out = kernels.scale_relu(most, zero, one, zero)
+        if not torch.equal(out, most.relu()):
+            return "ReLU"
+        by_bias, by_weight = kernels.gate_sums(out, most, out, zero)
+        expected = (out.double().sum((0, 2, 3, 4)), out.double().square().sum((0, 2, 3, 4)))
+        if not all(torch.allclose(*pair, rtol=1e-4) for pair in zip((by_bias, by_weight), expected, strict=True)):
+            return "gradient of scale or shift"
+        to = torch.empty_like(x)
+        kernels.unpool(x, to, out, out, at, one, (zero, one, zero))  # x, and each open maximum once more
+        moved = to.double().sum((0, 2, 3, 4)) - sums
+        if not torch.allclose(moved, expected[0], rtol=1e-2, atol=0.5):
+            return "gradient of the convolution's output"
+    return None
