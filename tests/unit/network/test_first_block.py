@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neurotransfer.network.first_block import moments
+from neurotransfer.network.first_block import by_place, moments
 from neurotransfer.network.fused_norm import mean_and_variance, normalise_pool_relu
 from neurotransfer.network.sfcn import Block
 from torch import nn
@@ -86,6 +86,16 @@ def test_a_convolution_s_output_makes_room_for_its_gradient_once_nobody_needs_it
         for one, other in zip(found, expected, strict=True):
             assert torch.allclose(one, other, rtol=1e-4, atol=1e-3)
     assert torch.equal(between, values) == kept
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_s_way_to_part_gradients_gives_the_bytes_of_a_cpu_s(dtype):
+    torch.manual_seed(8)
+    passed, winners = torch.randn(5, 77).to(dtype), torch.randint(0, 8, (5, 77), dtype=torch.uint8)
+    on_gpu, on_cpu = (by_place(passed, winners, kind) for kind in ("cuda", "cpu"))
+    assert on_gpu.dtype == dtype
+    assert torch.equal(on_gpu, on_cpu)
+    assert torch.equal(on_gpu.sum(0), passed)
 
 
 def test_mean_and_variance_do_not_cancel():

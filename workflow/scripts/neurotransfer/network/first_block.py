@@ -152,12 +152,25 @@ class _ConvolvePoolReLU(torch.autograd.Function):
         for at, voxels in _neighbourhoods(images, ctx.dtype):
             passed = gradient.new_empty((channels, voxels.shape[1])).copy_((gradient[at] * (out[at] > 0)).T)
             by_shift += passed.sum(1)
-            apart = passed.new_zeros((8, *passed.shape)).scatter_(0, winners[:, at].long()[None], passed[None])
+            apart = by_place(passed, winners[:, at], images.device.type)
             total += apart.view(2, 4 * channels, -1) @ _by_a(voxels)
         total = total.view(2, 2, 2, channels, 3, 4, 4)
         first, *others = (total[a, c, b, :, :, b : b + 3, c : c + 3] for a, b, c in CORNERS)
         by_filters = sum(others, first)
         return None, by_filters.reshape(channels, 27).to(images.dtype), by_shift.to(images.dtype), None, None
+
+
+def by_place(passed: Tensor, winners: Tensor, kind: str) -> Tensor:
+    """Numbers [C, piece], each at its winner's place of eight and zero at the others: [8, C, piece].
+
+    Parameters
+    ----------
+    kind : of device, "cpu" or "cuda"
+    """
+    if kind == "cuda":  # there a deterministic scatter may sort; comparing does not
+        places = torch.arange(8, dtype=torch.uint8, device=passed.device).view(8, 1, 1)
+        return torch.where(winners == places, passed, 0)
+    return passed.new_zeros((8, *passed.shape)).scatter_(0, winners.long()[None], passed[None])
 
 
 def _by_a(voxels: Tensor) -> Tensor:
