@@ -28,8 +28,7 @@ def test_age_error_in_unseen_cohorts_is_clearly_below_the_dummys(small_study):
 
 def test_transfer_beats_baseline_at_the_smallest_n_on_the_strong_task(medians):
     n = min(medians.loc["ad_hc"].index.get_level_values("n"))
-    # six replicates of nine test images: with recipe 2 the difference was 0.05, to the last digit
-    assert medians.loc[("ad_hc", n, "transfer"), "median"] > medians.loc[("ad_hc", n, "baseline"), "median"] + 0.02
+    assert medians.loc[("ad_hc", n, "transfer"), "median"] > medians.loc[("ad_hc", n, "baseline"), "median"] + 0.05
 
 
 def test_the_control_task_has_no_effect(medians, comparisons):
