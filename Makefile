@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint figures validate type-one teaching bench bench-fits bench-reader bench-training dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
+.PHONY: demo test lint figures validate type-one teaching bench bench-fits bench-reader bench-training bench-gpu dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ figures: ## the README's pictures, from the demo's results
 
 bench-fits: $(VENV)/.installed ## what a replicate of fine-tuning costs by n: benchmarks/README.md
 	@python benchmarks/fit_cost.py
+
+bench-gpu: ## a training step on this machine's NVIDIA GPU, with the Python that is on it: benchmarks/README.md
+	@python3 benchmarks/gpu.py
 
 bench-training: $(VENV)/.installed ## which optimiser trains the full network: docs/pretraining.md; hours on 2 cores, can be stopped
 	@python benchmarks/training.py --processes $(CORES)

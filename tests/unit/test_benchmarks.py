@@ -36,3 +36,14 @@ def test_the_benchmark_of_training_works_on_small_images(tmp_path):
         rows.append([line.split() for line in done.stdout.splitlines()])
     assert rows[0][1][:3] == ["adamw", "0.0003,", "max,"] and "stable" in rows[0][1]
     assert [row[0] for row in rows[1][1:]] == ["baseline", "transfer"]
+
+
+def test_the_benchmark_of_a_gpu_works_on_small_images():
+    line = [sys.executable, str(REPOSITORY / "benchmarks/gpu.py"), "--try"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    table = [row.split(" | ") for row in done.stdout.splitlines() if row.startswith("| ")][1:]
+    names = ["bare convolutions of blocks 2 to 6", "ours", "ours without fused kernels", "plain"]
+    assert [row[0].removeprefix("| ") for row in table][:4] == names
+    assert all(float(row[1]) > 0 for row in table)
+    assert "ours / bare convolutions: " in done.stdout
