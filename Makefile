@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint figures validate type-one teaching bench bench-fits bench-reader bench-training bench-gpu dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
+.PHONY: demo test lint figures validate type-one teaching bench bench-fits bench-reader bench-training bench-gpu fewer-scans dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -66,6 +66,10 @@ bench-gpu: ## a training step on this machine's NVIDIA GPU, with the Python that
 
 bench-training: $(VENV)/.installed ## which optimiser trains the full network: docs/pretraining.md; hours on 2 cores, can be stopped
 	@python benchmarks/training.py --processes $(CORES)
+	@python benchmarks/training_fits.py --processes $(CORES)
+
+fewer-scans: $(VENV)/.installed ## from how many healthy scans on pretraining pays, simulated; an hour on 2 cores, can be stopped
+	@python benchmarks/fewer_scans.py --processes $(CORES)
 
 dry-run: $(VENV)/.installed ## tables, manifest and dry run at the size of the paper's study; IMAGES_PER_JOB=1 for a job per image
 	@python benchmarks/dry_run.py --images-per-job $(IMAGES_PER_JOB)
