@@ -55,6 +55,7 @@ def make_results(
     holdout=True,
     titles=None,
     study="synthetic",
+    further=(),
 ) -> SimpleNamespace:
     """All tables of a study, its configuration and its defaults.
 
@@ -71,7 +72,9 @@ def make_results(
     merge(config, overlay)
     if given:
         config["pretrain"]["weights"] = "weights/brain.safetensors"
-    aucs, scores, pools = _aucs(tasks, n, replicates, generator)
+    config["models"]["frozen"] = "trunk" if "frozen" in further else None
+    config["models"]["features"] = {name: f"{name}.tsv" for name in further if name != "frozen"}
+    aucs, scores, pools = _aucs(tasks, n, replicates, generator, further)
     options = {"bootstrap": 100, "seed": 1}
     comparisons = compare(aucs, statistic="mean", permutations=2000, **options)
     medians, comparisons, cells = infer(summarise(aucs, **options), comparisons, scores, pools, draws=60, seed=1)
@@ -127,7 +130,7 @@ def make_results(
     )
 
 
-def _aucs(tasks, n, replicates, generator) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def _aucs(tasks, n, replicates, generator, further=()) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """AUCs, test scores with exactly these AUCs, and facts about the pools."""
     rows, scores, pools = [], [], []
     for task in tasks:
@@ -143,7 +146,8 @@ def _aucs(tasks, n, replicates, generator) -> tuple[pd.DataFrame, pd.DataFrame, 
                 hard = generator.normal(0, 0.03)  # a test set is hard for all models equally
                 table = {"label": np.arange(2 * half) % 2, "position": np.arange(2 * half) + size}
                 table["person"] = generator.choice(people, 2 * half, replace=False)
-                for model, start, gain in zip(ARMS, starts, gains, strict=True):
+                shapes = {model: shape for model, *shape in zip(ARMS, starts, gains, strict=True)}
+                for model, (start, gain) in (shapes | dict.fromkeys(further, (0.8, 0.05))).items():
                     value = np.clip(start + gain * share + hard + generator.normal(0, 0.04), 0.05, 1)
                     table[model] = _scores(table["label"], round(value * half**2), generator)
                     auc = round(value * half**2) / half**2
@@ -239,7 +243,7 @@ def _history(generator) -> pd.DataFrame:
 def _settings(aucs, config) -> pd.DataFrame:
     rows = []
     for fit in aucs.to_dict("records"):
-        values_of = config["models"]["linear" if fit["model"] == "covariates" else fit["model"]]["settings"]
+        values_of = config["models"][fit["model"] if fit["model"] in ("baseline", "transfer") else "linear"]["settings"]
         for place, values in enumerate(values_of):
             row = {name: fit[name] for name in ("task", "n", "replicate", "model")}
             row |= {"setting": place, "values": json.dumps(values, sort_keys=True), "status": "ok"}

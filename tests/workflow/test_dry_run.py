@@ -59,6 +59,12 @@ def test_the_catalogues_study_dry_runs(tmp_path):
     planned = planned_jobs(study, overlays=[REPOSITORY / "config/demo.yaml", study / "config.yaml"])
     fits = {f"{model} task=ad_hc, n=18, replicate={at}" for model in ("linear", "transfer") for at in ("001", "002")}
     assert fits | {"pretrain", "report", "preprocess shard=memory-0001, job=0000"} <= planned
+    features = {job for job in planned if job.startswith("features ")}
+    assert features == {"features cohort=memory"}  # once per image of the pool, for the demo's arm frozen
+    off = study / "off.yaml"
+    off.write_text("models: {frozen: null}")
+    without = planned_jobs(study, overlays=[REPOSITORY / "config/demo.yaml", study / "config.yaml", off])
+    assert planned - without == features and not without - planned
 
 
 def test_the_repositorys_own_snakefile_asks_for_the_whole_study(tmp_path):

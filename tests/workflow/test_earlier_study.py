@@ -30,6 +30,7 @@ OLDER = {
         "schedule": {"kind": "step", "factor": 0.3, "every": 25},
     },
     "models": {
+        "frozen": None,
         "cnn": {
             "optimiser": "sgd", "warmup": 0, "clip_norm": None, "schedule": {"kind": "step", "factor": 0.3, "every": 5},
         },

@@ -3,6 +3,9 @@
 from neurotransfer.fit.settings import all_settings
 
 
+WEIGHTS = f"results/pretrain/{study.run}/weights.safetensors"
+
+
 def settings_of(model):
     return {"settings": all_settings(config["models"][model]["settings"])}
 
@@ -25,22 +28,71 @@ FITTING = {
         "preprocessing": PREPROCESSING,
     },
 }
+# The further arms have the linear model's settings; each fit depends on the weights or on the table, too.
+REGRESSION = {"max_iterations": config["models"]["linear"]["max_iterations"], **settings_of("linear")}
+FURTHER = {
+    model: {"layers": config["models"]["frozen"], "data_type": config["models"]["cnn"]["data_type"], **REGRESSION}
+    if model == FROZEN
+    else {"file": config["models"]["features"][model], **REGRESSION}
+    for model in study.further
+}
+FITTING |= FURTHER
 
 
 def volumes_of_task(ending):
     return lambda wildcards: [f"results/index/{cohort}.volumes.{ending}" for cohort in study.cohorts_of(wildcards.task)]
 
 
+def features_of_task(task):
+    return study.cohorts_of(task) if FROZEN in study.further else []
+
+
+rule features:
+    """The pretrained trunk's features of each image of a pool, once, for the arm frozen."""
+    input:
+        weights=WEIGHTS,
+        index="results/index/{cohort}.tsv",
+        split="results/split/cohorts/{cohort}.tsv",
+        certificate=ancient("results/split/certificate.json"),
+        shards=shards_of_cohort("cache", "npy"),
+        participants=PRETRAINED_PARTICIPANTS,
+    output:
+        "results/features/{cohort}.npy",
+    log:
+        "logs/features/{cohort}.log",
+    benchmark:
+        "results/benchmarks/features/{cohort}.tsv"
+    threads: config["models"]["cnn"]["threads"]
+    resources:
+        mem_mb=lambda wc, attempt: 8000 * attempt,
+        runtime=lambda wc, attempt: (30 + 20 * len(study.shards_of(wc.cohort))) * attempt,
+        gpu=config["models"]["cnn"]["gpus"],
+    params:
+        network=CNN["network"],
+        crop=config["cache"]["crop"],
+        preprocessing=PREPROCESSING,
+        layers=config["models"]["frozen"] or "trunk",
+        batch_size=config["models"]["cnn"]["batch_size"],
+        device=config["models"]["cnn"]["device"],
+        data_type=config["models"]["cnn"]["data_type"],
+    script:
+        "../scripts/features.py"
+
+
 rule linear:
-    """Logistic regression on regional volumes; and on age, sex and mask volume, which is too short for a job."""
+    """Logistic regression on regional volumes; on age, sex and mask volume; and on features, for the further arms."""
     input:
         resample="results/resamples/{task}/n{n}/{replicate}.tsv",
         indices=lambda wc: of_cohorts("index", wc.task),
         volumes=volumes_of_task("npy"),
         names=volumes_of_task("json"),
+        features=lambda wc: [f"results/features/{name}.npy" for name in features_of_task(wc.task)],
+        weights=WEIGHTS if FROZEN in study.further else [],
+        tables=[fitting["file"] for fitting in FURTHER.values() if "file" in fitting],
     output:
         fit="results/fits/{task}/n{n}/{replicate}/linear.json",
         covariates="results/fits/{task}/n{n}/{replicate}/covariates.json",
+        **{model: f"results/fits/{{task}}/n{{n}}/{{replicate}}/{model}.json" for model in FURTHER},
     log:
         "logs/linear/{task}/n{n}/{replicate}.log",
     benchmark:
@@ -54,6 +106,7 @@ rule linear:
     params:
         fitting=FITTING["linear"],
         covariates=FITTING["covariates"],
+        **({"further": FURTHER} if FURTHER else {}),
     script:
         "../scripts/linear.py"
 
@@ -84,7 +137,7 @@ rule transfer:
     """The same network, data order and settings, from the pretrained weights."""
     input:
         resample="results/resamples/{task}/n{n}/{replicate}.tsv",
-        weights=f"results/pretrain/{study.run}/weights.safetensors",
+        weights=WEIGHTS,
         participants=PRETRAINED_PARTICIPANTS,
     output:
         fit="results/fits/{task}/n{n}/{replicate}/transfer.json",

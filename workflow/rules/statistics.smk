@@ -13,7 +13,7 @@ def all_fits(wildcards):
         task=study.tasks,
         n=study.n,
         replicate=study.replicates,
-        model=ARMS,
+        model=study.arms,
     )
 
 

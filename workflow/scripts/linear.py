@@ -1,4 +1,4 @@
-"""Fit the linear model's settings on one resample, and those of the covariates alone."""
+"""Fit the linear model's settings on one resample, those of the covariates alone, and those of further arms."""
 
 from neurotransfer.jobs.job import job
 
@@ -7,8 +7,10 @@ with job(snakemake):
 
     from neurotransfer.files import read_table, write_json
     from neurotransfer.fit.covariates import read_covariates
+    from neurotransfer.fit.features import read_features, read_table_of_features
     from neurotransfer.fit.linear import fit, read_volumes, shares_of_mask
     from neurotransfer.split.resampling import read_resample
+    from neurotransfer.study.plan import FROZEN
 
     source, settings, path = snakemake.input, snakemake.params, snakemake.input.resample
     resample, facts = read_resample(path)
@@ -17,4 +19,10 @@ with job(snakemake):
     indices = {Path(index).stem: read_table(index) for index in source.indices}
     features = read_covariates(resample, indices, volumes[:, 0])
     write_json(snakemake.output.covariates, fit("covariates", features, resample, facts, path, settings.covariates))
+    for model, fitting in getattr(settings, "further", {}).items():
+        if model == FROZEN:
+            features, made_of = read_features(resample, source.features), source.weights
+        else:
+            features, made_of = read_table_of_features(resample, fitting["file"]), fitting["file"]
+        write_json(getattr(snakemake.output, model), fit(model, features, resample, facts, path, fitting, made_of))
     write_json(snakemake.output.fit, linear)

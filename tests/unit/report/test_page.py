@@ -290,6 +290,24 @@ def test_every_median_difference_and_p_of_the_tables_is_in_the_page(results, pag
         assert f"{100 * row.wins:.0f} % {100 * row.wins_low:.0f} to" in text
 
 
+def test_further_arms_have_a_column_a_line_and_a_family_of_their_own(tmp_path):
+    results = make_results(tasks=("ad_hc",), n=(20, 40), replicates=8, further=("frozen", "radiomics"))
+    text = plain(page_of(results, draw_figures(results, tmp_path)))
+    for row in results.medians.itertuples():
+        assert f"{row.median:.3f}" in text
+    assert "n linear baseline transfer frozen radiomics covariates alone" in text
+    assert "All 18 comparisons" in text and "Holm's adjustment over all 6 comparisons" in text
+    assert "12 comparisons with these arms are a second family" in text
+    assert "logistic regression on the features “radiomics”" in text
+    assert "without training it further (frozen) and features from elsewhere (radiomics)" in text
+    figure = figure2(results.aucs, results.medians, results.comparisons, results.config["tasks"], alpha=0.05)
+    labels = [label.get_text() for label in figure.legends[0].get_texts()]
+    assert labels[:6] == ["linear", "baseline", "transfer", "frozen", "radiomics", "covariates"]
+    aucs = results.medians.set_index("model").loc["frozen", "median"]
+    lines = [bars.lines[0] for axes in figure.axes for bars in axes.containers]
+    assert sum(np.allclose(line.get_ydata(), aucs) for line in lines) == 1
+
+
 @pytest.mark.parametrize(("p", "text"), [(0.00002, "< 0.0001"), (0.0312, "0.031"), (0.0049, "0.0049"), (1.0, "1.000")])
 def test_a_p_is_never_shown_as_zero(p, text):
     assert p_text(p) == text

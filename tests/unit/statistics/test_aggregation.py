@@ -257,6 +257,52 @@ def test_the_tables_have_the_promised_columns_and_rows(finished):
     assert facts["null"] == NULLS and set(facts["p"].values()) <= set(columns["comparisons"].split(" "))
 
 
+def test_further_arms_are_fitted_tested_and_adjusted_apart(study):
+    index = read_table("results/index/a.tsv")
+    generator = np.random.default_rng(1)
+    Path("results/features").mkdir()
+    features = (index["diagnosis"] == "AD").to_numpy()[:, None] + generator.normal(size=(len(index), 3))
+    np.save("results/features/a.npy", features.astype(np.float32))
+    write_table(index[["image_id"]].assign(f=generator.normal(size=len(index))), "radiomics.tsv")
+    regression = {"settings": [{"c": 1.0}], "max_iterations": 1000}
+    further = {"frozen": {"layers": "trunk", **regression}, "radiomics": {"file": "radiomics.tsv", **regression}}
+    weights = "results/pretrain/multitask/weights.safetensors"
+    before = {path: path.read_bytes() for path in all_fits()}
+    with pytest.MonkeyPatch.context() as patch:
+        for resample in sorted(Path("results/resamples").rglob("*.tsv")):
+            folder = Path("results/fits", *resample.parts[-3:-1], resample.stem)
+            files = {"indices": ["results/index/a.tsv"], "volumes": ["results/index/a.volumes.npy"]}
+            files |= {"names": ["results/index/a.volumes.json"], "features": ["results/features/a.npy"]}
+            arms = {name: folder / f"{name}.json" for name in further}
+            run_script(
+                "linear",
+                patch,
+                given=SimpleNamespace(resample=resample, weights=weights, **files),
+                output=Named(fit=folder / "linear.json", covariates=folder / "covariates.json", **arms),
+                fitting=FITTING["linear"],
+                covariates=FITTING["covariates"],
+                further=further,
+            )
+    assert {path: path.read_bytes() for path in before} == before  # the paper's fits are the same bytes
+    aucs = read(fitting=FITTING | further)[0]
+    options = {"statistic": "mean", "permutations": 1000, "bootstrap": 200, "seed": 1}
+    paper, table = compare(aucs[aucs["model"].isin(ARMS)], **options), compare(aucs, **options)
+    pd.testing.assert_frame_equal(
+        table[table["family"] == "paper"].drop(columns="family").reset_index(drop=True), paper
+    )
+    second = table[table["family"] == "further"]
+    pairs = {("transfer", arm) for arm in further} | {(arm, model) for arm in further for model in MODELS[:2]}
+    assert set(second[["first", "second"]].itertuples(index=False, name=None)) == pairs and len(second) == 2 * 6
+    ordered = np.sort(second["p_two_sided"])  # Holm by hand: the running maximum of (m - i) p(i)
+    steps = np.minimum(1, np.maximum.accumulate(ordered * (len(ordered) - np.arange(len(ordered)))))
+    np.testing.assert_allclose(np.sort(second["p_holm"]), steps)
+    Path("radiomics.tsv").write_text("image_id\tf\n")
+    assert refused(fitting=FITTING | further) == {str(path) for path in all_fits() if path.stem == "radiomics"}
+    Path(weights).write_bytes(b"other weights")
+    stems = {Path(path).stem for path in refused(fitting=FITTING | further)}
+    assert stems == {"transfer", "frozen", "radiomics"}
+
+
 def test_the_linear_script_leaves_a_record_that_its_resample_explains(finished):
     resample = read_table(finished / "results/resamples/ad_hc/n40/002.tsv")
     fit = read_json(finished / "results/fits/ad_hc/n40/002/linear.json")

@@ -239,3 +239,14 @@ def test_a_key_that_stands_twice_is_refused(tmp_path, text, said):
 def test_anchors_and_merges_are_no_repetition(tmp_path):
     (tmp_path / "my.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]\n")
     assert read_document(tmp_path / "my.yaml")["b"] == {"x": 1, "y": 2}
+
+
+def test_further_arms_need_a_name_of_their_own_and_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "f.tsv").write_text("image_id\tf\n")
+    assert not mistakes_of(tmp_path, "models: {frozen: blocks, features: {brainiac: f.tsv}}")
+    for name in ("linear", "frozen", "person", "count", "fit"):
+        assert "this name is taken" in mistakes_of(tmp_path, f"models: {{features: {{{name}: f.tsv}}}}")[0]
+    assert "there is no file g.tsv" in mistakes_of(tmp_path, "models: {features: {brainiac: g.tsv}}")[0]
+    assert "this name is not allowed" in mistakes_of(tmp_path, "models: {features: {../x: f.tsv}}")[0]
+    assert "write 'None' or 'trunk' or 'blocks'" in mistakes_of(tmp_path, "models: {frozen: true}")[0]

@@ -162,6 +162,7 @@ def fit(
     facts: Mapping[str, Any],
     path: str | Path,
     fitting: Mapping[str, Any],
+    made_of: str | Path | None = None,
 ) -> dict[str, Any]:
     """One replicate of a logistic regression, from its features to its record.
 
@@ -172,6 +173,7 @@ def fit(
     facts : of the resample
     path : its file
     fitting : `settings` and `max_iterations`
+    made_of : the file that the features come from, if it is no index: weights, or a table of the user's
 
     Returns
     -------
@@ -188,5 +190,5 @@ def fit(
         test_auc=float(roc_auc_score(labels[test], scores)),
         test={"position": test.tolist(), "label": labels[test].tolist(), "score": scores.tolist()},
         seeds={},
-        fingerprint=fingerprint_of_fit(model, fitting, path, None),
+        fingerprint=fingerprint_of_fit(model, fitting, path, made_of),
     )

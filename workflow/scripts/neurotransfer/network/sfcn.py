@@ -114,6 +114,18 @@ class SFCN(nn.Module):
         pool = functional.adaptive_max_pool3d if self.pooling == "max" else functional.adaptive_avg_pool3d
         return pool(x, 1).flatten(1)  # [N, bottleneck]
 
+    def features_of_layers(self, images: Tensor) -> Tensor:  # [N, 1, D, H, W] -> [N, sum of channels + bottleneck]
+        """The pooled output of every block, the trunk's features last; in float32."""
+        pool = functional.adaptive_max_pool3d if self.pooling == "max" else functional.adaptive_avg_pool3d
+        found, x = [], images
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.data_type == torch.bfloat16):
+            for block in self.blocks:
+                x = block(x)  # [N, channels of the block, half of each axis]
+                found.append(pool(x, 1).flatten(1).float())
+            x = normalise_pool_relu(self.bottleneck(x), self.norm, 1)
+            found.append(pool(x, 1).flatten(1).float())
+        return torch.cat(found, dim=1)
+
     def freeze(self, first: int | str) -> None:
         """Keep the first so many blocks, or the whole "trunk", as they are, batch norm's statistics included."""
         parts = [self.blocks, self.bottleneck, self.norm] if first == "trunk" else list(self.blocks)[: int(first)]

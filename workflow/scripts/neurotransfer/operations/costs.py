@@ -105,7 +105,7 @@ def units_of(rule: str, parts: list[str], study: Study, config: Mapping[str, Any
             return steps_of_fit(rule, int(parts[1].removeprefix("n")), config)
     except (KeyError, ValueError, IndexError):
         return None
-    return 1.0 if rule in ("linear", "resample", "pretrain", "evaluate") else None
+    return 1.0 if rule in ("linear", "resample", "pretrain", "evaluate", "features") else None
 
 
 def steps_of_fit(model: str, n: int, config: Mapping[str, Any]) -> float:
@@ -147,7 +147,7 @@ def cost_of(
         if engine == "derivatives":
             return Cost(0.5, "assumed: half a second to link and check an image's files", False)
         return Cost(*ASSUMED["preprocess", "builtin" if engine == "builtin" else "cpu"], gpu)
-    if rule in (*PRETRAINING, *CNNS):
+    if rule in (*PRETRAINING, *CNNS, "features"):
         seconds, basis = ASSUMED["network", "gpu" if gpu else "cpu"]
         crop = config["cache"]["crop"]
         return Cost(seconds * crop[0] * crop[1] * crop[2] / PAPER_VOXELS, basis, gpu)

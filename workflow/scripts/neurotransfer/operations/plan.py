@@ -53,7 +53,7 @@ def forecast(config: Mapping[str, Any], study: Study, *, gpus: int, cores: int) 
     images = read_table(layout.IMAGES)
     role = roles_of(images, study, config)
     rows = gather(study, config)
-    work = work_of(study, config, role)
+    work = work_of(study, config, images, role)
     rehearsed = read_json(REHEARSED) if REHEARSED.is_file() else {}
     costs = {rule: cost_of(rule, rows, config, rehearsed) for rule in work}
     pools = {name: pool_of(images, role, name, task, study, config) for name, task in study.tasks.items()}
@@ -107,10 +107,10 @@ def pool_of(images: pd.DataFrame, role: pd.Series, name: str, task: Mapping, stu
     return labelled(unseen, task, config["manifest"]["converters"])
 
 
-def work_of(study: Study, config: Mapping[str, Any], role: pd.Series) -> dict[str, list[float]]:
+def work_of(study: Study, config: Mapping[str, Any], images: pd.DataFrame, role: pd.Series) -> dict[str, list[float]]:
     """The units of work of every job (see costs.units_of), by rule, for rules with a cost.
 
-    Pretraining and evaluation count images in training steps.
+    Pretraining, evaluation and the trunk's features count images in training steps.
     """
     work: dict[str, list[float]] = {"preprocess": [], "cache": []}
     share = share_without_volumes(config)
@@ -122,6 +122,9 @@ def work_of(study: Study, config: Mapping[str, Any], role: pd.Series) -> dict[st
     if study.run == "multitask":
         work["pretrain"] = [config["pretrain"]["epochs"] * (train + EVALUATION * validation)]
     work["evaluate"] = [EVALUATION * (validation + test)]
+    if with_features := study.cohorts_with_features():
+        pools = images.loc[role == "test", "cohort"].value_counts()
+        work["features"] = [EVALUATION * int(pools.get(cohort, 0)) for cohort in with_features]
     keys = [n for _ in study.tasks for n in study.n for _ in study.replicates]
     work["resample"] = [1.0] * len(keys)
     for model in MODELS:
@@ -139,13 +142,15 @@ def jobs_of(study: Study) -> dict[str, int]:
         ("task", "n", "replicate"): len(study.tasks) * len(study.n) * len(study.replicates),
     }
     unused = "adopt" if study.run == "multitask" else "pretrain"
-    return {name: count.get(rule.wildcards, 1) for name, rule in RULES.items() if name != unused}
+    jobs = {name: count.get(rule.wildcards, 1) for name, rule in RULES.items() if name != unused}
+    jobs["features"] = len(study.cohorts_with_features())
+    return {name: number for name, number in jobs.items() if number or name != "features"}
 
 
 def hours(rule: str, work: Sequence[float], cost: Cost) -> float:
-    """Hours of all jobs of a rule.  Pretraining and evaluation that have run are measured as whole jobs."""
-    if rule in PRETRAINING and "finished jobs" in cost.basis:
-        return cost.seconds / 3600
+    """Hours of all jobs of a rule.  Pretraining, evaluation and features that have run are measured as whole jobs."""
+    if rule in (*PRETRAINING, "features") and "finished jobs" in cost.basis:
+        return cost.seconds * len(work) / 3600
     return sum(map(cost.of_job, work)) / 3600
 
 

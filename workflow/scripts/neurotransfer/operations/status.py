@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..jobs.job import SILENCE, process_runs
 from ..study import layout
-from ..study.plan import ARMS, Study
+from ..study.plan import CNNS, Study
 from ..study.rules import PAGES, RULES, STATISTICS
 from ..text import aligned, duration
 from .failures import Failure, by_kind, failures_of
@@ -115,7 +115,7 @@ class Status:
         parts.append(
             aligned([["", "done", "of", "running", "failed", "waiting", ""], *map(_step_row, steps)], "lrrrrrl")
         )
-        models = ("resamples", *ARMS)
+        models = list(self.replicates[0].done) if self.replicates else []
         done = [[row.task, str(row.n), *map(row.cell, models)] for row in self.replicates]
         parts.append(aligned([["task", "n", *models], *done], "l"))
         if self.failures:
@@ -232,7 +232,7 @@ def _replicates(
     study: Study, results: Path, failed: Mapping[str, set[str]]
 ) -> tuple[tuple[ReplicateCounts, ...], tuple[Step, ...]]:
     """Resamples and fits by task and n; and all resamples, and all fits of each model, as steps."""
-    names = ("resamples", *ARMS)
+    names = ("resamples", *study.arms)
     rows: list[ReplicateCounts] = []
     times: dict[str, list[float]] = {name: [] for name in names}
     for task in study.tasks:
@@ -248,7 +248,7 @@ def _replicates(
                     rule = "resample"
                 else:
                     made = {key: there[f"{name}.json"] for key, there in fitted.items() if f"{name}.json" in there}
-                    lease, rule = f"{name}.json.lease", "linear" if name == "covariates" else name  # one job
+                    lease, rule = f"{name}.json.lease", name if name in CNNS else "linear"  # one job fits all others
                     live = {key for key, there in fitted.items() if lease in there and _is_live(folder / key / lease)}
                 tried = {key for key in study.replicates if f"{task}-{n}-{key}" in failed.get(rule, ())}
                 steps.append(_step(name, set(study.replicates), set(made), live, tried, []))

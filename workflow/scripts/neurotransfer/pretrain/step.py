@@ -76,6 +76,44 @@ def predict(
     return np.concatenate(outputs)
 
 
+@torch.no_grad()
+def features_of(
+    model: SFCN,
+    table: pd.DataFrame,
+    folder: str | Path,
+    rows: np.ndarray,
+    batch_size: int,
+    device: torch.device,
+    *,
+    layers: str,
+) -> np.ndarray:
+    """The network's features of images.
+
+    Parameters
+    ----------
+    table : of an index
+    rows : of the table, those whose images go through the network
+    layers : "trunk" for the pooled features before the head, "blocks" for the pooled output of every block, too
+
+    Returns
+    -------
+    float32 [len(table), features], NaN in all other rows
+    """
+    model.eval()
+    width = model.head.in_features
+    if layers == "blocks":
+        width += sum(block.conv.out_channels for block in model.blocks)  # type: ignore[union-attr, misc]
+    features = np.full((len(table), width), np.nan, np.float32)
+    if not len(rows):
+        return features
+    batches = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
+    for batch, images in zip(batches, Images(table, folder).batches(batches, device), strict=True):
+        inputs = as_input(images)  # [batch, 1, D, H, W]
+        found = model.features_of_layers(inputs) if layers == "blocks" else model.pooled(inputs)  # [batch, features]
+        features[batch] = found.float().cpu().numpy()
+    return features
+
+
 def predictions_of(
     model: SFCN,
     parts: Mapping[str, pd.DataFrame],

@@ -5,15 +5,18 @@ Tables of results/statistics go in, texts come out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from ..statistics.inference import ADJUSTED, NULLS
-from ..study.plan import ARMS, MODELS
+from ..study.plan import ARMS, MODELS, further_arms
 from ..text import MISSING, interval, p_text, signed
+from .style import marks_of
 from .verdicts import Verdict
+
+ALONE = ARMS[-1]  # the model of covariates alone, outside the comparisons
 
 
 def result_groups(
@@ -27,19 +30,28 @@ def result_groups(
         rows = []
         for n in sorted(medians.loc[medians["task"] == task, "n"].unique()):
             models: dict[str, dict[str, Any]] = {}
-            for model in ARMS:
+            for model in _in_order(medians["model"]):
                 if (task, n, model) in auc.index:
                     row = auc.loc[(task, n, model)]
                     # one replicate has no interval
                     between = interval(row["low"], row["high"]) if row["replicates"] > 1 else MISSING
                     models[model] = {"median": f"{row['median']:.3f}", "interval": between}
-            highest = max((cell["median"] for model, cell in models.items() if model in MODELS), default=None)
+            highest = max((cell["median"] for model, cell in models.items() if model != ALONE), default=None)
             for model, cell in models.items():
-                cell["highest"] = cell["median"] == highest and model in MODELS
+                cell["highest"] = cell["median"] == highest and model != ALONE
             tests = {other: verdict.get((task, n, other)) for other in ("baseline", "linear")}
             rows.append({"n": int(n), "models": models, "tests": tests})
         groups.append({"title": tasks[task].get("title", task), "rows": rows})
     return groups
+
+
+def further_models(models: Iterable[str]) -> list[str]:
+    """The arms beyond the paper's among these models, in their order."""
+    return [model for model in dict.fromkeys(models) if model not in ARMS]
+
+
+def _in_order(models: Iterable[str]) -> list[str]:
+    return [*MODELS, *further_models(models), ALONE]
 
 
 def comparison_groups(
@@ -162,7 +174,7 @@ def alternative(medians: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -
             continue
         ends = rows["n"].iloc[0], rows["n"].iloc[-1]
         curves = []
-        for model in MODELS:
+        for model in marks_of(medians["model"]):
             values = rows.loc[rows["model"] == model, "median"]
             if len(values):
                 more = f" to {values.iloc[-1]:.2f}" if len(values) > 1 else ""
@@ -175,9 +187,10 @@ def alternative(medians: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -
 def missing_fits(
     medians: pd.DataFrame, config: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, int]:
-    """The number of configured test AUCs of the three models (`planned`), and of those without a fit (`missing`)."""
+    """The number of configured test AUCs of the compared models (`planned`), and of those without a fit (`missing`)."""
     sizes, replicates = config["resampling"]["n"], config["resampling"]["replicates"]
-    planned = len(tasks) * len(sizes) * replicates * len(MODELS)
-    counted = medians[medians["model"].isin(list(MODELS)) & medians["task"].isin(list(tasks))]
+    models = [*MODELS, *further_arms(config["models"])]
+    planned = len(tasks) * len(sizes) * replicates * len(models)
+    counted = medians[medians["model"].isin(models) & medians["task"].isin(list(tasks))]
     found = int(counted.loc[counted["n"].isin(sizes), "replicates"].clip(upper=replicates).sum())
     return {"missing": planned - found, "planned": planned}

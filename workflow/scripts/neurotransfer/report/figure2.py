@@ -23,6 +23,7 @@ from .style import (
     draw_grid,
     drawing,
     legend_of_models,
+    marks_of,
     rows_and_columns,
     wrapped,
 )  # fmt: skip
@@ -66,7 +67,7 @@ def figure2(
         bands = figure.subfigures(rows, 1, squeeze=False)[:, 0]
         grid = [band.subplots(2, columns, squeeze=False, height_ratios=(0.36, 3)) for band in bands]
         figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, hspace=0.0, wspace=0.03)
-        dots = aucs.loc[aucs["model"].isin(list(MARKS)), "auc"]
+        dots = aucs.loc[aucs["model"].isin(list(marks_of(medians["model"]))), "auc"]
         lowest = max(0.0, min(0.45, float(dots.min()) - 0.03))
         for panel in range(rows * columns):
             strip, axes = grid[panel // columns][:, panel % columns]
@@ -98,12 +99,11 @@ def figure2(
 
 def _draw_aucs(axes: Axes, task: str, sizes: Sequence[int], aucs: pd.DataFrame, medians: pd.DataFrame) -> None:
     generator = np.random.default_rng(0)  # for the jitter only
-    models = [model for model in MARKS if model in set(medians["model"])]
-    step = min(0.27, 0.8 / len(models))
+    marks = marks_of(medians["model"])
+    step = min(0.27, 0.8 / len(marks))
     draw_grid(axes, "y")
-    for order, model in enumerate(models):
-        colour, marker = MARKS[model]
-        centres = np.arange(len(sizes)) + (order - (len(models) - 1) / 2) * step
+    for order, (model, (colour, marker)) in enumerate(marks.items()):
+        centres = np.arange(len(sizes)) + (order - (len(marks) - 1) / 2) * step
         chosen = aucs[(aucs["task"] == task) & (aucs["model"] == model)]
         positions = chosen["n"].map(dict(zip(sizes, centres, strict=True))).to_numpy(float)
         jitter = generator.uniform(-0.36, 0.36, len(chosen)) * step
@@ -171,9 +171,8 @@ def _draw_marks(strip: Axes, sizes: Sequence[int], found: Sequence[Verdict]) -> 
 def _legend_of_figure2(
     figure: Figure, medians: pd.DataFrame, comparisons: pd.DataFrame, alpha: float, bound: bool
 ) -> None:
-    models = set(medians["model"])
-    lines = legend_of_models(models)
-    if "covariates" in models:
+    lines = legend_of_models(medians["model"])
+    if "covariates" in set(medians["model"]):
         lines.append(Line2D([], [], label="covariates", **COVARIATES))
     lines.append(Line2D([], [], color=SOFT, linewidth=0.8, linestyle=":", label="chance"))
     if bound:

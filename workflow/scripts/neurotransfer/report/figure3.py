@@ -14,12 +14,12 @@ from matplotlib.ticker import NullFormatter, NullLocator
 
 from .style import (
     INK,
-    MARKS,
     PAPER,
     draw_chance,
     draw_grid,
     drawing,
     legend_of_models,
+    marks_of,
     rows_and_columns,
     wrapped,
 )  # fmt: skip
@@ -51,7 +51,7 @@ def figure3(curves: pd.DataFrame, worth: pd.DataFrame, tasks: Mapping[str, Mappi
             axes.set_xlabel("training images, n (logarithmic)")
             if panel % columns == 0:
                 axes.set_ylabel("mean AUC in the test set")
-        lines = legend_of_models(set(curves["model"]))
+        lines = legend_of_models(curves["model"])
         lines.append(Line2D([], [], color=INK, linewidth=1, marker=">", markersize=4, label="what the baseline needs"))
         figure.legend(handles=lines, loc="outside upper center", ncols=4)
     return figure
@@ -59,7 +59,7 @@ def figure3(curves: pd.DataFrame, worth: pd.DataFrame, tasks: Mapping[str, Mappi
 
 def _draw_curves(axes: Axes, curves: pd.DataFrame) -> None:
     sizes = sorted(curves["n"].unique())
-    for model, (colour, marker) in MARKS.items():
+    for model, (colour, marker) in marks_of(curves["model"]).items():
         mine = curves[curves["model"] == model].sort_values("n")
         style = {"marker": marker, "markersize": 5, "markeredgecolor": PAPER, "markeredgewidth": 0.5}
         axes.plot(mine["n"], mine["auc"], color=colour, linewidth=1.5, zorder=3, **style)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .. import __version__
 from ..fit.settings import all_settings
-from ..study.plan import MODELS
+from ..study.plan import FROZEN, MODELS, further_arms
 from .references import Reference, number_citations
 from .verdicts import listed
 
@@ -163,7 +163,24 @@ def _comparison(config: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]
         (linear), the network from random weights (baseline) and the network from the pretrained weights (transfer)
         were fitted with {settings};
         both networks for {_count(models["cnn"]["epochs"], "epoch")}, with the same order of the data. The setting
-        with the highest validation AUC was scored once on the test images."""
+        with the highest validation AUC was scored once on the test images.{_further(config)}"""
+
+
+def _further(config: Mapping[str, Any]) -> str:
+    """The arms beyond the paper's, and the family of their comparisons."""
+    arms = further_arms(config["models"])
+    if not arms:
+        return ""
+    layers = " and the pooled outputs of its blocks" if config["models"].get(FROZEN) == "blocks" else ""
+    features = [
+        f"the pooled features of the pretrained network without training it further{layers} ({arm})"
+        if arm == FROZEN
+        else f"features from elsewhere ({arm})"
+        for arm in arms
+    ]
+    return f"""
+        Logistic regression with the settings of the linear model was also fitted on {listed(features)}. Comparisons
+        with {"this arm" if len(arms) == 1 else "these arms"} are a second family, adjusted apart."""
 
 
 def _testing(config: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from .. import pages
 from ..files import read_table
 from ..split.certificate import duplicates_in_words
+from ..statistics.aggregation import of_paper
 from ..statistics.inference import NULLS
 from ..study import layout
 from . import answer_tables, pretraining_tables, trust_tables
@@ -89,7 +90,9 @@ def report_content(
         "sentences": answer(comparisons, medians, tasks, **chosen),
         "results": answer_tables.result_groups(medians, found, tasks),
         "comparisons": answer_tables.comparison_groups(comparisons, found, tasks),
-        "count": len(comparisons),
+        "count": int(of_paper(comparisons).sum()),
+        "further": answer_tables.further_models(medians["model"]),
+        "further_count": int((~of_paper(comparisons)).sum()),
         "exact": bool(comparisons["exact"].all()),
         "permutations": int(comparisons["permutations"].max()),
         "figures": figures,

@@ -9,7 +9,7 @@ import contextlib
 import io
 import re
 import textwrap
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..files import write_table, written_whole
+from ..study.plan import ARMS
 
 
 class Mark(NamedTuple):
@@ -32,6 +33,8 @@ class Mark(NamedTuple):
 
 # Okabe & Ito's palette (2008), which people with a colour-vision deficiency tell apart; the shape repeats the colour
 MARKS = {"linear": Mark("#0072B2", "s"), "baseline": Mark("#E69F00", "D"), "transfer": Mark("#009E73", "o")}
+# Of further arms, in their order; again from the first if there are more
+FURTHER = (Mark("#CC79A7", "v"), Mark("#D55E00", "^"), Mark("#56B4E9", "P"), Mark("#8C6D31", "X"))
 INK, SOFT, FAINT, PAPER = "#1F2328", "#59636E", "#D1D9E0", "#FFFFFF"
 # The same inks on a dark page; the figures' files keep the light ones
 DARK = {INK: "#E6EDF3", SOFT: "#9AA7B4", FAINT: "#30363D", PAPER: "#161B22", MARKS["linear"].colour: "#56B4E9"}
@@ -94,10 +97,18 @@ def draw_chance(axes: Axes) -> None:
     axes.axhline(0.5, color=SOFT, linewidth=0.8, linestyle=":", zorder=0)
 
 
-def legend_of_models(models: Collection[str]) -> list[Line2D]:
-    """Legend handles of those of the three models that a figure shows."""
+def marks_of(models: Iterable[str]) -> dict[str, Mark]:
+    """The marks of those of these models that are compared: the paper's first, then further arms in their order."""
+    known = dict.fromkeys(models)
+    further = [model for model in known if model not in (*MARKS, *ARMS)]
+    marks = {model: mark for model, mark in MARKS.items() if model in known}
+    return marks | {model: FURTHER[place % len(FURTHER)] for place, model in enumerate(further)}
+
+
+def legend_of_models(models: Iterable[str]) -> list[Line2D]:
+    """Legend handles of the models that a figure shows."""
     line = {"linewidth": 1.5, "markersize": 5.5, "markeredgecolor": PAPER}
-    shown = {model: mark for model, mark in MARKS.items() if model in models}
+    shown = marks_of(models)
     return [Line2D([], [], color=mark.colour, marker=mark.marker, label=model, **line) for model, mark in shown.items()]
 
 

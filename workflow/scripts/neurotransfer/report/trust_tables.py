@@ -18,6 +18,7 @@ from .. import __version__
 from ..split.roles import ROLES
 from ..study.plan import MODELS
 from ..text import words
+from .answer_tables import further_models
 
 PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "nibabel", "SimpleITK", "nilearn", "matplotlib")
 LOST = {"failed": "failed", "excluded": "left out by quality control"}  # statuses lost after the manifest
@@ -116,7 +117,7 @@ def setting_groups(settings: pd.DataFrame) -> list[dict[str, Any]]:
         first = next(iter(listed.values()))
         always = ", ".join(f"{words(key)} {first[key]:g}" for key in fixed if key not in shown)
         groups.append({"model": model, "fits": fits, "always": always, "rows": rows})
-    order = [*MODELS, *dict.fromkeys(settings["model"])]
+    order = [*MODELS, *further_models(settings["model"]), *dict.fromkeys(settings["model"])]
     return sorted(groups, key=lambda group: order.index(group["model"]))
 
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import pandas as pd
 
+from ..statistics.aggregation import of_paper
 from ..statistics.inference import ADJUSTED, NULLS
+from ..study.plan import FROZEN
 
 OPPONENTS = {"linear": "the linear model on regional volumes", "baseline": "the same network trained from scratch"}
 TEST_NAMES = {  # on pages; inference.NULLS has the null of each
@@ -118,7 +120,9 @@ def answer(
     alpha: float,
     statistic: str,
 ) -> list[str]:
-    """Three sentences: transfer against training from scratch, against the linear model, and the limits of both.
+    """Sentences: transfer against training from scratch, against the linear model, and the limits of both.
+
+    Each further arm gets one more sentence, after these three.
 
     Parameters
     ----------
@@ -127,7 +131,8 @@ def answer(
     statistic : of the paired differences, "mean" or "median"
     """
     found = [verdict for verdict in verdicts(comparisons, alpha=alpha, statistic=statistic) if verdict.task in tasks]
-    of_transfer = [verdict for verdict in found if verdict.first == "transfer"]
+    comparisons, others = comparisons[of_paper(comparisons)], comparisons[~of_paper(comparisons)]
+    of_transfer = [verdict for verdict in found if verdict.first == "transfer" and verdict.second in OPPONENTS]
     sentences = [
         _sentence([verdict for verdict in of_transfer if verdict.second == other], other, tasks)
         for other in ("baseline", "linear")
@@ -146,7 +151,14 @@ def answer(
             f"“Better” and “worse” mean a Holm-adjusted p below {alpha:g} over all {len(comparisons)} comparisons; "
             f"“not distinguishable” does not mean equal, and {scope}."
         )
-    return [*sentences, limit]
+    further = [verdict for verdict in found if verdict.first == "transfer" and verdict.second not in OPPONENTS]
+    further_sentences = []
+    for arm in dict.fromkeys(verdict.second for verdict in further):
+        sentence = _sentence([verdict for verdict in further if verdict.second == arm], arm, tasks).removesuffix(".")
+        family = _counted(len(others), "comparison")
+        limit_of_arm = f"; this arm is not the paper's, and its p is adjusted over the {family} with such arms"
+        further_sentences.append(f"{sentence}{limit_of_arm}.")
+    return [*sentences, limit, *further_sentences]
 
 
 def _scope(found: Sequence[Verdict]) -> str:
@@ -163,13 +175,19 @@ def _scope(found: Sequence[Verdict]) -> str:
     )
 
 
+def opponent(arm: str) -> str:
+    """A further arm in words."""
+    features = "the pretrained network's features" if arm == FROZEN else f"the features “{arm}”"
+    return f"logistic regression on {features}"
+
+
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _sentence(found: Sequence[Verdict], other: str, tasks: Mapping[str, Mapping[str, Any]]) -> str:
     """The comparison of transfer with another model, over all tasks and n."""
-    against = OPPONENTS[other]
+    against = OPPONENTS.get(other) or opponent(other)
     if not found:
         return f"The pretrained network was not compared with {against}."
     sizes = Counter(verdict.task for verdict in found)

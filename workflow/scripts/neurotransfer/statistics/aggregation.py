@@ -18,11 +18,11 @@ from ..fit.settings import choose
 from ..seeds import seed_from
 from ..split.resampling import drawing_of
 from ..study import layout
-from ..study.plan import CNNS
+from ..study.plan import ARMS, CNNS, FROZEN, MODELS
 from .populations import overlap
 from .tests import bootstrap_interval, holm, sign_flip_test, superiority
 
-PAIRS = (("transfer", "baseline"), ("transfer", "linear"), ("linear", "baseline"))
+PAIRS = (("transfer", "baseline"), ("transfer", "linear"), ("linear", "baseline"))  # [paper]
 AGAIN = "delete it, then run the same command again"
 
 
@@ -71,7 +71,7 @@ def read_fits(
                 what = f"recipe {fit.get('recipe', 1)} trained it, and this version trains by recipe {recipe}"
                 raise InputError(path, "recipe", what, AGAIN)
             facts = {"model": key["model"], "parameters": fitting[key["model"]], "resample": digests[resample]}
-            facts["weights"] = weights_digest if key["model"] == "transfer" else None
+            facts["weights"] = _digest_of_source(key["model"], fitting[key["model"]], weights_digest, digests)
             if fit["fingerprint"] != fingerprint(facts):
                 raise InputError(path, "", "it was made with another configuration, resample or weights", AGAIN)
             if fit["chosen"] != choose(fit["settings"]):
@@ -102,6 +102,24 @@ def read_fits(
     leading = ["task", "n", "replicate", "position", "label"]
     table = table[[*leading, *(name for name in table if name not in leading)]]
     return pd.DataFrame(aucs), pd.DataFrame(settings), table
+
+
+def _digest_of_source(model: str, parameters: Mapping[str, Any], weights: str, digests: dict[Path, str]) -> str | None:
+    """The digest of what a fit starts from besides its resample: weights, a table of features, or nothing.
+
+    Parameters
+    ----------
+    weights : their digest
+    digests : of the files read so far; a table is added, because every replicate has the same
+    """
+    if model in ("transfer", FROZEN):
+        return weights
+    if "file" not in parameters:
+        return None
+    path = Path(parameters["file"])
+    if path not in digests:
+        digests[path] = digest_of_file(path)
+    return digests[path]
 
 
 def check_resamples(
@@ -225,7 +243,8 @@ def compare(aucs: pd.DataFrame, *, statistic: str, permutations: int, bootstrap:
 
     `low` and `high` are the bootstrap interval of the tested statistic of the differences; `wins` is the
     probability that the first model beats the second in a replicate; `p_holm` is the two-sided p adjusted by
-    Holm over all rows of the table, and `p_error` the Monte Carlo standard error of the two-sided p.
+    Holm over all rows of the same family, and `p_error` the Monte Carlo standard error of the two-sided p.  Pairs
+    with a further arm are a family of their own; with them the table has a column `family`, paper or further.
 
     Raises
     ------
@@ -236,9 +255,7 @@ def compare(aucs: pd.DataFrame, *, statistic: str, permutations: int, bootstrap:
     rows = []
     for (task, n), group in aucs.groupby(["task", "n"], sort=False):
         wide = group.pivot(index="replicate", columns="model", values="auc")
-        for first, second in PAIRS:
-            if first not in wide or second not in wide:
-                continue
+        for first, second in pairs_of(group["model"]):
             if wide[[first, second]].isna().any(axis=None):
                 what = f"{first} and {second} do not have the same replicates for {task}, n = {n}"
                 raise InputError("aucs", "replicate", what, "finish the missing fits")
@@ -260,8 +277,41 @@ def compare(aucs: pd.DataFrame, *, statistic: str, permutations: int, bootstrap:
             row |= {"p_two_sided": test.two_sided, "p_greater": test.greater, "p_less": test.less}
             rows.append(row | {"p_error": test.error, "exact": int(test.exact), "permutations": test.permutations})
     table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p_less") + 1, "p_holm", holm(table["p_two_sided"]))
+    table.insert(table.columns.get_loc("p_less") + 1, "p_holm", holm_by_family(table, "p_two_sided"))
+    if not (ours := of_paper(table)).all():
+        table.insert(table.columns.get_loc("second") + 1, "family", np.where(ours, "paper", "further"))
     return table
+
+
+def pairs_of(models: Iterable[str]) -> list[tuple[str, str]]:
+    """The pairs that are compared: the paper's, and of each further arm transfer against it and it against the others.
+
+    Parameters
+    ----------
+    models : those with fits, in any order, also several times
+    """
+    known = dict.fromkeys(models)
+    further = [model for model in known if model not in ARMS]
+    pairs = [*PAIRS, *(pair for arm in further for pair in (("transfer", arm), (arm, "linear"), (arm, "baseline")))]
+    return [(first, second) for first, second in pairs if first in known and second in known]
+
+
+def of_paper(comparisons: pd.DataFrame) -> np.ndarray:
+    """Which rows of a table of comparisons are between the paper's models; the others are the second family."""
+    return (comparisons["first"].isin(MODELS) & comparisons["second"].isin(MODELS)).to_numpy()
+
+
+def holm_by_family(comparisons: pd.DataFrame, column: str) -> np.ndarray:
+    """A column of p-values, adjusted by Holm within the paper's comparisons and within all others apart.
+
+    Further arms therefore change no adjusted p of the paper's comparisons.
+    """
+    ours = of_paper(comparisons)
+    adjusted = np.empty(len(comparisons))
+    for family in (ours, ~ours):
+        if family.any():
+            adjusted[family] = holm(comparisons.loc[family, column])
+    return adjusted
 
 
 def headline(medians: pd.DataFrame, comparisons: pd.DataFrame) -> str:

@@ -15,9 +15,10 @@ import pandas as pd
 from ..errors import InputError
 from ..seeds import seed_from
 from ..study import layout
+from .aggregation import holm_by_family
 from .learning_curves import monotone, percentile_interval, size_from_which, worth_in_scans
 from .populations import Draws, bootstrap_test, draw_participants, expected_value
-from .tests import corrected_t_test, holm
+from .tests import corrected_t_test
 
 NULLS = {  # by test, the null that it speaks to; the order is that of the columns
     "sign_flip": "this pool",
@@ -95,7 +96,7 @@ def infer(
     comparisons = comparisons.merge(pd.DataFrame(tests), on=keys, how="left", validate="one_to_one")
     for test in list(NULLS)[1:]:
         place = comparisons.columns.get_loc(f"p_{test}") + 1
-        comparisons.insert(place, f"holm_{test}", holm(comparisons[f"p_{test}"]))
+        comparisons.insert(place, f"holm_{test}", holm_by_family(comparisons, f"p_{test}"))
     return medians, comparisons, cells
 
 

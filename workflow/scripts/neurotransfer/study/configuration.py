@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import json
 import math
 import re
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError, raise_all
 from .container_names import is_file_reference
-from .plan import CNNS
+from .plan import ARMS, CNNS, FROZEN
 
 COMMAND_LINE = "--config"  # the source of a value that is in no file
 KINDS = {  # JSON Schema's names of types, in words
@@ -304,11 +305,13 @@ def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
         yield Mistake(("targets",), "every weight is 0", "give one target at least a weight above 0")
     if config["preprocessing"]["engine"] == "fastsurfer":
         yield from _fastsurfer_mistakes(config["preprocessing"])
-    for path in (("pretrain", "weights"), ("report", "truth")):
-        file = config[path[0]][path[1]]
+    yield from _features_mistakes(config["models"]["features"])
+    files: list[tuple[str, ...]] = [("pretrain", "weights"), ("report", "truth")]
+    for keys in [*files, *(("models", "features", name) for name in config["models"]["features"])]:
+        file: Any = functools.reduce(lambda values, key: values[key], keys, config)
         if file is not None and not Path(file).is_file():
             what = f"there is no file {file} (looked for from {Path.cwd()})"
-            yield Mistake(path, what, "correct the path, or write null")
+            yield Mistake(keys, what, "correct the path, or write null")
 
 
 def _schedule_mistakes(path: tuple[str, ...], schedule: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -345,6 +348,15 @@ def _network_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
             if max(counts, default=0) > blocks:
                 fix = f"write at most {blocks}, or trunk"
                 yield Mistake(("models", model, "settings", at, "freeze"), f"the network has {blocks} blocks", fix)
+
+
+def _features_mistakes(features: Mapping[str, str]) -> Iterator[Mistake]:
+    """Names of further arms are columns of tables beside the models and the keys of a resample."""
+    taken = {*ARMS, FROZEN, "task", "n", "replicate", "position", "person", "label"}
+    taken |= {"fit", "get", "items", "keys", *dir(list)}  # of Snakemake's lists of files
+    for name in features:
+        if name in taken:
+            yield Mistake(("models", "features", name), "this name is taken", "choose another name for these features")
 
 
 def _quality_mistakes(exclude: Mapping[str, Any]) -> Iterator[Mistake]:

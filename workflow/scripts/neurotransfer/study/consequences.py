@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from .plan import MODELS, Study
+from .plan import FROZEN, MODELS, Study
 from .rules import OF_ALL_COHORTS, OF_COHORT, PAGES, STATISTICS
 
 
@@ -44,9 +44,11 @@ def _jobs_after(study: Study, preprocessing: Mapping[str, Collection[str]]) -> I
     if roles & {"pretraining", "holdout"}:
         yield f"evaluate run={study.run}"
     tasks = [task for task in study.tasks if task in roles]
+    yield from (f"features cohort={name}" for name in study.cohorts_with_features() if pretrains or name in cohorts)
     yield from _replicates(study, "resample", tasks)
+    on_weights = ("transfer", "linear") if FROZEN in study.further else ("transfer",)  # the job linear fits frozen, too
     for model in MODELS:
-        yield from _replicates(study, model, study.tasks if model == "transfer" and pretrains else tasks)
+        yield from _replicates(study, model, study.tasks if model in on_weights and pretrains else tasks)
     if tasks or pretrains:
         yield from STATISTICS
     yield from PAGES

@@ -21,6 +21,7 @@ from .demands import may_leave_volumes_out
 CNNS = ("baseline", "transfer")
 MODELS = ("linear", *CNNS)
 ARMS = (*MODELS, "covariates")  # the fits of each resample: the paper's models, and a model of covariates alone
+FROZEN = "frozen"  # the arm of logistic regression on the pretrained trunk's features
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Study:
     `roles` maps a cohort to the set of its roles (`pretraining`, `holdout`, names of tasks), and
     `pretraining_shares` to the share of its participants that may pretrain (1 or 0, except for cohorts
     with roles on both sides).  `derivatives` are the cohorts whose images are already preprocessed,
-    `without_volumes` those whose images need no regional volumes.
+    `without_volumes` those whose images need no regional volumes, and `further` the arms
+    beyond the paper's.
     """
 
     shards: Mapping[str, Shard]
@@ -62,6 +64,16 @@ class Study:
     run: str
     derivatives: frozenset[str] = frozenset()
     without_volumes: frozenset[str] = frozenset()
+    further: tuple[str, ...] = ()
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The fits of each resample: the paper's models, further arms, and a model of covariates alone."""
+        return (*MODELS, *self.further, *ARMS[len(MODELS) :])
+
+    def cohorts_with_features(self) -> list[str]:
+        """The cohorts whose images go through the pretrained trunk once: the pools of all tasks, for the arm frozen."""
+        return self.cohorts_of(*self.tasks) if FROZEN in self.further else []
 
     def shards_of(self, cohort: str) -> list[str]:
         """Names of a cohort's shards, in order."""
@@ -134,7 +146,13 @@ def read_study(config: Mapping, table: str | Path = layout.SHARDS, *, stale_too:
         run="given" if config["pretrain"]["weights"] else "multitask",
         derivatives=frozenset(facts.get("derivatives", ())),
         without_volumes=frozenset(without if without and may_leave_volumes_out(config) else ()),
+        further=further_arms(config.get("models", {})),
     )
+
+
+def further_arms(models: Mapping) -> tuple[str, ...]:
+    """The arms that a configuration adds to the paper's: `frozen`, and one for each table of external features."""
+    return (*([FROZEN] if models.get(FROZEN) else []), *models.get("features", {}))
 
 
 def check_fresh(config: Mapping, table: str | Path = layout.SHARDS) -> None:

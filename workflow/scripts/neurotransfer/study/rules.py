@@ -61,6 +61,7 @@ RULES = {  # in the order in which data passes them
         Rule("pretrain", layout.weights("multitask"), "pretraining"),
         Rule("adopt", layout.weights("given")),
         Rule("evaluate", layout.METRICS, "pretraining"),
+        Rule("features", layout.FEATURES, "features of the trunk"),
         Rule("resample", layout.RESAMPLE, "resampling"),
         Rule("linear", _fit("linear"), "linear fits"),
         *(Rule(model, _fit(model), f"{model} fits") for model in CNNS),
@@ -70,8 +71,9 @@ RULES = {  # in the order in which data passes them
         Rule("report", layout.REPORT),
     )
 }
-OF_COHORT = tuple(name for name, rule in RULES.items() if rule.wildcards == ("cohort",))
-OF_ALL_COHORTS = ("quality_page", "duplicates", "certificate")  # between the cache and pretraining
+# between the cache and pretraining
+OF_COHORT = tuple(name for name, rule in RULES.items() if rule.wildcards == ("cohort",) and name != "features")
+OF_ALL_COHORTS = ("quality_page", "duplicates", "certificate")
 STATISTICS = ("aggregate", "compare")
 PAGES = ("figures", "report")
 PRETRAINING = ("pretrain", "evaluate")
@@ -99,7 +101,7 @@ def cores_of(name: str, config: Mapping[str, Any]) -> int:
         return config["preprocessing"]["threads"]
     if name in PRETRAINING:
         return config["pretrain"]["threads"]
-    if name in CNNS:
+    if name in (*CNNS, "features"):
         return config["models"]["cnn"]["threads"]
     return config["models"]["linear"]["threads"] if name == "linear" else 1
 
@@ -110,4 +112,4 @@ def uses_gpu(name: str, config: Mapping[str, Any]) -> bool:
         return has_gpu(config["preprocessing"])
     if name in PRETRAINING:
         return bool(config["pretrain"]["gpus"])
-    return name in CNNS and bool(config["models"]["cnn"]["gpus"])
+    return name in (*CNNS, "features") and bool(config["models"]["cnn"]["gpus"])
