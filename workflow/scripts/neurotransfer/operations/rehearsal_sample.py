@@ -169,6 +169,8 @@ def overrides(sample: Sample, config: Mapping[str, Any], study: Study) -> dict[s
         "statistics": {"bootstrap": BOOTSTRAP},
         "report": {"truth": None},
     }
+    if features := config["models"]["features"]:
+        found["models"]["features"] = {name: str(Path(file).absolute()) for name, file in features.items()}
     if config["pretrain"]["weights"]:
         found["pretrain"]["weights"] = str(Path(config["pretrain"]["weights"]).absolute())
         found["pretrain"]["participants_key"] = str(Path(config["pretrain"]["participants_key"]).absolute())
