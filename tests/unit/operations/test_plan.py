@@ -142,17 +142,17 @@ def test_images_that_share_a_gpu_and_images_without_volumes_are_counted_as_such(
     """A minute per image becomes the 16 s in which the GPU works, because other images fill the rest."""
     cost = costs.cost_of("preprocess", [], config)
     assert cost.gpu and "4 images at once share a GPU" in cost.basis
-    work = plan.work_of(planned, config, pd.Series(["train"] * 130))["preprocess"]
+    work = plan.work_of(planned, config, pd.DataFrame(), pd.Series(["train"] * 130))["preprocess"]
     ends = 3 * (60 - 16)  # of three jobs, at whose ends fewer images overlap
     assert plan.hours("preprocess", work, cost) == pytest.approx((130 * 16 + ends) / 3600)
     merge(config, {"preprocessing": {"images_at_once": 1}})
     cost = costs.cost_of("preprocess", [], config)
     assert plan.hours("preprocess", work, cost) == pytest.approx(130 * 60 / 3600)
     without = replace(planned, without_volumes=frozenset(["A"]))
-    work = plan.work_of(without, config, pd.Series(["train"] * 130))["preprocess"]
+    work = plan.work_of(without, config, pd.DataFrame(), pd.Series(["train"] * 130))["preprocess"]
     assert plan.hours("preprocess", work, cost) == pytest.approx(130 * 36 / 3600)
     merge(config, {"preprocessing": {"gpus": 0}})
-    assert plan.work_of(without, config, pd.Series(["train"] * 130))["preprocess"] == [64, 36, 30]
+    assert plan.work_of(without, config, pd.DataFrame(), pd.Series(["train"] * 130))["preprocess"] == [64, 36, 30]
 
 
 def test_the_parts_of_an_image_are_medians_and_the_networks_of_images_that_are_hardly_disturbed(tmp_path, config):
