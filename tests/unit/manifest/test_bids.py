@@ -159,13 +159,14 @@ def test_of_two_formats_the_compressed_one_is_taken():
 
 def test_images_with_contrast_agent_or_phase_are_left_out():
     write_cohort(Path("A"), people(1))
-    for name in ("ce-gadolinium", "part-phase", "part-mag"):
+    for name in ("ce-gadolinium", "part-phase", "part-mag", "chunk-2"):
         add_scan(Path(f"A/sub-01/anat/sub-01_{name}_T1w.nii.gz"))
     table, left_out, _ = read_one(t1w="all")
     assert set(table.index) == {"A_01", "A_01_part-mag"}
     assert {name: reason for name, (reason, _) in left_out.items()} == {
         "sub-01_ce-gadolinium_T1w.nii.gz": "contrast_agent",
         "sub-01_part-phase_T1w.nii.gz": "not_magnitude",
+        "sub-01_chunk-2_T1w.nii.gz": "chunk",
     }
     assert set(read_one(t1w="ce-gadolinium")[0].index) == {"A_01_ce-gadolinium"}
 

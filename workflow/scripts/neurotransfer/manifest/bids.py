@@ -163,6 +163,9 @@ def _scans(anat: os.DirEntry[str], subject: str, session: str, excluded: list[Ex
         if part := next((part for part in NOT_MAGNITUDE if scan.labels.get("part") == part), None):
             excluded.append(Exclusion(entry.path, "not_magnitude", f"it is the {part} part of an image"))
             continue
+        if chunk := scan.labels.get("chunk"):
+            excluded.append(Exclusion(entry.path, "chunk", f"it is part {chunk} of a head, imaged in several"))
+            continue
         other = found.setdefault((name["stem"], name["defaced"]), scan)  # .nii comes before .nii.gz
         if other is not scan:
             detail = f"{entry.name} is the same image and is taken"
