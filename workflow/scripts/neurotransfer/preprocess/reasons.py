@@ -116,4 +116,6 @@ REASONS = {
         "read scripts/ in the image's folder (FastSurfer) or the job's log in logs/preprocess/",
     ),
 }
+# what the builtin engine's note on every image begins with; the figure that follows says how sure its mask is
+FIT = "correlation with the template"
 MEANINGS = {name: reason.meaning for name, reason in REASONS.items()}

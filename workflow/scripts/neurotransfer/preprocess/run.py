@@ -191,7 +191,7 @@ def preprocess_images(
                 statuses[task.scan.image_id] = _record(task, outcome, outcomes)
                 words = f"failed: {outcome.reason} ({outcome.detail})" if outcome.reason else "ok"
                 if not outcome.reason and outcome.detail:
-                    words = f"ok, flagged: {outcome.detail}"
+                    words = f"ok ({outcome.detail})"
                 logger.info("%d of %d: %s %s, %.0f s", done, left, task.scan.image_id, words, outcome.seconds)
     rows = []
     for image_id in images["image_id"]:

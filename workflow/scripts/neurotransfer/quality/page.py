@@ -23,7 +23,7 @@ from .. import pages
 from ..cache.image_figures import FIGURES
 from ..cache.shard_file import ShardFile
 from ..files import read_table
-from ..preprocess.reasons import REASONS
+from ..preprocess.reasons import FIT, REASONS
 from .judge import badness
 
 ODD = 3.5  # robust z-score from which a figure counts as a reason (Iglewicz and Hoaglin, 1993)
@@ -116,12 +116,14 @@ def compared_with(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def notes(ledgers: Sequence[str | Path]) -> dict[str, str]:
-    """What an engine has noted of images that it has completed, by image."""
+    """What an engine has noted of images that it has completed, by image, without the figure that every image has."""
     found: dict[str, str] = {}
     for path in ledgers:
         table = read_table(path)
-        noted = table[(table["status"] == "ok") & table["detail"].notna()]
-        found |= dict(zip(noted["image_id"], noted["detail"].astype(str), strict=True))
+        for row in table[(table["status"] == "ok") & table["detail"].notna()].itertuples():
+            said = [part for part in str(row.detail).split("; ") if not part.startswith(FIT)]
+            if said:
+                found[row.image_id] = "; ".join(said)
     return found
 
 

@@ -16,6 +16,7 @@ import SimpleITK
 from scipy import ndimage
 
 from ...errors import ImageError
+from ..reasons import FIT
 from ..volumes import stats_text
 from . import EngineInput, Made
 from .inputs import read_image
@@ -97,7 +98,7 @@ def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> str:
         nibabel.save(_like(values, canonical, orig), folder / f"mri/{name}.mgz")
     text = stats_text(segmentation, image, mask, NAMES, settings["voxel_size"] ** 3)
     (folder / "stats/aseg+DKT.stats").write_text(text, encoding="utf-8")
-    return "; ".join([f"correlation with the template {found.fit:.2f}", *head.notes])
+    return "; ".join([f"{FIT} {found.fit:.2f}", *head.notes])
 
 
 def _like(
