@@ -22,9 +22,11 @@ def earlier_study(tmp_path):
     return tmp_path / "study"
 
 
-# what the study had, partly as the defaults of its version: stochastic gradient descent in steps
+# what the study had, partly as the defaults of its version: another crop and network, gradient descent in steps
 SETTINGS = [{"learning_rate": rate, "weight_decay": 0.001, "dropout": 0.2} for rate in (0.01, 0.03)]
 OLDER = {
+    "cache": {"crop": [32, 40, 32]},
+    "network": {"channels": [8, 16, 32, 32, 32]},
     "pretrain": {
         "optimiser": "sgd", "learning_rate": 0.01, "weight_decay": 0.001, "warmup": 0, "clip_norm": None,
         "schedule": {"kind": "step", "factor": 0.3, "every": 25},
