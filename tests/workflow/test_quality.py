@@ -93,4 +93,4 @@ def test_verify_finds_nothing_in_a_finished_study_and_names_the_shard_of_a_flipp
     damaged = neurotransfer(*options)
     assert damaged.returncode == 1
     first, last = damaged.stdout.splitlines()
-    assert first.startswith("results/cache/mood-0001.npy: row 31: ") and last.endswith(": 1 wrong")
+    assert first.startswith("results/cache/mood-0001.npy: row 35: ") and last.endswith(": 1 wrong")
