@@ -2,7 +2,6 @@
 
 from neurotransfer.fit.settings import all_settings
 
-
 WEIGHTS = f"results/pretrain/{study.run}/weights.safetensors"
 
 
@@ -31,9 +30,11 @@ FITTING = {
 # The further arms have the linear model's settings; each fit depends on the weights or on the table, too.
 REGRESSION = {"max_iterations": config["models"]["linear"]["max_iterations"], **settings_of("linear")}
 FURTHER = {
-    model: {"layers": config["models"]["frozen"], "data_type": config["models"]["cnn"]["data_type"], **REGRESSION}
-    if model == FROZEN
-    else {"file": config["models"]["features"][model], **REGRESSION}
+    model: (
+        {"layers": config["models"]["frozen"], "data_type": config["models"]["cnn"]["data_type"], **REGRESSION}
+        if model == FROZEN
+        else {"file": config["models"]["features"][model], **REGRESSION}
+    )
     for model in study.further
 }
 FITTING |= FURTHER
@@ -90,9 +91,9 @@ rule linear:
         weights=WEIGHTS if FROZEN in study.further else [],
         tables=[fitting["file"] for fitting in FURTHER.values() if "file" in fitting],
     output:
+        **{model: f"results/fits/{{task}}/n{{n}}/{{replicate}}/{model}.json" for model in FURTHER},
         fit="results/fits/{task}/n{n}/{replicate}/linear.json",
         covariates="results/fits/{task}/n{n}/{replicate}/covariates.json",
-        **{model: f"results/fits/{{task}}/n{{n}}/{{replicate}}/{model}.json" for model in FURTHER},
     log:
         "logs/linear/{task}/n{n}/{replicate}.log",
     benchmark:
@@ -104,9 +105,9 @@ rule linear:
         runtime=10,
         in_group=1,  # the profile limits the sum over a group's running members, and so the group's resources
     params:
+        **({"further": FURTHER} if FURTHER else {}),
         fitting=FITTING["linear"],
         covariates=FITTING["covariates"],
-        **({"further": FURTHER} if FURTHER else {}),
     script:
         "../scripts/linear.py"
 
