@@ -9,6 +9,7 @@ from runs import REPOSITORY, neurotransfer
 
 OVERLAYS = [REPOSITORY / "config/demo.yaml", REPOSITORY / "tests/slurm/study.yaml"]
 CUTTING = {"cache": {"crop": [32, 40, 32]}}  # voxels of 4.5 mm: too few from back to front
+WHOLE = {"cache": {"crop": [40, 40, 48]}}  # every brain
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_it_finds_what_would_break_and_leaves_the_study_alone(study):
     page = (study / "rehearsal/rehearsal.html").read_text()
     assert page.count('<div class="brain">') == 3 and "cuts" in page
 
-    diverging = rehearse(study, {"pretrain": {"learning_rate": 1e30}})
+    diverging = rehearse(study, WHOLE | {"pretrain": {"learning_rate": 1e30}})
     assert diverging.returncode == 1
     assert "pretrain failed (1 jobs): " in diverging.stdout and "not finite" in diverging.stdout
     assert "cuts" not in diverging.stdout

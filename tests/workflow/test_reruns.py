@@ -121,13 +121,13 @@ def test_a_deleted_ledger_reruns_its_job_also_if_later_results_are_missing(study
     assert sum(job.startswith(("preprocess ", "cache ", "index ")) for job in jobs) == 3
 
 
-def test_one_job_per_image_if_the_cohort_sets_it(small_study):
+def test_a_shard_has_several_jobs_if_its_cohort_sets_fewer_images_per_job(small_study):
     manifest = small_study / "results/manifest/shards"
     tables = (small_study / "results/preprocessed").glob("*-*")
     jobs = {folder.name: len(list(folder.glob("*.tsv"))) for folder in tables}
     images = {shard: len((manifest / f"{shard}.tsv").read_text().splitlines()) - 1 for shard in jobs}
-    assert any(jobs[shard] == images[shard] > 1 for shard in jobs)
-    assert any(jobs[shard] < images[shard] for shard in jobs)
+    assert images["epsilon-0001"] == 18 and jobs.pop("epsilon-0001") == 2
+    assert set(jobs.values()) == {1}
 
 
 def test_without_a_manifest_one_line_names_the_command(tmp_path, small_study):
