@@ -70,12 +70,18 @@ def test_where_every_setting_diverges_one_line_says_so(study, resample):
         fits(study, resample, "baseline", None, settings_of(1e30))
 
 
-def test_a_fit_has_started_within_five_seconds():
-    """Seconds of CPU, which other work on the machine does not lengthen, of everything that is imported."""
+def seconds_of_cpu(code: str) -> float:
+    """User and system time of a Python that runs the code: other work on the machine does not lengthen it."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", "import neurotransfer.fit.finetuning, neurotransfer.jobs.job"], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert 0 < after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_a_fit_starts_in_little_more_than_its_libraries():
+    """As a ratio within one run, because machines differ: torch, pandas and scipy.stats alone need 4 to 6 seconds."""
+    libraries = seconds_of_cpu("import torch, pandas, scipy.stats")
+    assert 0 < seconds_of_cpu("import neurotransfer.fit.finetuning, neurotransfer.jobs.job") < 1.3 * libraries
 
 
 def test_settings_do_not_disturb_each_other(study, resample):

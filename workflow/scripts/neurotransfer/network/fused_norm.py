@@ -142,9 +142,8 @@ class _NormalisePoolReLU(torch.autograd.Function):
         by_weight = (pooled - mean.to(wide)).mul_(slope.to(wide)).mul_(gradient).sum(0)
         scale = slope * weight
         if ctx.training:  # every voxel moves mean and variance, which lead back to it
-            bias_mean, weight_mean = over_all_ranks(torch.stack([by_bias, by_weight]).double()) / count
-            level, tilt = (-scale * bias_mean).to(wide), (-scale * slope * weight_mean).to(wide)
-            result = torch.empty_like(rows) if ctx.leaf or graph_is_kept() else rows
+            level, tilt = (value.to(wide) for value in dense_gradient(by_bias, by_weight, scale, slope, count))
+            result = memory_for_gradient(rows, ctx.leaf)
             step = max(1, PIECE[rows.device.type] // rows.shape[1])
             for piece, target in zip(rows.split(step), result.split(step), strict=True):
                 target.copy_(torch.addcmul(level, piece - mean.to(wide), tilt))
@@ -159,9 +158,33 @@ class _NormalisePoolReLU(torch.autograd.Function):
         return result, by_weight.to(weight.dtype), by_bias.to(weight.dtype), None, None, None
 
 
-def graph_is_kept() -> bool:
-    """Whether the backward pass under way may be followed by another over the same graph."""
-    return torch._C._autograd._get_current_graph_task_keep_graph()  # what torch asks before it reuses memory itself
+def dense_gradient(
+    by_bias: Tensor, by_weight: Tensor, scale: Tensor, slope: Tensor, count: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What every voxel x gets through mean and variance, over all ranks: level + tilt * (x - mean).
+
+    Parameters
+    ----------
+    by_bias, by_weight : the gradients of batch norm's shift and scale, of this rank
+    scale, slope, count : scale over standard deviation, one over standard deviation, and voxels, float64
+
+    Returns
+    -------
+    level, tilt : float64; as all parameters, [C]
+    """
+    bias_mean, weight_mean = over_all_ranks(torch.stack([by_bias, by_weight]).double()) / count
+    return -scale * bias_mean, -scale * slope * weight_mean
+
+
+def memory_for_gradient(x: Tensor, leaf: bool) -> Tensor:
+    """Memory for the gradient of a convolution's output x: its own, unless somebody reads x after this pass.
+
+    Parameters
+    ----------
+    leaf : whether x was given to the network, and not computed by it
+    """
+    kept = torch._C._autograd._get_current_graph_task_keep_graph()  # what torch asks before it reuses memory itself
+    return torch.empty_like(x) if leaf or kept else x
 
 
 def _rows(x: Tensor) -> Tensor:

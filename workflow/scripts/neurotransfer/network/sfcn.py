@@ -109,22 +109,25 @@ class SFCN(nn.Module):
         least = 2 ** len(self.blocks)
         if min(images.shape[2:]) < least:
             raise ValueError(f"an image of {tuple(images.shape[2:])} voxels: each axis needs at least {least}")
-        x = self.blocks(images)  # [N, channels[-1], D // 32, H // 32, W // 32] with five blocks
-        x = normalise_pool_relu(self.bottleneck(x), self.norm, 1)  # [N, bottleneck, ...]
-        pool = functional.adaptive_max_pool3d if self.pooling == "max" else functional.adaptive_avg_pool3d
-        return pool(x, 1).flatten(1)  # [N, bottleneck]
+        return self._pool(self._squeezed(self.blocks(images)))
 
     def features_of_layers(self, images: Tensor) -> Tensor:  # [N, 1, D, H, W] -> [N, sum of channels + bottleneck]
         """The pooled output of every block, the trunk's features last; in float32."""
-        pool = functional.adaptive_max_pool3d if self.pooling == "max" else functional.adaptive_avg_pool3d
         found, x = [], images
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.data_type == torch.bfloat16):
             for block in self.blocks:
                 x = block(x)  # [N, channels of the block, half of each axis]
-                found.append(pool(x, 1).flatten(1).float())
-            x = normalise_pool_relu(self.bottleneck(x), self.norm, 1)
-            found.append(pool(x, 1).flatten(1).float())
+                found.append(self._pool(x).float())
+            found.append(self._pool(self._squeezed(x)).float())
         return torch.cat(found, dim=1)
+
+    def _squeezed(self, x: Tensor) -> Tensor:
+        """The bottleneck's output: [N, channels[-1], D / 32, H / 32, W / 32] -> [N, bottleneck, ...]."""
+        return normalise_pool_relu(self.bottleneck(x), self.norm, 1)
+
+    def _pool(self, x: Tensor) -> Tensor:  # [N, C, D, H, W] -> [N, C]
+        pool = functional.adaptive_max_pool3d if self.pooling == "max" else functional.adaptive_avg_pool3d
+        return pool(x, 1).flatten(1)
 
     def freeze(self, first: int | str) -> None:
         """Keep the first so many blocks, or the whole "trunk", as they are, batch norm's statistics included."""

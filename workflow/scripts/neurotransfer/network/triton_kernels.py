@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .fused_norm import combined, graph_is_kept, over_all_ranks
+from .fused_norm import combined, dense_gradient, memory_for_gradient
 
 PROGRAMS = 2112  # 16 for each of an H100's 132 multiprocessors; another number rounds sums differently
 ROWS = 32  # windows that a program works on at once
@@ -230,11 +230,9 @@ class NormalisePoolReLU(torch.autograd.Function):
         by_bias, by_weight = gate_sums(gradient, most, out, mean.float())
         by_weight = by_weight * slope
         scale = slope * weight
+        level = tilt = torch.zeros_like(mean)
         if ctx.training:  # every voxel moves mean and variance, which lead back to it
-            bias_mean, weight_mean = over_all_ranks(torch.stack([by_bias, by_weight])) / count
-        else:
-            bias_mean = weight_mean = torch.zeros_like(mean)
-        level, tilt = (-scale * bias_mean).float(), (-scale * slope * weight_mean).float()
-        result = torch.empty_like(x) if ctx.leaf or graph_is_kept() else x
-        unpool(x, result, gradient, out, at, scale.float(), (level, tilt, mean.float()))
+            level, tilt = dense_gradient(by_bias, by_weight, scale, slope, count)
+        result = memory_for_gradient(x, ctx.leaf)
+        unpool(x, result, gradient, out, at, scale.float(), (level.float(), tilt.float(), mean.float()))
         return result, by_weight.to(weight.dtype), by_bias.to(weight.dtype), None, None

@@ -18,7 +18,6 @@ from ..errors import InputError
 from ..study import layout
 
 logger = logging.getLogger("neurotransfer")
-SCORES = [f"z_{name}" for name in FIGURES]
 NORMAL_MAD = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
 
 
