@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .text import printable
+
 
 class InputError(ValueError):
     """A mistake in a file, a table or the configuration that a user can fix.
 
     Its text is one line: the file, the row or key, the mistake, and the fix.  Commands and jobs print
-    that line and stop, without a traceback.
+    that line and stop, without a traceback.  Nothing in it controls a terminal.
 
     Parameters
     ----------
@@ -22,7 +24,7 @@ class InputError(ValueError):
     def __init__(self, file: object, where: str, what: str, fix: str) -> None:
         place = ": ".join(part for part in (str(file), where) if part)
         line = f"{place}: {what}" if place else what
-        super().__init__(" ".join(f"{line}; {fix}".split()))
+        super().__init__(printable(" ".join(f"{line}; {fix}".split())))
         self.file, self.where, self.what, self.fix = str(file), where, what, fix
 
 

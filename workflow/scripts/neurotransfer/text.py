@@ -7,6 +7,15 @@ from collections.abc import Sequence
 MISSING = "–"
 
 
+def printable(text: str) -> str:
+    """A line of text in which nothing controls a terminal: what cannot be printed is written as its escape sequence.
+
+    >>> printable("a\x1b[31m b")
+    'a\\\\x1b[31m b'
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def is_missing(value: object) -> bool:
     """Whether a cell of a table is missing: None, NaN or pandas' NA (which raises TypeError as a truth value)."""
     try:

@@ -21,11 +21,14 @@ from ..cache.write import named_engines
 from ..errors import InputError
 from ..files import written_whole
 from ..network.sfcn import SFCN
+from ..text import printable
+from .weight_checks import CHECKSUM, check_facts, check_tensors, checksum_of, facts_in
 
 logger = logging.getLogger("neurotransfer")
-FORMAT = "neurotransfer-1"
+FORMAT, WITHOUT_CHECKSUM = "neurotransfer-2", "neurotransfer-1"
 SCHEME = "hmac-sha256"  # of the participants' digests, cut to 128 bits
 KEY_BYTES = 32
+SAFETENSORS = {torch.float32: "F32", torch.int64: "I64"}  # its names of types
 SCALING = "none"  # of intensities on their way into the network: 0 to 255 as they are [published]
 
 
@@ -35,39 +38,57 @@ def write_weights(path: str | Path, state: Mapping[str, torch.Tensor], metadata:
     The same state and metadata give the same bytes: safetensors writes its own keys in any order, so all
     facts go under one of them.
     """
-    facts = {"format": FORMAT, "version": __version__, **metadata}
-    text = {"neurotransfer": json.dumps(facts, sort_keys=True, allow_nan=False)}
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    facts = {"format": FORMAT, "version": __version__, **metadata}
+    facts[CHECKSUM] = checksum_of(tensors, json.loads(json.dumps(facts)))  # as a reader gets them: a tuple is a list
+    text = {"neurotransfer": json.dumps(facts, sort_keys=True, allow_nan=False)}
     with written_whole(path, "wb") as file:
         file.write(save(tensors, metadata=text))
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state and the metadata of a file of weights.
+    """The state and the metadata of a file of weights, checked: see weight_checks.py.
 
     Raises
     ------
     InputError
-        if the file is missing, damaged, not one of neurotransfer's, or not what its metadata says
+        if the file is missing, damaged, not one of neurotransfer's, or not what its metadata says, or if its numbers
+        are none that training gives
     """
     if not Path(path).is_file():
         raise InputError(path, "", "there is no such file of weights", "correct pretrain.weights")
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["neurotransfer"])
+            facts = facts_in((file.metadata() or {})["neurotransfer"])
+            if facts["format"] not in (FORMAT, WITHOUT_CHECKSUM):
+                raise InputError(path, "format", f"it is not {FORMAT!r}", "use a matching version")
+            check_facts(facts)
+            _check_network(file, facts)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
-        if facts["format"] != FORMAT:
-            raise InputError(path, "format", f"{facts['format']!r} is not {FORMAT!r}", "use a matching version")
-        with torch.device("meta"):
-            wanted = {name: value.shape for name, value in network_from(facts).state_dict().items()}
-        if wanted != {name: value.shape for name, value in state.items()}:
-            raise ValueError("its tensors are not those of the network that its metadata describes")
+        check_tensors(state)
+        if facts["format"] != WITHOUT_CHECKSUM and facts[CHECKSUM] != checksum_of(state, facts):
+            raise ValueError("its checksum is another one: the file was damaged or changed")
     except InputError:
         raise
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         reason = f"no {error} in its metadata" if isinstance(error, KeyError) else error
         raise InputError(path, "", f"no whole weights of neurotransfer ({reason})", "give another file") from None
     return state, facts
+
+
+def _check_network(file: Any, facts: Mapping[str, Any]) -> None:
+    """Refuse tensors of other names, types or shapes than the network's; their values are not read yet."""
+    with torch.device("meta"):
+        wanted = {name: (value.shape, value.dtype) for name, value in network_from(facts).state_dict().items()}
+    names = file.keys()
+    if len(names) != len(wanted) or set(names) != wanted.keys():
+        raise ValueError("its tensors are not those of the network that its metadata describes")
+    for name, (shape, dtype) in wanted.items():
+        given = file.get_slice(name)
+        if given.get_dtype() != SAFETENSORS[dtype]:
+            raise ValueError(f"{name} is of the type {given.get_dtype()}, not {SAFETENSORS[dtype]}")
+        if tuple(given.get_shape()) != tuple(shape):
+            raise ValueError("its tensors are not those of the network that its metadata describes")
 
 
 def expected_of(network: Mapping[str, Any], crop: Any, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +243,7 @@ def make_study_key(path: str | Path) -> bytes:
 
 
 def show(path: str | Path) -> str:
-    """What a file of weights says of itself, a line per fact."""
+    """What a file of weights says of itself, a line per fact; nothing in it controls the terminal."""
     state, facts = read_weights(path)
     lines = [f"{path}: {sum(value.numel() for value in state.values()):,} numbers in {len(state)} tensors"]
     for name in sorted(facts):
@@ -237,7 +258,7 @@ def show(path: str | Path) -> str:
             lines.append(f"  images made by: {named_engines(facts[name])}")
         else:
             lines.append(f"  {name}: {json.dumps(facts[name])}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _shown_participants(known: Mapping[str, Any]) -> str:

@@ -1,0 +1,144 @@
+"""Whether a file of weights can be trusted: its facts, its tensors, and their checksum.
+
+Goes in: what a safetensors file holds.  Comes out: nothing, or a ValueError in words; `weights.read_weights` names the
+file.  Nothing is computed from a size that the file states before that size is checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import torch
+
+from ..study.targets import TARGETS
+
+BLOCKS, CHANNELS = 9, 4096  # at most, as in config.schema.yaml: nine blocks halve 512 voxels to one
+METADATA = 32 * 2**20  # characters; the digests of 114,257 participants are 4 MB
+# Largest size of a number.  The first convolution adds 27 products with intensities of up to 255, and batch norm
+# squares the sum: (27 * 255 * 1e15)² is 5e37, and float32 ends at 3e38.
+LARGEST = 1e15
+CHECKSUM = "checksum"  # the fact that holds it
+TARGET_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "name": lambda value: value in TARGETS,
+    "kind": lambda value: value in ("continuous", "binary"),
+    "loss": lambda value: value in ("squared", "absolute", "logistic"),
+    "weight": lambda value: _is_number(value) and value >= 0,
+    "mean": lambda value: _is_number(value),
+    "sd": lambda value: _is_number(value) and value > 0,
+    "positive_weight": lambda value: _is_number(value) and value > 0,
+}
+
+
+def facts_in(text: str) -> dict[str, Any]:
+    """The facts in the metadata of a file of weights.
+
+    Raises
+    ------
+    ValueError
+        if it is too long, or holds anything else than JSON; NaN and Infinity are no JSON
+    """
+    if len(text) > METADATA:
+        raise ValueError(f"its metadata has {len(text):,} characters")
+    try:
+        facts = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("its metadata is nested too deeply") from None
+    if not isinstance(facts, dict):
+        raise ValueError("its metadata is not a group of facts")
+    return facts
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"its metadata holds {name}")
+
+
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Refuse facts of the wrong kind or size, before a network is built from them.
+
+    Raises
+    ------
+    ValueError
+        with the fact's name
+    KeyError
+        if `network` or `targets` is missing
+    """
+    network, targets = facts["network"], facts["targets"]
+    _require(isinstance(network, Mapping), "network")
+    channels = network["channels"]
+    _require(isinstance(channels, list) and 1 <= len(channels) <= BLOCKS, "network.channels")
+    for width in (*channels, network["bottleneck"]):
+        _require(_is_whole(width) and 1 <= width <= CHANNELS, "network.channels or network.bottleneck")
+    _require(network["pooling"] in ("max", "average"), "network.pooling")
+    _require(isinstance(targets, list) and 1 <= len(targets) <= len(TARGETS), "targets")
+    for target in targets:
+        _require(isinstance(target, Mapping) and target.keys() == TARGET_FIELDS.keys(), "targets")
+        for field, allowed in TARGET_FIELDS.items():
+            _require(isinstance(target[field], str | int | float) and allowed(target[field]), f"targets.{field}")
+    _require(len({target["name"] for target in targets}) == len(targets), "targets.name")
+    made_by, participants = facts.get("images_made_by", []), facts.get("participants", {})
+    _require(isinstance(made_by, list) and all(map(_is_engine, made_by)), "images_made_by")
+    for name in ("preprocessing", "training", "participants"):
+        _require(isinstance(facts.get(name, {}), Mapping), name)
+    if "scheme" in participants:
+        digests = participants.get("digests")
+        _require(isinstance(participants.get("key_id"), str), "participants.key_id")
+        _require(isinstance(digests, list) and all(isinstance(one, str) for one in digests), "participants.digests")
+    _require(_is_whole(facts.get("recipe", 1)), "recipe")
+
+
+def _require(right: bool, name: str) -> None:
+    if not right:
+        raise ValueError(f"its metadata has no usable {name}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond the range of floats
+        return False
+
+
+def _is_engine(pair: object) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+
+
+def check_tensors(state: Mapping[str, torch.Tensor]) -> None:
+    """Refuse numbers that no training gives: not finite, too large for float32, a negative variance or count.
+
+    Raises
+    ------
+    ValueError
+        with the tensor's name
+    """
+    for name, value in state.items():
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name} holds numbers that are not finite")
+        if bool((value.abs() > LARGEST).any()):
+            raise ValueError(f"{name} holds numbers above {LARGEST:g}")
+        if name.endswith(("running_var", "num_batches_tracked")) and bool((value < 0).any()):
+            raise ValueError(f"{name} holds negative numbers")
+
+
+def checksum_of(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> str:
+    """SHA-256 of facts and tensors (names, types, shapes and bytes), whatever their order in the file.
+
+    Parameters
+    ----------
+    state : tensors in the memory of the CPU
+    facts : a checksum among them does not count
+    """
+    known = {name: fact for name, fact in facts.items() if name != CHECKSUM}
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True, allow_nan=False).encode())
+    for name in sorted(state):
+        value = state[name].contiguous()
+        digest.update(f"\x1f{name}\x1f{value.dtype}\x1f{list(value.shape)}\x1f".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
