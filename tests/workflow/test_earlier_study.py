@@ -27,8 +27,13 @@ SETTINGS = [{"learning_rate": rate, "weight_decay": 0.001, "dropout": 0.2} for r
 OLDER = {
     "cache": {"crop": [32, 40, 32]},
     "network": {"channels": [8, 16, 32, 32, 32]},
+    "tasks": {
+        "scz_bd": {
+            "title": "Schizophrenia or bipolar disorder", "positive": ["SCZ"], "negative": ["BD"], "seed": 0,
+        },
+    },
     "pretrain": {
-        "optimiser": "sgd", "learning_rate": 0.01, "weight_decay": 0.001, "warmup": 0, "clip_norm": None,
+        "optimiser": "sgd", "epochs": 60, "learning_rate": 0.01, "weight_decay": 0.001, "warmup": 0, "clip_norm": None,
         "schedule": {"kind": "step", "factor": 0.3, "every": 25},
     },
     "models": {
@@ -48,7 +53,7 @@ def planned_rules(study, triggers, *changes):
     overlays = list(OVERLAYS)
     for number, change in enumerate((OLDER, *changes)):
         overlays.append(study / f"change-{number}.yaml")
-        overlays[-1].write_text(yaml.safe_dump(change))
+        overlays[-1].write_text(yaml.safe_dump(change, sort_keys=False))
     return {job.split()[0] for job in planned_jobs(study, "--rerun-triggers", *triggers, overlays=overlays)}
 
 

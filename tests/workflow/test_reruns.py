@@ -11,7 +11,7 @@ from neurotransfer.cache.shard_file import ShardFile
 from neurotransfer.study.plan import MODELS
 from runs import OVERLAYS, neurotransfer, planned_jobs, snakemake
 
-TASKS = ("ad_hc", "scz_bd", "control")
+TASKS = ("ad_hc", "control")
 N = (18,)
 REPLICATES = tuple(f"{replicate:03d}" for replicate in range(1, 7))
 SUMMARY = {"aggregate", "compare", "figures", "report"}
@@ -49,8 +49,8 @@ def test_a_deleted_resample_reruns_its_fits(study):
 
 
 def test_a_changed_seed_of_one_task_reruns_that_task_only(small_study, overlay):
-    changed = overlay({"tasks": {"scz_bd": {"seed": 1}}})
-    jobs = set().union(*(replicate_jobs(rule, "scz_bd") for rule in ("resample", *MODELS)))
+    changed = overlay({"tasks": {"control": {"seed": 1}}})
+    jobs = set().union(*(replicate_jobs(rule, "control") for rule in ("resample", *MODELS)))
     assert planned_jobs(small_study, overlays=changed) == jobs | SUMMARY
 
 

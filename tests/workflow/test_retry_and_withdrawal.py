@@ -93,8 +93,8 @@ def test_status_and_retry_of_a_real_study(broken):
 
 def test_a_withdrawn_participant_is_in_no_result(study):
     """Shards keep their numbering, the cache row is zero, and every later stage is repeated without the participant."""
-    images = images_of(study, "holdout,scz_bd")
-    resample = read_table(study / "results/resamples/scz_bd/n18/001.tsv")
+    images = images_of(study, "control")
+    resample = read_table(study / "results/resamples/control/n18/001.tsv")
     person = resample["participant_id"].iloc[0]
     gone = images[images["participant_id"] == person]
     shard = gone["shard"].iloc[0]
