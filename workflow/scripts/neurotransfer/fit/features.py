@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..errors import InputError
 from ..study import layout
+from .linear import rows_of_index
 
 
 def drawable(index: pd.DataFrame, split: pd.DataFrame, seen: Iterable[str]) -> np.ndarray:
@@ -47,17 +48,11 @@ def read_features(resample: pd.DataFrame, files: Sequence[str | Path]) -> np.nda
         if a file is shorter than its index, or an image has no features because pretraining has seen its participant
     """
     by_cohort = {Path(path).stem: path for path in files}
-    parts: dict[str, np.ndarray] = {}
-    for cohort, rows in resample.groupby("cohort").groups.items():
-        matrix = np.load(by_cohort[cohort], mmap_mode="r", allow_pickle=False)
-        index_rows = resample.loc[rows, "index_row"].to_numpy(int)
-        if index_rows.max() >= len(matrix):
-            what = f"it has {len(matrix)} rows, fewer than its index"
-            raise InputError(by_cohort[cohort], "", what, "delete it, then run the same command again")
-        parts[cohort] = matrix[index_rows].astype(np.float64)
-    features = np.empty((len(resample), next(iter(parts.values())).shape[1]))
-    for cohort, rows in resample.groupby("cohort").groups.items():
-        features[resample.index.get_indexer(rows)] = parts[cohort]
+    parts = [
+        pd.DataFrame(rows_of_index(by_cohort[cohort], part["index_row"].to_numpy(int)), index=part.index)
+        for cohort, part in resample.groupby("cohort")
+    ]
+    features = pd.concat(parts).loc[resample.index].to_numpy(np.float64)
     lacking = np.flatnonzero(~np.isfinite(features).all(1))
     if len(lacking):
         row = resample.iloc[lacking[0]]

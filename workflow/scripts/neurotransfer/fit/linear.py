@@ -71,20 +71,33 @@ def read_volumes(
     columns = list(dict.fromkeys([MASK_VOLUME, *taken]))
     volumes = np.full((len(resample), len(columns)), np.nan)
     for cohort, rows in resample.groupby("cohort").groups.items():
-        matrix = np.load(cohorts[cohort], mmap_mode="r", allow_pickle=False)
         index_rows = resample.loc[rows, "index_row"].to_numpy(int)
-        if index_rows.max() >= len(matrix):
-            raise InputError(cohorts[cohort], "", f"it has {len(matrix)} rows, fewer than its index", "delete it")
+        matrix = rows_of_index(cohorts[cohort], index_rows)
         regions = [place for place, seg_id in enumerate(listed[cohort]["seg_ids"]) if seg_id != MASK_VOLUME]
-        without = index_rows[np.isnan(matrix[np.ix_(index_rows, regions)]).all(axis=1)]
+        without = index_rows[np.isnan(matrix[:, regions]).all(axis=1)]
         if len(without):
             what = f"{len(without)} images have no regional volumes, the first in row {without[0]}"
             fix = f"delete results/preprocessed/{cohort}-*/*.tsv and run snakemake again"
             raise InputError(cohorts[cohort], "", what, fix)
         positions = [place for place, seg_id in enumerate(ids[cohort]) if seg_id is not None]
         at = [columns.index(ids[cohort][place]) for place in positions]
-        volumes[np.ix_(resample.index.get_indexer(rows), at)] = matrix[np.ix_(index_rows, positions)]
+        volumes[np.ix_(resample.index.get_indexer(rows), at)] = matrix[:, positions]
     return volumes
+
+
+def rows_of_index(path: str | Path, rows: np.ndarray) -> np.ndarray:
+    """Rows of a matrix that has one for each image of a cohort's index: [rows, columns], copied.
+
+    Raises
+    ------
+    InputError
+        if the matrix has fewer rows
+    """
+    matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    if rows.max() >= len(matrix):
+        what = f"it has {len(matrix)} rows, fewer than its index"
+        raise InputError(path, "", what, "delete it, then run the same command again")
+    return matrix[rows]
 
 
 def shares_of_mask(volumes: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ..statistics.inference import ADJUSTED, NULLS
-from ..study.plan import ARMS, MODELS, further_arms
+from ..study.plan import ARMS, MODELS, further_arms, further_models
 from ..text import MISSING, interval, p_text, signed
 from .style import marks_of
 from .verdicts import Verdict
@@ -43,11 +43,6 @@ def result_groups(
             rows.append({"n": int(n), "models": models, "tests": tests})
         groups.append({"title": tasks[task].get("title", task), "rows": rows})
     return groups
-
-
-def further_models(models: Iterable[str]) -> list[str]:
-    """The arms beyond the paper's among these models, in their order."""
-    return [model for model in dict.fromkeys(models) if model not in ARMS]
 
 
 def _in_order(models: Iterable[str]) -> list[str]:

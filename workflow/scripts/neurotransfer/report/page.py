@@ -23,6 +23,7 @@ from ..split.certificate import duplicates_in_words
 from ..statistics.aggregation import of_paper
 from ..statistics.inference import NULLS
 from ..study import layout
+from ..study.plan import further_models
 from . import answer_tables, pretraining_tables, trust_tables
 from .methods_text import methods
 from .references import bibliography
@@ -91,7 +92,7 @@ def report_content(
         "results": answer_tables.result_groups(medians, found, tasks),
         "comparisons": answer_tables.comparison_groups(comparisons, found, tasks),
         "count": int(of_paper(comparisons).sum()),
-        "further": answer_tables.further_models(medians["model"]),
+        "further": further_models(medians["model"]),
         "further_count": int((~of_paper(comparisons)).sum()),
         "exact": bool(comparisons["exact"].all()),
         "permutations": int(comparisons["permutations"].max()),

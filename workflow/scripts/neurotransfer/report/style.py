@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..files import write_table, written_whole
-from ..study.plan import ARMS
+from ..study.plan import further_models
 
 
 class Mark(NamedTuple):
@@ -100,9 +100,8 @@ def draw_chance(axes: Axes) -> None:
 def marks_of(models: Iterable[str]) -> dict[str, Mark]:
     """The marks of those of these models that are compared: the paper's first, then further arms in their order."""
     known = dict.fromkeys(models)
-    further = [model for model in known if model not in (*MARKS, *ARMS)]
     marks = {model: mark for model, mark in MARKS.items() if model in known}
-    return marks | {model: FURTHER[place % len(FURTHER)] for place, model in enumerate(further)}
+    return marks | {model: FURTHER[place % len(FURTHER)] for place, model in enumerate(further_models(known))}
 
 
 def legend_of_models(models: Iterable[str]) -> list[Line2D]:

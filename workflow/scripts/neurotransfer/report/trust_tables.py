@@ -16,9 +16,8 @@ import yaml
 
 from .. import __version__
 from ..split.roles import ROLES
-from ..study.plan import MODELS
+from ..study.plan import MODELS, further_models
 from ..text import words
-from .answer_tables import further_models
 
 PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "nibabel", "SimpleITK", "nilearn", "matplotlib")
 LOST = {"failed": "failed", "excluded": "left out by quality control"}  # statuses lost after the manifest

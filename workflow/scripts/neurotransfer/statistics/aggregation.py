@@ -18,7 +18,7 @@ from ..fit.settings import choose
 from ..seeds import seed_from
 from ..split.resampling import drawing_of
 from ..study import layout
-from ..study.plan import ARMS, CNNS, FROZEN, MODELS
+from ..study.plan import CNNS, FROZEN, MODELS, further_models
 from .populations import overlap
 from .tests import bootstrap_interval, holm, sign_flip_test, superiority
 
@@ -291,8 +291,10 @@ def pairs_of(models: Iterable[str]) -> list[tuple[str, str]]:
     models : those with fits, in any order, also several times
     """
     known = dict.fromkeys(models)
-    further = [model for model in known if model not in ARMS]
-    pairs = [*PAIRS, *(pair for arm in further for pair in (("transfer", arm), (arm, "linear"), (arm, "baseline")))]
+    pairs = [
+        *PAIRS,
+        *(pair for arm in further_models(known) for pair in (("transfer", arm), (arm, "linear"), (arm, "baseline"))),
+    ]
     return [(first, second) for first, second in pairs if first in known and second in known]
 
 

@@ -155,6 +155,11 @@ def further_arms(models: Mapping) -> tuple[str, ...]:
     return (*([FROZEN] if models.get(FROZEN) else []), *models.get("features", {}))
 
 
+def further_models(models: Iterable[str]) -> list[str]:
+    """The arms beyond the paper's among the models of a table, each once, in their order."""
+    return [model for model in dict.fromkeys(models) if model not in ARMS]
+
+
 def check_fresh(config: Mapping, table: str | Path = layout.SHARDS) -> None:
     """Refuse a manifest that was not compiled from the present tables.
 
