@@ -108,11 +108,17 @@ def main(arguments: list[str] | None = None) -> int:
     verify.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
     verify.set_defaults(run=_verify)
 
-    weights = commands.add_parser("weights", help="information on a file of weights")
+    weights = commands.add_parser("weights", help="files of weights: what one says of itself, and published ones")
     inner = weights.add_subparsers(title="commands", metavar="COMMAND", required=True)
     show = inner.add_parser("show", help="print architecture, crop, scaling, targets, preprocessing and training")
     show.add_argument("file", type=Path, metavar="FILE")
     show.set_defaults(run=_show_weights)
+    published = inner.add_parser("import", help="make a file of weights from a published network")
+    published.add_argument("source", type=Path, metavar="SOURCE", help="the published file")
+    published.add_argument("--as", dest="kind", required=True, metavar="KIND", help="docs/weights.md lists the kinds")
+    published.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new .safetensors file")
+    published.add_argument("--mapping", type=Path, metavar="FILE", help="describes the source, for --as mapping")
+    published.set_defaults(run=_import_weights)
 
     chosen = parser.parse_args(arguments)
     try:
@@ -327,6 +333,12 @@ def _show_weights(chosen: argparse.Namespace) -> None:
     from .pretrain.weights import show
 
     print(show(chosen.file))
+
+
+def _import_weights(chosen: argparse.Namespace) -> None:
+    from .exchange.importing import import_weights
+
+    print(import_weights(chosen.source, chosen.kind, chosen.out, chosen.mapping))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from .fused_norm import left_to_compiler, normalise_pool_relu
 
 EPSILON, MOMENTUM = 1e-3, 0.01  # of batch norm [published]
 HEAD_SD = 0.01  # [assumed] of the head's first weights
+SMALLEST_MEAN = 1e-6  # of an image, by which it is divided: one without a brain stays 0
 WIDE = 16  # channels from which the first block's own way pays; the demo's 8 took 45 ms by it and 30 without
 
 
@@ -61,6 +62,7 @@ class SFCN(nn.Module):
     dropout : probability of zeroing a pooled feature in training
     scale : the pooled features are multiplied by it before the head (see `training_scale`); state dicts do not
         hold it, and `folded` moves it into the head's weights
+    scaling : of the images on their way in: "none", or "mean" if each is divided by its mean (Peng et al.)
 
     Examples
     --------
@@ -80,17 +82,20 @@ class SFCN(nn.Module):
         pooling: str,
         dropout: float,
         scale: float = 1.0,
+        scaling: str = "none",
     ) -> None:
         super().__init__()
         if pooling not in ("max", "average"):
             raise ValueError(f"pooling is 'max' or 'average', not {pooling!r}")
+        if scaling not in ("none", "mean"):
+            raise ValueError(f"scaling is 'none' or 'mean', not {scaling!r}")
         widths = [1, *channels]
         self.blocks = nn.Sequential(*(Block(*pair) for pair in pairwise(widths)))
         self.bottleneck = nn.Conv3d(widths[-1], bottleneck, 1)
         self.norm = nn.BatchNorm3d(bottleneck, eps=EPSILON, momentum=MOMENTUM)
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        self.scale = scale
+        self.scale, self.scaling = scale, scaling
         self.head = nn.Linear(bottleneck, outputs)
         self.data_type = torch.float32  # of convolutions and matrix products; `device.place` sets it
 
@@ -109,17 +114,22 @@ class SFCN(nn.Module):
         least = 2 ** len(self.blocks)
         if min(images.shape[2:]) < least:
             raise ValueError(f"an image of {tuple(images.shape[2:])} voxels: each axis needs at least {least}")
-        return self._pool(self._squeezed(self.blocks(images)))
+        return self._pool(self._squeezed(self.blocks(self._scaled(images))))
 
     def features_of_layers(self, images: Tensor) -> Tensor:  # [N, 1, D, H, W] -> [N, sum of channels + bottleneck]
         """The pooled output of every block, the trunk's features last; in float32."""
-        found, x = [], images
+        found, x = [], self._scaled(images)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.data_type == torch.bfloat16):
             for block in self.blocks:
                 x = block(x)  # [N, channels of the block, half of each axis]
                 found.append(self._pool(x).float())
             found.append(self._pool(self._squeezed(x)).float())
         return torch.cat(found, dim=1)
+
+    def _scaled(self, images: Tensor) -> Tensor:  # [N, 1, D, H, W] -> [N, 1, D, H, W]
+        if self.scaling == "none":
+            return images
+        return images / images.mean(dim=(1, 2, 3, 4), keepdim=True).clamp(min=SMALLEST_MEAN)
 
     def _squeezed(self, x: Tensor) -> Tensor:
         """The bottleneck's output: [N, channels[-1], D / 32, H / 32, W / 32] -> [N, bottleneck, ...]."""

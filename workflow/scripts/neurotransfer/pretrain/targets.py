@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,10 +18,12 @@ from ..study.targets import TARGETS
 
 @dataclass(frozen=True)
 class Target:
-    """One output of the network.
+    """One target of the network, with an output of its own.
 
     `mean` and `sd` are the training set's, in the target's unit; a binary target's mean is its prevalence.
-    `positive_weight` multiplies the loss of class 1.
+    `positive_weight` multiplies the loss of class 1.  `bins` is (start, width, number) if the target has an output per
+    bin, as Peng et al.'s age has: softmax makes them probabilities, and the prediction is the mean of the centres.
+    Such heads are read and never trained.
     """
 
     name: str
@@ -31,6 +33,12 @@ class Target:
     mean: float
     sd: float
     positive_weight: float
+    bins: tuple[float, float, int] | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the network that belong to the target."""
+        return 1 if self.bins is None else self.bins[2]
 
 
 def learn_targets(settings: Mapping[str, Mapping[str, Any]], training: pd.DataFrame) -> list[Target]:
@@ -64,9 +72,24 @@ def encode(table: pd.DataFrame, targets: list[Target]) -> Tensor:
 
 
 def decode(outputs: np.ndarray, targets: list[Target]) -> np.ndarray:
-    """The network's outputs in the targets' units; a binary target's is the probability of class 1."""
-    columns = []
-    for column, target in zip(outputs.astype(float).T, targets, strict=True):
+    """The network's outputs in the targets' units; a binary target's is the probability of class 1.
+
+    Parameters
+    ----------
+    outputs : [N, outputs]
+
+    Returns
+    -------
+    float64 [N, targets]
+    """
+    columns, edges = [], np.cumsum([target.outputs for target in targets])
+    for part, target in zip(np.split(outputs.astype(float), edges[:-1], axis=1), targets, strict=True):
+        if target.bins is not None:
+            start, width, count = target.bins
+            shares = np.exp(part - part.max(1, keepdims=True))  # [N, bins]
+            column = shares @ (start + (np.arange(count) + 0.5) * width) / shares.sum(1)
+        else:
+            column = part[:, 0]
         continuous = target.kind == "continuous"
         columns.append(column * target.sd + target.mean if continuous else 0.5 * (1 + np.tanh(column / 2)))
     return np.stack(columns, axis=1)
@@ -130,11 +153,18 @@ def masked_loss(outputs: Tensor, truth: Tensor, targets: list[Target], known: Te
     return target_losses(outputs, truth, targets, known).sum()
 
 
-def as_metadata(targets: list[Target]) -> list[dict[str, Any]]:
+def as_metadata(targets: Sequence[Target]) -> list[dict[str, Any]]:
     """Targets as JSON values, for the metadata of weights."""
-    return [asdict(target) for target in targets]
+    return [
+        {name: value for name, value in asdict(target).items() if name != "bins" or value is not None}
+        for target in targets
+    ]
 
 
 def from_metadata(values: list[dict[str, Any]]) -> list[Target]:
     """The inverse of `as_metadata`."""
-    return [Target(**value) for value in values]
+    targets = []
+    for value in values:
+        bins = value.get("bins")
+        targets.append(Target(**{**value, "bins": None if bins is None else (bins[0], bins[1], int(bins[2]))}))
+    return targets

@@ -75,13 +75,15 @@ def check_facts(facts: Mapping[str, Any]) -> None:
     _require(network["pooling"] in ("max", "average"), "network.pooling")
     _require(isinstance(targets, list) and 1 <= len(targets) <= len(TARGETS), "targets")
     for target in targets:
-        _require(isinstance(target, Mapping) and target.keys() == TARGET_FIELDS.keys(), "targets")
+        _require(isinstance(target, Mapping) and target.keys() - {"bins"} == TARGET_FIELDS.keys(), "targets")
+        _require("bins" not in target or _are_bins(target["bins"]), "targets.bins")
         for field, allowed in TARGET_FIELDS.items():
             _require(isinstance(target[field], str | int | float) and allowed(target[field]), f"targets.{field}")
     _require(len({target["name"] for target in targets}) == len(targets), "targets.name")
+    _require(facts.get("scaling", "none") in ("none", "mean"), "scaling")
     made_by, participants = facts.get("images_made_by", []), facts.get("participants", {})
     _require(isinstance(made_by, list) and all(map(_is_engine, made_by)), "images_made_by")
-    for name in ("preprocessing", "training", "participants"):
+    for name in ("preprocessing", "training", "participants", "source", "known_answers"):
         _require(isinstance(facts.get(name, {}), Mapping), name)
     if "scheme" in participants:
         digests = participants.get("digests")
@@ -108,6 +110,13 @@ def _is_number(value: object) -> bool:
 
 def _is_engine(pair: object) -> bool:
     return isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+
+
+def _are_bins(bins: object) -> bool:
+    """Whether these are start, width and number of the bins of a target (`pretrain.targets.Target`)."""
+    if not isinstance(bins, list) or len(bins) != 3 or not all(map(_is_number, bins)):
+        return False
+    return bins[1] > 0 and _is_whole(bins[2]) and 1 <= bins[2] <= CHANNELS
 
 
 def check_tensors(state: Mapping[str, torch.Tensor]) -> None:

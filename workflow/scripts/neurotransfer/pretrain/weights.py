@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..files import written_whole
 from ..network.sfcn import SFCN
 from ..text import printable
+from .targets import from_metadata
 from .weight_checks import CHECKSUM, check_facts, check_tensors, checksum_of, facts_in
 
 logger = logging.getLogger("neurotransfer")
@@ -122,9 +123,11 @@ def check_weights(metadata: Mapping[str, Any], expected: Mapping[str, Any], path
 
 
 def network_from(metadata: Mapping[str, Any], dropout: float = 0.0) -> SFCN:
-    """A network of the weights' architecture, with an output per target."""
+    """A network of the weights' architecture, with the outputs of its targets."""
     shape = metadata["network"]
-    return SFCN(shape["channels"], shape["bottleneck"], len(metadata["targets"]), shape["pooling"], dropout)
+    outputs = sum(target.outputs for target in from_metadata(metadata["targets"]))
+    scaling = metadata.get("scaling", SCALING)
+    return SFCN(shape["channels"], shape["bottleneck"], outputs, shape["pooling"], dropout, scaling=scaling)
 
 
 def check_made_by(
