@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint figures validate type-one teaching bench bench-fits bench-reader bench-training bench-gpu fewer-scans dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
+.PHONY: demo test test-fast lint figures validate type-one teaching bench bench-fits bench-reader bench-training bench-gpu fewer-scans dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ demo: $(VENV)/.installed ## simulate a study and run the whole workflow on it, i
 
 test: $(VENV)/.installed ## every test that needs no Slurm
 	@python -m pytest -n $(CORES) --dist loadgroup -m "not slurm"
+
+test-fast: $(VENV)/.installed ## the quick unit tests, for after each change: under 2 minutes
+	@python -m pytest -n $(CORES) --dist loadgroup -m "not slurm and not slow" tests/unit
 
 test-slurm: $(VENV)/.installed ## four faults on a real Slurm cluster on this machine: 4 minutes at most
 	@python -m pytest -n $(CORES) -m "slurm and not long" tests/slurm

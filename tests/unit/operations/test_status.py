@@ -1,11 +1,13 @@
 """Every image is in exactly one state, the states sum to the manifest, and asking changes nothing."""
 
+import io
 import json
 import os
 import random
 import socket
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,40 @@ def test_the_text_says_cohort_and_reason(tmp_path):
     assert said.split() == ["failed", "truncated", "1", "A", "1", *REASONS["truncated"].split()]
     assert any(line.split()[:3] == ["excluded", "mask_volume", "1"] for line in lines)
     assert lines[-1] == "  1 x cache: no space left on the disk"
+
+
+class Screen(io.StringIO):
+    """A terminal, or a pipe."""
+
+    def __init__(self, terminal: bool):
+        super().__init__()
+        self.isatty = lambda: terminal
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_watching_shows_one_screen_after_the_other_and_ends_with_the_study(tmp_path, monkeypatch, terminal):
+    study, _ = plant(tmp_path)
+    plant_failure(tmp_path, "cache", "A-0002", "no space left on the disk")
+    found, slept = status_of(study, tmp_path), []
+    done = [replace(step, done=step.of) for step in (*found.before, *found.after, *found.fits)]
+    progress = iter([found, replace(found, before=tuple(done), after=(), fits=())])
+    monkeypatch.setattr(status.time, "sleep", slept.append)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("LINES", "12")
+    screen = Screen(terminal)
+
+    status.watch(lambda: next(progress), REASONS, 7.0, screen)
+
+    assert slept == [7.0]
+    shown = screen.getvalue()
+    assert "11 images: 3 ok, 3 failed, 1 excluded, 4 waiting" in shown
+    if terminal:
+        first, second = shown.split(status.CLEAR)[1:]
+        assert all(len(text.splitlines()) <= 11 for text in (first, second))
+        assert all(len(line) <= 60 for line in shown.replace(status.CLEAR, "").splitlines())
+    else:
+        assert status.CLEAR not in shown
+        assert shown.count("images:") == 2 and shown.count("1 x cache: no space left on the disk") == 2
 
 
 def test_later_steps_say_how_many_of_how_many(tmp_path):

@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     status = commands.add_parser("status", help="the images by state, cohort and reason, and the progress of each step")
     _add_study(status)
+    status.add_argument("--watch", action="store_true", help="show it on one screen until all is done")
+    status.add_argument("--seconds", type=float, default=30, help="between two looks of --watch; default: %(default)s")
     status.set_defaults(run=_status)
 
     retry = commands.add_parser("retry", help="mark failed images for another try, after showing the consequences")
@@ -183,10 +185,16 @@ def _manifest(chosen: argparse.Namespace) -> None:
 
 def _status(chosen: argparse.Namespace) -> None:
     config = _enter_study(chosen)
-    from .operations.status import status_of
+    from .operations.status import status_of, watch
     from .preprocess.reasons import MEANINGS
     from .study.plan import check_fresh, read_study
 
+    if chosen.watch:
+        try:
+            watch(lambda: status_of(read_study(config, stale_too=True)), MEANINGS, chosen.seconds, sys.stdout)
+        except KeyboardInterrupt:
+            print()
+        return
     print(status_of(read_study(config, stale_too=True)).text(MEANINGS))
     try:
         check_fresh(config)

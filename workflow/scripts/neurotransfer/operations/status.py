@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from ..jobs.job import SILENCE, process_runs
 from ..study import layout
@@ -24,6 +26,7 @@ from .failures import Failure, by_kind, failures_of
 from .image_states import EXCLUDED, FAILED, STATES, UNKNOWN, names_in, states_of_images
 
 RECENT = 50  # the newest results of a step, whose times give its rate
+CLEAR = "\x1b[H\x1b[2J"  # a terminal's: the cursor to the corner, everything erased
 KINDS = 5  # of failures that are listed with their cause
 
 
@@ -107,24 +110,44 @@ class Status:
         ----------
         reasons : the meaning of each code of failed images
         """
-        parts = [aligned(self._cohort_rows(), "l")]
-        rows = self._reason_rows(reasons)
-        if rows:
-            parts.append(aligned([["not usable", "reason", "images", "cohorts", "meaning"], *rows], "llrll"))
-        steps = [*self.before, *self.fits, *self.after]
-        parts.append(
-            aligned([["", "done", "of", "running", "failed", "waiting", ""], *map(_step_row, steps)], "lrrrrrl")
-        )
+        parts = [aligned(self._cohort_rows(), "l"), self._reasons(reasons), self._steps()]
         models = list(self.replicates[0].done) if self.replicates else []
         done = [[row.task, str(row.n), *map(row.cell, models)] for row in self.replicates]
-        parts.append(aligned([["task", "n", *models], *done], "l"))
-        if self.failures:
-            kinds = by_kind(self.failures)
-            lines = [f"{len(self.failures):,} jobs failed when last tried (neurotransfer failures shows their logs):"]
-            lines += [f"  {len(kind):,} x {kind[0].rule}: {kind[0].cause}" for kind in kinds[:KINDS]]
-            lines += [f"  and {len(kinds) - KINDS} more kinds"] if len(kinds) > KINDS else []
-            parts.append("\n".join(lines))
-        return "\n\n".join(parts)
+        parts += [aligned([["task", "n", *models], *done], "l"), self._failed_jobs()]
+        return "\n\n".join(filter(None, parts))
+
+    def summary(self, reasons: Mapping[str, str]) -> str:
+        """As text for one screen: the images of all cohorts together, the steps, and the causes of failures.
+
+        Parameters
+        ----------
+        reasons : the meaning of each code of failed images
+        """
+        images = ", ".join(f"{number:,} {state}" for state in STATES if (number := self.count(state=state)))
+        parts = [f"{self.images:,} images: {images}", self._reasons(reasons), self._steps(), self._failed_jobs()]
+        return "\n\n".join(filter(None, parts))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step is done."""
+        return all(step.done == step.of for step in (*self.before, *self.fits, *self.after))
+
+    def _reasons(self, reasons: Mapping[str, str]) -> str:
+        rows = self._reason_rows(reasons)
+        return aligned([["not usable", "reason", "images", "cohorts", "meaning"], *rows], "llrll") if rows else ""
+
+    def _steps(self) -> str:
+        steps = [*self.before, *self.fits, *self.after]
+        return aligned([["", "done", "of", "running", "failed", "waiting", ""], *map(_step_row, steps)], "lrrrrrl")
+
+    def _failed_jobs(self) -> str:
+        if not self.failures:
+            return ""
+        kinds = by_kind(self.failures)
+        lines = [f"{len(self.failures):,} jobs failed when last tried (neurotransfer failures shows their logs):"]
+        lines += [f"  {len(kind):,} x {kind[0].rule}: {kind[0].cause}" for kind in kinds[:KINDS]]
+        lines += [f"  and {len(kinds) - KINDS} more kinds"] if len(kinds) > KINDS else []
+        return "\n".join(lines)
 
     def _cohort_rows(self) -> list[list[str]]:
         rows: list[list[str]] = [["cohort", "images", *STATES] + (["(withdrawn)"] if self.withdrawn else [])]
@@ -155,6 +178,32 @@ def _step_row(step: Step) -> list[str]:
     numbers = (step.done, step.of, step.running, step.failed, step.waiting)
     left = "" if step.seconds is None else f"{duration(step.seconds)} left at the rate of the newest results"
     return [step.name, *(f"{number:,}" for number in numbers), step.remark or left]
+
+
+def watch(look: Callable[[], Status], reasons: Mapping[str, str], seconds: float, screen: TextIO) -> None:
+    """Print a study's progress again and again, until every step is done.
+
+    A terminal is cleared before each time; a file or pipe gets one text below the other.
+
+    Parameters
+    ----------
+    look : gives the present progress
+    reasons : the meaning of each code of failed images
+    seconds : between two looks
+    screen : where the text goes
+    """
+    while True:
+        status = look()
+        text = f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n\n{status.summary(reasons)}"
+        if screen.isatty():
+            size = shutil.get_terminal_size()
+            shown = text.splitlines()[: size.lines - 1]
+            print(CLEAR + "\n".join(line[: size.columns] for line in shown), file=screen, flush=True)
+        else:
+            print(text, end="\n\n", file=screen, flush=True)
+        if status.finished:
+            return
+        time.sleep(seconds)
 
 
 def status_of(study: Study, results: str | Path = layout.RESULTS) -> Status:
