@@ -20,6 +20,7 @@ from ..files import digest_of_file
 from ..network.sfcn import EPSILON, SFCN
 from ..pretrain.weights import write_weights
 from .kinds import KINDS, MAPPING, Kind, read_mapping
+from .tensorflow_checkpoint import Checkpoint, read_keras
 from .torch_file import read_torch
 
 UNCHECKED = {"state": "unchecked"}
@@ -82,6 +83,9 @@ def import_weights(source: str | Path, kind_name: str, out: str | Path, mapping:
 
 def read_source(source: Path, kind: Kind) -> tuple[dict[str, Tensor], list[Path]]:
     """The tensors of a published file under this program's names, still as they are, and the files that were read."""
+    if kind.name.startswith("pyment") and source.suffix != ".onnx":
+        files = Checkpoint(source).files
+        return read_keras(source, [target.name for target in kind.targets]), files
     if not source.is_file():
         raise InputError(source, "", "there is no such file", "correct the path")
     names = kind.names or PENG_NAMES
