@@ -14,7 +14,7 @@ LIBRARY = REPOSITORY / "workflow/scripts/neurotransfer"
 GROUND = ("errors", "files", "seeds", "text", "pages")  # imported by every room
 ROOMS = (
     *("study", "jobs", "manifest", "preprocess", "cache", "quality", "split", "network", "pretrain", "fit"),
-    *("exchange", "statistics", "report", "operations", "simulation", "validation"),
+    *("exchange", "predict", "statistics", "report", "operations", "simulation", "validation"),
 )
 ROOF = "cli"  # imports from every room
 HEIGHT = {**dict.fromkeys(("", *GROUND), 0), **{room: at for at, room in enumerate(ROOMS, start=1)}, ROOF: 99}

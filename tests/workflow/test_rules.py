@@ -29,7 +29,7 @@ with open("rules.json", "w") as file:
 """
 VALUES = {"shard": "ADNI-0001", "job": "0000", "cohort": "ADNI", "run": "multitask"}
 VALUES |= {"task": "ad_hc", "n": "100", "replicate": "001"}
-TARGETS = {"all", "cached", "pretrained"}  # targets for users, without a script
+TARGETS = {"all", "cached", "pretrained", "predicted"}  # targets for users, without a script
 
 
 @pytest.fixture(scope="module")

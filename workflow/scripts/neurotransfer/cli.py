@@ -105,6 +105,25 @@ def main(arguments: list[str] | None = None) -> int:
     demo.add_argument("--cores", type=int, default=2, help="default: %(default)s")
     demo.set_defaults(run=_demo)
 
+    predict = commands.add_parser("predict", help="what weights predict of your own scans, in a table")
+    predict.add_argument("--weights", type=Path, required=True, metavar="FILE", help="of a network: .safetensors")
+    predict.add_argument(
+        "--images", type=Path, required=True, metavar="PATH", help="a BIDS folder, a list of files, or one image"
+    )
+    predict.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, such as predictions.tsv")
+    predict.add_argument("--engine", choices=["fastsurfer", "builtin", "derivatives"], help="default: of the weights")
+    predict.add_argument(
+        "--derivatives", metavar="PATTERN", help="existing outputs, such as derivatives/fastsurfer/sub-{participant}"
+    )
+    predict.add_argument("--work", type=Path, metavar="FOLDER", help="for all other files; default: beside the table")
+    predict.add_argument("--cores", type=int, help="of this machine; default: all")
+    predict.add_argument("--profile", metavar="PROFILE", help="as Snakemake's: jobs of the workflow, for many scans")
+    predict.add_argument(
+        "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="overrides on top of config/config.yaml"
+    )
+    predict.add_argument("options", nargs="*", metavar="-- OPTIONS", help="further options of Snakemake")
+    predict.set_defaults(run=_predict)
+
     verify = commands.add_parser("verify", help="check every byte of the cache, and that it is up to date")
     _add_study(verify)
     verify.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
@@ -231,9 +250,8 @@ def _rehearse(chosen: argparse.Namespace) -> int:
     from .operations.rehearsal_sample import FOLDER
 
     cores = chosen.cores or os.cpu_count() or 1
-    own = REPOSITORY / "profiles" / (chosen.profile or "local")
-    profile = own if own.is_dir() else chosen.profile
-    options = ["--profile", str(profile)] + ([] if chosen.profile else ["--cores", str(cores)])
+    options = ["--profile", _profile(chosen.profile or "local")]
+    options += [] if chosen.profile else ["--cores", str(cores)]
     report = rehearse(
         config,
         REPOSITORY,
@@ -315,6 +333,30 @@ def _demo(chosen: argparse.Namespace) -> int:
     from .simulation.demo import run_demo
 
     return run_demo(chosen.folder, REPOSITORY, cores=chosen.cores)
+
+
+def _predict(chosen: argparse.Namespace) -> int:
+    from .predict.command import predict
+
+    return predict(
+        REPOSITORY,
+        weights=chosen.weights.absolute(),
+        images=chosen.images,
+        out=chosen.out.absolute(),
+        engine=chosen.engine,
+        derivatives=chosen.derivatives,
+        work=chosen.work.absolute() if chosen.work else None,
+        cores=chosen.cores,
+        profile=_profile(chosen.profile) if chosen.profile else None,
+        overlays=[path.resolve() for path in chosen.configfile],
+        options=chosen.options,
+    )
+
+
+def _profile(name: str) -> str:
+    """The repository's profile of this name, or else the name as Snakemake understands it."""
+    own = REPOSITORY / "profiles" / name
+    return str(own if own.is_dir() else name)
 
 
 def _verify(chosen: argparse.Namespace) -> int:

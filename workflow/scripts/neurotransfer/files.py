@@ -31,7 +31,7 @@ TEXT_COLUMNS = frozenset(
         *("reason", "detail", "status", "engine", "engine_version", "checksum", "file", "split", "target"),
         *("task", "model", "replicate", "first", "second", "metric", "group", "why", "question", "values", "by"),
         *("image_1", "participant_1", "cohort_1", "image_2", "participant_2", "cohort_2", "kind"),
-        *("panel", "item", "quantity", "rule", "key", "device"),
+        *("panel", "item", "quantity", "rule", "key", "device", "flags"),
     ]
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import re
 import signal
 import subprocess
@@ -9,9 +11,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..errors import InputError
 
 STEPS = re.compile(r"(\d+) of (\d+) steps")
 LAST_LINES = 30  # of its output that are kept
@@ -27,6 +31,24 @@ class Ended:
     lines: tuple[str, ...]
     seconds: float
     out_of_time: bool = False
+
+
+@contextlib.contextmanager
+def alone(folder: Path, name: str) -> Iterator[None]:
+    """Lock the folder for this process; the system releases the lock when the process ends, also after a kill.
+
+    Raises
+    ------
+    InputError
+        if another process of the command `name` has locked it
+    """
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fix = "wait for it, or choose another folder"
+            raise InputError(folder, "", f"another {name} is running here", fix) from None
+        yield
 
 
 def command_of(repository: Path, configfiles: Sequence[str | Path], options: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ from ..split.roles import split_cohort
 from ..study import layout
 from ..study.plan import ARMS, CNNS, MODELS, Study
 from ..study.recipe import RECIPE
-from ..study.rules import PRETRAIN_MINUTES, PRETRAINING, RULES, cores_of
+from ..study.rules import ON_REQUEST, PRETRAIN_MINUTES, PRETRAINING, RULES, cores_of
 from ..text import aligned, byte_size, duration, number
 from .costs import EVALUATION, REHEARSED, Cost, cost_of, gather, share_without_volumes, steps_of_fit
 
@@ -141,8 +141,8 @@ def jobs_of(study: Study) -> dict[str, int]:
         ("cohort",): len(study.cohorts),
         ("task", "n", "replicate"): len(study.tasks) * len(study.n) * len(study.replicates),
     }
-    unused = "adopt" if study.run == "multitask" else "pretrain"
-    jobs = {name: count.get(rule.wildcards, 1) for name, rule in RULES.items() if name != unused}
+    unused = (*ON_REQUEST, "adopt" if study.run == "multitask" else "pretrain")
+    jobs = {name: count.get(rule.wildcards, 1) for name, rule in RULES.items() if name not in unused}
     jobs["features"] = len(study.cohorts_with_features())
     return {name: number for name, number in jobs.items() if number or name != "features"}
 

@@ -31,7 +31,7 @@ from ..study import layout
 from ..study.configuration import merge, read_document
 from ..study.demands import has_gpu, seconds_per_image
 from ..study.plan import CNNS, Study, read_study
-from ..study.rules import RULES
+from ..study.rules import ON_REQUEST, RULES
 from ..text import MISSING, aligned, byte_size, duration
 from .costs import EVALUATION, REHEARSED, by_rule, gather, parts_measured, rows_of_parts
 from .failures import by_kind, failures_of
@@ -271,8 +271,8 @@ def _cut_masks(results: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
 def _missing(folder: Path, study: Study) -> list[str]:
     """Rules of which no result is there."""
     patterns = {name: re.sub(r"\{\w+\}", "*", rule.result) for name, rule in RULES.items()}
-    unused = "adopt" if study.run == "multitask" else "pretrain"
-    return [name for name, pattern in patterns.items() if name != unused and not any(folder.glob(pattern))]
+    unused = (*ON_REQUEST, "adopt" if study.run == "multitask" else "pretrain")
+    return [name for name, pattern in patterns.items() if name not in unused and not any(folder.glob(pattern))]
 
 
 def _training(folder: Path) -> Training | None:

@@ -11,21 +11,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 
 from ..cache.write import made_by
 from ..errors import InputError
 from ..files import fingerprint, read_tables, write_table
-from ..network.device import choose_device
+from ..network.device import choose_device, place
+from ..quality.reference import reference_of
 from ..study import layout
 from ..study.recipe import RECIPE
 from . import weights
+from .age_bias import fit_age_bias
 from .batches import Images
 from .checkpoints import Checkpoints
 from .distributed import rank, start, take_part
 from .evaluation import is_metric
 from .loop import Pretrained, pretrain
-from .targets import Target, as_metadata, learn_targets
+from .step import predict
+from .targets import Target, as_metadata, decode, from_metadata, learn_targets
+from .training_people import people_by_age
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ def pretrain_study(job: PretrainingJob) -> None:
     depends = fingerprint([job.seed, job.network, job.training, as_metadata(targets), used])
     checkpoints = Checkpoints(job.checkpoints, depends, job.checkpoint_minutes)
     train, validation = (Images(table, layout.CACHE) for table in tables)
+    device = choose_device(job.training["device"], job.threads, deterministic=job.training["deterministic"])
     result = pretrain(
         train,
         validation,
@@ -81,17 +88,38 @@ def pretrain_study(job: PretrainingJob) -> None:
         network=job.network,
         settings={**job.training, "on_divergence": job.on_divergence},
         seed=job.seed,
-        device=choose_device(job.training["device"], job.threads, deterministic=job.training["deterministic"]),
+        device=device,
         checkpoints=checkpoints,
     )
     if rank() > 0:
         return
     made_with: dict[str, Any] = {"network": job.network, "crop": job.crop, "preprocessing": job.preprocessing}
     metadata = metadata_of(result, tables, targets, key=weights.make_study_key(job.key), **made_with)
+    metadata["age_bias"] = _age_bias(metadata, result.state, validation, tables[1], job.training, device)
     write_table(participants_of(tables), job.participants)
     write_table(result.history, job.history)
     weights.write_weights(job.weights, result.state, metadata)
     checkpoints.delete()
+
+
+def _age_bias(
+    metadata: Mapping[str, Any],
+    state: Mapping[str, torch.Tensor],
+    validation: Images,
+    table: pd.DataFrame,
+    training: Mapping[str, Any],
+    device: torch.device,
+) -> dict[str, float] | None:
+    """The age bias of the finished network on its validation images; None if it does not predict age."""
+    targets = from_metadata(metadata["targets"])
+    column = next((at for at, target in enumerate(targets) if target.name == "age"), None)
+    if column is None:
+        return None
+    model = weights.network_from(metadata)
+    model.load_state_dict(state)
+    place(model, device, training["data_type"])
+    outputs = predict(model, validation, np.arange(len(table)), training["batch_size"], device)
+    return fit_age_bias(table["age"].to_numpy(float), decode(outputs, targets)[:, column])
 
 
 def training_rows(indices: pd.DataFrame, splits: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -161,6 +189,8 @@ def metadata_of(
         "training": figures,
         "recipe": RECIPE,
         "images_made_by": made_by(tables[0]),
+        "quality": reference_of(tables[0]),
+        "people": people_by_age(tables[0]),
         "participants": weights.digests_of(participants_of(tables)["participant_id"], key),
     }
 

@@ -257,6 +257,9 @@ def show(path: str | Path) -> str:
                 lines.append(f"    {target['name']}: {target['kind']}, {unit}, weight {target['weight']}")
         elif name == "participants":
             lines.append(f"  participants: {_shown_participants(facts[name])}")
+        elif name == "people":
+            lines.append("  people who trained it, by cohort and age:")
+            lines += [f"    {cell['cohort']}, {cell['ages']}: {cell['participants']}" for cell in facts[name]]
         elif name == "images_made_by":
             lines.append(f"  images made by: {named_engines(facts[name])}")
         else:

@@ -37,6 +37,12 @@ def robust_z(values: np.ndarray, least: float) -> np.ndarray:
     return (values - middle) / max(NORMAL_MAD * float(np.median(np.abs(known - middle))), least)
 
 
+def on_scale(name: str, values: np.ndarray) -> np.ndarray:
+    """Values of a figure on the scale on which they are compared: as they are, or as logarithms."""
+    offset = FIGURES[name].offset
+    return values if offset is None else np.log10(values + offset)
+
+
 def badness(name: str, scores: pd.Series) -> pd.Series:
     """How far z-scores of a figure lie on a side that is a fault; 0 on the other side and if the score is missing."""
     return (scores.abs() if FIGURES[name].low_is_bad else scores.clip(lower=0)).fillna(0)
@@ -95,8 +101,7 @@ def judge(images: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     bands = [rows for group, rows in table.groupby("group").indices.items() if group != "all"]
     for name, figure in FIGURES.items():
         table[name] = table[name].to_numpy(float)
-        values = table[name].to_numpy()
-        values = values if figure.offset is None else np.log10(values + figure.offset)
+        values = on_scale(name, table[name].to_numpy())
         scores = robust_z(values, figure.least)
         for rows in bands:
             scores[rows] = robust_z(values[rows], figure.least)
@@ -105,7 +110,7 @@ def judge(images: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     table["unusual"] = scores.max(axis=1)
     table["why"] = scores.idxmax(axis=1).str.removeprefix("z_") if len(table) else pd.Series(dtype=object)
     table["status"], table["reason"], table["detail"] = "ok", None, None
-    for name, values, low, high in _limits(table, settings["exclude"]):
+    for name, values, low, high in limits_of(table, settings["exclude"]):
         for ending, limit, beyond in (("min", low, values < (low or 0)), ("max", high, values > (high or 0))):
             if limit is not None:
                 new = beyond & (table["status"] == "ok")
@@ -114,7 +119,7 @@ def judge(images: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     return table
 
 
-def _limits(table: pd.DataFrame, rules: Mapping[str, Any]):
+def limits_of(table: pd.DataFrame, rules: Mapping[str, Any]):
     """Name, values, smallest and largest allowed value of each rule."""
     for name, limits in rules.items():
         yield name, table["unusual" if name == "z" else name], limits.get("min"), limits.get("max")

@@ -5,16 +5,12 @@ It uses the same Snakefile, rules and code as any study; `config/demo.yaml` make
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import InputError
-from ..jobs.snakemake_run import INTERRUPTED, command_of, run_snakemake
+from ..jobs.snakemake_run import INTERRUPTED, alone, command_of, run_snakemake
 from ..study import layout
 
 SEED = 7
@@ -34,7 +30,7 @@ def run_demo(folder: Path, repository: Path, *, cores: int) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     overlay = repository / "config/demo.yaml"
     started = time.monotonic()
-    with _alone(folder):
+    with alone(folder, "demo"):
         from ..manifest.compile import compile_manifest
         from ..split.pools import check_pools
         from ..study.configuration import load_config
@@ -57,22 +53,9 @@ def run_demo(folder: Path, repository: Path, *, cores: int) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Lock the folder for this process; the system releases the lock when the process ends, also after a kill."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                folder, "", "another demo is running here", "wait for it, or choose another folder"
-            ) from None
-        yield
-
-
 def _run_workflow(repository: Path, overlay: Path, cores: int) -> int:
     """Run the whole workflow; its exit status."""
-    # `_alone` stands in for Snakemake's lock, which would outlive a killed run
+    # `alone` stands in for Snakemake's lock, which would outlive a killed run
     options = ["--profile", str(repository / "profiles/local"), "--cores", str(cores), "--nolock"]
     ended = run_snakemake(command_of(repository, [overlay], [*options, "--quiet", "host", "reason"]), "demo")
     if ended.status not in (0, INTERRUPTED):

@@ -69,8 +69,10 @@ RULES = {  # in the order in which data passes them
         Rule("compare", layout.COMPARISONS),
         Rule("figures", layout.FIGURE2),
         Rule("report", layout.REPORT),
+        Rule("predict", layout.PREDICTED),
     )
 }
+ON_REQUEST = ("predict",)  # rules on whose results no result of a study depends
 # between the cache and pretraining
 OF_COHORT = tuple(name for name, rule in RULES.items() if rule.wildcards == ("cohort",) and name != "features")
 OF_ALL_COHORTS = ("quality_page", "duplicates", "certificate")
@@ -99,7 +101,7 @@ def cores_of(name: str, config: Mapping[str, Any]) -> int:
     """Cores that a job of a rule asks for, as far as the configuration decides it; else 1."""
     if name == "preprocess":
         return config["preprocessing"]["threads"]
-    if name in PRETRAINING:
+    if name in (*PRETRAINING, "predict"):
         return config["pretrain"]["threads"]
     if name in (*CNNS, "features"):
         return config["models"]["cnn"]["threads"]
@@ -110,6 +112,6 @@ def uses_gpu(name: str, config: Mapping[str, Any]) -> bool:
     """Whether a rule's jobs ask for a GPU."""
     if name == "preprocess":
         return has_gpu(config["preprocessing"])
-    if name in PRETRAINING:
+    if name in (*PRETRAINING, "predict"):
         return bool(config["pretrain"]["gpus"])
     return name in (*CNNS, "features") and bool(config["models"]["cnn"]["gpus"])
