@@ -67,17 +67,27 @@ def read_request(
     overrides = _overrides(own, metadata, weights, _engine(metadata, weights, scans, engine, own))
     config = load_config(repository, overlays)
     merge(config, overrides)
-    check_config(config, repository / "workflow/schemas", [repository / "config/config.yaml", *overlays])
     if config["preprocessing"]["engine"] != "derivatives":
-        pair = list(open_engine(config["preprocessing"]).made_by(EngineInput("", Path())))
-        try:
-            accept = config["pretrain"]["accept_other_preprocessing"]
-            check_made_by(metadata, [pair], weights, accept=accept)
-        except InputError as error:
-            known = " or ".join(sorted({name for name, _ in metadata.get("images_made_by") or ()})) or "another engine"
-            fix = f"use the version that they know, --engine {known}, or outputs of it (--derivatives); {ACCEPT}"
-            raise InputError(weights, "images_made_by", error.what, fix) from None
+        _check_version(config, metadata, weights)
+    check_config(config, repository / "workflow/schemas", [repository / "config/config.yaml", *overlays])
     return Request(metadata, config, overrides)
+
+
+def _check_version(config: Mapping[str, Any], metadata: Mapping[str, Any], weights: Path) -> None:
+    """Refuse the configured engine if the weights do not know it, or know other versions of it only."""
+    engine, version = open_engine(config["preprocessing"]).made_by(EngineInput("", Path()))
+    accept = config["pretrain"]["accept_other_preprocessing"]
+    try:
+        check_made_by(metadata, [[engine, version]], weights, accept=accept)
+    except InputError as error:
+        known = metadata.get("images_made_by") or ()
+        versions = [other for name, other in known if name == engine]
+        fix = "give --derivatives for outputs of an engine that they know"
+        if versions and engine == "fastsurfer":
+            fix = f"give a --configfile with preprocessing: {{fastsurfer: {{version: {versions[0]}}}}}"
+        elif others := sorted({name for name, _ in known} & {"builtin", "fastsurfer"} - {engine}):
+            fix = f"give --engine {others[0]}"
+        raise InputError(weights, "images_made_by", error.what, f"{fix}; {ACCEPT}") from None
 
 
 def _check_own(own: Mapping[str, Any], metadata: Mapping[str, Any], weights: Path) -> None:

@@ -118,15 +118,23 @@ def summary(table: pd.DataFrame, out: Path, work: Path) -> str:
             )
             reasons.append([str(reason), str(len(part)), part["image_id"].iloc[0], remedy])
         lines += ["", aligned(reasons, "lrll")]
+    if CORRECTED in table and not table[CORRECTED].notna().any() and len(ok):
+        lines += ["", "the weights hold no age bias, so no age is corrected for it"]
     lines += ["", f"predictions: {out} (columns: {out.with_suffix('.json').name})"]
-    lines.append(f"images and figures, which show heads: {work}; delete it when you need it no more")
+    lines.append(f"images and figures, which show heads: {work}; you can delete it")
     return "\n".join(lines)
+
+
+def _heading(column: str) -> str:
+    name = column.removeprefix(PREFIX)
+    unit = CLASSES.get(name) or UNITS.get("age" if column == CORRECTED else name)
+    return f"{name} ({unit})".replace("_", " ") if unit else name.replace("_", " ")
 
 
 def _rows(table: pd.DataFrame) -> list[list[str]]:
     """A header and a line per scan, for a terminal."""
     predictions = [name for name in table if name.startswith(PREFIX) and table[name].notna().any()]
-    header = ["scan", *(name.removeprefix(PREFIX).replace("_", " ") for name in predictions), "  quality"]
+    header = ["scan", *map(_heading, predictions), "  quality"]
     rows = [header]
     for row in table.to_dict("records"):
         values = [MISSING if is_missing(row[name]) else f"{row[name]:.2f}" for name in predictions]

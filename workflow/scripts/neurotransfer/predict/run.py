@@ -56,8 +56,8 @@ def predict_shard(weights: str | Path, shard: str, config: Mapping[str, Any], th
     if not settings["accept_other_preprocessing"]:
         known = {tuple(pair) for pair in metadata.get("images_made_by") or ()}
         pairs = zip(table["engine"], table["engine_version"], strict=True)
-        table.loc[(table["status"] == "ok") & [pair not in known for pair in pairs], "reason"] = OTHER_ENGINE
-        table.loc[table["reason"] == OTHER_ENGINE, "status"] = "failed"
+        other = (table["status"] == "ok") & np.array([pair not in known for pair in pairs], bool)
+        table.loc[other, "status"], table.loc[other, "reason"] = "failed", OTHER_ENGINE
     rows = np.flatnonzero(table["status"] == "ok")
     values = np.full((len(table), len(targets)), np.nan)
     if len(rows):

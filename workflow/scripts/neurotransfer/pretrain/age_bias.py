@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-FEWEST = 30  # [assumed] images on which a line is fitted
+FEWEST = 10  # [assumed] images on which a line is fitted
 LEAST_SLOPE = 0.2  # [assumed] dividing by a smaller slope makes noise more than five times as large
 
 
