@@ -51,7 +51,6 @@ def test_engine_grid_crop_and_network_are_those_of_the_weights(tmp_path):
     [
         ("cache: {crop: [32, 32, 32]}", None, {}, r"crop: .* \[32, 40, 32\], this study has \[32, 32, 32\]"),
         ("preprocessing: {voxel_size: 1.0}", None, {}, r"voxel_size: .* 4.5, this study has 1.0"),
-        ("", None, {"scaling": "mean"}, 'scaling: .* "mean", this study has "none"'),
         ("", "fastsurfer", {}, "images of builtin 2, these images are of fastsurfer 2.5.0; give --engine builtin"),
         ("", None, {"images_made_by": [["builtin", "1"]]}, "builtin 1, these images are of builtin 2; .*accept_other"),
         (
@@ -65,6 +64,20 @@ def test_engine_grid_crop_and_network_are_those_of_the_weights(tmp_path):
 def test_an_engine_crop_or_voxel_size_that_the_weights_do_not_know_is_refused(tmp_path, own, engine, changes, message):
     with pytest.raises(InputError, match=message):
         request(tmp_path, own, engine, **changes)
+
+
+def test_weights_that_know_a_range_of_voxel_sizes_take_any_in_it(tmp_path):
+    known = {"preprocessing": {"voxel_size": [0.69, 1.03], "grid": [256] * 3}, "scaling": "mean"}
+    assert request(tmp_path, **known).config["preprocessing"]["voxel_size"] == 1.0
+    assert request(tmp_path, "preprocessing: {voxel_size: 0.8}", **known).config["preprocessing"]["voxel_size"] == 0.8
+    with pytest.raises(InputError, match=r"voxel_size: .* \[0.69, 1.03\], this study has 2.0"):
+        request(tmp_path, "preprocessing: {voxel_size: 2.0}", **known)
+
+
+@pytest.mark.parametrize("missing", ["crop", "preprocessing"])
+def test_weights_that_do_not_say_how_images_were_made_are_refused(tmp_path, missing):
+    with pytest.raises(InputError, match="its metadata does not say crop"):
+        request(tmp_path, **{missing: {}})
 
 
 def test_another_engine_is_used_if_the_configuration_accepts_it(tmp_path):

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..files import digest_of_file, read_facts, table_text, write_text
 from ..manifest.compile import COLUMNS, assign_shards, read_assignments
 from ..preprocess.engines import EngineInput, open_engine
-from ..pretrain.weights import SCALING, check_made_by, check_weights, read_weights
+from ..pretrain.weights import check_made_by, check_weights, read_weights
 from ..study import layout
 from ..study.configuration import check_config, load_config, merge, read_document
 from ..study.demands import images_per_job
@@ -28,6 +28,7 @@ from ..study.targets import TARGETS
 
 COHORT = "scans"
 OVERRIDES = "predict.yaml"
+CONFORMED = 1.0  # mm, the voxel size if weights know a range of them
 PER_SHARD = 64  # scans in one cache file, and so in one job of each rule
 ACCEPT = "or, if other images will do, give a --configfile with pretrain: {accept_other_preprocessing: true}"
 
@@ -60,6 +61,12 @@ def read_request(
     if not weights.is_file():
         raise InputError(weights, "", "there is no such file of weights", "correct --weights")
     _, metadata = read_weights(weights)
+    if (
+        not isinstance(metadata.get("crop"), list)
+        or not {"voxel_size", "grid"} <= metadata.get("preprocessing", {}).keys()
+    ):
+        what = "its metadata does not say crop, voxel size and grid"
+        raise InputError(weights, "", what, "pretrain or import the weights with this version")
     own: dict[str, Any] = {}
     for overlay in overlays:
         merge(own, read_document(overlay))
@@ -92,11 +99,12 @@ def _check_version(config: Mapping[str, Any], metadata: Mapping[str, Any], weigh
 
 def _check_own(own: Mapping[str, Any], metadata: Mapping[str, Any], weights: Path) -> None:
     """Refuse a crop or a voxel size of the user's that the weights were not made with."""
-    expected: dict[str, Any] = {"scaling": SCALING}
+    expected: dict[str, Any] = {}
     if crop := own.get("cache", {}).get("crop"):
         expected["crop"] = list(crop)
-    if voxel_size := own.get("preprocessing", {}).get("voxel_size"):
-        expected["preprocessing.voxel_size"] = voxel_size
+    known, asked = metadata["preprocessing"]["voxel_size"], own.get("preprocessing", {}).get("voxel_size")
+    if asked and not (isinstance(known, list) and known[0] <= asked <= known[1]):
+        expected["preprocessing.voxel_size"] = asked
     check_weights(metadata, expected, weights)
 
 
@@ -120,7 +128,10 @@ def _engine(
 
 
 def _overrides(own: Mapping[str, Any], metadata: Mapping[str, Any], weights: Path, engine: str) -> dict[str, Any]:
-    preprocessing = {name: metadata["preprocessing"][name] for name in ("voxel_size", "grid")} | {"engine": engine}
+    size, grid = metadata["preprocessing"]["voxel_size"], metadata["preprocessing"]["grid"]
+    if isinstance(size, list):  # the smallest and the largest
+        size = own.get("preprocessing", {}).get("voxel_size") or min(max(size[0], CONFORMED), size[1])
+    preprocessing: dict[str, Any] = {"voxel_size": size, "grid": list(grid), "engine": engine}
     settings = own.get("preprocessing", {}).get("fastsurfer", {})
     versions = {version for name, version in metadata.get("images_made_by") or () if name == "fastsurfer"}
     if engine == "fastsurfer" and len(versions) == 1 and "version" not in settings:

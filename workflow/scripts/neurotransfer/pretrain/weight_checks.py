@@ -90,6 +90,27 @@ def check_facts(facts: Mapping[str, Any]) -> None:
         _require(isinstance(participants.get("key_id"), str), "participants.key_id")
         _require(isinstance(digests, list) and all(isinstance(one, str) for one in digests), "participants.digests")
     _require(_is_whole(facts.get("recipe", 1)), "recipe")
+    _check_facts_for_others(facts)
+
+
+def _check_facts_for_others(facts: Mapping[str, Any]) -> None:
+    """Refuse an age bias, a reference of quality or counts of people of the wrong kind; none is no fault."""
+    bias, quality, people = (facts.get(name) for name in ("age_bias", "quality", "people"))
+    line = isinstance(bias, Mapping) and all(_is_number(bias.get(name)) for name in ("slope", "intercept"))
+    _require(bias is None or (line and bias["slope"] > 0), "age_bias")
+    pairs = quality.values() if isinstance(quality, Mapping) else [None]
+    usable = (
+        isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) and pair[1] > 0 for pair in pairs
+    )
+    _require(quality is None or all(usable), "quality")
+    cells = people if isinstance(people, list) else [None]
+    known = (
+        isinstance(cell, Mapping)
+        and all(isinstance(cell.get(name), str) for name in ("cohort", "ages"))
+        and all(_is_whole(cell.get(name)) for name in ("participants", "images"))
+        for cell in cells
+    )
+    _require(people is None or all(known), "people")
 
 
 def _require(right: bool, name: str) -> None:
