@@ -86,6 +86,9 @@ def test_tensors_that_no_training_gives_are_refused(state, tmp_path, change, mes
         ({"participants": ["x_01"]}, "participants"),
         ({"participants": {"scheme": "hmac-sha256", "key_id": "a"}}, "participants.digests"),
         ({"recipe": "2"}, "recipe"),
+        ({"age_bias": {"slope": 0, "intercept": 1.0}}, "age_bias"),
+        ({"quality": {"contrast": [0.2, 0.0]}}, "quality"),
+        ({"people": [{"cohort": "A", "ages": "20 to 29", "participants": "6", "images": 6}]}, "people"),
     ],
 )
 def test_facts_of_the_wrong_kind_or_size_are_refused_within_seconds(state, tmp_path, change, name):

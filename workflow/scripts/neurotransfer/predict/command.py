@@ -78,5 +78,5 @@ def predict(
                 return ended.status
         table = gather(study, left_out)
     write_predictions(table, out, weights)
-    print(summary(table, out, work))
+    print(summary(table, out, work, request.metadata))
     return 0 if (table["status"] == "ok").any() else 1

@@ -96,8 +96,13 @@ def _described_target(target: Mapping[str, Any], metadata: Mapping[str, Any]) ->
     return {"Description": f"probability of {of_class}, if both were as frequent as among the training images"}
 
 
-def summary(table: pd.DataFrame, out: Path, work: Path) -> str:
-    """What a person sees at the end: the scans, what was predicted, what is odd, and where the rest is."""
+def summary(table: pd.DataFrame, out: Path, work: Path, metadata: Mapping[str, Any]) -> str:
+    """What a person sees at the end: the scans, what was predicted, what is odd, and where the rest is.
+
+    Parameters
+    ----------
+    metadata : of the weights
+    """
     ok = table[table["status"] == "ok"]
     flagged = int(ok["flags"].notna().sum())
     counts = Counter(table["status"])
@@ -118,6 +123,11 @@ def summary(table: pd.DataFrame, out: Path, work: Path) -> str:
             )
             reasons.append([str(reason), str(len(part)), part["image_id"].iloc[0], remedy])
         lines += ["", aligned(reasons, "lrll")]
+    if metadata.get("known_answers", {}).get("state") == "unchecked":
+        lines += [
+            "",
+            "the weights are unchecked: nothing has shown that they predict what was published (docs/weights.md)",
+        ]
     if CORRECTED in table and not table[CORRECTED].notna().any() and len(ok):
         lines += ["", "the weights hold no age bias, so no age is corrected for it"]
     lines += ["", f"predictions: {out} (columns: {out.with_suffix('.json').name})"]
