@@ -34,6 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     init.add_argument("--directory", "-d", type=Path, default=Path(), help="the study's folder; default: here")
     init.set_defaults(run=_init)
 
+    doctor = commands.add_parser("doctor", help="whether installation, Slurm, containers, GPU and disks are as needed")
+    _add_study(doctor)
+    doctor.add_argument("--profile", metavar="PROFILE", help="whose partitions are looked up; default: slurm")
+    doctor.set_defaults(run=_doctor)
+
     manifest = commands.add_parser("manifest", help="compile cohorts and BIDS folders into images and shards")
     _add_study(manifest)
     manifest.set_defaults(run=_manifest)
@@ -187,6 +192,16 @@ def _init(chosen: argparse.Namespace) -> None:
     for path in start_study(chosen.folders, chosen.directory):
         print(f"written: {path}")
     print("check the guesses in both; then: neurotransfer manifest --configfile my-study.yaml")
+
+
+def _doctor(chosen: argparse.Namespace) -> int:
+    config = _enter_study(chosen)
+    from .operations.doctor import WRONG, examine, text
+
+    own = REPOSITORY / "profiles" / (chosen.profile or "slurm")
+    findings = examine(config, REPOSITORY, own if own.is_dir() else Path(chosen.profile))
+    print(text(findings))
+    return int(any(finding.state == WRONG for finding in findings))
 
 
 def _manifest(chosen: argparse.Namespace) -> None:

@@ -1,0 +1,167 @@
+"""What a machine lacks is found and named with its fix; the other programs are small scripts on PATH."""
+
+import os
+import shutil
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from neurotransfer.cli import main
+from neurotransfer.operations import doctor
+from neurotransfer.operations.doctor import NOTE, OK, WRONG, examine
+from neurotransfer.study.configuration import load_config
+from runs import REPOSITORY
+
+CONFIG = load_config(REPOSITORY, [])
+BUILTIN = load_config(REPOSITORY, [REPOSITORY / "config/demo.yaml"])
+PROFILE = REPOSITORY / "profiles/slurm"
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """Write a program that says something and ends with a status; PATH holds nothing else."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, says: str = "", status: int = 0) -> None:
+        path = folder / name
+        path.write_text(f"#!{shutil.which('sh', path='/bin:/usr/bin')}\nprintf '%s\\n' '{says}'\nexit {status}\n")
+        path.chmod(0o755)
+
+    return write
+
+
+def of(part: str, config=BUILTIN, profile=None) -> doctor.Finding:
+    found = [finding for finding in examine(config, REPOSITORY, profile) if finding.part == part]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_this_environment_is_as_pinned(programs):
+    assert of("Python").state == OK
+    assert of("packages").state in (OK, NOTE)  # other versions than the pinned ones are allowed
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(programs, monkeypatch):
+    real = doctor.metadata.version
+
+    def version(name):
+        if name == "nibabel":
+            raise doctor.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    found = of("packages")
+    assert found.state == WRONG and "nibabel" in found.what and "make" in found.fix
+
+
+def test_without_slurm_jobs_run_here_only(programs):
+    assert of("Slurm").state == NOTE
+
+
+def test_a_controller_that_does_not_answer(programs):
+    programs("sbatch")
+    programs("sinfo", "slurm_load_partitions: Unable to contact slurm controller", 1)
+    found = of("Slurm")
+    assert found.state == WRONG and "Unable to contact" in found.what
+
+
+def test_a_program_that_hangs_is_given_up(programs, monkeypatch):
+    monkeypatch.setattr(doctor, "SECONDS", 0.5)
+    programs("sbatch")
+    path = Path(os.environ["PATH"]) / "sinfo"
+    path.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
+    path.chmod(0o755)
+    found = of("Slurm")
+    assert found.state == WRONG and "no answer" in found.what
+
+
+@pytest.mark.parametrize(
+    ("partitions", "state", "words"),
+    [
+        ("cpu*|(null)|1-00:00:00\ngpu|gpu:a100:4|2-00:00:00", OK, "its partitions exist"),
+        ("batch*|(null)|1-00:00:00\ngpu|gpu:a100:4|2-00:00:00", WRONG, "names cpu, and Slurm has batch, gpu"),
+    ],
+)
+def test_partitions_of_the_profile_are_looked_up(programs, partitions, state, words):
+    programs("sbatch")
+    programs("sinfo", partitions)
+    programs("sacct", "Slurm accounting storage is disabled", 1)
+    found = of("profile", profile=PROFILE)
+    assert found.state == state and words in found.what
+    accounting = of("accounting")
+    assert accounting.state == NOTE and "disabled" in accounting.what
+
+
+@pytest.mark.parametrize("text", ["set-resources: {pretrain: {slurm_partition: big}}", "- a:slurm_partition=big"])
+def test_both_spellings_of_a_partition_are_read(programs, tmp_path, text):
+    programs("sbatch")
+    programs("sinfo", "cpu|(null)|infinite")
+    (tmp_path / "config.yaml").write_text(text)
+    assert "names big" in of("profile", profile=tmp_path).what
+
+
+def test_a_cluster_without_gpus_cannot_run_jobs_that_ask_for_one(programs):
+    programs("sbatch")
+    programs("sinfo", "cpu*|(null)|infinite")
+    assert of("GPUs of Slurm", CONFIG).state == WRONG
+    assert not [found for found in examine(BUILTIN, REPOSITORY, None) if found.part == "GPUs of Slurm"]
+
+
+def test_a_machine_that_should_have_a_gpu_and_has_none(programs, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert of("GPU", CONFIG).state == WRONG
+    assert of("torch", CONFIG).state == WRONG and "without CUDA" in of("torch", CONFIG).what
+    assert of("GPU", BUILTIN).state == NOTE and of("torch", BUILTIN).state == OK
+
+
+def test_a_gpu_that_torch_does_not_find(programs, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    programs("nvidia-smi", "NVIDIA H100, 550.54, 81559 MiB")
+    assert of("GPU").what == "NVIDIA H100, 550.54, 81559 MiB"
+    assert of("torch").state == WRONG and "finds no GPU" in of("torch").what
+
+
+def test_containers_are_started_as_far_as_their_version(programs):
+    missing = of("FastSurfer", CONFIG)
+    assert missing.state == WRONG and "apptainer" in missing.what
+    programs("apptainer", "apptainer version 1.3.4")
+    assert of("containers", CONFIG).what == "apptainer version 1.3.4"
+    programs("apptainer", "FATAL: user namespaces are disabled", 255)
+    found = of("containers", CONFIG)
+    assert found.state == WRONG and "user namespaces" in found.what
+
+
+def test_a_folder_without_locks_or_space(programs, tmp_path, monkeypatch):
+    assert of("folder").state == OK
+    assert not list(tmp_path.glob(".doctor-*"))
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage(10, 10, 1_000_000))
+    assert of("disk").state == WRONG
+
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(doctor.fcntl, "flock", refuse)
+    found = of("folder")
+    assert found.state == WRONG and "No locks available" in found.what
+    assert not list(tmp_path.glob(".doctor-*"))
+
+
+def test_the_command_counts_what_is_wrong_in_its_last_line_and_status(programs, tmp_path, capsys):
+    overlay = tmp_path / "my.yaml"
+    overlay.write_text(yaml.safe_dump({"preprocessing": {"engine": "builtin", "gpus": 0}, "pretrain": {"gpus": 0}}))
+    assert main(["doctor", "--configfile", str(overlay)]) == 1  # the fits still ask for a GPU
+    assert "will not work" in capsys.readouterr().out.splitlines()[-1]
+    overlay.write_text(
+        yaml.safe_dump(
+            {"preprocessing": {"engine": "builtin"}, "pretrain": {"gpus": 0}, "models": {"cnn": {"gpus": 0}}}
+        )
+    )
+    assert main(["doctor", "--configfile", str(overlay)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing was found that will not work"

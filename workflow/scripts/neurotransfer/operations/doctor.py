@@ -1,0 +1,302 @@
+"""Whether this machine, its cluster and its disk have what the workflow needs: `neurotransfer doctor`.
+
+Goes in: the configuration and a Snakemake profile.  Comes out: findings in a fixed order, each with a fix if something
+will not work.  Nothing of the study is read or changed; only short questions are sent to Slurm and to the GPU.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import InputError
+from ..preprocess.engines.containers import check_here, program_of
+from ..study.rules import uses_gpu
+from ..text import aligned, byte_size
+
+OK, NOTE, WRONG = "ok", "note", "WRONG"
+SECONDS = 20  # for the answer of another program
+LEAST_FREE = 5e9  # bytes of a disk, below which a run is sure to end early
+LEAST_PYTHON = (3, 11)
+PARTITION = re.compile(r"slurm_partition(?:=|: )['\"]?([\w.-]+)")  # in a profile: pretrain:slurm_partition=gpu
+NETWORK_DISKS = ("nfs", "nfs4", "lustre", "beegfs", "gpfs", "ceph", "panfs", "fuse.sshfs")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, how it is (ok, note, WRONG), and what to do if it is not ok."""
+
+    part: str
+    state: str
+    what: str
+    fix: str = ""
+
+
+def examine(config: Mapping[str, Any], repository: Path, profile: Path | None) -> list[Finding]:
+    """Look at everything.
+
+    Parameters
+    ----------
+    config : the study's configuration, checked
+    repository : the folder with requirements.lock
+    profile : a folder with a profile of Snakemake, whose partitions are compared with Slurm's; None for none
+    """
+    needs_gpu = any(uses_gpu(rule, config) for rule in ("preprocess", "pretrain", "baseline", "transfer"))
+    return [
+        *_installation(repository),
+        *_slurm(profile, needs_gpu),
+        *_engine(config["preprocessing"]),
+        *_gpu(needs_gpu),
+        *_disks(Path.cwd()),
+    ]
+
+
+def text(findings: Sequence[Finding]) -> str:
+    """As text: a line for each finding, and a last one that counts those that are wrong."""
+    cells = [[finding.state, finding.part, finding.what + (f"; {finding.fix}" if finding.fix else "")]
+             for finding in findings]  # fmt: skip
+    wrong = sum(finding.state == WRONG for finding in findings)
+    last = f"{wrong} of {len(findings)} will not work" if wrong else "nothing was found that will not work"
+    return f"{aligned(cells, 'lll')}\n\n{last}"
+
+
+def _answer(*line: str) -> tuple[int, str]:
+    """Exit status and text of a program; 127 if there is none, 124 if it does not answer."""
+    try:
+        done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS)
+    except FileNotFoundError:
+        return 127, f"there is no {line[0]}"
+    except PermissionError:
+        return 126, f"{line[0]} cannot be executed"
+    except subprocess.TimeoutExpired:
+        return 124, f"{line[0]} gave no answer within {SECONDS} s"
+    said = (done.stdout if done.returncode == 0 else done.stderr or done.stdout).strip()
+    return done.returncode, said
+
+
+def _first(said: str) -> str:
+    return " ".join(said.splitlines()[0].split())[:160] if said.strip() else "no message"
+
+
+# --- installation
+
+
+def _installation(repository: Path) -> Iterator[Finding]:
+    version = platform.python_version()
+    if sys.version_info < LEAST_PYTHON:
+        yield Finding("Python", WRONG, version, "3.11 or newer is needed")
+    else:
+        yield Finding("Python", OK, f"{version}, {sys.executable}")
+    missing, other, right = [], [], 0
+    for name, pinned in _pins(repository / "requirements.lock"):
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        if found.partition("+")[0] == pinned:
+            right += 1
+        else:
+            other.append(f"{name} {found} (tested with {pinned})")
+    needed = {re.split(r"[^\w.-]", line)[0].lower() for line in metadata.requires("neurotransfer") or []
+              if "extra ==" not in line}  # fmt: skip
+    lacking = sorted(name for name in missing if name.lower() in needed)
+    if lacking:
+        yield Finding("packages", WRONG, f"not installed: {', '.join(lacking)}", "run: make .venv/.installed")
+    elif other:
+        yield Finding("packages", NOTE, f"{right} as pinned; {', '.join(other[:5])}" + (", ..." if other[5:] else ""))
+    else:
+        optional = f"; of tests, not installed: {', '.join(sorted(missing))}" if missing else ""
+        yield Finding("packages", OK, f"{right} as pinned{optional}")
+
+
+def _pins(lock: Path) -> Iterator[tuple[str, str]]:
+    """Names and versions in the lock, of those for this platform."""
+    for line in lock.read_text(encoding="utf-8").splitlines():
+        found = re.match(r"([A-Za-z0-9_.-]+)==([\w.]+)", line)
+        if found and (";" not in line or (sys.platform == "linux" and platform.machine() == "x86_64")):
+            yield found[1], found[2]
+
+
+# --- Slurm
+
+
+def _slurm(profile: Path | None, needs_gpu: bool) -> Iterator[Finding]:
+    if shutil.which("sbatch") is None:
+        yield Finding("Slurm", NOTE, "no sbatch here: jobs can run on this machine only", "on a cluster: log in there")
+        return
+    code, said = _answer("sinfo", "--noheader", "--format=%P|%G|%l")
+    if code:
+        yield Finding("Slurm", WRONG, _first(said), "ask the cluster's staff, or try again if the controller is away")
+        return
+    rows = [line.split("|") for line in said.splitlines() if line.count("|") == 2]
+    partitions = {row[0].rstrip("*"): row for row in rows}
+    shown = ", ".join(f"{name} ({row[2]})" for name, row in list(partitions.items())[:6])
+    yield Finding("Slurm", OK, f"partitions {shown}")
+    if needs_gpu and not any("gpu" in row[1] for row in rows):
+        what = "no partition has GPUs that Slurm counts (sinfo -o '%P %G')"
+        yield Finding("GPUs of Slurm", WRONG, what, "ask the staff for a Gres, or set gpus: 0 in the configuration")
+    if profile is not None:
+        yield from _profile(profile, set(partitions))
+    code, said = _answer("sacct", "--noheader", "--allocations", "--starttime=now")
+    if code:
+        what = f"sacct: {_first(said)}"
+        yield Finding("accounting", NOTE, what, "keep slurm-status-command: squeue; reasons of failures come from logs")
+    else:
+        yield Finding("accounting", OK, "sacct answers, so the profile may have slurm-status-command: sacct")
+
+
+def _profile(profile: Path, partitions: set[str]) -> Iterator[Finding]:
+    """The partitions that a profile names and Slurm does not have."""
+    path = profile / "config.yaml"
+    try:
+        named = set(PARTITION.findall(yaml.safe_dump(yaml.safe_load(path.read_text()))))
+    except (OSError, yaml.YAMLError) as error:
+        yield Finding("profile", WRONG, f"{path}: {_first(str(error))}", "give the folder of a profile")
+        return
+    if unknown := sorted(named - partitions):
+        what = f"{path} names {', '.join(unknown)}, and Slurm has {', '.join(sorted(partitions))}"
+        yield Finding("profile", WRONG, what, "write your partitions into a copy of the profile")
+    else:
+        yield Finding("profile", OK, f"{path}: its partitions exist")
+
+
+# --- the engine that preprocesses
+
+
+def _engine(settings: Mapping[str, Any]) -> Iterator[Finding]:
+    engine = settings["engine"]
+    if engine != "fastsurfer":
+        yield Finding("preprocessing", OK, f"engine {engine}, which needs no other program")
+        return
+    try:
+        check_here(settings)
+    except InputError as error:
+        state = NOTE if shutil.which("sbatch") else WRONG  # the nodes may have what a login node lacks
+        where = " (the nodes may have it)" if state == NOTE else ""
+        yield Finding("FastSurfer", state, f"{error.file}: {error.what}{where}", error.fix)
+        return
+    program = program_of(settings["fastsurfer"])
+    if settings["fastsurfer"]["runs_in"] == "native":
+        yield Finding("FastSurfer", OK, program)
+        return
+    code, said = _answer(program, "info" if program == "docker" else "--version")
+    if code:
+        yield Finding("containers", WRONG, f"{program}: {_first(said)}", "ask the staff whether you may run containers")
+    else:
+        yield Finding("containers", OK, f"{program} answers" if program == "docker" else _first(said))
+
+
+# --- GPU
+
+
+def _gpu(needs_gpu: bool) -> Iterator[Finding]:
+    import torch
+
+    built = torch.version.cuda
+    code, said = _answer("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
+    if code:
+        state = NOTE if shutil.which("sbatch") or not needs_gpu else WRONG
+        fix = "on a node: srun --gpus=1 neurotransfer doctor" if shutil.which("sbatch") else ""
+        fix = fix or ("" if state == NOTE else "set gpus: 0 in the configuration, or run where a GPU is")
+        yield Finding("GPU", state, f"none on this machine ({_first(said)})", fix)
+        if needs_gpu and built is None:
+            what = f"torch {torch.__version__} is built without CUDA, and jobs use a GPU"
+            yield Finding("torch", WRONG, what, "install torch's CUDA build into this environment")
+        else:
+            yield Finding("torch", OK, f"{torch.__version__}" + (f", CUDA {built}" if built else ", without CUDA"))
+        return
+    yield Finding("GPU", OK, "; ".join(" ".join(line.split()) for line in said.splitlines()[:4]))
+    if not torch.cuda.is_available():
+        what = f"torch {torch.__version__} ({f'CUDA {built}' if built else 'built without CUDA'}) finds no GPU"
+        fix = "update the driver, or install the build of torch for it" if built else "install torch's CUDA build"
+        yield Finding("torch", WRONG, what, fix)
+        return
+    yield Finding("torch", OK, f"{torch.__version__}, CUDA {built}, cuDNN {torch.backends.cudnn.version()}")
+    from ..network.kernel_choice import COST, missing_for_kernels
+
+    reason = missing_for_kernels(torch.device("cuda", 0))
+    compiler = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    if reason is None:
+        yield Finding("fused kernels", OK, f"they compile ({compiler or 'from the cache'}) and give torch's results")
+    else:
+        yield Finding("fused kernels", NOTE, f"not used, because {reason}", COST)
+
+
+# --- disks
+
+
+def _disks(folder: Path) -> Iterator[Finding]:
+    try:
+        _try_files(folder)
+    except OSError as error:
+        what = f"{folder}: {error.strerror or error}"
+        yield Finding("folder", WRONG, what, "use a folder in which files can be made, renamed and locked")
+        return
+    kind = _file_system(folder)
+    note = ", on the network" if kind in NETWORK_DISKS else ""
+    yield Finding("folder", OK, f"{folder}: files can be made, renamed and locked ({kind or 'unknown kind'}{note})")
+    for name, path in (("disk", folder), ("temporary files", Path(tempfile.gettempdir()))):
+        free = shutil.disk_usage(path).free
+        facts = os.statvfs(path)
+        inodes = f", {facts.f_favail:,} files" if facts.f_files else ""
+        if free < LEAST_FREE:
+            yield Finding(name, WRONG, f"{byte_size(free)} free in {path}", "free some; `plan` says what is needed")
+        elif facts.f_files and facts.f_favail < 100_000:
+            yield Finding(name, WRONG, f"{facts.f_favail:,} more files can be made in {path}", "ask for more inodes")
+        else:
+            yield Finding(name, OK, f"{byte_size(free)}{inodes} free in {path}")
+    code, said = _answer("quota", "--show-mntpoint", "--hide-device")
+    if code == 127:
+        yield Finding("quota", NOTE, "there is no quota command here", "ask the staff for limits of bytes and files")
+    elif code:
+        yield Finding("quota", WRONG, f"quota: {_first(said)}", "free some, or ask for more")
+    else:
+        yield Finding("quota", OK, _first(said) if said else "no limit")
+
+
+def _try_files(folder: Path) -> None:
+    """Make, lock, rename and remove a file in a folder.
+
+    Raises
+    ------
+    OSError
+        if one of these is not possible
+    """
+    handle, name = tempfile.mkstemp(prefix=".doctor-", dir=folder)
+    path = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(b"x")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.fsync(file.fileno())
+        path = path.replace(path.with_name(path.name + ".renamed"))
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _file_system(folder: Path) -> str | None:
+    """The kind of file system under a folder, by Linux's list of mounts; None if it is not known."""
+    best, kind = -1, None
+    try:
+        lines = Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, mount, found, *_ = line.split()
+        if folder.resolve().is_relative_to(mount.replace("\\040", " ")) and len(mount) > best:
+            best, kind = len(mount), found
+    return kind
