@@ -25,6 +25,7 @@ rule cache:
         mem_mb=lambda wc, attempt: 2000 * attempt,
         runtime=lambda wc, attempt: (5 + study.shards[wc.shard].images // 10) * attempt,
     params:
+        **CROP_RULE,
         crop=config["cache"]["crop"],
         voxel_size=config["preprocessing"]["voxel_size"],
         subjects="results/preprocessed/subjects",

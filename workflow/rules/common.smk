@@ -4,6 +4,8 @@
 PREPROCESSING = demands.identity(config["preprocessing"])
 # The participants in this study's own pretraining; given weights have no such table.
 PRETRAINED_PARTICIPANTS = "results/pretrain/multitask/participants.tsv" if study.run == "multitask" else []
+# The rule that places the crop enters params and fingerprints only if it is not the one of before there was a choice.
+CROP_RULE = {key: value for key, value in identity(config, "cache").items() if key == "crop_rule"}
 
 
 def of_cohorts(folder, *roles):

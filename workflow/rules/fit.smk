@@ -24,6 +24,7 @@ FITTING = {
         **CNN,
         **settings_of("transfer"),
         "crop": config["cache"]["crop"],
+        **CROP_RULE,
         "preprocessing": PREPROCESSING,
     },
 }
@@ -69,6 +70,7 @@ rule features:
         runtime=lambda wc, attempt: (30 + 20 * len(study.shards_of(wc.cohort))) * attempt,
         gpu=config["models"]["cnn"]["gpus"],
     params:
+        **CROP_RULE,
         network=CNN["network"],
         crop=config["cache"]["crop"],
         preprocessing=PREPROCESSING,

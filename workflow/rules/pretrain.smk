@@ -4,7 +4,8 @@
 # Keys of `pretrain` that do not change training.  Everywhere a certificate is an input it is ancient(): it comes first,
 # and the new one of a study that has grown repeats nothing, because each job checks that its files are in it.
 NO_TRAINING = (
-    *("weights", "accept_other_preprocessing", "participants_key", "threads", "gpus", "checkpoint_minutes"),
+    *("weights", "accept_other_preprocessing", "accept_other_head", "participants_key", "threads", "gpus"),
+    "checkpoint_minutes",
     "on_divergence",  # a run that diverges with `stop` has no result, and continues if it says `lower_rate`
 )
 
@@ -31,6 +32,7 @@ rule pretrain:
         runtime=lambda wc, attempt: PRETRAIN_MINUTES * attempt,
         gpu=config["pretrain"]["gpus"],
     params:
+        **CROP_RULE,
         seed=config["seed"],
         targets=identity(config, "targets"),
         network=identity(config, "network"),
@@ -57,6 +59,7 @@ rule adopt:
         mem_mb=2000,
         runtime=10,
     params:
+        **CROP_RULE,
         network=identity(config, "network"),
         crop=config["cache"]["crop"],
         preprocessing=PREPROCESSING,

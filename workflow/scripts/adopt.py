@@ -6,15 +6,18 @@ with job(snakemake):
     import logging
     from pathlib import Path
 
+    from neurotransfer.cache.write import BOUNDING_BOX
     from neurotransfer.files import read_json, written_whole
     from neurotransfer.pretrain import weights
 
     source, params, settings = snakemake.input, snakemake.params, snakemake.config["pretrain"]
     _, metadata = weights.read_weights(source.weights)
-    expected = weights.expected_of(params.network, params.crop, params.preprocessing)
-    weights.check_weights(metadata, expected, source.weights)
-    engines = read_json(source.certificate)["engines"]["test"]  # of the images that the weights will be used on
+    rule = params.get("crop_rule", BOUNDING_BOX)
     accept = settings["accept_other_preprocessing"]
+    expected = weights.expected_of(params.network, params.crop, params.preprocessing, rule)
+    weights.check_weights(metadata, expected, source.weights, accept=accept)
+    weights.check_head(metadata, params.targets, source.weights, accept=settings["accept_other_head"])
+    engines = read_json(source.certificate)["engines"]["test"]  # of the images that the weights will be used on
     weights.check_made_by(metadata, engines, source.weights, accept=accept)
     if unknown := weights.why_unknown(metadata, weights.read_study_key(settings["participants_key"])):
         message = "%s: the participants in its training are unknown: %s"

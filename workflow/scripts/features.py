@@ -4,7 +4,7 @@ from neurotransfer.jobs.job import job
 
 with job(snakemake):
     import numpy as np
-    from neurotransfer.cache.write import made_by
+    from neurotransfer.cache.write import BOUNDING_BOX, made_by
     from neurotransfer.files import read_table, written_whole
     from neurotransfer.fit.features import drawable
     from neurotransfer.network.device import choose_device, place
@@ -14,10 +14,12 @@ with job(snakemake):
 
     source, params, settings = snakemake.input, snakemake.params, snakemake.config["pretrain"]
     state, metadata = weights.read_weights(source.weights)
-    expected = weights.expected_of(params.network, params.crop, params.preprocessing)
-    weights.check_weights(metadata, expected, source.weights)
-    index, split = read_table(source.index), read_table(source.split)
     accept = settings["accept_other_preprocessing"]
+    expected = weights.expected_of(
+        params.network, params.crop, params.preprocessing, params.get("crop_rule", BOUNDING_BOX)
+    )
+    weights.check_weights(metadata, expected, source.weights, accept=accept)
+    index, split = read_table(source.index), read_table(source.split)
     weights.check_made_by(metadata, made_by(index), source.weights, accept=accept)
     seen = weights.seen_by(metadata, index["participant_id"], weights.read_study_key(settings["participants_key"]))
     if source.participants:

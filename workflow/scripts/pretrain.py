@@ -20,6 +20,6 @@ with job(snakemake, lease=snakemake.output.weights):
         checkpoint_minutes=settings["checkpoint_minutes"],
         on_divergence=settings["on_divergence"],
         **{name: output[name] for name in ("weights", "history", "participants")},
-        **{name: params[name] for name in given},
+        **{name: params[name] for name in (*given, "crop_rule") if name in params.keys()},  # noqa: SIM118
     )
     pretrain_in(settings["gpus"], work, snakemake.log[0])

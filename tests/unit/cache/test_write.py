@@ -56,6 +56,37 @@ def test_a_crop_equals_a_voxel_by_voxel_copy(data):
         assert found[index] == (image[voxel] if inside else 0)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_the_crop_rule_pyment_is_theirs_voxel_for_voxel(data):
+    """Theirs, in their words: a float image, np.round, a window that is moved inside, and np.pad by the edge."""
+    shape = [data.draw(st.integers(5, 14)) for _ in range(3)]
+    crop = [2 * data.draw(st.integers(1, 9)) for _ in range(3)]
+    corner = [data.draw(st.integers(0, length - 2)) for length in shape]
+    extent = [data.draw(st.integers(1, length - at)) for at, length in zip(corner, shape, strict=True)]
+    mask = np.zeros(shape, bool)
+    mask[tuple(slice(at, at + by) for at, by in zip(corner, extent, strict=True))] = True
+    orig = np.random.default_rng(data.draw(st.integers(0, 9))).integers(0, 3, shape).astype(np.uint8)  # many are 0
+    image = whole = orig.astype(float) * mask
+    if not whole.any():
+        return
+    for axis, (length, size) in enumerate(zip(shape, crop, strict=True)):
+        occupied = np.nonzero(whole)[axis]
+        if length > size:
+            middle = np.round(np.mean([occupied.min(), occupied.max()]))
+            first, last = int(middle - size / 2), int(middle + size / 2)
+            if first < 0:
+                first, last = 0, last - first
+            if last > length:
+                first, last = first - (last - length), length
+            image = np.take(image, range(first, last), axis)
+        else:
+            before = (size - length) // 2
+            widths = [(before, size - length - before) if at == axis else (0, 0) for at in range(3)]
+            image = np.pad(image, widths, "edge")
+    np.testing.assert_array_equal(write.cropped_brain(orig, mask, crop, "pyment"), image)
+
+
 @pytest.fixture
 def shard(tmp_path):
     generator = np.random.default_rng(3)
@@ -67,6 +98,20 @@ def shard(tmp_path):
         folders.append(subject(tmp_path / name, origs[-1], mask))
     path = tmp_path / "x-0001.npy"
     return path, write.write_shard(path, folders, ledger("ok", "failed", "ok"), (12, 12, 12), 2.0)[0], origs
+
+
+def test_a_shard_has_the_crop_of_its_rule_and_says_so(tmp_path):
+    mask = np.zeros((20, 22, 24), bool)
+    mask[0:15, 5:16, 6:19] = True  # near an end of the image
+    orig = np.random.default_rng(4).integers(1, 256, mask.shape).astype(np.uint8)
+    folder, found = subject(tmp_path / "a", orig, mask), {}
+    for rule in ("bounding_box", "pyment"):
+        table, _ = write.write_shard(tmp_path / "s.npy", [folder], ledger("ok"), (16, 12, 12), 2.0, None, rule)
+        write.write_cache_table(table, tmp_path / "s.tsv", (16, 12, 12), [], rule)
+        found[rule] = np.load(tmp_path / "s.npy")[0]
+        np.testing.assert_array_equal(found[rule], write.cropped_brain(orig, mask, (16, 12, 12), rule))
+        assert ('"crop_rule": "pyment"' in (tmp_path / "s.tsv").read_text()) == (rule == "pyment")
+    assert not found["bounding_box"][0].any() and found["pyment"][0].any()  # one leaves the image, one slides into it
 
 
 def test_a_shard_holds_masked_intensities_and_zeros_for_failed_images(shard):

@@ -291,6 +291,14 @@ def test_a_resample_whose_rows_were_changed_is_refused(files, tmp_path):
         finetuning.fit("baseline", path, FITTING)
 
 
+def test_a_crop_by_another_rule_is_refused_unless_the_configuration_accepts_it(files):
+    weights, fitting, resample = files([])
+    fitting = fitting | {"crop_rule": "pyment"}
+    with pytest.raises(InputError, match=r'crop_rule: .* "bounding_box", this study has "pyment"'):
+        finetuning.pretrained_trunk(weights, fitting, resample, None, key=KEY)
+    finetuning.pretrained_trunk(weights, fitting, resample, None, key=KEY, accept_other_preprocessing=True)
+
+
 def test_weights_of_another_crop_are_refused(files):
     weights, fitting, resample = files([])
     with pytest.raises(InputError, match=r"crop: the weights were made with \[12, 12, 12\], this study has \[32,"):

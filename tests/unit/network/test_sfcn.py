@@ -200,6 +200,22 @@ def test_the_scale_of_intensities_does_not_matter():
     assert torch.allclose(model(x), model(3 * x), atol=1e-3)
 
 
+def test_images_divided_by_their_mean_may_be_of_any_brightness():
+    torch.manual_seed(0)
+    network = SFCN([16, 4], 3, 1, "average", 0.0, scaling="mean").eval()  # as wide as the first block's own way
+    plain = SFCN([16, 4], 3, 1, "average", 0.0).eval()
+    plain.load_state_dict(network.state_dict())
+    images = torch.rand(2, 1, 8, 8, 8)
+    with torch.no_grad():
+        wanted = plain(images / images.mean((1, 2, 3, 4), keepdim=True))
+        torch.testing.assert_close(network(images * 7), wanted)
+        torch.testing.assert_close(network.features_of_layers(images)[:, -3:], network.features(images * 7))
+        assert torch.isfinite(network(torch.zeros(1, 1, 8, 8, 8))).all()
+        assert not torch.allclose(plain(images * 7), plain(images))
+    with pytest.raises(ValueError, match="scaling is 'none' or 'mean', not 'unit'"):
+        SFCN([4], 3, 1, "max", 0.0, scaling="unit")
+
+
 def test_the_trunk_is_everything_but_the_head():
     state = SFCN([4], 3, 2, "max", 0.0).state_dict()
     assert state.keys() - trunk_of(state).keys() == {"head.weight", "head.bias"}

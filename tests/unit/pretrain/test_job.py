@@ -28,13 +28,14 @@ def test_training_rows_follow_the_split_and_refuse_a_participant_on_two_sides(st
 
 
 def test_weights_say_what_they_were_made_with_and_from_whom(study, tmp_path):
-    tables = planted.sides(study[1])
+    tables, network = planted.sides(study[1]), planted.NETWORK | {"scaling": "mean"}
     trained = planted.pretrained(*study, tmp_path, torch.device("cpu"), epochs=2)
     preprocessing = {"engine": "builtin", "voxel_size": 1.0, "grid": [12, 12, 12], "threads": 3}
     facts = job.metadata_of(
-        trained, tables, learn_targets(planted.TARGETS, tables[0]), network=planted.NETWORK, crop=[12, 12, 12],
-        preprocessing=preprocessing, key=b"k" * 32,
+        trained, tables, learn_targets(planted.TARGETS, tables[0]), network=network, crop=[12, 12, 12],
+        preprocessing=preprocessing, key=b"k" * 32, crop_rule="pyment",
     )  # fmt: skip
+    assert (facts["network"], facts["scaling"], facts["crop_rule"]) == (planted.NETWORK, "mean", "pyment")
     assert facts["preprocessing"] == {"engine": "builtin", "voxel_size": 1.0, "grid": [12, 12, 12]}
     assert facts["training"]["participants"] == 36
     assert facts["training"]["validation_loss"] == trained.history["validation_loss"].min()

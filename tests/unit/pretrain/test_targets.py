@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from neurotransfer.pretrain.targets import (
+    Target,
     as_metadata,
     decode,
     encode,
@@ -112,3 +113,17 @@ def test_the_head_starts_where_a_constant_costs_least(table):
             costs.append(masked_loss(outputs, truth, targets).item())
         assert costs[1] == min(costs)
     assert decode(biases[None].numpy(), targets)[0, 0] == pytest.approx(table["age"].mean())
+
+
+def test_a_head_of_bins_predicts_the_mean_of_their_centres():
+    """Peng et al.'s age has 40 outputs, between targets that have one each."""
+    sex = Target("sex", "binary", 1.0, "logistic", 0.0, 1.0, 1.0)
+    age = Target("age", "continuous", 1.0, "squared", 0.0, 1.0, 1.0, (42, 1, 40))
+    targets = from_metadata(as_metadata([sex, age, sex]))
+    assert [target.outputs for target in targets] == [1, 40, 1]
+    outputs = np.random.default_rng(0).normal(size=(5, 42))
+    log_shares = torch.log_softmax(torch.tensor(outputs[:, 1:41]), 1)
+    wanted = log_shares.exp().numpy() @ np.arange(42.5, 82)
+    np.testing.assert_allclose(decode(outputs, targets)[:, 1], wanted)
+    np.testing.assert_allclose(decode(outputs, targets)[:, 2], torch.sigmoid(torch.tensor(outputs[:, 41])))
+    assert "bins" not in as_metadata([sex])[0]

@@ -13,6 +13,7 @@ from neurotransfer.cli import main
 from neurotransfer.errors import InputError
 from neurotransfer.network.sfcn import SFCN
 from neurotransfer.pretrain.weights import (
+    check_head,
     check_made_by,
     check_weights,
     digests_of,
@@ -55,7 +56,8 @@ def test_what_is_written_is_read(file):
 
 
 def expected(**changes):
-    return expected_of(*({**FACTS, **changes}[name] for name in ("network", "crop", "preprocessing")))
+    given = {**FACTS, "crop_rule": "bounding_box", **changes}
+    return expected_of(*(given[name] for name in ("network", "crop", "preprocessing", "crop_rule")))
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,8 @@ def expected(**changes):
         ({"network": NETWORK | {"channels": [2, 4]}}, r"network.channels: .* \[2, 3\], this study has \[2, 4\]"),
         ({"network": NETWORK | {"bottleneck": 5}}, "network.bottleneck: .* 4, this study has 5"),
         ({"preprocessing": {"engine": "builtin", "voxel_size": 2.0}}, "voxel_size: .* 1.0, this study has 2.0"),
+        ({"network": NETWORK | {"scaling": "mean"}}, 'scaling: .* "none", this study has "mean".* network.scaling'),
+        ({"crop_rule": "pyment"}, 'crop_rule: .* "bounding_box", this study has "pyment"; .* cache.crop_rule, or say'),
     ],
 )
 def test_a_mismatch_is_refused_with_both_values(file, changes, values):
@@ -80,6 +84,33 @@ def test_another_scaling_or_an_unknown_one_is_refused(file):
         check_weights(facts | {"scaling": "unit"}, expected(), file[0])
     with pytest.raises(InputError, match=r"scaling: .* null, this study"):
         check_weights({name: fact for name, fact in facts.items() if name != "scaling"}, expected(), file[0])
+
+
+def test_a_crop_by_another_rule_will_do_if_the_configuration_says_so(file, caplog):
+    _, facts = read_weights(file[0])
+    check_weights(facts | {"crop_rule": "pyment"}, expected(crop_rule="pyment"), file[0])
+    assert not caplog.text
+    check_weights(facts | {"crop_rule": "pyment"}, expected(), file[0], accept=True)
+    assert '"pyment", this study has "bounding_box", which the configuration accepts' in caplog.text
+    with pytest.raises(InputError, match="crop: "):
+        check_weights(facts, expected(crop=[32, 32, 64]), file[0], accept=True)
+
+
+def test_published_weights_state_a_range_of_voxel_sizes(file):
+    _, facts = read_weights(file[0])
+    facts["preprocessing"]["voxel_size"] = [0.69, 1.03]
+    check_weights(facts, expected(preprocessing={"voxel_size": 0.8}), file[0])
+    with pytest.raises(InputError, match=r"voxel_size: .* \[0.69, 1.03\], this study has 1.2"):
+        check_weights(facts, expected(preprocessing={"voxel_size": 1.2}), file[0])
+
+
+def test_another_head_is_refused_with_both_lists_unless_the_configuration_accepts_it(file, caplog):
+    _, facts = read_weights(file[0])
+    check_head(facts, ["age"], file[0])
+    with pytest.raises(InputError, match=r"predicts age; this study's targets are age, sex; .*accept_other_head: true"):
+        check_head(facts, ["sex", "age"], file[0])
+    check_head(facts, ["sex", "age"], file[0], accept=True)
+    assert "which the configuration accepts" in caplog.text
 
 
 def test_matching_weights_pass_whatever_the_threads(file):

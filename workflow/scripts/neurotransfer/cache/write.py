@@ -30,6 +30,7 @@ FROM_LEDGER = ("image_id", "status", "reason", "engine", "engine_version")
 COLUMNS = ["image_id", "row", *FROM_LEDGER[1:], *FIGURES, "checksum"]
 UNREADABLE = "delete this folder and the shard's ledgers, then run the same command again"
 GZIP = 31  # zlib's code for data with a gzip header; zlib then checks its checksum and length
+BOUNDING_BOX, PYMENT = "bounding_box", "pyment"  # values of cache.crop_rule
 PLANES = 3  # slices of each image
 
 
@@ -86,18 +87,25 @@ def read_subject(folder: Path) -> tuple[np.ndarray, np.ndarray, float]:
     return orig, mask, float(abs(np.linalg.det(affine[:3, :3])))
 
 
-def crop_slices(box: Box, shape: Sequence[int], crop: Sequence[int]) -> tuple[Box, Box]:
-    """The part of an image that a crop around a mask's bounding box covers, and the part of the crop that it fills.
+def crop_slices(box: Box, shape: Sequence[int], crop: Sequence[int], rule: str = BOUNDING_BOX) -> tuple[Box, Box]:
+    """The part of an image that a crop around a bounding box covers, and the part of the crop that it fills.
 
     Parameters
     ----------
-    box : the mask's bounding box
+    box : the bounding box of the mask; for the rule "pyment" of the voxels in the mask that are not 0
     shape : of the image
     crop : size of the result; beyond the end of the image the crop keeps zeros
+    rule : "bounding_box": the crop's middle is the box's, rounded up, also if the crop then leaves the image; "pyment":
+        it is rounded to the even voxel, and the crop slides until it is inside an image that is larger than it
+        (pyment/preprocessing/crop.py and pad.py, version 5); `crop` must be even
     """
     source, target = [], []
     for along, length, size in zip(box, shape, crop, strict=True):
         start = (along.start + along.stop) // 2 - size // 2
+        if rule == PYMENT and length >= size:
+            start = min(max(round((along.start + along.stop - 1) / 2) - size // 2, 0), length - size)
+        elif rule == PYMENT:
+            start = -((size - length) // 2)
         low, high = max(start, 0), min(start + size, length)
         source.append(slice(low, high))
         target.append(slice(low - start, high - start))
@@ -166,6 +174,7 @@ def write_shard(
     crop: Sequence[int],
     voxel_size: float,
     compression: str | None = None,
+    crop_rule: str = BOUNDING_BOX,
 ) -> tuple[pd.DataFrame, dict[str, Statistics]]:
     """Write one shard, with its slices and small volumes beside it, image by image.
 
@@ -177,6 +186,7 @@ def write_shard(
     images : `image_id`, `status`, `reason`, `engine` and `engine_version` of the same images, from the ledger
     voxel_size : of the images, mm
     compression : of the shard itself, see `shard_file.shard_written`
+    crop_rule : see `crop_slices`
 
     Returns
     -------
@@ -199,8 +209,8 @@ def write_shard(
             if image.status == "ok":
                 orig, mask, voxel_volume = read_subject(folder)
                 box = bounding_box(mask)
-                brain, inside, target = _brain(orig, mask, box, crop)
-                _copy(brain[inside], cropped[target])
+                brain, inside, target = _brain(orig, mask, box, crop, crop_rule)
+                _fill(cropped, brain[inside], target, orig.shape, crop_rule)
                 shown = middle_slices(orig, mask, box, size)
                 statistics[image.image_id] = statistics_of(folder)
                 figures = quality_figures(brain, mask[box], inside, voxel_volume, statistics[image.image_id])
@@ -212,11 +222,50 @@ def write_shard(
     return pd.DataFrame(rows, columns=COLUMNS), statistics
 
 
-def _brain(orig: np.ndarray, mask: np.ndarray, box: Box, crop: Sequence[int]) -> tuple[np.ndarray, Box, Box]:
+def _brain(
+    orig: np.ndarray, mask: np.ndarray, box: Box, crop: Sequence[int], rule: str = BOUNDING_BOX
+) -> tuple[np.ndarray, Box, Box]:
     """The image in the mask's box, 0 outside the mask; the part of it in the crop, and its position there."""
-    source, target = crop_slices(box, orig.shape, crop)
     brain = orig[box] * mask[box]
+    around = box
+    if rule == PYMENT and brain.any():
+        along, across, up = (
+            slice(whole.start + part.start, whole.start + part.stop)
+            for whole, part in zip(box, bounding_box(brain > 0), strict=True)
+        )
+        around = (along, across, up)
+    source, target = crop_slices(around, orig.shape, crop, rule)
     return brain, *_meet(box, source, target)
+
+
+def cropped_brain(orig: np.ndarray, mask: np.ndarray, crop: Sequence[int], rule: str = BOUNDING_BOX) -> np.ndarray:
+    """An image as the cache has it: 0 outside the mask, cropped or padded; uint8 [D, H, W].
+
+    Parameters
+    ----------
+    orig, mask : from `read_subject`
+    """
+    cropped = np.zeros(tuple(crop), np.uint8)
+    brain, inside, target = _brain(orig, mask, bounding_box(mask), crop, rule)
+    _fill(cropped, brain[inside], target, orig.shape, rule)
+    return cropped
+
+
+def _fill(cropped: np.ndarray, brain: np.ndarray, target: Box, shape: Sequence[int], rule: str) -> None:
+    """Copy a brain into its crop of zeros.
+
+    By the rule "pyment" an image that is smaller than its crop goes on beyond its ends with its outermost planes.
+
+    Parameters
+    ----------
+    shape : of the image
+    """
+    _copy(brain, cropped[target])
+    for axis, (length, size) in enumerate(zip(shape, cropped.shape, strict=True)):
+        if rule == PYMENT and length < size:
+            along, first = np.moveaxis(cropped, axis, 0), (size - length) // 2
+            along[:first] = along[first]
+            along[first + length :] = along[first + length - 1]
 
 
 def _copy(values: np.ndarray, target: np.ndarray) -> None:
@@ -225,7 +274,13 @@ def _copy(values: np.ndarray, target: np.ndarray) -> None:
         target[:, plane] = values[:, plane]
 
 
-def write_cache_table(table: pd.DataFrame, path: str | Path, crop: Sequence[int], beside: Sequence[str | Path]) -> None:
+def write_cache_table(
+    table: pd.DataFrame,
+    path: str | Path,
+    crop: Sequence[int],
+    beside: Sequence[str | Path],
+    crop_rule: str = BOUNDING_BOX,
+) -> None:
     """Write a shard's table; its first line has the digests of its rows and of the files beside the shard.
 
     Parameters
@@ -234,6 +289,8 @@ def write_cache_table(table: pd.DataFrame, path: str | Path, crop: Sequence[int]
     beside : files in the same folder that were made together with the shard
     """
     facts: dict[str, object] = {"crop": list(crop), "rows": digest_of_rows(table)}
+    if crop_rule != BOUNDING_BOX:
+        facts["crop_rule"] = crop_rule
     facts["files"] = {Path(file).name: digest_of_file(file) for file in beside}
     write_table(table, path, facts)
 

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
+from ..cache.write import BOUNDING_BOX
 from ..errors import InputError
 from ..files import read_table
 from ..network.device import choose_device, place
@@ -49,12 +50,13 @@ def pretrained_trunk(
 
     Parameters
     ----------
-    fitting : `network`, `crop` and `preprocessing`, which the weights must have been made with
+    fitting : `network`, `crop`, `crop_rule` and `preprocessing`, which the weights must have been made with
     resample : whose participants pretraining must not have seen, and whose images an engine that it knows made
     participants : the table of those it saw, if pretraining was this study's own; None for given weights,
         whose digests of participants are looked up instead
     key : the study key of these digests; without it the overlap is unknown, which the log says
-    accept_other_preprocessing : whether images of another engine, or another version of it, will do
+    accept_other_preprocessing : whether images of another engine, or another version of it, or images that another
+        rule has cropped, will do
 
     Raises
     ------
@@ -62,7 +64,9 @@ def pretrained_trunk(
         if the weights do not match, or have seen a participant of the resample
     """
     state, metadata = read_weights(weights)
-    check_weights(metadata, expected_of(fitting["network"], fitting["crop"], fitting["preprocessing"]), weights)
+    rule = fitting.get("crop_rule", BOUNDING_BOX)
+    expected = expected_of(fitting["network"], fitting["crop"], fitting["preprocessing"], rule)
+    check_weights(metadata, expected, weights, accept=accept_other_preprocessing)
     rows, facts = read_resample(resample)
     check_made_by(metadata, facts["images_made_by"], weights, accept=accept_other_preprocessing)
     people = set(rows["participant_id"])
@@ -90,7 +94,8 @@ def first_network(
     """
     torch.manual_seed(seeds["trunk"])
     scale = training_scale(network["bottleneck"])
-    model = SFCN(network["channels"], network["bottleneck"], 1, network["pooling"], dropout, scale)
+    shape = (network["channels"], network["bottleneck"], 1, network["pooling"])
+    model = SFCN(*shape, dropout, scale, network.get("scaling", "none"))
     if trunk is not None:
         model.load_state_dict({**model.state_dict(), **trunk})
     torch.manual_seed(seeds["head"])

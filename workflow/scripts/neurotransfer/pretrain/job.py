@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..cache.write import made_by
+from ..cache.write import BOUNDING_BOX, made_by
 from ..errors import InputError
 from ..files import fingerprint, read_tables, write_table
 from ..network.device import choose_device, place
@@ -61,6 +61,7 @@ class PretrainingJob:
     threads: int
     checkpoint_minutes: float
     on_divergence: str = "stop"
+    crop_rule: str = BOUNDING_BOX
 
 
 def pretrain_in(gpus: int, job: PretrainingJob, log: str | Path | None) -> None:
@@ -94,6 +95,7 @@ def pretrain_study(job: PretrainingJob) -> None:
     if rank() > 0:
         return
     made_with: dict[str, Any] = {"network": job.network, "crop": job.crop, "preprocessing": job.preprocessing}
+    made_with["crop_rule"] = job.crop_rule
     metadata = metadata_of(result, tables, targets, key=weights.make_study_key(job.key), **made_with)
     metadata["age_bias"] = _age_bias(metadata, result.state, validation, tables[1], job.training, device)
     write_table(participants_of(tables), job.participants)
@@ -160,6 +162,7 @@ def metadata_of(
     crop: Sequence[int],
     preprocessing: Mapping[str, Any],
     key: bytes,
+    crop_rule: str = BOUNDING_BOX,
 ) -> dict[str, Any]:
     """What the file of weights says of them: what they must be used with, and what they come from.
 
@@ -180,10 +183,11 @@ def metadata_of(
     }
     if lowered := int(result.history["times_lowered"].max()):
         figures["times_lowered"] = lowered
-    return {
-        "network": dict(network),
+    rule = {} if crop_rule == BOUNDING_BOX else {"crop_rule": crop_rule}
+    return rule | {
+        "network": {name: value for name, value in network.items() if name != "scaling"},
         "crop": list(crop),
-        "scaling": weights.SCALING,
+        "scaling": network.get("scaling", weights.SCALING),
         "preprocessing": {name: preprocessing[name] for name in ("engine", "voxel_size", "grid")},
         "targets": as_metadata(targets),
         "training": figures,

@@ -185,7 +185,7 @@ def pretrain(
     torch.manual_seed(seed_from(seed, "pretrain", "initial"))
     scale = training_scale(network["bottleneck"])
     shape = (network["channels"], network["bottleneck"], len(targets), network["pooling"])
-    model = SFCN(*shape, settings["dropout"], scale)
+    model = SFCN(*shape, settings["dropout"], scale, network.get("scaling", "none"))
     start_head(model.head)
     with torch.no_grad():
         model.head.bias.copy_(first_biases(targets))

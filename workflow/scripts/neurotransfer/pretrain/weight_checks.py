@@ -81,6 +81,10 @@ def check_facts(facts: Mapping[str, Any]) -> None:
             _require(isinstance(target[field], str | int | float) and allowed(target[field]), f"targets.{field}")
     _require(len({target["name"] for target in targets}) == len(targets), "targets.name")
     _require(facts.get("scaling", "none") in ("none", "mean"), "scaling")
+    _require(isinstance(facts.get("crop_rule", ""), str), "crop_rule")
+    size = facts["preprocessing"].get("voxel_size", 1.0) if isinstance(facts.get("preprocessing"), Mapping) else 1.0
+    sizes = size if isinstance(size, list) and len(size) == 2 else [size]
+    _require(all(map(_is_number, sizes)), "preprocessing.voxel_size")
     made_by, participants = facts.get("images_made_by", []), facts.get("participants", {})
     _require(isinstance(made_by, list) and all(map(_is_engine, made_by)), "images_made_by")
     for name in ("preprocessing", "training", "participants", "source", "known_answers"):

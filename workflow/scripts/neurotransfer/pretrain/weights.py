@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from .. import __version__
-from ..cache.write import named_engines
+from ..cache.write import BOUNDING_BOX, named_engines
 from ..errors import InputError
 from ..files import written_whole
 from ..network.sfcn import SFCN
@@ -30,6 +30,7 @@ FORMAT, WITHOUT_CHECKSUM = "neurotransfer-2", "neurotransfer-1"
 SCHEME = "hmac-sha256"  # of the participants' digests, cut to 128 bits
 KEY_BYTES = 32
 SAFETENSORS = {torch.float32: "F32", torch.int64: "I64"}  # its names of types
+KEYS = {"crop": "cache.crop", "crop_rule": "cache.crop_rule", "scaling": "network.scaling"}  # that a fact is set by
 SCALING = "none"  # of intensities on their way into the network: 0 to 255 as they are [published]
 
 
@@ -92,21 +93,28 @@ def _check_network(file: Any, facts: Mapping[str, Any]) -> None:
             raise ValueError("its tensors are not those of the network that its metadata describes")
 
 
-def expected_of(network: Mapping[str, Any], crop: Any, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+def expected_of(
+    network: Mapping[str, Any], crop: Any, preprocessing: Mapping[str, Any], crop_rule: str = BOUNDING_BOX
+) -> dict[str, Any]:
     """What weights must have been made with to be of use, by the name that a person sees in a refusal.
 
     Which engine made the images is another question, of the images and not of the configuration: `check_made_by`.
     """
-    expected = {f"network.{name}": value for name, value in network.items()} | {"crop": list(crop), "scaling": SCALING}
+    expected = {f"network.{name}": value for name, value in network.items() if name != "scaling"}
+    expected |= {"crop": list(crop), "crop_rule": crop_rule, "scaling": network.get("scaling", SCALING)}
     return expected | {"preprocessing.voxel_size": preprocessing["voxel_size"]}
 
 
-def check_weights(metadata: Mapping[str, Any], expected: Mapping[str, Any], path: str | Path) -> None:
+def check_weights(
+    metadata: Mapping[str, Any], expected: Mapping[str, Any], path: str | Path, *, accept: bool = False
+) -> None:
     """Refuse weights made for something else.
 
     Parameters
     ----------
     expected : from `expected_of`; a dot in a name leads into the metadata
+    accept : `pretrain.accept_other_preprocessing`; if it is true, a crop that is placed by another rule will do, and
+        the log names the difference
 
     Raises
     ------
@@ -117,9 +125,50 @@ def check_weights(metadata: Mapping[str, Any], expected: Mapping[str, Any], path
         has: Any = metadata
         for part in name.split("."):
             has = has.get(part) if isinstance(has, Mapping) else None
-        if has != value:
-            what = f"the weights were made with {json.dumps(has)}, this study has {json.dumps(value)}"
-            raise InputError(path, name, what, "use weights that match, or change the configuration")
+        if has is None and name == "crop_rule":
+            has = BOUNDING_BOX  # of files from before there was a choice
+        if has == value or (name == "preprocessing.voxel_size" and _is_within(value, has)):
+            continue
+        what = f"the weights were made with {json.dumps(has)}, this study has {json.dumps(value)}"
+        if name == "crop_rule" and accept:
+            logger.warning("%s: crop_rule: %s, which the configuration accepts", path, what)
+            continue
+        key = KEYS.get(name, name)
+        fix = f"use weights that match, or change {key}"
+        if name == "crop_rule":
+            fix += ", or say pretrain.accept_other_preprocessing: true"
+        raise InputError(path, name, what, fix)
+
+
+def _is_within(value: float, limits: object) -> bool:
+    """Whether a voxel size is between the two that published weights state."""
+    return isinstance(limits, list) and len(limits) == 2 and limits[0] <= value <= limits[1]
+
+
+def check_head(metadata: Mapping[str, Any], targets: Iterable[str], path: str | Path, *, accept: bool = False) -> None:
+    """Refuse weights whose head predicts other targets than the study's.
+
+    Fits do not use the head; evaluation and predictions do.
+
+    Parameters
+    ----------
+    targets : of the configuration
+    accept : `pretrain.accept_other_head`; if it is true the log names the difference, and only what the head predicts
+        is evaluated
+
+    Raises
+    ------
+    InputError
+        with the two lists side by side
+    """
+    has, wanted = sorted(target["name"] for target in metadata["targets"]), sorted(targets)
+    if has == wanted:
+        return
+    what = f"the head of the weights predicts {', '.join(has)}; this study's targets are {', '.join(wanted)}"
+    if accept:
+        logger.warning("%s: %s, which the configuration accepts", path, what)
+        return
+    raise InputError(path, "targets", what, "use weights that match, or say pretrain.accept_other_head: true")
 
 
 def network_from(metadata: Mapping[str, Any], dropout: float = 0.0) -> SFCN:

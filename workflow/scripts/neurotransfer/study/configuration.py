@@ -341,6 +341,8 @@ def _network_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
     if smallest < 2**blocks:
         what = f"{smallest} voxels are too few for {blocks} blocks, each of which halves them"
         yield Mistake(("cache", "crop"), what, f"give at least {2**blocks} each, or fewer network.channels")
+    if config["cache"]["crop_rule"] == "pyment" and any(size % 2 for size in config["cache"]["crop"]):
+        yield Mistake(("cache", "crop"), "crop_rule pyment is for even sizes", "write even numbers of voxels")
     for model in CNNS:
         for at, setting in enumerate(config["models"][model]["settings"]):
             frozen = setting.get("freeze", 0)

@@ -26,7 +26,11 @@ ADDED: dict[str, Any] = {
         ("weight_average", None),
         ("schedule.kind", "step"),
     )
-} | {"quality.page.flag_below_mm3": 700_000}  # it changes the page only
+} | {
+    "quality.page.flag_below_mm3": 700_000,  # it changes the page only
+    "cache.crop_rule": "bounding_box",
+    "network.scaling": "none",
+}
 
 
 def identity(config: Mapping[str, Any], group: str, without: Collection[str] = ()) -> dict[str, Any]:
