@@ -57,6 +57,10 @@ def test_engine_grid_crop_and_network_are_those_of_the_weights(tmp_path):
             "preprocessing: {fastsurfer: {version: 2.6.0}}", None, {"images_made_by": [["fastsurfer", "2.4.2"]]},
             r"these images are of fastsurfer 2.6.0; give a --configfile with .*version: 2.4.2",
         ),
+        (
+            "", None, {"images_made_by": [["fastsurfer", "2.0.1"]]},
+            r"of fastsurfer 2.0.1, these images are of fastsurfer 2.5.0; give --derivatives .* accept_other",
+        ),
         ("", None, {"images_made_by": [["freesurfer", "7.4.1"]]}, "freesurfer 7.4.1; give --engine .* --derivatives"),
         ("", "derivatives", {}, "no folder of outputs is named for a; give --derivatives"),
     ],
@@ -72,6 +76,16 @@ def test_weights_that_know_a_range_of_voxel_sizes_take_any_in_it(tmp_path):
     assert request(tmp_path, "preprocessing: {voxel_size: 0.8}", **known).config["preprocessing"]["voxel_size"] == 0.8
     with pytest.raises(InputError, match=r"voxel_size: .* \[0.69, 1.03\], this study has 2.0"):
         request(tmp_path, "preprocessing: {voxel_size: 2.0}", **known)
+
+
+def test_the_crop_is_placed_by_the_rule_of_the_weights(tmp_path):
+    config = request(tmp_path, crop_rule="pyment", scaling="mean").config
+    assert (config["cache"]["crop_rule"], config["network"]["scaling"]) == ("pyment", "mean")
+    assert request(tmp_path).config["cache"]["crop_rule"] == "bounding_box"
+    with pytest.raises(InputError, match=r'crop_rule: .* "centre of MNI152", .*accept_other_preprocessing: true'):
+        request(tmp_path, crop_rule="centre of MNI152")
+    own = "pretrain: {accept_other_preprocessing: true}"
+    assert request(tmp_path, own, crop_rule="centre of MNI152").config["cache"]["crop_rule"] == "bounding_box"
 
 
 @pytest.mark.parametrize("missing", ["crop", "preprocessing"])

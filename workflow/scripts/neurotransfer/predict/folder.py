@@ -15,11 +15,13 @@ from typing import Any
 
 import pandas as pd
 
+from ..cache.write import BOUNDING_BOX, PYMENT
 from ..errors import InputError
 from ..files import digest_of_file, read_facts, table_text, write_text
 from ..manifest.compile import COLUMNS, assign_shards, read_assignments
 from ..preprocess.engines import EngineInput, open_engine
-from ..pretrain.weights import check_made_by, check_weights, read_weights
+from ..preprocess.engines.fastsurfer import OPTIONS
+from ..pretrain.weights import SCALING, check_made_by, check_weights, read_weights
 from ..study import layout
 from ..study.configuration import check_config, load_config, merge, read_document
 from ..study.demands import images_per_job
@@ -88,13 +90,18 @@ def _check_version(config: Mapping[str, Any], metadata: Mapping[str, Any], weigh
         check_made_by(metadata, [[engine, version]], weights, accept=accept)
     except InputError as error:
         known = metadata.get("images_made_by") or ()
-        versions = [other for name, other in known if name == engine]
+        versions = [other for name, other in known if name == engine and _runs(other)]
         fix = "give --derivatives for outputs of an engine that they know"
         if versions and engine == "fastsurfer":
             fix = f"give a --configfile with preprocessing: {{fastsurfer: {{version: {versions[0]}}}}}"
         elif others := sorted({name for name, _ in known} & {"builtin", "fastsurfer"} - {engine}):
             fix = f"give --engine {others[0]}"
         raise InputError(weights, "images_made_by", error.what, f"{fix}; {ACCEPT}") from None
+
+
+def _runs(version: str) -> bool:
+    """Whether this program runs a version of FastSurfer; the authors' 2.0.1 is too old."""
+    return version.rpartition(".")[0] in OPTIONS
 
 
 def _check_own(own: Mapping[str, Any], metadata: Mapping[str, Any], weights: Path) -> None:
@@ -133,7 +140,8 @@ def _overrides(own: Mapping[str, Any], metadata: Mapping[str, Any], weights: Pat
         size = own.get("preprocessing", {}).get("voxel_size") or min(max(size[0], CONFORMED), size[1])
     preprocessing: dict[str, Any] = {"voxel_size": size, "grid": list(grid), "engine": engine}
     settings = own.get("preprocessing", {}).get("fastsurfer", {})
-    versions = {version for name, version in metadata.get("images_made_by") or () if name == "fastsurfer"}
+    known = metadata.get("images_made_by") or ()
+    versions = {version for name, version in known if name == "fastsurfer" and _runs(version)}
     if engine == "fastsurfer" and len(versions) == 1 and "version" not in settings:
         preprocessing["fastsurfer"] = {"version": versions.pop()}
     for name in ("image", "script", "license"):
@@ -145,10 +153,21 @@ def _overrides(own: Mapping[str, Any], metadata: Mapping[str, Any], weights: Pat
         "withdrawn": None,
         "manifest": {"images_per_shard": PER_SHARD},
         "preprocessing": preprocessing,
-        "cache": {"crop": list(metadata["crop"])},
-        "network": {name: metadata["network"][name] for name in ("channels", "bottleneck", "pooling")},
+        "cache": {"crop": list(metadata["crop"]), "crop_rule": _crop_rule(own, metadata, weights)},
+        "network": {name: metadata["network"][name] for name in ("channels", "bottleneck", "pooling")}
+        | {"scaling": metadata.get("scaling", SCALING)},
         "pretrain": {"weights": str(weights.absolute())},
     }
+
+
+def _crop_rule(own: Mapping[str, Any], metadata: Mapping[str, Any], weights: Path) -> str:
+    """The weights' own; the default if this program has no such rule and the configuration accepts another one."""
+    rule = metadata.get("crop_rule", BOUNDING_BOX)
+    if rule in (BOUNDING_BOX, PYMENT):
+        return rule
+    accept = own.get("pretrain", {}).get("accept_other_preprocessing", False)
+    check_weights(metadata, {"crop_rule": BOUNDING_BOX}, weights, accept=accept)
+    return BOUNDING_BOX
 
 
 def lay_out(folder: Path, scans: pd.DataFrame, request: Request, source: Path) -> Path:

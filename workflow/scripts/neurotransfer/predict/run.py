@@ -97,9 +97,8 @@ def predict_here(study: Study, config: Mapping[str, Any], cores: int) -> None:
             write_table(preprocess_images(part, settings, layout.SUBJECTS), layout.ledger(shard.name, job))
         ledger = images_of_shard(images, read_tables(study.ledgers_of([shard.name])), shard.name)
         folders = [Path(layout.SUBJECTS, shard.name, name) for name in ledger["image_id"]]
-        crop, path = config["cache"]["crop"], Path(layout.CACHED.format(shard=shard.name))
-        table, _ = write_shard(
-            path.with_suffix(".npy"), folders, ledger, crop, settings["voxel_size"], config["cache"]["compression"]
-        )
-        write_cache_table(table, path, crop, [])
+        cache, path = config["cache"], Path(layout.CACHED.format(shard=shard.name))
+        written = (path.with_suffix(".npy"), folders, ledger, cache["crop"], settings["voxel_size"])
+        table, _ = write_shard(*written, cache["compression"], cache["crop_rule"])
+        write_cache_table(table, path, cache["crop"], [], cache["crop_rule"])
         predict_shard(config["pretrain"]["weights"], shard.name, config, cores)
