@@ -13,7 +13,7 @@ with job(snakemake):
     from neurotransfer.report import page
     from neurotransfer.report.references import bibliography
     from neurotransfer.split.certificate import check_certified
-    from neurotransfer.study.configuration import read_document
+    from neurotransfer.study.documents import read_document
     from neurotransfer.study.plan import read_study
 
     source, params = snakemake.input, snakemake.params

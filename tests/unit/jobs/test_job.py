@@ -50,6 +50,14 @@ def test_a_cause_is_one_line_that_says_what_to_do(error, words):
     assert "\n" not in job.explain(error)
 
 
+def test_what_cannot_be_read_is_not_called_unwritable(tmp_path, monkeypatch):
+    (tmp_path / "a.tsv").touch()
+    error = PermissionError(errno.EACCES, "denied", str(tmp_path / "a.tsv"))
+    for readable, said in ((False, "a.tsv: it cannot be read"), (True, "a.tsv: it cannot be written")):
+        monkeypatch.setattr(os, "access", lambda path, mode, readable=readable: readable)
+        assert said in job.explain(error)
+
+
 def test_a_lease_waits_for_its_living_holder(tmp_path):
     order, first = [], threading.Event()
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from neurotransfer.errors import InputError
-from neurotransfer.study.configuration import check_config, load_config, merge, read_document
+from neurotransfer.study.configuration import check_config, load_config, merge
+from neurotransfer.study.documents import read_document
 from snakemake.utils import update_config, validate
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -148,6 +149,22 @@ WRONG = {
     "pretrain: null": ["pretrain", "it is null but must be a group of keys"],
     "pretrain: {weights: nowhere.safetensors}": ["pretrain.weights", "there is no file nowhere.safetensors"],
     "preprocessing: {engine: fastsurfr}": ["preprocessing.engine", '"fastsurfr"', "'builtin'"],
+    "resampling: {replicates: 10000000}": ["resampling.replicates", "at most 10000"],
+    "resampling: {n: [1000000000]}": ["resampling.n[0]", "at most 100000"],
+    "resampling: {replicates: 10000, n: [100, 200, 300, 400, 500, 600]}": ["120,000 resamples", "at most 100,000"],
+    f"models: {{linear: {{settings: [{{c: {[at + 1 for at in range(600)]}, penalty: [l1, l2]}}]}}}}": [
+        "models.linear.settings[0]: with this grid a fit tries 1,200 settings",
+        "at most 1,000",
+    ],
+    "preprocessing: {grid: [1000000, 256, 256]}": ["preprocessing.grid[0]", "at most 1024"],
+    "split: {age_band: 1.0e-300}": ["split.age_band", "at least 0.1"],
+    "seed: " + "9" * 400: ["seed", "must be a whole number", "write a smaller number"],
+    "pretrain: {learning_rate: " + "9" * 400 + "}": ["pretrain.learning_rate", "write a smaller number"],
+    "cohorts: 'config/{x}.tsv'": ["cohorts", "with a brace or a control character"],
+    'withdrawn: "a\\n"': ["withdrawn", "with a brace or a control character"],
+    "models: {features: {mine: '{x}.tsv'}}": ["models.features.mine", "with a brace"],
+    "study: " + "x" * 300: ["study", "it has 300 characters", "write at most 200"],
+    "resampling: {n: [{2020-01-01: 1}]}": ["resampling.n[0].2020-01-01", "YAML reads this key as date"],
     "manifest: {converters: by_sesion}": ["manifest.converters", "did you mean 'by_session'?"],
 }
 
@@ -177,6 +194,11 @@ models:
 def test_several_mistakes_are_all_told_at_once(tmp_path):
     lines = mistakes_of(tmp_path, "seed: x\nstudi: y\ncache: {crop: 3}\n")
     assert len(lines) == 3
+
+
+def test_thousands_of_mistakes_are_cut(tmp_path):
+    lines = mistakes_of(tmp_path, "\n".join(f"key{at}: 1" for at in range(4_000)))
+    assert len(lines) == 21 and "it has more mistakes than these" in lines[-1]
 
 
 def test_the_file_that_holds_the_mistake_is_named(tmp_path):

@@ -6,10 +6,13 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from . import __version__
 from .errors import InputError
+from .text import printable
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROGRESS = 10.0  # seconds between two lines on the progress of a long command
@@ -17,7 +20,7 @@ PROGRESS = 10.0  # seconds between two lines on the progress of a long command
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; a user's mistake gives one line on standard error and exit status 2."""
-    parser = argparse.ArgumentParser(prog="neurotransfer", description="Is pretraining worth it for a small study?")
+    parser = _Parser(prog="neurotransfer", description="Is pretraining worth it for a small study?")
     parser.add_argument("--version", action="version", version=f"neurotransfer {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -60,17 +63,17 @@ def main(arguments: list[str] | None = None) -> int:
 
     plan = commands.add_parser("plan", help="jobs, hours, disk, feasibility and power, before anything runs")
     _add_study(plan)
-    plan.add_argument("--gpus", type=int, default=8, help="GPUs in use at once; default: %(default)s")
-    plan.add_argument("--cores", type=int, default=64, help="cores in use at once; default: %(default)s")
+    plan.add_argument("--gpus", type=_count, default=8, help="GPUs in use at once; default: %(default)s")
+    plan.add_argument("--cores", type=_count, default=64, help="cores in use at once; default: %(default)s")
     plan.set_defaults(run=_plan)
 
     rehearse = commands.add_parser("rehearse", help="run the workflow on a few of the study's images, in rehearsal/")
     _add_study(rehearse)
     rehearse.add_argument("--profile", metavar="PROFILE", help="as Snakemake's; default: this machine, with --cores")
-    rehearse.add_argument("--minutes", type=float, default=60, help="after which it ends; default: %(default)s")
-    rehearse.add_argument("--per-cohort", type=int, default=2, metavar="N", help="images; default: %(default)s")
-    rehearse.add_argument("--gpus", type=int, default=8, help="that the study may use; default: %(default)s")
-    rehearse.add_argument("--cores", type=int, help="of this machine; default: all")
+    rehearse.add_argument("--minutes", type=_positive, default=60, help="after which it ends; default: %(default)s")
+    rehearse.add_argument("--per-cohort", type=_count, default=2, metavar="N", help="images; default: %(default)s")
+    rehearse.add_argument("--gpus", type=_count, default=8, help="that the study may use; default: %(default)s")
+    rehearse.add_argument("--cores", type=_count, help="of this machine; default: all")
     rehearse.add_argument("options", nargs="*", metavar="-- OPTIONS", help="further options of Snakemake")
     rehearse.set_defaults(run=_rehearse)
 
@@ -81,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     failures = commands.add_parser("failures", help="failed jobs and their causes, with the command that repeats each")
     _add_study(failures)
-    failures.add_argument("--n", type=int, default=20, help="failures shown in full; default: %(default)s")
+    failures.add_argument("--n", type=_count, default=20, help="failures shown in full; default: %(default)s")
     failures.set_defaults(run=_failures)
 
     costs = commands.add_parser("costs", help="time and memory of finished jobs: a row per rule, or per job")
@@ -91,23 +94,23 @@ def main(arguments: list[str] | None = None) -> int:
 
     simulate = commands.add_parser("simulate", help="simulate a study with known truth, on real anatomy")
     simulate.add_argument("folder", type=Path, metavar="FOLDER", help="the study's new folder")
-    simulate.add_argument("--seed", type=int, default=7, help="default: %(default)s")
-    simulate.add_argument("--voxel-size", type=float, default=4.5, metavar="MM", help="default: %(default)s")
+    simulate.add_argument("--seed", type=_seed, default=7, help="default: %(default)s")
+    simulate.add_argument("--voxel-size", type=_positive, default=4.5, metavar="MM", help="default: %(default)s")
     simulate.add_argument("--cohorts", nargs="+", metavar="NAME", help="only these cohorts; default: all")
     simulate.add_argument(
         "--participants",
-        type=float,
+        type=_positive,
         default=1.0,
         metavar="FACTOR",
         help="people, as a multiple of the demo's",
     )
-    simulate.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
+    simulate.add_argument("--processes", type=_count, default=os.cpu_count() or 1, help="default: %(default)s")
     simulate.add_argument("--masks", action="store_true", help="also write the true brain masks")
     simulate.set_defaults(run=_simulate)
 
     demo = commands.add_parser("demo", help="simulate a study and run the whole workflow on it")
     demo.add_argument("folder", type=Path, metavar="FOLDER", help="the study's folder")
-    demo.add_argument("--cores", type=int, default=2, help="default: %(default)s")
+    demo.add_argument("--cores", type=_count, default=2, help="default: %(default)s")
     demo.set_defaults(run=_demo)
 
     predict = commands.add_parser("predict", help="what weights predict of your own scans, in a table")
@@ -131,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     verify = commands.add_parser("verify", help="check every byte of the cache, and that it is up to date")
     _add_study(verify)
-    verify.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
+    verify.add_argument("--threads", type=_count, default=os.cpu_count() or 1, help="default: %(default)s")
     verify.set_defaults(run=_verify)
 
     weights = commands.add_parser("weights", help="files of weights: what one says of itself, and published ones")
@@ -159,6 +162,37 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """A mistake in the options gives one line, as every other mistake does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {printable(' '.join(message[:500].split()))}; see {self.prog} --help\n")
+
+
+def _count(text: str) -> int:
+    """A whole number of an option, such as of cores."""
+    return int(_between(int, text, 1, 1_000_000))
+
+
+def _seed(text: str) -> int:
+    return int(_between(int, text, 0, 2**64 - 1))
+
+
+def _positive(text: str) -> float:
+    return _between(float, text, 0.001, 1e6)
+
+
+def _between(kind: Callable[[str], float], text: str, low: float, high: float) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        what = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"it is {text[:40]!r} but must be {what} from {low} to {high:.0f}")
+    return value
+
+
 def _add_study(parser: argparse.ArgumentParser) -> None:
     """The options that name the study, spelled as in Snakemake."""
     parser.add_argument("--directory", "-d", type=Path, default=Path(), help="the study's folder; default: here")
@@ -171,7 +205,7 @@ def _enter_study(chosen: argparse.Namespace) -> dict:
     """Go to the study's folder and return its configuration, checked."""
     from .study.configuration import check_config, load_config
 
-    overlays = [path.resolve() for path in chosen.configfile]
+    overlays = [path.absolute() for path in chosen.configfile]
     if not chosen.directory.is_dir():
         raise InputError(chosen.directory, "", "there is no such folder", "correct --directory")
     os.chdir(chosen.directory)
@@ -259,7 +293,7 @@ def _plan(chosen: argparse.Namespace) -> None:
 
 
 def _rehearse(chosen: argparse.Namespace) -> int:
-    overlays = [path.resolve() for path in chosen.configfile]
+    overlays = [path.absolute() for path in chosen.configfile]
     config = _enter_study(chosen)
     from .operations.rehearsal import rehearse
     from .operations.rehearsal_sample import FOLDER

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import InputError
+from .text import byte_size
 
 if TYPE_CHECKING:  # importing pandas takes a second, which parsing the workflow need not pay
     import pandas as pd
+
+MOST_BYTES = 500_000_000  # of a file that is read at once
+MOST_COLUMNS = 10_000  # of a table
+RESTORE = "restore it, or remove it and run the command again"
 
 # Kinds of a column without text, as pandas names them.
 NUMBERS = frozenset(["boolean", "empty", "floating", "integer", "mixed-integer-float"])
@@ -84,9 +91,57 @@ def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[IO[bytes]]:
+    """Open a file to read its bytes; what is no regular file is refused, because reading a FIFO would never end.
+
+    Raises
+    ------
+    InputError
+        if it is a folder, a FIFO, a socket or a device
+    FileNotFoundError
+        if there is no such file
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise InputError(path, "", "it is no regular file", "put a file in its place")
+    with os.fdopen(handle, "rb") as file:
+        yield file
+
+
+def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
+    """The bytes of a regular file (see `opened`).
+
+    Raises
+    ------
+    InputError
+        if it is no regular file, or has more than `most` bytes
+    """
+    with opened(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise InputError(path, "", f"it is larger than {byte_size(most)}", "name the right file")
+    return content
+
+
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises
+    ------
+    InputError
+        if it is not JSON, or if it is no regular file
+    FileNotFoundError
+        if there is no such file
+    """
+    try:
+        return json.loads(read_bytes(path))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is not JSON ({error})"
+        raise InputError(path, "", what, RESTORE) from None
 
 
 def table_text(table: pd.DataFrame, facts: Mapping[str, object] | None = None) -> str:
@@ -123,28 +178,65 @@ def write_table(table: pd.DataFrame, path: str | Path, facts: Mapping[str, objec
 
 
 def read_facts(path: str | Path) -> dict[str, Any]:
-    """The facts in a table's first line; empty if it has none."""
-    with Path(path).open(encoding="utf-8") as file:
-        line = file.readline()
-    facts: dict[str, Any] = json.loads(line[1:]) if line.startswith("#") else {}
+    """The facts in a table's first line; empty if it has none.
+
+    Raises
+    ------
+    InputError
+        if that line is no JSON object
+    """
+    with opened(path) as file:
+        line = file.readline(MOST_BYTES)
+    return facts_of(path, line)
+
+
+def facts_of(path: str | Path, line: bytes) -> dict[str, Any]:
+    """The facts in the first line of the table in `path`; empty if it starts without ``#``.
+
+    Raises
+    ------
+    InputError
+        if the line starts with ``#`` and is no JSON object
+    """
+    if not line.startswith(b"#"):
+        return {}
+    try:
+        facts = json.loads(line[1:])
+    except (ValueError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict):
+        raise InputError(path, "line 1", "it is no JSON object behind #", RESTORE)
     return facts
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Read a table: empty fields are missing, and columns that hold names stay text ("01" is not 1)."""
+    """Read a table: empty fields are missing, and columns that hold names stay text ("01" is not 1).
+
+    Raises
+    ------
+    InputError
+        if it is no table, or no regular file
+    """
     import pandas as pd
 
-    with Path(path).open(encoding="utf-8") as file:
-        skip = 1 if file.readline().startswith("#") else 0
-    columns = pd.read_csv(path, sep="\t", skiprows=skip, nrows=0).columns
-    return pd.read_csv(
-        path,
-        sep="\t",
-        skiprows=skip,
-        dtype={name: "str" for name in columns if name in TEXT_COLUMNS},
-        keep_default_na=False,
-        na_values=[""],
-    )
+    with opened(path) as file:
+        first = file.readline(MOST_BYTES)
+        head = file.readline(MOST_BYTES) if first.startswith(b"#") else first
+        if head.count(b"\t") >= MOST_COLUMNS:
+            raise InputError(path, "", f"it has more than {MOST_COLUMNS:,} columns", RESTORE)
+        begin = len(first) if first.startswith(b"#") else 0
+        try:
+            columns = pd.read_csv(io.BytesIO(head), sep="\t", nrows=0).columns
+            file.seek(begin)
+            return pd.read_csv(
+                file,
+                sep="\t",
+                dtype={name: "str" for name in columns if name in TEXT_COLUMNS},
+                keep_default_na=False,
+                na_values=[""],
+            )
+        except (ValueError, OverflowError) as error:
+            raise InputError(path, "", f"it is no table ({error})", RESTORE) from None
 
 
 def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:
@@ -158,7 +250,7 @@ def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:
 
 def digest_of_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -166,7 +258,7 @@ def digest_of_rows(table: pd.DataFrame | Path) -> str:
     """SHA-256 of a table's text without its facts; the table is in memory or in a file."""
     if not isinstance(table, Path):
         return hashlib.sha256(table_text(table).encode()).hexdigest()
-    text = table.read_bytes()
+    text = read_bytes(table)
     return hashlib.sha256(text.partition(b"\n")[2] if text.startswith(b"#") else text).hexdigest()
 
 

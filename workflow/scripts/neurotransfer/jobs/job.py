@@ -53,7 +53,7 @@ def explain(error: BaseException) -> str:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"{error.filename or 'results'}: no space left on the disk; free some, {again}"
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            return f"{error.filename or 'results'}: it cannot be written; fix its permissions, {again}"
+            return f"{error.filename or 'results'}: {_denied(error)}; fix its permissions, {again}"
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -61,6 +61,16 @@ def explain(error: BaseException) -> str:
     if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
         return "stopped by SIGTERM: cancelled, or its time limit was reached (runtime); run the same command again"
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _denied(error: OSError) -> str:
+    """What was denied.  The error does not say whether its file was opened to be read or to be written."""
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    if error.errno == errno.EROFS or path is None:
+        return "it cannot be written"
+    if os.path.lexists(path):
+        return "it cannot be written" if os.access(path, os.R_OK) else "it cannot be read"
+    return "it cannot be written" if os.access(path.parent, os.X_OK) else "its folder cannot be entered"
 
 
 @contextlib.contextmanager

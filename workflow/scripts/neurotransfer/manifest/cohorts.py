@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import InputError, Mistakes
-from ..study.configuration import read_document, schema_mistakes
+from ..study.configuration import schema_mistakes
+from ..study.documents import read_document
 from ..study.targets import TARGETS
 from .bids_tables import MISSING, read_tsv
 from .image_choice import rule_mistake

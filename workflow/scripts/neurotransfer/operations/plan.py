@@ -30,6 +30,7 @@ from .costs import EVALUATION, REHEARSED, Cost, cost_of, gather, share_without_v
 
 DRAWS = 200  # simulated resamples per task and n
 POWER_DRAWS = 400  # simulated test sets
+POWER_IMAGES = 2_000  # of one of them, at most
 # Of one image's folder, by preprocessing.keep: MB at 1 mm [assumed: with the scan, copied, and the corrected image; or
 # conformed image, mask, segmentation and statistics], and files in it at most
 DERIVATIVES = {"all": (26.0, 40), "needed": (8.0, 5)}
@@ -178,6 +179,8 @@ def smallest_difference(test: int, positives: float, replicates: int, seed: int)
     ----------
     positives : share of positive images, between 0 and 1
     """
+    if test > POWER_IMAGES:  # a standard deviation over test sets falls with the root of their size
+        return smallest_difference(POWER_IMAGES, positives, replicates, seed) * math.sqrt(POWER_IMAGES / test)
     generator = np.random.default_rng(seed)
     count = min(max(round(test * positives), 1), test - 1)
     shift = math.sqrt(2) * _normal_quantile(AUC)
@@ -185,8 +188,8 @@ def smallest_difference(test: int, positives: float, replicates: int, seed: int)
     own = generator.standard_normal((POWER_DRAWS, 2, test))
     scores = math.sqrt(CORRELATION) * shared + math.sqrt(1 - CORRELATION) * own
     scores[:, :, :count] += shift
-    above = scores[:, :, :count, None] > scores[:, :, None, count:]
-    aucs = above.mean(axis=(2, 3))
+    ranks = scores.argsort(axis=2).argsort(axis=2)[:, :, :count].sum(axis=2)  # of the positive images, from 0
+    aucs = (ranks - count * (count - 1) / 2) / (count * (test - count))
     return float(Z * (aucs[:, 0] - aucs[:, 1]).std(ddof=1) / math.sqrt(replicates))
 
 

@@ -28,7 +28,8 @@ from ..preprocess.reasons import REASONS
 from ..preprocess.run import read_status
 from ..quality.page import thumbnails
 from ..study import layout
-from ..study.configuration import merge, read_document
+from ..study.configuration import merge
+from ..study.documents import read_document
 from ..study.demands import has_gpu, seconds_per_image
 from ..study.plan import CNNS, Study, read_study
 from ..study.rules import ON_REQUEST, RULES

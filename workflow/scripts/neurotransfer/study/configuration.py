@@ -9,17 +9,24 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
+import itertools
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError, raise_all
 from .container_names import is_file_reference
+from .documents import read_document
 from .plan import ARMS, CNNS, FROZEN
 
+MOST_MISTAKES = 20  # of one document that are listed
+MOST_SETTINGS = 1_000  # of one model; the paper's study has 9
+MOST_RESAMPLES = 100_000  # of one study; the paper's has 1,000
+NO_BRACES = r"^(?![\s\S]*[{}\x00-\x1f])"  # as the schema writes it, of paths: Snakemake takes {x} for a wildcard
 COMMAND_LINE = "--config"  # the source of a value that is in no file
 KINDS = {  # JSON Schema's names of types, in words
     "integer": "a whole number",
@@ -79,66 +86,6 @@ def merge(config: dict[str, Any], overlay: Mapping[str, Any]) -> None:
             config.setdefault(key, {})  # an empty group replaces nothing there, not even null
 
 
-def read_document(path: str | Path) -> dict[str, Any]:
-    """Read a YAML (or JSON) file of keys and values.
-
-    Raises
-    ------
-    InputError
-        if there is no such file, if it is not YAML, or if it has no keys at its top level
-    """
-    import yaml
-
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(path, "", "there is no such configuration file", "correct --configfile") from None
-    except UnicodeDecodeError:
-        raise InputError(path, "", "it is not UTF-8 text", "save it as UTF-8") from None
-    try:
-        document = json.loads(text)
-    except ValueError:
-        try:
-            _refuse_repeated_keys(path, yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
-            document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f"line {mark.line + 1}" if mark else ""
-            what = f"it is not YAML ({getattr(error, 'problem', None) or error})"
-            raise InputError(path, where, what, "check indentation, colons and quotes there") from None
-    if not isinstance(document, dict):
-        raise InputError(path, "", "it has no keys at its top level", "write lines such as 'seed: 1'")
-    return document
-
-
-def _refuse_repeated_keys(path: Path, root: Any) -> None:
-    """Refuse a key that stands twice in one group: YAML keeps the last one and says nothing.
-
-    Parameters
-    ----------
-    root : of the composed document; None if it is empty
-    """
-    waiting, seen = [root], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or id(node) in seen:  # an alias leads to a node that was looked at
-            continue
-        seen.add(id(node))
-        if node.id == "sequence":
-            waiting += node.value
-        if node.id != "mapping":
-            continue
-        lines: dict[str, int] = {}
-        for key, value in node.value:
-            if key.id == "scalar" and key.value != "<<":
-                line = lines.setdefault(key.value, key.start_mark.line + 1)
-                if line != key.start_mark.line + 1:
-                    what = f"the key {key.value!r} stands here and in line {line}"
-                    raise InputError(path, f"line {key.start_mark.line + 1}", what, "keep one of them")
-            waiting.append(value)
-
-
 def check_config(config: Mapping[str, Any], schemas: str | Path, files: Iterable[str | Path]) -> None:
     """Check a merged configuration by its schema, and by rules that a schema cannot express.
 
@@ -154,12 +101,20 @@ def check_config(config: Mapping[str, Any], schemas: str | Path, files: Iterable
         one line for each mistake: its file, the key, the mistake, and the fix
     """
     schemas = Path(schemas)
-    mistakes = list(_odd_keys(config))
-    mistakes = mistakes or list(schema_mistakes(config, read_document(schemas / "config.schema.yaml")))
-    mistakes = mistakes or list(_cross_mistakes(config))
+    mistakes = _first(_odd_keys(config))
+    mistakes = mistakes or _first(schema_mistakes(config, read_document(schemas / "config.schema.yaml")))
+    mistakes = mistakes or _first(_cross_mistakes(config))
     if mistakes:
         layers = _layers(files, schemas.parent.parent / "config/config.yaml")
         raise_all([InputError(_holder(m.path, config, layers), _dotted(m.path), m.what, m.fix) for m in mistakes])
+
+
+def _first(mistakes: Iterator[Mistake]) -> list[Mistake]:
+    """The first mistakes, and a last one that says so if there are more."""
+    found = list(itertools.islice(mistakes, MOST_MISTAKES + 1))
+    if len(found) > MOST_MISTAKES:
+        found[-1] = Mistake((), "it has more mistakes than these", "correct these first")
+    return found
 
 
 def schema_mistakes(document: object, schema: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -169,19 +124,28 @@ def schema_mistakes(document: object, schema: Mapping[str, Any]) -> Iterator[Mis
     types = Draft202012Validator.TYPE_CHECKER.redefine_many(
         {
             # 100.0 is an integer for JSON Schema, but not for Python
-            "integer": lambda checker, value: isinstance(value, int) and not isinstance(value, bool),
-            "number": lambda checker, value: (
-                isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            ),
+            "integer": lambda checker, value: isinstance(value, int) and _is_number(value),
+            "number": lambda checker, value: _is_number(value),
         }
     )
-    validator = validators.extend(Draft202012Validator, type_checker=types)(schema)
-    seen = set()
+    of_list = Draft202012Validator.VALIDATORS["uniqueItems"]
+
+    def unique_items(validator: Any, unique: bool, items: Any, schema: Mapping) -> Any:  # its time grows by the square
+        too_many = isinstance(items, list) and len(items) > schema.get("maxItems", math.inf)
+        return () if too_many else of_list(validator, unique, items, schema)
+
+    validator = validators.extend(Draft202012Validator, {"uniqueItems": unique_items}, type_checker=types)(schema)
+    seen: set[Mistake] = set()
     for error in sorted(validator.iter_errors(document), key=lambda error: [str(key) for key in error.absolute_path]):
         for mistake in _in_words(error):
             if mistake not in seen:
                 seen.add(mistake)
                 yield mistake
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number that a float can hold; an integer may be larger than any."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _in_words(error: Any) -> Iterator[Mistake]:
@@ -232,10 +196,14 @@ def _mistake_of_value(error: Any) -> Mistake:
             return Mistake(path, f"it holds an entry twice: {shown}", "remove one of them")
         case "minLength" | "minProperties":
             return Mistake(path, "it is empty", "fill it in, or remove the line")
+        case "maxLength":
+            return Mistake(path, f"it has {len(given):,} characters", f"write at most {rule:,}")
+        case "pattern" if rule == NO_BRACES:
+            return Mistake(path, f"it is {shown}, with a brace or a control character", "rename the file")
         case "pattern":
             return Mistake(path, f"it is {shown}", f"expected: {_description(schema)}")
         case _:
-            return Mistake(path, error.message, "correct it")
+            return Mistake(path, error.message[:200], "correct it")
 
 
 def _unknown_keys(path: tuple, given: Mapping, schema: Mapping) -> Iterator[Mistake]:
@@ -262,6 +230,8 @@ def _fix_of_type(given: object, kinds: Sequence[str]) -> str:
         if math.isfinite(number) and (number.is_integer() or "number" in kinds):
             quotes = ", without quotes" if isinstance(given, str) else ""
             return f"write {int(number) if 'number' not in kinds else number!r}{quotes}"
+    if isinstance(given, int) and not isinstance(given, bool) and {"integer", "number"} & set(kinds):
+        return "write a smaller number"
     if given is None:
         return "give a value, or remove the line"
     if "string" in kinds and not isinstance(given, Mapping | list):
@@ -291,6 +261,9 @@ def _odd_keys(document: object, path: tuple = ()) -> Iterator[Mistake]:
             if not isinstance(key, str):
                 yield Mistake((*path, str(key)), f"YAML reads this key as {type(key).__name__}", "put it in quotes")
             yield from _odd_keys(value, (*path, str(key)))
+    elif isinstance(document, list):
+        for at, value in enumerate(document):
+            yield from _odd_keys(value, (*path, at))
 
 
 def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -298,7 +271,8 @@ def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
     yield from _task_mistakes(config["tasks"])
     yield from _network_mistakes(config)
     yield from _quality_mistakes(config["quality"]["exclude"])
-    yield from _resampling_mistakes(config["resampling"])
+    yield from _resampling_mistakes(config["resampling"], sum(task is not None for task in config["tasks"].values()))
+    yield from _grid_mistakes(config["models"])
     for path, settings in ((("pretrain",), config["pretrain"]), (("models", "cnn"), config["models"]["cnn"])):
         yield from _schedule_mistakes((*path, "schedule"), settings["schedule"])
     if not any(target["weight"] > 0 for target in config["targets"].values()):
@@ -369,7 +343,28 @@ def _quality_mistakes(exclude: Mapping[str, Any]) -> Iterator[Mistake]:
             yield Mistake(("quality", "exclude", figure), what, "exchange them")
 
 
-def _resampling_mistakes(resampling: Mapping[str, Any]) -> Iterator[Mistake]:
+def _grid_mistakes(models: Mapping[str, Any]) -> Iterator[Mistake]:
+    """A fit tries each combination of a grid's lists; few lists make many of them."""
+    for model in ("linear", "covariates", *CNNS):
+        tried = 0
+        for at, entry in enumerate(models[model]["settings"]):
+            tried += math.prod(len(value) for value in entry.values() if isinstance(value, list))
+            if tried > MOST_SETTINGS:
+                what = f"with this grid a fit tries {_many(tried)} settings"
+                yield Mistake(("models", model, "settings", at), what, f"leave at most {MOST_SETTINGS:,} in all")
+                break
+
+
+def _many(count: int) -> str:
+    return f"{count:,}" if count < 10**15 else "more than 10^15"
+
+
+def _resampling_mistakes(resampling: Mapping[str, Any], tasks: int) -> Iterator[Mistake]:
+    """Sets that are too small for their classes, and more resamples than a workflow can have jobs."""
+    resamples = tasks * len(resampling["n"]) * resampling["replicates"]
+    if resamples > MOST_RESAMPLES:
+        what = f"tasks, n and replicates make {resamples:,} resamples"
+        yield Mistake(("resampling", "replicates"), what, f"leave at most {MOST_RESAMPLES:,}")
     fewest = 2 * resampling["min_per_class"]
     for position, n in enumerate(resampling["n"]):
         sets = {key: round(n * resampling[key]) for key in ("validation_share", "test_share")}
@@ -451,4 +446,4 @@ def _near(path: Path) -> Path:
 
 
 def _dotted(path: tuple) -> str:
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key[:100]}" for key in path).lstrip(".")

@@ -1,0 +1,34 @@
+"""Options of the console command: a number that makes no sense is one line, before anything is read."""
+
+import pytest
+from neurotransfer import cli
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["plan", "--cores", "0"], "--cores: it is '0' but must be a whole number from 1 to 1000000"),
+        (["plan", "--gpus", "9" * 5_000], "--gpus: it is '999"),
+        (["verify", "--threads", "-1"], "--threads: it is '-1' but must be a whole number"),
+        (["rehearse", "--minutes", "nan"], "--minutes: it is 'nan' but must be a number"),
+        (["simulate", "x", "--seed", "1e3"], "--seed: it is '1e3' but must be a whole number from 0"),
+        (["failures", "--n", "\x1b[31m"], "must be a whole number"),
+        (["plan", "--core", "\x1b[31m{braces}%s"], "must be a whole number"),
+        (["plam"], "invalid choice: 'plam'"),
+        ([], "COMMAND"),
+    ],
+)
+def test_a_mistake_in_the_options_is_one_line(capsys, options, said):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(options)
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert said in printed and len(printed.splitlines()) == 1 and printed.rstrip("\n").isprintable()
+
+
+def test_a_configuration_that_links_to_itself_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.yaml").symlink_to("my.yaml")
+    assert cli.main(["plan", "--configfile", "my.yaml"]) == 2
+    printed = capsys.readouterr().err
+    assert "my.yaml" in printed and len(printed.splitlines()) == 1
