@@ -29,8 +29,8 @@ from ..preprocess.run import read_status
 from ..quality.page import thumbnails
 from ..study import layout
 from ..study.configuration import merge
-from ..study.documents import read_document
 from ..study.demands import has_gpu, seconds_per_image
+from ..study.documents import read_document
 from ..study.plan import CNNS, Study, read_study
 from ..study.rules import ON_REQUEST, RULES
 from ..text import MISSING, aligned, byte_size, duration
