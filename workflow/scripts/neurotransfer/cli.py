@@ -49,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     status = commands.add_parser("status", help="the images by state, cohort and reason, and the progress of each step")
     _add_study(status)
     status.add_argument("--watch", action="store_true", help="show it on one screen until all is done")
-    status.add_argument("--seconds", type=float, default=30, help="between two looks of --watch; default: %(default)s")
+    status.add_argument(
+        "--seconds", type=_positive, default=30, help="between two looks of --watch; default: %(default)s"
+    )
     status.set_defaults(run=_status)
 
     retry = commands.add_parser("retry", help="mark failed images for another try, after showing the consequences")
@@ -124,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--derivatives", metavar="PATTERN", help="existing outputs, such as derivatives/fastsurfer/sub-{participant}"
     )
     predict.add_argument("--work", type=Path, metavar="FOLDER", help="for all other files; default: beside the table")
-    predict.add_argument("--cores", type=int, help="of this machine; default: all")
+    predict.add_argument("--cores", type=_count, help="of this machine; default: all")
     predict.add_argument("--profile", metavar="PROFILE", help="as Snakemake's: jobs of the workflow, for many scans")
     predict.add_argument(
         "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="overrides on top of config/config.yaml"
@@ -397,7 +399,7 @@ def _predict(chosen: argparse.Namespace) -> int:
         work=chosen.work.absolute() if chosen.work else None,
         cores=chosen.cores,
         profile=_profile(chosen.profile) if chosen.profile else None,
-        overlays=[path.resolve() for path in chosen.configfile],
+        overlays=[path.absolute() for path in chosen.configfile],
         options=chosen.options,
     )
 

@@ -92,7 +92,7 @@ def write_json(path: str | Path, value: object) -> None:
 
 
 @contextlib.contextmanager
-def opened(path: str | Path) -> Iterator[IO[bytes]]:
+def opened(path: str | Path) -> Iterator[io.BufferedReader]:
     """Open a file to read its bytes; what is no regular file is refused, because reading a FIFO would never end.
 
     Raises

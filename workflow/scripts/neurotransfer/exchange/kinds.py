@@ -13,7 +13,8 @@ from typing import Any
 
 from ..errors import InputError
 from ..pretrain.targets import Target, as_metadata, from_metadata
-from ..study.configuration import read_document, schema_mistakes
+from ..study.configuration import schema_mistakes
+from ..study.documents import read_document
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas/mapping.schema.yaml"
 MNI = (182, 218, 182)  # voxels of the MNI152 template at 1 mm, as FSL has it

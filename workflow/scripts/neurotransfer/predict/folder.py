@@ -23,8 +23,9 @@ from ..preprocess.engines import EngineInput, open_engine
 from ..preprocess.engines.fastsurfer import OPTIONS
 from ..pretrain.weights import SCALING, check_made_by, check_weights, read_weights
 from ..study import layout
-from ..study.configuration import check_config, load_config, merge, read_document
+from ..study.configuration import check_config, load_config, merge
 from ..study.demands import images_per_job
+from ..study.documents import read_document
 from ..study.plan import digest_of_cohorts
 from ..study.targets import TARGETS
 

@@ -113,7 +113,7 @@ def _check_events(path: Path, events: Any) -> None:
         if kind in ("MappingEndEvent", "SequenceEndEvent"):
             anchor, values, levels, _ = opened.pop()
         elif kind == "AliasEvent":
-            found = anchors.get(anchor, (1, 0))
+            found = anchors.get(anchor or "", (1, 0))
             if found is None:
                 raise InputError(path, where, f"the alias *{anchor} leads back to itself", "write its values out")
             anchor, (values, levels) = None, found
