@@ -85,7 +85,7 @@ def make_results(
     ]
     indices = [part.reset_index(drop=True) for _, part in index.groupby("cohort", sort=False)]
     roles = {part["cohort"].iloc[0]: ["pretraining", "holdout"] for part in indices}
-    proof = certify(splits, indices, roles, pd.DataFrame(columns=PAIR)) | {"duplicates": DUPLICATES}
+    proof = certify(splits, indices, roles, pd.DataFrame(columns=PAIR), key=b"k" * 32) | {"duplicates": DUPLICATES}
     images = pd.concat(splits, ignore_index=True)
     about = pd.concat(indices, ignore_index=True)
     images = pd.concat(
@@ -284,12 +284,13 @@ def _ledger(images) -> pd.DataFrame:
 
 def draw_figures(results: SimpleNamespace, folder: Path) -> Path:
     """Draw the figures of some results into a folder, like the rule; returns the folder."""
-    first = figure1(results.images, results.history, results.metrics, results.predictions)
+    smallest = results.config["report"]["smallest_cell"]
+    first = figure1(results.images, results.history, results.metrics, results.predictions, smallest)
     tables = (results.aucs, results.medians, results.comparisons)
     overlay = published_medians(read_table(PUBLISHED), results.medians)
     second = figure2(*tables, results.config["tasks"], alpha=0.05, published=overlay)
     third = figure3(results.curves, results.worth, results.config["tasks"])
-    data1 = figure1_data(results.images, results.history, results.metrics, results.predictions)
+    data1 = figure1_data(results.images, results.history, results.metrics, results.predictions, smallest)
     save_figure(first, data1, folder / "figure1")
     save_figure(second, figure2_data(*tables, published=overlay), folder / "figure2")
     save_figure(third, figure3_data(results.curves, results.worth), folder / "figure3")

@@ -40,6 +40,7 @@ rule figures:
     params:
         tasks=study.tasks,
         statistics=identity(config, "statistics"),
+        smallest_cell=config["report"]["smallest_cell"],
     script:
         "../scripts/figures.py"
 

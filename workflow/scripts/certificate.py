@@ -3,8 +3,12 @@
 from neurotransfer.jobs.job import job
 
 with job(snakemake):
+    from pathlib import Path
+
     from neurotransfer.files import digest_of_file, read_json, read_table, write_json, write_table, write_text
+    from neurotransfer.pretrain.weights import make_study_key, read_study_key
     from neurotransfer.report.certificate_page import certificate_html
+    from neurotransfer.report.public import check_public, private_names
     from neurotransfer.split import certificate as proof
     from neurotransfer.split.roles import join_splits
 
@@ -14,10 +18,15 @@ with job(snakemake):
     proof.check_waivers(params.waived, manifest)
     drawing = (params.roles, params.pretraining_shares, params.split, params.seed)
     proof.check_sources(splits, indices, manifest, *drawing)
-    accepted = {"waived": params.waived, "one_engine": params.one_engine}
+    # a study that has begun needs no key to go on: without it the certificate has no digests of participants
+    begun = params.given or Path(output.certificate).exists()
+    key = (read_study_key if begun else make_study_key)(snakemake.config["pretrain"]["participants_key"])
+    accepted = {"waived": params.waived, "one_engine": params.one_engine, "key": key}
     certified = proof.certify(splits, indices, params.roles, read_table(source.pairs), **accepted)
     write_table(join_splits(splits, indices), output.images)
     files = [*source.splits, *source.indices, output.images]
     certified |= {"files": {path: digest_of_file(path) for path in files}, "duplicates": read_json(source.summary)}
-    write_text(output.page, certificate_html(certified, params.study))
+    page = certificate_html(certified, params.study, params.smallest_cell)
+    check_public(output.page, page, private_names(snakemake.config))
+    write_text(output.page, page)
     write_json(output.certificate, certified)

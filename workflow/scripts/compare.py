@@ -4,6 +4,7 @@ from neurotransfer.jobs.job import job
 
 with job(snakemake):
     from neurotransfer.files import read_table, write_table
+    from neurotransfer.report.public import check_public_files, private_names
     from neurotransfer.statistics import inference, settings_search
     from neurotransfer.statistics.aggregation import compare, summarise
 
@@ -20,3 +21,4 @@ with job(snakemake):
     write_table(inference.worth(cells), output.worth)
     write_table(settings_search.winners(tried), output.selection)
     write_table(settings_search.search_table(aucs, tried, bootstrap=settings["bootstrap"], seed=seed), output.search)
+    check_public_files(output, private_names(snakemake.config))

@@ -7,13 +7,15 @@ with job(snakemake):
 
     from neurotransfer.files import read_table
     from neurotransfer.report import figure1, figure2, figure3
+    from neurotransfer.report.public import check_public_files, private_names
     from neurotransfer.report.style import save_figure
 
     source, params, output = snakemake.input, snakemake.params, snakemake.output
     tables = {name: read_table(source[name]) for name in ("images", "metrics", "predictions")}
     tables["history"] = read_table(source.history) if source.history else None
-    first = figure1.figure1(**tables)
-    save_figure(first, figure1.figure1_data(**tables), Path(output.figure1[0]).with_suffix(""))
+    first = figure1.figure1(**tables, smallest=params.smallest_cell)
+    data = figure1.figure1_data(**tables, smallest=params.smallest_cell)
+    save_figure(first, data, Path(output.figure1[0]).with_suffix(""))
     results = {name: read_table(source[name]) for name in ("aucs", "medians", "comparisons")}
     results["bounds"] = figure2.latent_bounds(read_table(source.truth), tables["images"]) if source.truth else None
     results["published"] = figure2.published_medians(read_table(source.published), results["medians"])
@@ -23,3 +25,4 @@ with job(snakemake):
     scans = [read_table(source[name]) for name in ("curves", "worth")]
     third = figure3.figure3(*scans, params.tasks)
     save_figure(third, figure3.figure3_data(*scans), Path(output.figure3[0]).with_suffix(""))
+    check_public_files(output, private_names(snakemake.config))

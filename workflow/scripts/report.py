@@ -11,6 +11,7 @@ with job(snakemake):
     from neurotransfer.preprocess.reasons import MEANINGS
     from neurotransfer.pretrain import weights
     from neurotransfer.report import page
+    from neurotransfer.report.public import check_public, private_names
     from neurotransfer.report.references import bibliography
     from neurotransfer.split.certificate import check_certified
     from neurotransfer.study.documents import read_document
@@ -41,5 +42,9 @@ with job(snakemake):
         reasons=MEANINGS,
         **{name: params[name] for name in ("config", "tasks", "run")},
     )
-    write_text(snakemake.output.bibliography, bibliography(shown["cited"]))
-    write_text(snakemake.output.page, page.report_html(shown))
+    texts = {"bibliography": bibliography(shown["cited"]), "page": page.report_html(shown)}
+    private = private_names(snakemake.config)
+    for name, text in texts.items():
+        check_public(snakemake.output[name], text, private)
+    for name, text in texts.items():
+        write_text(snakemake.output[name], text)

@@ -99,7 +99,7 @@ def test_a_cells_opacity_is_the_share_of_images_with_the_target():
     for cohort, row in zip(sorted(sizes.index), shares, strict=True):
         mine = found.images[found.images["cohort"] == cohort]
         assert row[[0, 3, 5]] == pytest.approx(
-            [mine[name].count() / len(mine) for name in ("age", "bmi", "neuroticism")]
+            [round(mine[name].count() / len(mine), 1) for name in ("age", "bmi", "neuroticism")]
         )
     data = figure1_data(found.images, found.history, found.metrics, found.predictions)
     known = data[(data["panel"] == "targets") & (data["item"] == "north")].set_index("group")["value"]

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import hmac
 import json
 import re
 from itertools import combinations
@@ -52,6 +53,9 @@ def study():
     return splits, indices
 
 
+KEY = b"k" * 32
+
+
 def image_with(study, role, cohort=None):
     """(number of the cohort, row) of the first image with that role."""
     splits, _ = study
@@ -69,7 +73,7 @@ def pair_of(study, one, other, kind=SCAN):
 
 def test_the_certificate_states_counts_overlaps_and_digests(study):
     splits, indices = study
-    proof = certify(splits, indices, ROLES, NOBODY)
+    proof = certify(splits, indices, ROLES, NOBODY, key=KEY)
     images = join_splits(splits, indices)
     json.dumps(proof, allow_nan=False)
     assert {tuple(pair["sets"]) for pair in proof["overlaps"]} == set(combinations(SETS, 2))
@@ -85,7 +89,8 @@ def test_the_certificate_states_counts_overlaps_and_digests(study):
         assert proof["counts"][role]["age"]["mean"] == pytest.approx(rows["age"].mean(), abs=1e-3)
         sexes = rows.drop_duplicates("participant_id")["sex"]
         assert proof["counts"][role]["female_share"] == pytest.approx((sexes == 0).mean(), abs=1e-4)
-        assert proof["digests"][role] == hashlib.sha256("\n".join(people).encode()).hexdigest()
+        text = "\n".join(["participants of a set", *people]).encode()
+        assert proof["keyed_digests"][role] == hmac.new(KEY, text, "sha256").hexdigest()
     assert sum(has[role]["images"] for has in proof["cohorts"].values() for role in has) == len(images)
     assert proof["shared_cohorts"] == ["A"]
     assert proof["engines"] == {role: [["builtin", "1"]] for role in SETS}
@@ -260,11 +265,11 @@ def test_weights_of_other_people_than_those_certified_are_refused(study):
 
 def certificate_page(study, **changes):
     pairs = pair_of(study, image_with(study, "train"), image_with(study, "test"), HEAD)
-    proof = certify(*study, ROLES, pairs) | {
+    proof = certify(*study, ROLES, pairs, key=KEY) | {
         "duplicates": SUMMARY | changes,
         "files": {"results/index/P.tsv": "0" * 64},
     }
-    return certificate_html(proof, 'A study <script>alert("1")</script>'), proof
+    return certificate_html(proof, 'A study <script>alert("1")</script>', 5), proof
 
 
 def test_the_page_shows_the_certificate_names_nobody_and_loads_nothing(study):
@@ -282,7 +287,32 @@ def test_the_page_shows_the_certificate_names_nobody_and_loads_nothing(study):
         in plain
     )
     assert "training and test 0 0 0 1" in plain
-    assert all(digest in plain for digest in proof["digests"].values())
+    assert len(proof["keyed_digests"]) == 3 and all(digest in plain for digest in proof["keyed_digests"].values())
+
+
+def test_the_page_has_no_plain_digest_of_people_and_no_age_of_a_person(study):
+    """Not even that of an older certificate, whose ages and digests were exact."""
+    splits, indices = study
+    proof = certify(splits, indices, ROLES, NOBODY)
+    assert proof["keyed_digests"] == {}, "a study without its key gets a certificate"
+    images = join_splits(splits, indices)
+    old = {}
+    for role in SETS:
+        people = sorted(set(images.loc[images["role"] == role, "participant_id"]))
+        old[role] = hashlib.sha256("\n".join(people).encode()).hexdigest()
+    text = certificate_html(proof | {"duplicates": SUMMARY, "files": {}, "digests": old}, "old", 5)
+    assert not any(digest in text for digest in old.values()) and "there was no study key" in text
+    for age in images["age"].dropna():
+        assert not re.search(rf"\b{age:.1f} to|to {age:.1f}\b", text)
+
+
+def test_the_page_shows_no_cell_of_fewer_people_than_the_smallest(study):
+    proof = certify(*study, ROLES, NOBODY) | {"duplicates": SUMMARY, "files": {}}
+    text = re.sub(r"<style>.*?</style>", "", certificate_html(proof, "study", 1000), flags=re.S)
+    rows = re.findall(r"<tr>.*?</tr>", text, flags=re.S)
+    cells = [cell for row in rows if "<td>" in row for cell in re.findall(r"<td>(.*?)</td>", row, flags=re.S)]
+    assert "&lt; 1000" in cells and not any(re.search(r"[1-9]", cell.replace("&lt; 1000", "")) for cell in cells)
+    assert "fewer than 1000 in train" in text
 
 
 def test_the_page_says_if_there_were_too_few_images_to_compare(study):

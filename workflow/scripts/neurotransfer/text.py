@@ -53,9 +53,9 @@ def words(code: object) -> str:
     return "unknown" if is_missing(code) else str(code).replace("_", " ")
 
 
-def number(value: float | None) -> str:
-    """A count with separators of thousands; missing is a dash."""
-    return MISSING if is_missing(value) else f"{value:,}"
+def number(value: float | str | None) -> str:
+    """A count with separators of thousands; missing is a dash, and text, such as "< 5", stays as it is."""
+    return value if isinstance(value, str) else MISSING if is_missing(value) else f"{value:,}"
 
 
 def duration(seconds: float) -> str:

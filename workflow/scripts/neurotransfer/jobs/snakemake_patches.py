@@ -1,4 +1,4 @@
-"""Patches of Snakemake 9.27 for studies with thousands of jobs, applied in its main process only.
+"""Patches of Snakemake 9.27 for studies with thousands of jobs and private data, applied in its main process only.
 
 No patch changes which jobs run, or when.  Each states its reason; a test fails when Snakemake no longer needs it.
 """
@@ -9,6 +9,9 @@ import atexit
 import functools
 import gc
 import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -68,8 +71,49 @@ def collect_garbage_rarely(dry_run: bool) -> None:
     atexit.register(gc.freeze)
 
 
+def keep_report_public(reporter: type[Any], check: Callable[[Path], None]) -> None:
+    """Leave out of ``snakemake --report`` what can name people or users: values of params, and folders of files.
+
+    The params of the rule `report` are the whole configuration, those of `certificate` name pairs of people.
+
+    Parameters
+    ----------
+    reporter : Snakemake's class of HTML reports
+    check : raises an error if the finished file must not be mailed; the file is then deleted
+    """
+    render = reporter.render
+
+    def render_public(self: Any) -> None:
+        for subcategories in self.results.values():
+            for results in subcategories.values():
+                for result in results:
+                    result.params = ""
+        self.rules = {name: _public_rule(rule) for name, rule in self.rules.items()}
+        render(self)
+        try:
+            check(Path(self.settings.path))
+        except BaseException:
+            Path(self.settings.path).unlink(missing_ok=True)
+            raise
+
+    reporter.render = render_public
+
+
+def _public_rule(rule: Any) -> SimpleNamespace:
+    """A rule's record in the report, whose files have no folders outside the study."""
+    kept = {name: getattr(rule, name) for name in ("conda_env", "language", "source", "n_jobs")}
+    files = {name: [_without_folder(path) for path in getattr(rule, name)] for name in ("input", "output")}
+    container = rule.container_img_url and _without_folder(rule.container_img_url)
+    return SimpleNamespace(**kept, **files, container_img_url=container)
+
+
+def _without_folder(path: Any) -> str:
+    """An absolute path's last part; a path below the study's folder stays."""
+    return Path(str(path)).name if str(path).startswith("/") else str(path)
+
+
 def patch_snakemake(dry_run: bool) -> None:
-    """Apply all patches."""
+    """Apply the patches for large studies."""
     from snakemake import sourcecache
     from snakemake.scheduling.job_scheduler import JobScheduler
 

@@ -1,4 +1,4 @@
-"""The split certificate as a self-contained page without names of participants or images."""
+"""The split certificate as a self-contained page without names of participants or images, and without small cells."""
 
 from __future__ import annotations
 
@@ -7,20 +7,31 @@ from typing import Any
 
 from .. import pages
 from ..cache.write import named_engines
-from ..split.certificate import duplicates_in_words
+from ..split.certificate import duplicates_in_words, statement
+from .cells import sample, shown, shown_row
 from .style import DARK
 
 
-def certificate_html(certificate: Mapping[str, Any], study: str) -> str:
+def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int) -> str:
     """The page as HTML.
 
     Parameters
     ----------
     certificate : from split.certificate.certify, with `duplicates` (summary of duplicates.find_pairs) and `files`
     study : its name
+    smallest : number of people in the smallest cell of a table
     """
     names = {"train": "training", "validation": "validation", "test": "test", "unused": "not used"}
-    shared = [(cohort, certificate["cohorts"][cohort]) for cohort in certificate["shared_cohorts"]]
+    shared = []
+    for cohort in certificate["shared_cohorts"]:
+        people = {role: known["participants"] for role, known in certificate["cohorts"][cohort].items()}
+        sides = (people["train"] + people["validation"], people["test"])
+        shared.append((cohort, *(shown(count, count, smallest) for count in sides)))
+    cohorts = {}
+    for cohort, known in certificate["cohorts"].items():
+        images, people = ({role: has[name] for role, has in known.items()} for name in ("images", "participants"))
+        cells = [shown_row(counts, people, smallest) for counts in (images, people)]
+        cohorts[cohort] = {role: [cell[role] for cell in cells] for role in known}
     engines = [(names[role], named_engines(pairs)) for role, pairs in certificate["engines"].items() if pairs]
     content = {
         "study": study,
@@ -30,5 +41,9 @@ def certificate_html(certificate: Mapping[str, Any], study: str) -> str:
         "engines": engines,
         "duplicates": duplicates_in_words(certificate["duplicates"]),
         "certificate": certificate,
+        "statement": statement(certificate["counts"], certificate["waived_scans"], smallest),
+        "samples": {role: sample(known, smallest) for role, known in certificate["counts"].items()},
+        "cohorts": cohorts,
+        "smallest": smallest,
     }
     return pages.render(content, "certificate.html.j2")

@@ -1,4 +1,7 @@
-"""Figure 1: the participants of pretraining, its course, and the pretrained network's performance."""
+"""Figure 1: the participants of pretraining, its course, and the pretrained network's performance.
+
+The figure can be mailed: ages are in bins, and no bar, line or mark is of fewer people than `report.smallest_cell`.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from ..study.targets import TARGETS
+from ..text import number
+from .cells import YEARS, age_bins, age_spread, coarse_share, enough, shown
 from .pretraining_tables import SPLIT_NAMES, UNITS, target_name
-from .style import FAINT, INK, PAPER, RASTER, SOFT, draw_grid, drawing
+from .style import FAINT, INK, PAPER, SOFT, draw_grid, drawing
 
 # Okabe & Ito's colours (2008) that Figure 2 does not use for a model
 ROLES = {"train": "#56B4E9", "validation": "#CC79A7", "test": "#D55E00", "unused": "#B0B7C0"}
@@ -25,7 +30,11 @@ MANY = 22  # above this number of cohorts the figure is tall
 
 
 def figure1(
-    images: pd.DataFrame, history: pd.DataFrame | None, metrics: pd.DataFrame, predictions: pd.DataFrame
+    images: pd.DataFrame,
+    history: pd.DataFrame | None,
+    metrics: pd.DataFrame,
+    predictions: pd.DataFrame,
+    smallest: int = 1,
 ) -> Figure:
     """Ages by role, cohorts and their known targets, losses of pretraining, predicted and true age, skill by target.
 
@@ -34,9 +43,11 @@ def figure1(
     images : results/split/images.tsv
     history : of pretraining; None if the weights were given
     metrics, predictions : of the pretrained network; may be empty
+    smallest : number of people in the smallest cell
     """
     count = min(images["cohort"].nunique(), COHORTS)
-    ages = predictions[predictions["target"] == "age"]
+    ages = binned_predictions(predictions, smallest)
+    metrics = enough(metrics, smallest)
     upper = [] if history is None or history.empty else ["pretraining"]
     upper += [split for split in SPLITS if (ages["split"] == split).any()]
     rows = skill_rows(metrics)
@@ -54,10 +65,10 @@ def figure1(
             axes_of_ages = left.add_subplot(grid[0, :])
             axes_of_cohorts, axes_of_targets = (left.add_subplot(grid[1, column]) for column in (0, 1))
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-        _draw_ages(axes_of_ages, images)
+        _draw_ages(axes_of_ages, images, smallest)
         order = largest_cohorts(images)
-        _draw_cohorts(axes_of_cohorts, images, order)
-        _draw_targets(axes_of_targets, known_shares(images), order)
+        _draw_cohorts(axes_of_cohorts, images, order, smallest)
+        _draw_targets(axes_of_targets, known_shares(images, smallest), order)
         if right is not None:
             # with many cohorts the left side is long, so the right side gets one more row
             lines = [upper[:1], upper[1:]] if tall and len(upper) == 3 else [upper]
@@ -65,23 +76,60 @@ def figure1(
             parts = right.subfigures(len(lines) + 1, 1, squeeze=False, height_ratios=[1] * len(lines) + [1.15])[:, 0]
             for part, line in zip(parts, lines, strict=False):
                 for axes, name in zip(part.subplots(1, len(line), squeeze=False)[0], line, strict=True):
-                    _draw_history(axes, history) if name == "pretraining" else _draw_predictions(axes, ages, name)
+                    if name == "pretraining":
+                        _draw_history(axes, history)
+                    else:
+                        _draw_predictions(axes, ages, metrics, name)
             _draw_skill(parts[-1].subplots(), rows)
     return figure
 
 
-def _draw_ages(axes: Axes, images: pd.DataFrame) -> None:
+def binned_ages(images: pd.DataFrame, smallest: int) -> pd.DataFrame:
+    """Images by role and bin of five years: `group`, `x` (start of the bin, years), `value`; none of few people."""
+    groups = images.assign(x=np.floor(images["age"] / YEARS) * YEARS).groupby(["role", "x"])
+    table = groups.agg(value=("image_id", "size"), people=("participant_id", "nunique")).reset_index()
+    return table[table["people"] >= smallest].rename(columns={"role": "group"})[["group", "x", "value"]]
+
+
+def binned_predictions(predictions: pd.DataFrame, smallest: int) -> pd.DataFrame:
+    """Predicted ages by true age, in bins with enough people.
+
+    Returns
+    -------
+    split, start and end of the bin of true ages (years), number of `images`, `mean` and `sd` of the predicted ages
+    """
+    found = predictions[predictions["target"] == "age"]
+    rows = []
+    for split, part in found.groupby("split"):
+        truth, guess = part["truth"].astype(float), part["prediction"].astype(float)
+        for start, end in age_bins(truth, part["participant_id"], smallest):
+            mine = guess[(truth >= start) & (truth < end)]
+            row = {"split": split, "start": start, "end": end, "images": len(mine)}
+            rows.append(row | {"mean": mine.mean(), "sd": mine.std(ddof=0)})
+    return pd.DataFrame(rows, columns=["split", "start", "end", "images", "mean", "sd"])
+
+
+def _size(images: pd.DataFrame, smallest: int) -> str:
+    """A number of images in words."""
+    return str(number(shown(len(images), images["participant_id"].nunique(), smallest)))
+
+
+def _draw_ages(axes: Axes, images: pd.DataFrame, smallest: int) -> None:
     axes.set(title="Ages by role", xlabel="age at scan (years)", ylabel="images")
-    known = images.dropna(subset=["age"])
     present = [role for role in ROLES if (images["role"] == role).any()]
-    if known.empty:
-        axes.text(0.5, 0.5, "no age is known", ha="center", color=SOFT, transform=axes.transAxes)
+    bins = binned_ages(images, smallest)
+    if bins.empty:
+        none = "no age is known" if images["age"].isna().all() else f"fewer than {smallest} people in each bin"
+        axes.text(0.5, 0.5, none, ha="center", color=SOFT, transform=axes.transAxes)
         return
-    edges = np.arange(np.floor(known["age"].min() / 5) * 5, known["age"].max() + 5.01, 5)
-    groups = [known.loc[known["role"] == role, "age"] for role in present]
-    labels = [f"{role} ({(images['role'] == role).sum():,})" for role in present]
-    colours = [ROLES[role] for role in present]
-    axes.hist(groups, edges, stacked=True, color=colours, label=labels, edgecolor=PAPER, linewidth=0.3)
+    edges = np.arange(bins["x"].min(), bins["x"].max() + YEARS + 0.01, YEARS)
+    below = np.zeros(len(edges) - 1)
+    for role in present:
+        heights = bins[bins["group"] == role].set_index("x")["value"].reindex(edges[:-1], fill_value=0).to_numpy()
+        label = f"{role} ({_size(images[images['role'] == role], smallest)})"
+        style = {"color": ROLES[role], "label": label, "edgecolor": PAPER, "linewidth": 0.3}
+        axes.bar(edges[:-1], heights, YEARS, bottom=below, align="edge", **style)
+        below = below + heights
     axes.set_ylim(0, axes.get_ylim()[1] * (1.12 + 0.09 * len(present)))  # room for the legend
     axes.legend(loc="upper left", handlelength=1, handleheight=0.9, labelspacing=0.25)
 
@@ -91,29 +139,36 @@ def largest_cohorts(images: pd.DataFrame) -> list[str]:
     return list(images.groupby("cohort").size().sort_values(kind="stable").index[-COHORTS:])
 
 
-def _draw_cohorts(axes: Axes, images: pd.DataFrame, order: Sequence[str]) -> None:
-    sizes = images.groupby("cohort").size()
+def _draw_cohorts(axes: Axes, images: pd.DataFrame, order: Sequence[str], smallest: int) -> None:
     sides = {"train": ["train", "validation"], "test": ["test"]}
     for row, cohort in enumerate(order):
-        known = images[images["cohort"] == cohort].dropna(subset=["age"])
-        parts = {side: known.loc[known["role"].isin(roles), "age"] for side, roles in sides.items()}
-        parts = {side: ages for side, ages in parts.items() if len(ages)}
+        mine = images[images["cohort"] == cohort]
+        groups = {side: mine[mine["role"].isin(roles)] for side, roles in sides.items()}
+        found = {side: age_spread(part["age"], part["participant_id"], smallest) for side, part in groups.items()}
+        parts = {side: spread for side, spread in found.items() if spread}
         for shift, (side, ages) in zip((0.17, -0.17) if len(parts) == 2 else (0,), parts.items(), strict=False):
             heights, style = [row + shift] * 2, {"color": ROLES[side]}
-            axes.plot(ages.quantile([0, 1]), heights, linewidth=1, **style)
-            axes.plot(ages.quantile([0.25, 0.75]), heights, linewidth=4, solid_capstyle="butt", **style)
-            axes.plot(ages.median(), row + shift, marker="|", color=PAPER, markersize=4, markeredgewidth=1.2)
-    axes.set_yticks(range(len(order)), [f"{_short(cohort)} ({sizes[cohort]:,})" for cohort in order])
+            axes.plot([ages["low"], ages["high"]], heights, linewidth=1, **style)
+            middle = [ages["quarter"], ages["three_quarters"]]
+            axes.plot(middle, heights, linewidth=4, solid_capstyle="butt", **style)
+            axes.plot(ages["median"], row + shift, marker="|", color=PAPER, markersize=4, markeredgewidth=1.2)
+    sizes = {cohort: _size(images[images["cohort"] == cohort], smallest) for cohort in order}
+    axes.set_yticks(range(len(order)), [f"{_short(cohort)} ({sizes[cohort]})" for cohort in order])
     axes.tick_params(axis="y", length=0, labelsize=8 if len(order) < 25 else 7)
     axes.set_ylim(-0.7, len(order) - 0.3)
     draw_grid(axes, "x")
-    more = f", the largest {COHORTS} of {len(sizes)}" if len(sizes) > COHORTS else ""
+    more = f", the largest {COHORTS} of {cohorts}" if (cohorts := images["cohort"].nunique()) > COHORTS else ""
     axes.set(title=f"Cohorts (images){more}", xlabel="age at scan (years)")
 
 
-def known_shares(images: pd.DataFrame) -> pd.DataFrame:
-    """The share of each cohort's images with a known target: a row per cohort, a column per target."""
-    return images[[target for target in TARGETS if target in images]].notna().groupby(images["cohort"]).mean()
+def known_shares(images: pd.DataFrame, smallest: int) -> pd.DataFrame:
+    """The share of each cohort's images with a known target, in tenths: a row per cohort, a column per target.
+
+    It is 0 for a cohort of few people.
+    """
+    known = images[[target for target in TARGETS if target in images]].notna().groupby(images["cohort"])
+    large = images.groupby("cohort")["participant_id"].nunique() >= smallest
+    return known.agg(coarse_share).mul(large, axis=0)
 
 
 def _draw_targets(axes: Axes, shares: pd.DataFrame, order: Sequence[str]) -> None:
@@ -164,17 +219,18 @@ def _draw_history(axes: Axes, history: pd.DataFrame) -> None:
     axes.legend(loc="upper right", labelspacing=0.25, handlelength=1.2)
 
 
-def _draw_predictions(axes: Axes, ages: pd.DataFrame, split: str) -> None:
-    ends = np.array([ages[["truth", "prediction"]].min().min(), ages[["truth", "prediction"]].max().max()])
+def _draw_predictions(axes: Axes, ages: pd.DataFrame, metrics: pd.DataFrame, split: str) -> None:
+    """Mean and standard deviation of the predicted ages in each bin of true ages; the limits follow from the bins."""
+    low, high = min(ages["start"].min(), (ages["mean"] - ages["sd"]).min()), ages["end"].max()
+    ends = np.array([low, max(high, (ages["mean"] + ages["sd"]).max())])
     limits = tuple(ends + np.array([-0.04, 0.16]) * max(float(np.ptp(ends)), 1.0))  # room for the text
     rows = ages[ages["split"] == split]
-    size = float(np.clip(300 / np.sqrt(len(rows)), 2, 14))
-    fade = float(np.clip(12 / np.sqrt(len(rows)), 0.12, 0.7))
-    style = {"s": size, "color": SPLITS[split], "alpha": fade, "linewidths": 0, "rasterized": len(rows) > RASTER}
     axes.plot(limits, limits, color=SOFT, linewidth=0.8, linestyle=":", zorder=1)
-    axes.scatter(rows["truth"], rows["prediction"], **style)
-    error = (rows["prediction"] - rows["truth"]).abs().mean()
-    axes.text(0.04, 0.97, f"MAE {error:.2f} years\n{len(rows):,} images", transform=axes.transAxes, va="top")
+    style = {"fmt": "o", "color": SPLITS[split], "markersize": 4.5, "elinewidth": 1.4}
+    axes.errorbar((rows["start"] + rows["end"]) / 2, rows["mean"], yerr=rows["sd"], **style)
+    error = metrics[(metrics["split"] == split) & (metrics["target"] == "age") & (metrics["metric"] == "mae")]["value"]
+    text = "".join(f"MAE {value:.2f} years\n" for value in error) + f"{rows['images'].sum():,} images"
+    axes.text(0.04, 0.97, text, transform=axes.transAxes, va="top")
     axes.set(xlim=limits, ylim=limits, xlabel="true age (years)", ylabel="predicted age (years)")
     axes.set_title(f"Age, {SPLIT_NAMES[split]}")
 
@@ -225,33 +281,45 @@ def skill_rows(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure1_data(
-    images: pd.DataFrame, history: pd.DataFrame | None, metrics: pd.DataFrame, predictions: pd.DataFrame
+    images: pd.DataFrame,
+    history: pd.DataFrame | None,
+    metrics: pd.DataFrame,
+    predictions: pd.DataFrame,
+    smallest: int = 1,
 ) -> pd.DataFrame:
-    """The data of Figure 1 in long form and without identifiers: a row per bar, curve point and dot.
+    """The data of Figure 1 in long form, without identifiers and without small cells: a row per bar, point and mark.
 
     Returns
     -------
     panel, group, item, quantity, x, value, low, high
     """
-    ages = images.assign(x=np.floor(images["age"] / 5) * 5).groupby(["role", "x"]).size().rename("value").reset_index()
-    parts = [ages.rename(columns={"role": "group"}).assign(panel="ages", quantity="images, ages x to x + 5")]
-    cohorts = images.assign(group=images["role"].replace("validation", "train")).groupby(["cohort", "group"])["age"]
-    spread = cohorts.agg(value="median", low="min", high="max").reset_index()
-    parts.append(spread.rename(columns={"cohort": "item"}).assign(panel="cohorts", quantity="age (years)"))
-    sizes = cohorts.size().rename("value").reset_index()
-    parts.append(sizes.rename(columns={"cohort": "item"}).assign(panel="cohorts", quantity="images"))
-    shares = known_shares(images).rename_axis("item").reset_index().melt("item", var_name="group")
+    parts = [binned_ages(images, smallest).assign(panel="ages", quantity="images, ages x to x + 5")]
+    cohorts = []
+    for (cohort, side), mine in images.assign(side=images["role"].replace("validation", "train")).groupby(
+        ["cohort", "side"]
+    ):
+        if mine["participant_id"].nunique() < smallest:
+            continue
+        row = {"group": side, "item": cohort, "panel": "cohorts"}
+        cohorts.append(row | {"quantity": "images", "value": len(mine)})
+        if spread := age_spread(mine["age"], mine["participant_id"], smallest):
+            ends = {"value": spread["median"], "low": spread["low"], "high": spread["high"]}
+            cohorts.append(row | {"quantity": "age (years), from bins"} | ends)
+    parts.append(pd.DataFrame(cohorts))
+    shares = known_shares(images, smallest).rename_axis("item").reset_index().melt("item", var_name="group")
     parts.append(shares.assign(panel="targets", quantity="share of images with the target"))
     if history is not None:
         for name in ("train_loss", "validation_loss"):
             curve = pd.DataFrame({"x": history["epoch"] + 1, "value": history[name]})
             parts.append(curve.assign(panel="pretraining", group=name.removesuffix("_loss"), quantity="loss by epoch"))
-    found = predictions[predictions["target"] == "age"]
-    dots = pd.DataFrame({"group": found["split"], "x": found["truth"], "value": found["prediction"]})
-    # sorted, because the order of rows could identify a participant
-    dots = dots.sort_values(["group", "x", "value"])
-    parts.append(dots.assign(panel="age", quantity="predicted age by true age (years)"))
-    rows = skill_rows(metrics)
+    found = binned_predictions(predictions, smallest)
+    marks = pd.DataFrame({"group": found["split"], "x": (found["start"] + found["end"]) / 2, "value": found["mean"]})
+    marks["low"], marks["high"] = found["mean"] - found["sd"], found["mean"] + found["sd"]
+    parts.append(marks.assign(panel="age", quantity="predicted age, mean and sd, by bin of the true age (years)"))
+    counts = pd.DataFrame({"group": found["split"], "x": marks["x"], "value": found["images"]})
+    counts["low"], counts["high"] = found["start"], found["end"]
+    parts.append(counts.assign(panel="age", quantity="images in the bin from low to high (years)"))
+    rows = skill_rows(enough(metrics, smallest))
     for name, low, high in (("value", "low", "high"), ("skill", "low_skill", "high_skill"), ("dummy", None, None)):
         part = pd.DataFrame({"group": rows["split"], "item": rows["target"], "value": rows[name]})
         part["low"], part["high"] = (rows[low], rows[high]) if low else (np.nan, np.nan)

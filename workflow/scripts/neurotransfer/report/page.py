@@ -1,7 +1,8 @@
 """The report: one self-contained page from the tables; the answer first, then figures, trust and methods.
 
-It names no participant and no image, so it can be sent by mail.  Figures and their files are inside the page; it loads
-nothing, and its Content-Security-Policy forbids the browser to load anything.
+It names no participant and no image, and no cell of its tables is of few people, so it can be sent by mail.  Figures
+and their files are inside the page; it loads nothing, and its Content-Security-Policy forbids the browser to load
+anything.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from markupsafe import Markup
 
 from .. import pages
 from ..files import read_table
-from ..split.certificate import duplicates_in_words
+from ..split.certificate import duplicates_in_words, statement
 from ..statistics.aggregation import of_paper
 from ..statistics.inference import NULLS
 from ..study import layout
 from ..study.plan import further_models
 from . import answer_tables, pretraining_tables, trust_tables
+from .cells import sample
 from .methods_text import methods
 from .references import bibliography
 from .style import DARK, PUBLISHED
@@ -75,6 +77,7 @@ def report_content(
     ledger = ledger[~gone]
     medians, comparisons = tables["medians"], tables["comparisons"]
     chosen = {name: config["statistics"][name] for name in ("alpha", "statistic")}
+    smallest = config["report"]["smallest_cell"]
     found = verdicts(comparisons, **chosen)
     replicates = sorted(set(medians["replicates"]))
     paragraphs, cited = methods(config, run, weights, tasks, ledger)
@@ -101,18 +104,21 @@ def report_content(
         "worth": answer_tables.worth_groups(tables["worth"], tasks),
         "search": answer_tables.search_groups(tables["search"], tasks),
         "tests": [{"name": TEST_NAMES[test], "null": null} for test, null in NULLS.items()],
-        "metrics": pretraining_tables.metric_groups(tables["metrics"], tables["published"]),
+        "metrics": pretraining_tables.metric_groups(tables["metrics"], tables["published"], smallest),
         "sources": sorted({text.partition(",")[0] for text in tables["published"]["source"]}),
         "known": pretraining_tables.known_targets(
-            tables["images"], [name for name in config["targets"] if name in tables["images"]]
+            tables["images"], [name for name in config["targets"] if name in tables["images"]], smallest
         ),
-        "subgroups": pretraining_tables.subgroups(tables["groups"]),
-        "calibration": pretraining_tables.calibration_groups(tables["calibration"]),
+        "subgroups": pretraining_tables.subgroups(tables["groups"], smallest),
+        "calibration": pretraining_tables.calibration_groups(tables["calibration"], smallest),
         "certificate": certificate,
+        "samples": {role: sample(known, smallest) for role, known in certificate["counts"].items()},
+        "statement": statement(certificate["counts"], certificate["waived_scans"], smallest),
+        "smallest": smallest,
         "duplicates": duplicates_in_words(certificate["duplicates"]),
-        "accounting": trust_tables.accounting(ledger, tables["excluded"], tables["images"]),
-        "failures": trust_tables.failure_rows(ledger, reasons),
-        "cohorts": trust_tables.cohort_rows(tables["images"], ledger, tables["excluded"]),
+        "accounting": trust_tables.accounting(ledger, tables["excluded"], tables["images"], smallest),
+        "failures": trust_tables.failure_rows(ledger, reasons, smallest),
+        "cohorts": trust_tables.cohort_rows(tables["images"], ledger, tables["excluded"], smallest),
         "resamples": trust_tables.resample_groups(tables["resamples"], tasks),
         "settings": trust_tables.setting_groups(tables["settings"]),
         "versions": trust_tables.version_rows(ledger, weights),
@@ -129,8 +135,8 @@ def report_content(
 
 
 def weights_name(config: Mapping[str, Any], run: str) -> str:
-    """The weights' path as shown on the page."""
-    return str(config["pretrain"]["weights"]) if run == "given" else layout.weights(run)
+    """The weights' file as shown on the page, without its folder."""
+    return Path(config["pretrain"]["weights"]).name if run == "given" else layout.weights(run)
 
 
 def read_ledgers(paths: Iterable[str | Path], quality: Iterable[str | Path] = ()) -> pd.DataFrame:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from ..manifest.withdrawal import participant_of
 from ..text import fixed, interval, words
+from .cells import enough, shown
 
 SPLIT_NAMES = {"validation": "validation", "holdout": "unseen cohorts"}
 UNITS = {"age": "years", "bmi": "kg/m²"}
@@ -22,8 +24,8 @@ def target_name(target: str) -> str:
     return "BMI" if target == "bmi" else words(target)
 
 
-def known_targets(images: pd.DataFrame, targets: Iterable[str]) -> list[dict[str, Any]]:
-    """Per target and role, the number of images with a known value.
+def known_targets(images: pd.DataFrame, targets: Iterable[str], smallest: int = 1) -> list[dict[str, Any]]:
+    """Per target and role, the number of images with a known value; of few people no number and no share.
 
     Parameters
     ----------
@@ -33,15 +35,21 @@ def known_targets(images: pd.DataFrame, targets: Iterable[str]) -> list[dict[str
     for target in (target for target in targets if target in images):
         cells = []
         for role in (role for role in ("train", "validation", "test", "unused") if (images["role"] == role).any()):
-            values = images.loc[images["role"] == role, target]
-            share = 100 * values.notna().mean()
-            cells.append({"role": role, "known": int(values.notna().sum()), "images": len(values), "share": share})
+            mine = images[images["role"] == role]
+            has = mine[target].notna()
+            person = mine["image_id"].map(participant_of)
+            people = person.nunique()
+            few = any(0 < count < smallest for count in (people, person[has].nunique(), person[~has].nunique()))
+            known = f"not shown: of < {smallest} people" if few else int(has.sum())
+            share = None if few else 100 * has.mean()
+            cells.append({"role": role, "known": known, "images": shown(len(mine), people, smallest), "share": share})
         rows.append({"target": target_name(target), "cells": cells})
     return rows
 
 
-def metric_groups(metrics: pd.DataFrame, published: pd.DataFrame) -> list[dict[str, Any]]:
+def metric_groups(metrics: pd.DataFrame, published: pd.DataFrame, smallest: int = 1) -> list[dict[str, Any]]:
     """Per target, the metrics on validation images and unseen cohorts, with the dummy's and the published ones."""
+    metrics = enough(metrics, smallest)
     paper = published[published["quantity"] == "metric"].set_index(["task", "split", "metric"])["value"]
     groups = []
     for target, mine in metrics.groupby("target", sort=False):
@@ -63,10 +71,10 @@ def metric_groups(metrics: pd.DataFrame, published: pd.DataFrame) -> list[dict[s
     return groups
 
 
-def subgroups(groups: pd.DataFrame) -> list[dict[str, Any]]:
+def subgroups(groups: pd.DataFrame, smallest: int = 1) -> list[dict[str, Any]]:
     """Per target, the main metric (MAE or AUC) and the mean error by cohort, age band and sex."""
     found = []
-    for target, mine in groups.groupby("target", sort=False):
+    for target, mine in enough(groups, smallest).groupby("target", sort=False):
         main = "auc" if (mine["metric"] == "auc").any() else "mae"
         rows = []
         for (by, group, split), part in mine.groupby(["by", "group", "split"], sort=False):
@@ -80,10 +88,10 @@ def subgroups(groups: pd.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
-def calibration_groups(calibration: pd.DataFrame) -> list[dict[str, Any]]:
+def calibration_groups(calibration: pd.DataFrame, smallest: int = 1) -> list[dict[str, Any]]:
     """Per binary target and split: predicted and observed shares by bin."""
     found = []
-    for (target, split), mine in calibration.groupby(["target", "split"], sort=False):
+    for (target, split), mine in enough(calibration, smallest).groupby(["target", "split"], sort=False):
         rows = [
             {
                 "predicted": f"{row['predicted']:.3f}",

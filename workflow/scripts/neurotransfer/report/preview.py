@@ -17,6 +17,7 @@ from typing import Any
 from .. import pages
 from ..study import layout
 from ..study.plan import MODELS, Study
+from .public import check_public, private_names
 
 PAIRS = (("transfer", "baseline"), ("transfer", "linear"), ("linear", "baseline"))
 
@@ -84,7 +85,13 @@ def preview_rows(study: Study, aucs: Mapping[tuple, float]) -> list[dict[str, An
 
 
 def preview_html(config: Mapping[str, Any], study: Study, results: str | Path = layout.RESULTS) -> str:
-    """The page as HTML, without names of participants or images."""
+    """The page as HTML, without names of participants or images.
+
+    Raises
+    ------
+    InputError
+        if a title or the study's name would name a person, a path or a user
+    """
     aucs, left_out = finished_fits(study, results)
     failures = Counter(path.parent.name for path in layout.within(results, layout.FAILURES).glob("*/*.json"))
     total = len(study.tasks) * len(study.n) * len(study.replicates)
@@ -102,4 +109,6 @@ def preview_html(config: Mapping[str, Any], study: Study, results: str | Path = 
         "titles": {name: task["title"] for name, task in study.tasks.items()},
         "pretrained": layout.within(results, layout.weights(study.run)).exists(),
     }
-    return pages.render(content, "preview.html.j2")
+    page = pages.render(content, "preview.html.j2")
+    check_public("the preview", page, private_names(config, Path(results).parent))
+    return page

@@ -1,6 +1,7 @@
 """The report's tables on trust: an account of every image, resamples, chosen settings, versions, configuration.
 
-Ledgers and tables of all stages go in, texts and counts come out, without names of participants or images.
+Ledgers and tables of all stages go in, texts and counts come out, without names of participants or images, without
+paths, and without counts of fewer people than `report.smallest_cell`.
 """
 
 from __future__ import annotations
@@ -9,23 +10,32 @@ import json
 import platform
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
 from .. import __version__
+from ..manifest.withdrawal import participant_of
 from ..split.roles import ROLES
+from ..study.container_names import is_file_reference
 from ..study.plan import MODELS, further_models
-from ..text import words
+from ..text import number, words
+from .cells import shown, shown_row
 
 PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "nibabel", "SimpleITK", "nilearn", "matplotlib")
 LOST = {"failed": "failed", "excluded": "left out by quality control"}  # statuses lost after the manifest
+SECRET = "participants_key"  # of the configuration: the path of the study key
 EXCLUDED = "beyond a limit of quality.exclude, see results/quality"
 
 
-def accounting(ledger: pd.DataFrame, excluded: pd.DataFrame, images: pd.DataFrame) -> dict[str, Any]:
+def accounting(ledger: pd.DataFrame, excluded: pd.DataFrame, images: pd.DataFrame, smallest: int = 1) -> dict[str, Any]:
     """The number of images by stage and reason, and whether the stages add up.
+
+    Parameters
+    ----------
+    smallest : number of people; the images of fewer are counted as "< 5"
 
     Returns
     -------
@@ -33,24 +43,37 @@ def accounting(ledger: pd.DataFrame, excluded: pd.DataFrame, images: pd.DataFram
     """
     usable = int((ledger["status"] == "ok").sum())
     rows = [_row("T1-weighted images found", len(excluded) + len(ledger))]
-    rows += _rows_by_reason("left out of the manifest", excluded)
+    rows += _rows_by_reason("left out of the manifest", excluded, smallest)
     rows.append(_row("in the manifest", len(ledger)))
     for status, name in LOST.items():
-        rows += _rows_by_reason(name, ledger[ledger["status"] == status])
+        rows += _rows_by_reason(name, ledger[ledger["status"] == status], smallest)
     rows.append(_row("preprocessed and cached", usable))
     names = {"train": "pretraining: training", "validation": "pretraining: validation", "test": "never pretrained on"}
-    rows += [_row(name, int((images["role"] == role).sum()), 1) for role, name in names.items()]
-    rows += _rows_by_reason("unused", images[images["role"] == "unused"])
+    for role, name in names.items():
+        mine = images[images["role"] == role]
+        rows.append(_row(name, shown(len(mine), _people(mine), smallest), 1))
+    rows += _rows_by_reason("unused", images[images["role"] == "unused"], smallest)
     known = int(images["role"].isin([*names, "unused"]).sum())
     return {"rows": rows, "complete": usable == len(images) == known}
 
 
-def _row(text: str, images: int, level: int = 0) -> dict[str, Any]:
+def _row(text: str, images: int | str, level: int = 0) -> dict[str, Any]:
     return {"text": text, "images": images, "level": level}
 
 
-def _rows_by_reason(name: str, images: pd.DataFrame) -> list[dict[str, Any]]:
-    return [_row(f"{name}: {words(reason)}", len(group), 1) for reason, group in _by(images, "reason")]
+def _rows_by_reason(name: str, images: pd.DataFrame, smallest: int) -> list[dict[str, Any]]:
+    return [
+        _row(f"{name}: {words(reason)}", shown(len(group), _people(group), smallest), 1)
+        for reason, group in _by(images, "reason")
+    ]
+
+
+def _people(images: pd.DataFrame) -> int:
+    """The participants of images, or of files that the manifest leaves out; a file without a label counts as one."""
+    if "image_id" in images:
+        return int(images["image_id"].map(participant_of).nunique())
+    labels = images["file"].str.extract(r"(sub-[^/_]+)")[0].fillna(images["file"])
+    return int((images["cohort"] + " " + labels).nunique())
 
 
 def _by(table: pd.DataFrame, column: str) -> list[tuple[Any, pd.DataFrame]]:
@@ -58,27 +81,34 @@ def _by(table: pd.DataFrame, column: str) -> list[tuple[Any, pd.DataFrame]]:
     return sorted(table.groupby(column, dropna=False), key=lambda group: -len(group[1]))
 
 
-def failure_rows(ledger: pd.DataFrame, reasons: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Failed and excluded images by reason and cohort, with the meaning of the reason."""
+def failure_rows(ledger: pd.DataFrame, reasons: Mapping[str, str], smallest: int = 1) -> list[dict[str, Any]]:
+    """Failed and excluded images by reason and cohort, with the meaning of the reason; of few people no number."""
     rows = []
     for reason, group in _by(ledger[ledger["status"] != "ok"], "reason"):
-        counts = group["cohort"].value_counts()
-        cohorts = ", ".join(f"{cohort} {count:,}" for cohort, count in counts.items())
+        counts = {cohort: shown(len(mine), _people(mine), smallest) for cohort, mine in _by(group, "cohort")}
+        cohorts = ", ".join(f"{cohort} {number(count)}" for cohort, count in counts.items())
+        images = shown(len(group), _people(group), smallest)
         known = EXCLUDED if (group["status"] == "excluded").all() else "no reason was recorded"
         meaning = reasons.get(str(reason), known)
-        rows.append({"reason": words(reason), "meaning": meaning, "images": len(group), "cohorts": cohorts})
+        rows.append({"reason": words(reason), "meaning": meaning, "images": images, "cohorts": cohorts})
     return rows
 
 
-def cohort_rows(images: pd.DataFrame, ledger: pd.DataFrame, excluded: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per cohort: images found, left out and failed, and images by role."""
+def cohort_rows(
+    images: pd.DataFrame, ledger: pd.DataFrame, excluded: pd.DataFrame, smallest: int = 1
+) -> list[dict[str, Any]]:
+    """Per cohort: images found, left out and failed, and images by role; of few people no number."""
     rows = []
     for cohort in dict.fromkeys([*images["cohort"], *ledger["cohort"], *excluded["cohort"]]):
         mine, done = images[images["cohort"] == cohort], ledger[ledger["cohort"] == cohort]
-        left_out = int((excluded["cohort"] == cohort).sum())
-        counts = {"found": len(done) + left_out, "left_out": left_out, "failed": int((done["status"] != "ok").sum())}
-        roles = {role: int((mine["role"] == role).sum()) for role in ROLES}
-        rows.append({"cohort": cohort, "participants": mine["participant_id"].nunique(), **counts, **roles})
+        parts = {"left_out": excluded[excluded["cohort"] == cohort], "failed": done[done["status"] != "ok"]}
+        parts |= {role: mine[mine["role"] == role] for role in ROLES}
+        found = len(done) + len(parts["left_out"])
+        people = {name: _people(part) for name, part in parts.items()}
+        cells = shown_row({name: len(part) for name, part in parts.items()}, people, smallest)
+        everyone = mine["participant_id"].nunique()
+        whole = {"participants": shown(everyone, everyone, smallest), "found": shown(found, _people(done), smallest)}
+        rows.append({"cohort": cohort, **whole, **cells})
     return rows
 
 
@@ -145,7 +175,7 @@ def mixed_versions(ledger: pd.DataFrame, weights: Mapping[str, Any]) -> bool:
 def configuration_lines(
     config: Mapping[str, Any], defaults: Mapping[str, Any] | None, indent: int = 0
 ) -> list[dict[str, Any]]:
-    """The configuration as lines of YAML, compared with the paper's.
+    """The configuration as lines of YAML, compared with the paper's, without names of people and without folders.
 
     Returns
     -------
@@ -162,10 +192,24 @@ def configuration_lines(
             lines += configuration_lines(value, there, indent + 1)
         else:
             differs = not known or value != there
-            lines.append(
-                {"text": f"{name} {_flow(value)}", "differs": differs, "paper": _flow(there) if known else None}
-            )
+            public = _public(key, value) if differs or key == SECRET else value
+            paper = _flow(_public(key, there)) if known else None
+            lines.append({"text": f"{name} {_flow(public)}", "differs": differs, "paper": paper})
     return lines
+
+
+def _public(key: Any, value: Any) -> Any:
+    """A value of the configuration without names of people and without folders."""
+    if key == SECRET:
+        return "not shown"
+    if key == "waived_duplicates":
+        return f"{len(value)} pairs, not shown" if value else value
+    if isinstance(value, list):
+        return [_public(key, part) for part in value]
+    if isinstance(value, Mapping):
+        return {name: _public(name, part) for name, part in value.items()}
+    registry = key == "image" and isinstance(value, str) and not is_file_reference(value)
+    return f"…/{Path(value).name}" if isinstance(value, str) and "/" in value and not registry else value
 
 
 def _flow(value: Any) -> str:

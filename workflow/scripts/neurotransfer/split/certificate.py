@@ -7,6 +7,7 @@ certificate, JSON without names of participants or images; or one line per leak.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -35,6 +36,7 @@ def certify(
     *,
     waived: Sequence[Sequence[str]] = (),
     one_engine: bool = True,
+    key: bytes | None = None,
 ) -> dict[str, Any]:
     """Prove that no participant, and no scan under two names, is in two of training, validation and test.
 
@@ -48,13 +50,14 @@ def certify(
     pairs : from duplicates.find_pairs, images of two participants that look like one scan or one head
     waived : pairs of participants or of images that the user has examined and accepts
     one_engine : if true, refuse images of engines, or versions of engines, that made no training image
+    key : the study key, for the digests of participants; None: no digests
 
     Returns
     -------
     JSON values: `counts` per set and per cohort and set (participants, images, age in years, share of females),
     `overlaps` of every pair of sets (participants; pairs that look like one scan, waived ones, pairs that look like
-    one head), the same pairs `within` each set and in the tasks' `pools`, `digests` (SHA-256 of each set's sorted
-    participants, one per line), `shared_cohorts` (both in training and in test), `engines` per set, `statement`
+    one head), the same pairs `within` each set and in the tasks' `pools`, `keyed_digests` (of each set's participants,
+    see `digest_of_participants`), `shared_cohorts` (both in training and in test), `engines` per set, `statement`
 
     Raises
     ------
@@ -94,8 +97,6 @@ def certify(
     tasks = sorted({task for has in roles.values() for task in has} - {"pretraining", "holdout"})
     pools = {task: _alike_counts(alike, [task in has for has in alike["tasks"]]) for task in tasks}
     waivers = int((alike["waived"] & (alike["kind"] == SCAN)).sum())
-    sizes = ", ".join(f"{counts[role]['participants']} in {role}" for role in SETS)
-    waived_pairs = f"; {waivers} pairs of scans that look identical were waived by name" if waivers else ""
     return {
         "counts": counts,
         "cohorts": by_cohort,
@@ -103,16 +104,35 @@ def certify(
         "within": within,
         "pools": pools,
         "shared_cohorts": [c for c, has in by_cohort.items() if has["test"]["images"] and has["train"]["images"]],
-        "digests": {role: digest_of_participants(people[role]) for role in SETS},
+        "keyed_digests": {role: digest_of_participants(people[role], key) for role in SETS} if key else {},
         "engines": engines,
         "waived_scans": waivers,
-        "statement": f"No participant and no scan is in two of training, validation and test ({sizes}){waived_pairs}.",
+        "statement": statement(counts, waivers),
     }
 
 
-def digest_of_participants(people: Collection[str]) -> str:
-    """SHA-256 of the sorted participants, one per line; their order in `people` does not matter."""
-    return hashlib.sha256("\n".join(sorted(people)).encode()).hexdigest()
+def statement(counts: Mapping[str, Mapping[str, Any]], waivers: int, smallest: int = 1) -> str:
+    """What the certificate proves, in a sentence.
+
+    Parameters
+    ----------
+    counts : `participants` of each set
+    waivers : pairs of scans that were waived
+    smallest : number of people; a smaller set is "fewer than 5"
+    """
+    people = {role: counts[role]["participants"] for role in SETS}
+    said = {role: f"fewer than {smallest}" if 0 < count < smallest else count for role, count in people.items()}
+    sizes = ", ".join(f"{said[role]} in {role}" for role in SETS)
+    waived = f"; {waivers} pairs of scans that look identical were waived by name" if waivers else ""
+    return f"No participant and no scan is in two of training, validation and test ({sizes}){waived}."
+
+
+def digest_of_participants(people: Collection[str], key: bytes) -> str:
+    """HMAC-SHA256 under the study key of the sorted participants, one per line; their order does not matter.
+
+    A plain digest of a short list of short names would be guessed.
+    """
+    return hmac.new(key, "\n".join(["participants of a set", *sorted(people)]).encode(), hashlib.sha256).hexdigest()
 
 
 def check_sources(
