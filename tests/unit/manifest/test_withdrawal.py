@@ -274,7 +274,7 @@ def reported(tmp_path_factory):
         (
             "given",
             2,
-            "<code>/kept/weights.safetensors</code> were trained on 2 participants who have withdrawn",
+            "<code>weights.safetensors</code> were trained on 2 participants who have withdrawn",
             UNKNOWN,
         ),
         (
