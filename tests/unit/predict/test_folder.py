@@ -59,7 +59,7 @@ def test_engine_grid_crop_and_network_are_those_of_the_weights(tmp_path):
         ),
         (
             "", None, {"images_made_by": [["fastsurfer", "2.0.1"]]},
-            r"of fastsurfer 2.0.1, these images are of fastsurfer 2.5.0; give --derivatives .* accept_other",
+            r"of fastsurfer 2.0.1, these images are of fastsurfer 2.5.0; give --derivatives .*accept_other",
         ),
         ("", None, {"images_made_by": [["freesurfer", "7.4.1"]]}, "freesurfer 7.4.1; give --engine .* --derivatives"),
         ("", "derivatives", {}, "no folder of outputs is named for a; give --derivatives"),
