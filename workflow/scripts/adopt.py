@@ -22,5 +22,8 @@ with job(snakemake):
     if unknown := weights.why_unknown(metadata, weights.read_study_key(settings["participants_key"])):
         message = "%s: the participants in its training are unknown: %s"
         logging.getLogger("neurotransfer").warning(message, source.weights, unknown)
+    if metadata.get("known_answers", {}).get("state") == "unchecked":
+        message = "%s: unchecked: nothing has shown that it predicts what was published; neurotransfer weights check"
+        logging.getLogger("neurotransfer").warning(message, source.weights)
     with written_whole(snakemake.output.weights, "wb") as file:
         file.write(Path(source.weights).read_bytes())

@@ -33,6 +33,7 @@ from neurotransfer.report.trust_tables import (
     cohort_rows,
     configuration_lines,
     mixed_versions,
+    published_weights,
     setting_groups,
 )
 from neurotransfer.text import p_text
@@ -360,6 +361,20 @@ def test_the_page_shows_the_configuration_and_marks_differences_from_the_papers(
     ]
 
 
+IMPORTED = {
+    "source": {"licence": "CC-BY-NC-4.0", "citation": "Somebody (2025)"},
+    "known_answers": {"state": "unchecked"},
+}
+
+
+def test_imported_weights_are_named_with_licence_and_check():
+    passed = {"state": "passed", "images": 3, "predictions": 3, "tolerance": 0.001, "largest_difference": 2e-5}
+    assert published_weights({"version": "1"}) is None
+    assert published_weights(IMPORTED) == {**IMPORTED["source"], "checked": ""}
+    words = published_weights(IMPORTED | {"known_answers": passed})["checked"]
+    assert words == "They predicted 3 published values of 3 images within 0.001 (largest difference 2e-05)."
+
+
 def test_the_overlap_with_given_weights_is_unknown_without_their_participants(tmp_path):
     results = make_results(("ad_hc",), (20,), 1, given=True, holdout=False, people=6)
     drawings = draw_figures(results, tmp_path)
@@ -374,6 +389,11 @@ def test_the_overlap_with_given_weights_is_unknown_without_their_participants(tm
     )
     assert "may be tested on participants of its pretraining" in plain(page_of(results, drawings, seen={"a_1", "a_2"}))
     assert "A single n gives no learning curve" in text
+    assert "imported from" not in text and "Unchecked" not in text
+    results.weights |= IMPORTED
+    text = plain(page_of(results, drawings))
+    assert "imported from Somebody (2025), under the licence CC-BY-NC-4.0. Unchecked: nothing has shown" in text
+    assert "its weights are those of Somebody (2025), and it has not been checked that they predict" in text
 
 
 def test_overlap_is_not_unknown_if_pretraining_is_part_of_the_study(page):

@@ -150,6 +150,16 @@ def main(arguments: list[str] | None = None) -> int:
     published.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new .safetensors file")
     published.add_argument("--mapping", type=Path, metavar="FILE", help="describes the source, for --as mapping")
     published.set_defaults(run=_import_weights)
+    check = inner.add_parser("check", help="compare with published predictions, and record in the file that it passed")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("--crops", type=Path, required=True, metavar="FOLDER", help="of the images")
+    check.add_argument(
+        "--expected", type=Path, required=True, metavar="TABLE", help="published predictions, CSV or TSV"
+    )
+    check.add_argument("--tolerance", type=float, default=0.001, help="in the target's unit; default: %(default)s")
+    check.add_argument("--column", metavar="NAME", help="of TABLE, with the first target, if its name is another one")
+    check.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
+    check.set_defaults(run=_check_weights)
 
     chosen = parser.parse_args(arguments)
     try:
@@ -440,6 +450,15 @@ def _import_weights(chosen: argparse.Namespace) -> None:
     from .exchange.importing import import_weights
 
     print(import_weights(chosen.source, chosen.kind, chosen.out, chosen.mapping))
+
+
+def _check_weights(chosen: argparse.Namespace) -> int:
+    from .exchange.known_answers import check_weights_file
+
+    options = {"tolerance": chosen.tolerance, "column": chosen.column, "threads": chosen.threads}
+    check = check_weights_file(chosen.file, chosen.crops, chosen.expected, **options)
+    print(check.text())
+    return 0 if check.passed else 1
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Kind:
     scaling : "none", or "mean": intensities are divided by the mean of the image
     mean_over : the grid over which that mean is taken, if it is not the crop; outside the crop the image is 0
     voxel_size : mm, or the smallest and the largest
-    grid : voxels of the whole image
+    grid : voxels of the whole image, in LIA order
     engine, version : of the images' preprocessing
     names : from the source's names of tensors, or of layers, to those of network/sfcn.py; empty if the source's format
         is known
@@ -105,7 +105,7 @@ UK_BIOBANK: dict[str, Any] = {  # T1_brain_linear_to_MNI
     "scaling": "mean",
     "mean_over": MNI,
     "voxel_size": 1.0,
-    "grid": MNI,
+    "grid": (182, 182, 218),  # MNI152 in LIA order
     "engine": "fsl",
     "version": "UK Biobank, linear to MNI152",
     "licence": "MIT",

@@ -82,7 +82,11 @@ def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]
     shape = f"""a Simple Fully Convolutional Network [@peng2021] ({channels} channels, a bottleneck of
         {network["bottleneck"]}, global {network["pooling"]} pooling)"""
     if run == "given":
-        return f"The pretrained network, {shape}, was not trained here: its weights were given."
+        source = weights.get("source")
+        origin = f"its weights are those of {source['citation']}" if source else "its weights were given"
+        unchecked = weights.get("known_answers", {}).get("state") == "unchecked"
+        caveat = ", and it has not been checked that they predict what was published" if unchecked else ""
+        return f"The pretrained network, {shape}, was not trained here: {origin}{caveat}."
     names = _learnt(config, weights)
     targets = listed(TARGETS.get(name, name) for name in names)
     together = " together" if len(names) > 1 else ""

@@ -86,6 +86,7 @@ def report_content(
         "missing": answer_tables.missing_fits(medians, config, tasks),
         "given": run == "given",
         "seen": None if seen is None else len(seen),
+        "published": trust_tables.published_weights(weights),
         "withdrawn": {"images": int(gone.sum()), "behind_weights": withdrawn, "weights": weights_name(config, run)},
         "unknown": unknown,
         "simulated": bool(config["report"]["truth"]),

@@ -167,6 +167,27 @@ def version_rows(ledger: pd.DataFrame, weights: Mapping[str, Any]) -> list[tuple
     return rows
 
 
+def published_weights(weights: Mapping[str, Any]) -> dict[str, str] | None:
+    """Licence, origin and check of weights that were imported; None for this program's own.
+
+    Parameters
+    ----------
+    weights : their metadata
+    """
+    source, answers = weights.get("source"), weights.get("known_answers", {})
+    if not source and not answers:
+        return None
+    checked = ""
+    if answers.get("state") == "passed":
+        checked = (
+            f"They predicted {answers['predictions']:,} published values of {answers['images']:,} images within "
+            f"{answers['tolerance']:g} (largest difference {answers['largest_difference']:.2g})."
+        )
+    source = source or {}
+    origin = {name: str(source.get(name) or "not stated") for name in ("licence", "citation")}
+    return {**origin, "checked": checked}
+
+
 def mixed_versions(ledger: pd.DataFrame, weights: Mapping[str, Any]) -> bool:
     """Whether the results come from several versions of an engine or of neurotransfer."""
     return len(ledger[["engine", "engine_version"]].drop_duplicates()) > 1 or weights.get("version") != __version__
