@@ -11,7 +11,7 @@ from fan_out import fan_out
 from neurotransfer.operations.failures import failures_of
 from neurotransfer.study.configuration import load_config
 from neurotransfer.study.rules import RULES, cores_of, uses_gpu
-from runs import REPOSITORY, planned_jobs
+from runs import REPOSITORY, planned_jobs, snakemake
 
 # each rule after Snakemake has parsed the workflow
 DUMP = """
@@ -29,7 +29,7 @@ with open("rules.json", "w") as file:
 """
 VALUES = {"shard": "ADNI-0001", "job": "0000", "cohort": "ADNI", "run": "multitask"}
 VALUES |= {"task": "ad_hc", "n": "100", "replicate": "001"}
-TARGETS = {"all", "cached", "pretrained", "predicted"}  # targets for users, without a script
+TARGETS = {"all", "cached", "pretrained", "predicted", "finals"}  # targets for users, without a script
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +84,12 @@ def test_snakemake_accepts_the_suggested_target_for_a_failed_job_of_every_rule(s
     for name, rule in RULES.items():
         values = ", ".join(f"{wildcard}={VALUES[wildcard]}" for wildcard in rule.wildcards)
         assert f"{name} {values}".strip() in planned, name
+
+
+def test_networks_of_fits_are_kept_if_the_configuration_says_so(study, tmp_path):
+    folder, overlay = study
+    more = tmp_path / "keep.yaml"
+    more.write_text("models: {cnn: {keep: chosen}}")
+    done = snakemake(folder, "--dry-run", overlays=[overlay, more])
+    assert done.returncode == 0, done.stdout
+    assert "results/fits/ad_hc/n100/001/transfer.safetensors" in done.stdout

@@ -13,7 +13,7 @@ CNN = {
     "seed": config["seed"],
     "recipe": RECIPE,
     "network": identity(config, "network"),
-    "training": identity(config, "models.cnn", ["gpus"]),
+    "training": identity(config, "models.cnn", ["gpus", "keep"]),
 }
 # Everything besides input files on which a model's fit depends; aggregate refuses fits made with other values.
 FITTING = {
@@ -39,6 +39,33 @@ FURTHER = {
     for model in study.further
 }
 FITTING |= FURTHER
+
+
+KEEP = config["models"]["cnn"]["keep"]
+
+
+def kept_network(model):
+    """The output of a fit that keeps its network."""
+    path = f"results/fits/{{task}}/n{{n}}/{{replicate}}/{model}.safetensors"
+    return {"network": path} if KEEP == "chosen" else {}
+
+
+def kept_networks(wildcards):
+    """All networks that the configuration keeps."""
+    if KEEP == "best_of_task":
+        return expand("results/best/{task}.safetensors", task=study.tasks)
+    path = "results/fits/{task}/n{n}/{replicate}/{model}.safetensors"
+    every = {"task": study.tasks, "n": study.n, "replicate": study.replicates}
+    return expand(path, **every, model=CNNS) if KEEP == "chosen" else []
+
+
+def fits_of_largest_n(*models):
+    path = f"results/fits/{{task}}/n{max(study.n)}/{{replicate}}/{{model}}.json"
+    return lambda wildcards: expand(path, task=wildcards.task, replicate=study.replicates, model=models)
+
+
+def images_of_task(task):
+    return sum(study.shards[shard].images for cohort in study.cohorts_of(task) for shard in study.shards_of(cohort))
 
 
 def volumes_of_task(ending):
@@ -120,6 +147,7 @@ rule baseline:
         resample="results/resamples/{task}/n{n}/{replicate}.tsv",
         certificate=ancient("results/split/certificate.json"),  # before any GPU hour: no participant is in two sets
     output:
+        **kept_network("baseline"),
         fit="results/fits/{task}/n{n}/{replicate}/baseline.json",
     log:
         "logs/baseline/{task}/n{n}/{replicate}.log",
@@ -143,6 +171,7 @@ rule transfer:
         weights=WEIGHTS,
         participants=PRETRAINED_PARTICIPANTS,
     output:
+        **kept_network("transfer"),
         fit="results/fits/{task}/n{n}/{replicate}/transfer.json",
     log:
         "logs/transfer/{task}/n{n}/{replicate}.log",
@@ -157,3 +186,55 @@ rule transfer:
         fitting=FITTING["transfer"],
     script:
         "../scripts/transfer.py"
+
+
+rule best:
+    """The network with the highest validation AUC among a task's fits of the largest n, trained again from its seeds."""
+    input:
+        fits=fits_of_largest_n(*CNNS),
+        weights=WEIGHTS,
+        participants=PRETRAINED_PARTICIPANTS,
+    output:
+        "results/best/{task}.safetensors",
+    log:
+        "logs/best/{task}.log",
+    benchmark:
+        "results/benchmarks/best/{task}.tsv"
+    threads: config["models"]["cnn"]["threads"]
+    resources:
+        mem_mb=lambda wc, attempt: (8000 + 10 * max(study.n)) * attempt,
+        runtime=lambda wc, attempt: (15 + max(study.n) // 5) * attempt,
+        gpu=config["models"]["cnn"]["gpus"],
+    params:
+        fitting={model: FITTING[model] for model in CNNS},
+        task=lambda wc: study.tasks[wc.task],
+    script:
+        "../scripts/best.py"
+
+
+rule final:
+    """A task's network for use elsewhere: trained on all images of its pool, with the setting that won most often."""
+    input:
+        fits=fits_of_largest_n("transfer"),
+        weights=WEIGHTS,
+        participants=PRETRAINED_PARTICIPANTS,
+        indices=lambda wc: of_cohorts("index", wc.task),
+        splits=lambda wc: of_cohorts("split/cohorts", wc.task),
+        certificate=ancient("results/split/certificate.json"),
+    output:
+        "results/final/{task}.safetensors",
+    log:
+        "logs/final/{task}.log",
+    benchmark:
+        "results/benchmarks/final/{task}.tsv"
+    threads: config["models"]["cnn"]["threads"]
+    resources:
+        mem_mb=lambda wc, attempt: 16000 * attempt,
+        runtime=lambda wc, attempt: (30 + images_of_task(wc.task) // 10) * attempt,
+        gpu=config["models"]["cnn"]["gpus"],
+    params:
+        fitting=FITTING["transfer"],
+        task=lambda wc: study.tasks[wc.task],
+        converters=config["manifest"]["converters"],
+    script:
+        "../scripts/final.py"

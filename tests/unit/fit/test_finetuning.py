@@ -58,7 +58,7 @@ def fits(study, resample, model, trunk, settings):
 
 
 def test_a_diverging_setting_is_recorded_and_the_others_go_on(study, resample):
-    records, chosen, scores = fits(study, resample, "baseline", None, settings_of(1e30, 0.02))
+    records, chosen, scores, _ = fits(study, resample, "baseline", None, settings_of(1e30, 0.02))
     assert [record["status"] for record in records] == ["diverged", "ok"]
     assert records[0]["validation_auc"] is None
     assert chosen == 1
@@ -107,7 +107,7 @@ def test_frozen_layers_stay_as_they_are_and_the_others_learn(study, resample, tr
 
     monkeypatch.setattr(finetuning, "fit_setting", watched)
     values = settings_of(0.02)[0] | {"freeze": first}
-    records, _, scores = fits(study, resample, "transfer", trunk if pretrained else None, [values])
+    records, _, scores, _ = fits(study, resample, "transfer", trunk if pretrained else None, [values])
     before, after = states
     frozen = tuple(f"blocks.{block}." for block in range(2 if first == "trunk" else first))
     frozen += ("bottleneck.", "norm.") if first == "trunk" else ()
@@ -199,7 +199,7 @@ def test_a_record_holds_what_scikit_learn_computes_from_it(study, resample, tmp_
     monkeypatch.setattr(finetuning.layout, "CACHE", study[0])
     path = tmp_path / "001.tsv"
     write_resample(resample.assign(index_row=0), path, {"task": "task", "n": 24, "replicate": "001"})
-    record = finetuning.fit("baseline", path, FITTING | {"settings": settings_of(0.005, 0.02)})
+    record, _ = finetuning.fit("baseline", path, FITTING | {"settings": settings_of(0.005, 0.02)})
     test = record["test"]
     assert record["test_auc"] == pytest.approx(roc_auc_score(test["label"], test["score"]))
     assert resample.loc[test["position"], "role"].eq("test").all()
@@ -207,7 +207,7 @@ def test_a_record_holds_what_scikit_learn_computes_from_it(study, resample, tmp_
     best = max(record["settings"], key=lambda setting: setting["validation_auc"])
     assert record["settings"][record["chosen"]] == best
     assert json.loads(json.dumps(record, allow_nan=False)) == record
-    again = finetuning.fit("baseline", path, FITTING | {"settings": settings_of(0.005, 0.02)})
+    again, _ = finetuning.fit("baseline", path, FITTING | {"settings": settings_of(0.005, 0.02)})
     assert json.dumps(again) == json.dumps(record)
 
 

@@ -21,11 +21,11 @@ from ..cache.write import BOUNDING_BOX
 from ..errors import InputError
 from ..files import read_table
 from ..network.device import choose_device, place
-from ..network.sfcn import SFCN, calibrate, start_head, training_scale, trunk_of
-from ..pretrain.batches import ResidentImages, as_input, epoch_order
+from ..network.sfcn import SFCN, calibrate, folded, start_head, training_scale, trunk_of
+from ..pretrain.batches import Images, ResidentImages, as_input, epoch_order
 from ..pretrain.distributed import passes_of
 from ..pretrain.evaluation import point_metrics
-from ..pretrain.optimiser import WeightAverage, learning_rate, make_optimiser
+from ..pretrain.optimiser import Optimiser, WeightAverage, learning_rate, make_optimiser
 from ..pretrain.step import backward_passes, predict
 from ..pretrain.weights import check_made_by, check_weights, expected_of, read_weights, seen_by, why_unknown
 from ..seeds import seed_from
@@ -63,13 +63,63 @@ def pretrained_trunk(
     InputError
         if the weights do not match, or have seen a participant of the resample
     """
+    rows, facts = read_resample(resample)
+    made_by, accept = facts["images_made_by"], accept_other_preprocessing
+    return matching_trunk(
+        weights, fitting, rows, made_by, resample, participants, key=key, accept_other_preprocessing=accept
+    )
+
+
+def matching_trunk(
+    weights: str | Path,
+    fitting: Mapping[str, Any],
+    rows: pd.DataFrame,
+    made_by: Sequence[Sequence[str]],
+    file: str | Path,
+    participants: str | Path | None,
+    *,
+    key: bytes | None,
+    accept_other_preprocessing: bool = False,
+) -> dict[str, torch.Tensor]:
+    """The same for images of any table.
+
+    Parameters
+    ----------
+    rows : with `participant_id`
+    made_by : from cache.made_by, of the images
+    file : that the rows come from, for the message
+    """
     state, metadata = read_weights(weights)
     rule = fitting.get("crop_rule", BOUNDING_BOX)
     expected = expected_of(fitting["network"], fitting["crop"], fitting["preprocessing"], rule)
     check_weights(metadata, expected, weights, accept=accept_other_preprocessing)
-    rows, facts = read_resample(resample)
-    check_made_by(metadata, facts["images_made_by"], weights, accept=accept_other_preprocessing)
-    people = set(rows["participant_id"])
+    check_made_by(metadata, made_by, weights, accept=accept_other_preprocessing)
+    check_unseen(metadata, set(rows["participant_id"]), weights, file, participants, key=key)
+    return trunk_of(state)
+
+
+def check_unseen(
+    metadata: Mapping[str, Any],
+    people: set[str],
+    weights: str | Path,
+    file: str | Path,
+    participants: str | Path | None,
+    *,
+    key: bytes | None,
+) -> None:
+    """Refuse participants that pretraining has seen; the log says if that cannot be known.
+
+    Parameters
+    ----------
+    metadata : of the weights
+    file : that names the people, for the message
+    participants, key : as for `pretrained_trunk`
+
+    Raises
+    ------
+    InputError
+        with how many they are
+    """
     seen = seen_by(metadata, people, key)
     if participants:
         seen = people & set(read_table(participants)["participant_id"])
@@ -79,8 +129,7 @@ def pretrained_trunk(
     elif seen:
         what = f"{len(seen)} of its participants are behind the weights {weights}, such as {min(seen)}"
         fix = f"delete {layout.SPLIT} and {layout.RESAMPLES} and run again; with given weights, leave these people out"
-        raise InputError(resample, "participant_id", what, fix)
-    return trunk_of(state)
+        raise InputError(file, "participant_id", what, fix)
 
 
 def first_network(
@@ -133,28 +182,7 @@ def fit_setting(
     least: tuple[float, ...] = (math.inf,)
     state: dict[str, torch.Tensor] = {}
     for epoch in range(settings["epochs"]):
-        order = [train[batch] for batch in epoch_order(len(train), settings["batch_size"], seeds["order"], epoch)]
-        parts = [[batch[positions] for positions in passes_of(len(batch), settings["accumulate"])] for batch in order]
-        seen = [rows for part in parts for rows in part]
-        reading = images.batches(seen, device)
-        model.train()
-        for step, batch in enumerate(order):
-            wanted = labels[torch.as_tensor(batch)]  # [batch]
-            optimiser.clear()
-            backward_passes(
-                model,
-                reading,
-                passes_of(len(batch), settings["accumulate"]),
-                len(batch),
-                seeds={name: seed_from(seeds[name], epoch, step) for name in ("augmentation", "dropout")},
-                augmentation=settings["augmentation"],
-                loss_of=lambda outputs, positions, wanted=wanted: _share_of_loss(  # type: ignore[misc]
-                    outputs, wanted, positions
-                ),
-                device=device,
-            )
-            optimiser.step(learning_rate(settings, epoch, step, len(order)))
-            average.update()
+        seen = train_epoch(images, labels, train, model, optimiser, average, settings, seeds, device, epoch)
         with average.in_use():
             calibrate(model, map(as_input, images.batches(seen, device)))
             outputs = predict(model, images, rows["validation"], settings["batch_size"], device)[:, 0]  # [validation]
@@ -176,11 +204,81 @@ def fit_setting(
     return best, state
 
 
+def train_epoch(
+    images: Images,
+    labels: torch.Tensor,
+    train: np.ndarray,
+    model: SFCN,
+    optimiser: Optimiser,
+    average: WeightAverage,
+    settings: Mapping[str, Any],
+    seeds: Mapping[str, int],
+    device: torch.device,
+    epoch: int,
+) -> list[np.ndarray]:
+    """One pass over the training rows; the rows that each of its passes has read, for batch norm's statistics.
+
+    Parameters
+    ----------
+    train : rows of the resample
+    """
+    order = [train[batch] for batch in epoch_order(len(train), settings["batch_size"], seeds["order"], epoch)]
+    parts = [[batch[positions] for positions in passes_of(len(batch), settings["accumulate"])] for batch in order]
+    seen = [rows for part in parts for rows in part]
+    reading = images.batches(seen, device)
+    model.train()
+    for step, batch in enumerate(order):
+        wanted = labels[torch.as_tensor(batch)]  # [batch]
+        optimiser.clear()
+        backward_passes(
+            model,
+            reading,
+            passes_of(len(batch), settings["accumulate"]),
+            len(batch),
+            seeds={name: seed_from(seeds[name], epoch, step) for name in ("augmentation", "dropout")},
+            augmentation=settings["augmentation"],
+            loss_of=lambda outputs, positions, wanted=wanted: _share_of_loss(  # type: ignore[misc]
+                outputs, wanted, positions
+            ),
+            device=device,
+        )
+        optimiser.step(learning_rate(settings, epoch, step, len(order)))
+        average.update()
+    return seen
+
+
 def _share_of_loss(outputs: torch.Tensor, wanted: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
     """What a pass adds to the batch's mean logistic loss: outputs [n, 1] against the labels [batch] at `positions`."""
     truth = wanted[positions].to(outputs.device)
     losses = functional.binary_cross_entropy_with_logits(outputs[:, 0], truth, reduction="sum")
     return losses / len(wanted)
+
+
+def first_of_setting(
+    images: Images,
+    train: np.ndarray,
+    network: Mapping[str, Any],
+    training: Mapping[str, Any],
+    values: Mapping[str, Any],
+    seeds: Mapping[str, int],
+    trunk: Mapping[str, torch.Tensor] | None,
+    device: torch.device,
+) -> SFCN:
+    """The network that a setting starts from, with the layers frozen that the setting freezes.
+
+    Parameters
+    ----------
+    train : rows of the training images
+    values : the setting's own
+    """
+    model = first_network(network, values["dropout"], seeds, trunk)
+    if values.get("freeze", 0) != 0:
+        if trunk is None:  # batch norm after random filters must know what comes out of them
+            place(model, device, training["data_type"])
+            order = epoch_order(len(train), training["batch_size"], seeds["order"], 0)
+            calibrate(model, map(as_input, images.batches([train[batch] for batch in order], device)))
+        model.freeze(values["freeze"])
+    return model
 
 
 def fit_settings(
@@ -193,14 +291,15 @@ def fit_settings(
     seeds: Sequence[Mapping[str, int]],
     trunk: Mapping[str, torch.Tensor] | None,
     device: torch.device,
-) -> tuple[list[dict[str, Any]], int, np.ndarray]:
-    """Every setting on one resample; the chosen one's scores of the test rows.
+) -> tuple[list[dict[str, Any]], int, np.ndarray, dict[str, torch.Tensor]]:
+    """Every setting on one resample; the chosen one's scores of the test rows, and its network.
 
     A setting that diverges is recorded as such and the others go on.
 
     Returns
     -------
     records, chosen, scores : as linear.fit_settings; scores are logits
+    state : of the chosen setting's network, as it was trained (see `sfcn.folded`)
 
     Raises
     ------
@@ -212,13 +311,7 @@ def fit_settings(
     labels = torch.tensor(resample["label"].to_numpy(), dtype=torch.float32)
     records, states = [], []
     for position, values in enumerate(settings):
-        model = first_network(network, values["dropout"], seeds[position], trunk)
-        if values.get("freeze", 0) != 0:
-            if trunk is None:  # batch norm after random filters must know what comes out of them
-                place(model, device, training["data_type"])
-                order = epoch_order(len(rows["train"]), training["batch_size"], seeds[position]["order"], 0)
-                calibrate(model, map(as_input, images.batches([rows["train"][batch] for batch in order], device)))
-            model.freeze(values["freeze"])
+        model = first_of_setting(images, rows["train"], network, training, values, seeds[position], trunk, device)
         record, state = fit_setting(images, labels, rows, model, {**training, **values}, seeds[position], device)
         logger.info("setting %d %s: %s", position, dict(values), record)
         records.append({"values": dict(values), **record})
@@ -227,7 +320,8 @@ def fit_settings(
     model = first_network(network, 0.0, seeds[chosen], None)
     model.load_state_dict(states[chosen])
     place(model, device, training["data_type"])
-    return records, chosen, predict(model, images, rows["test"], training["batch_size"], device)[:, 0]
+    scores = predict(model, images, rows["test"], training["batch_size"], device)[:, 0]
+    return records, chosen, scores, states[chosen]
 
 
 def fit(
@@ -237,8 +331,8 @@ def fit(
     *,
     weights: str | Path | None = None,
     trunk: Mapping[str, torch.Tensor] | None = None,
-) -> dict[str, Any]:
-    """One replicate of one CNN model type, from its resample's file to its record.
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """One replicate of one CNN model type, from its resample's file to its record and the chosen setting's network.
 
     Parameters
     ----------
@@ -248,14 +342,15 @@ def fit(
 
     Returns
     -------
-    see selection.fit_record; the test images' scores are logits
+    record : see settings.fit_record; the test images' scores are logits
+    state : the network's, for a head that takes pooled features as they are
     """
     resample, facts = read_resample(resample_path)
     training = fitting["training"]
     device = choose_device(training["device"], training["threads"])
     names = (fitting["seed"], facts["task"], facts["n"], facts["replicate"], model_name)
     seeds = [seeds_of_fit(*names, position) for position in range(len(fitting["settings"]))]
-    records, chosen, scores = fit_settings(
+    records, chosen, scores, state = fit_settings(
         ResidentImages(resample, layout.CACHE, device),
         resample,
         network=fitting["network"],
@@ -267,7 +362,7 @@ def fit(
     )
     test = np.flatnonzero(resample["role"] == "test")
     labels = resample["label"].to_numpy()[test]
-    return fit_record(
+    record = fit_record(
         facts=facts,
         model=model_name,
         settings=records,
@@ -278,3 +373,4 @@ def fit(
         fingerprint=fingerprint_of_fit(model_name, fitting, resample_path, weights),
         recipe=fitting.get("recipe", RECIPE),
     )
+    return record, folded(state, training_scale(fitting["network"]["bottleneck"]))

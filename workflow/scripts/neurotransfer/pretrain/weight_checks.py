@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -23,7 +24,7 @@ METADATA = 32 * 2**20  # characters; the digests of 114,257 participants are 4 M
 LARGEST = 1e15
 CHECKSUM = "checksum"  # the fact that holds it
 TARGET_FIELDS: dict[str, Callable[[Any], bool]] = {
-    "name": lambda value: value in TARGETS,
+    "name": lambda value: isinstance(value, str),
     "kind": lambda value: value in ("continuous", "binary"),
     "loss": lambda value: value in ("squared", "absolute", "logistic"),
     "weight": lambda value: _is_number(value) and value >= 0,
@@ -79,6 +80,9 @@ def check_facts(facts: Mapping[str, Any]) -> None:
         _require("bins" not in target or _are_bins(target["bins"]), "targets.bins")
         for field, allowed in TARGET_FIELDS.items():
             _require(isinstance(target[field], str | int | float) and allowed(target[field]), f"targets.{field}")
+    task = facts.get("task")  # of a network that was trained further
+    known = TARGETS if task is None else [_name_of(task)]
+    _require(all(target["name"] in known for target in targets), "targets.name")
     _require(len({target["name"] for target in targets}) == len(targets), "targets.name")
     _require(facts.get("scaling", "none") in ("none", "mean"), "scaling")
     _require(isinstance(facts.get("crop_rule", ""), str), "crop_rule")
@@ -117,7 +121,15 @@ def _check_facts_for_others(facts: Mapping[str, Any]) -> None:
     _require(people is None or all(known), "people")
 
 
-def _require(right: bool, name: str) -> None:
+def _name_of(task: Any) -> str:
+    name = task.get("name") if isinstance(task, Mapping) else None
+    _require(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_]+", name), "task.name")
+    _require(all(isinstance(task.get(side), list) for side in ("positive", "negative")), "task")
+    _require(isinstance(task.get("title"), str), "task.title")
+    return str(name)
+
+
+def _require(right: object, name: str) -> None:
     if not right:
         raise ValueError(f"its metadata has no usable {name}")
 

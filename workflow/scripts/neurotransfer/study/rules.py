@@ -65,6 +65,8 @@ RULES = {  # in the order in which data passes them
         Rule("resample", layout.RESAMPLE, "resampling"),
         Rule("linear", _fit("linear"), "linear fits"),
         *(Rule(model, _fit(model), f"{model} fits") for model in CNNS),
+        Rule("best", layout.BEST),
+        Rule("final", layout.FINAL),
         Rule("aggregate", layout.AUCS),
         Rule("compare", layout.COMPARISONS),
         Rule("figures", layout.FIGURE2),
@@ -72,7 +74,8 @@ RULES = {  # in the order in which data passes them
         Rule("predict", layout.PREDICTED),
     )
 }
-ON_REQUEST = ("predict",)  # rules on whose results no result of a study depends
+ON_REQUEST = ("best", "final", "predict")  # rules on whose results no other result of a study depends
+KEEPING = ("best", "final")  # rules that train a network of a task beside its fits
 # between the cache and pretraining
 OF_COHORT = tuple(name for name, rule in RULES.items() if rule.wildcards == ("cohort",) and name != "features")
 OF_ALL_COHORTS = ("quality_page", "duplicates", "certificate")
@@ -103,7 +106,7 @@ def cores_of(name: str, config: Mapping[str, Any]) -> int:
         return config["preprocessing"]["threads"]
     if name in (*PRETRAINING, "predict"):
         return config["pretrain"]["threads"]
-    if name in (*CNNS, "features"):
+    if name in (*CNNS, *KEEPING, "features"):
         return config["models"]["cnn"]["threads"]
     return config["models"]["linear"]["threads"] if name == "linear" else 1
 
@@ -114,4 +117,4 @@ def uses_gpu(name: str, config: Mapping[str, Any]) -> bool:
         return has_gpu(config["preprocessing"])
     if name in (*PRETRAINING, "predict"):
         return bool(config["pretrain"]["gpus"])
-    return name in (*CNNS, "features") and bool(config["models"]["cnn"]["gpus"])
+    return name in (*CNNS, *KEEPING, "features") and bool(config["models"]["cnn"]["gpus"])
