@@ -58,6 +58,25 @@ def test_what_cannot_be_read_is_not_called_unwritable(tmp_path, monkeypatch):
         assert said in job.explain(error)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"null",
+        b"[]",
+        b'{"pid": 1}',
+        b'{"host": "x", "pid": -1}',
+        b'{"host": "x", "pid": 1, "slurm_job": "--help"}',
+        b"",
+    ],
+)
+def test_a_lease_that_names_no_process_is_of_a_dead_one(tmp_path, monkeypatch, content):
+    (tmp_path / "out.lease").write_bytes(content)
+    monkeypatch.setattr(job, "_age", lambda path: 10.0)
+    with job.held(tmp_path / "out") as done:
+        assert not done and json.loads((tmp_path / "out.lease").read_text())["pid"] == os.getpid()
+    assert not (tmp_path / "out.lease").exists()
+
+
 def test_a_lease_waits_for_its_living_holder(tmp_path):
     order, first = [], threading.Event()
 

@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from neurotransfer.errors import ImageError
+from neurotransfer.errors import ImageError, InputError
 from neurotransfer.files import read_json, write_json
 from neurotransfer.preprocess import reasons, run
 from neurotransfer.preprocess.engines import builtin, inputs
@@ -55,6 +55,22 @@ def test_masks_reach_dice_097_in_any_order_of_axes_oblique_and_anisotropic(heads
         found = np.asarray(resample_from_to(nibabel.load(folder / "mri/mask.mgz"), true, order=1).dataobj) > 0.5
         scores[cohort] = 2 * (found & truth).sum() / (found.sum() + truth.sum())
     assert min(scores.values()) >= 0.97, scores
+
+
+@pytest.mark.parametrize("withdrawn", [1, None])
+@pytest.mark.parametrize(
+    ("shard", "image"), [("s-0001", "../../elsewhere"), ("..", "elsewhere"), ("link", "elsewhere")]
+)
+def test_a_row_that_leads_out_of_the_study_removes_and_replaces_nothing(tmp_path, shard, image, withdrawn):
+    subjects, thesis = tmp_path / "study/subjects", tmp_path / "elsewhere/thesis.txt"
+    subjects.mkdir(parents=True)
+    (subjects / "link").symlink_to(tmp_path)
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    row = {"image_id": image, "shard": shard, "t1w": "/nowhere", "withdrawn": withdrawn}
+    with pytest.raises(InputError):
+        run.preprocess_images(pd.DataFrame([row]), SETTINGS, subjects)
+    assert thesis.read_text() == "years of work"
 
 
 def test_the_layout_is_fastsurfers_and_volumes_are_counts_of_labels(heads, tmp_path):

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from . import __version__
 from .errors import InputError
+from .study.access import OWNER, left_open, set_umask
 from .text import printable
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -162,6 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     check.set_defaults(run=_check_weights)
 
     chosen = parser.parse_args(arguments)
+    before = os.umask(OWNER)  # until a study's configuration is known
     try:
         return chosen.run(chosen) or 0
     except InputError as error:
@@ -172,6 +174,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(f"neurotransfer: {explain(error)}", file=sys.stderr)
         return 2
+    finally:
+        os.umask(before)  # of a program that calls this function
 
 
 class _Parser(argparse.ArgumentParser):
@@ -223,6 +227,8 @@ def _enter_study(chosen: argparse.Namespace) -> dict:
     os.chdir(chosen.directory)
     config = load_config(REPOSITORY, overlays)
     check_config(config, REPOSITORY / "workflow/schemas", [REPOSITORY / "config/config.yaml", *overlays])
+    if is_open := left_open(set_umask(config)):
+        print(f"neurotransfer: {is_open}", file=sys.stderr)
     return config
 
 

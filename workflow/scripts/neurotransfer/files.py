@@ -7,12 +7,15 @@ with ``#`` and hold one JSON object of facts about the table.
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import io
 import json
 import os
+import re
+import shutil
 import stat
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -25,6 +28,7 @@ if TYPE_CHECKING:  # importing pandas takes a second, which parsing the workflow
 
 MOST_BYTES = 500_000_000  # of a file that is read at once
 MOST_COLUMNS = 10_000  # of a table
+PLAIN_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.][A-Za-z0-9._-]{0,254}")
 RESTORE = "restore it, or remove it and run the command again"
 
 # Kinds of a column without text, as pandas names them.
@@ -51,14 +55,15 @@ def written_whole(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    name = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
+    # the system applies the umask; to ask for it a process would have to change it for a moment, for all its threads
+    handle = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
     try:
         text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
         with os.fdopen(handle, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -66,10 +71,51 @@ def written_whole(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def path_within(folder: str | Path, *names: object) -> Path:
+    """The path below `folder` that names lead to, which come from a table and may be anything.
+
+    Whatever is removed, or written under a name that a table holds, goes through this function.
+
+    Raises
+    ------
+    InputError
+        if a name is no plain name, or if a folder on the way is a link to another place
+    """
+    for name in names:
+        if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
+            what = f"the name {str(name)[:80]!r} may lead out of this folder"
+            raise InputError(folder, "", what, "restore the tables of the manifest: run neurotransfer manifest")
+    path = Path(folder)
+    for name in names[:-1]:
+        path = path / str(name)
+        if path.is_symlink():
+            raise InputError(path, "", "it is a link, and may lead out of the study", "put the folder in its place")
+    return path / str(names[-1])
+
+
+def remove_within(folder: str | Path, *names: object) -> None:
+    """Remove a file, a link or a folder at `path_within`; of a link only the link.  It need not be there."""
+    path = path_within(folder, *names)
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)
+
+
+def restrict(folder: str | Path) -> None:
+    """Take from all files and folders below `folder` the permissions that this process's new files do not get.
+
+    Copies keep the permissions of their source, and a container has a umask of its own.  Links are left alone.
+    """
+    probe = Path(folder, f".{uuid.uuid4().hex[:12]}")
+    probe.mkdir()  # has the permissions that the umask leaves
+    allowed = stat.S_IMODE(probe.stat().st_mode)
+    probe.rmdir()
+    for base, folders, files in os.walk(folder):
+        for path in [*(Path(base, name) for name in (*folders, *files)), Path(base)]:
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if not path.is_symlink() and mode & ~allowed:
+                path.chmod(mode & allowed)
 
 
 def check_writable(folder: str | Path) -> None:
@@ -237,6 +283,43 @@ def read_table(path: str | Path) -> pd.DataFrame:
             )
         except (ValueError, OverflowError) as error:
             raise InputError(path, "", f"it is no table ({error})", RESTORE) from None
+
+
+def read_cells(path: str | Path) -> Iterator[list[str]]:
+    """The rows of a TSV as lists of cells, the header first; facts in a first line are left out.
+
+    Raises
+    ------
+    InputError
+        if it is no text, has a cell that never ends, or is no regular file
+    """
+    with opened(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
+        try:
+            for at, cells in enumerate(csv.reader(text, delimiter="\t")):
+                if at or not cells or not cells[0].startswith("# {"):
+                    yield cells
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(path, "", f"it is no table ({error})", RESTORE) from None
+
+
+def read_dicts(path: str | Path, *columns: str) -> Iterator[dict[str, str]]:
+    """The rows of a TSV by column; a short row lacks its last columns.
+
+    Raises
+    ------
+    InputError
+        if it is no table (see `read_cells`), or if one of `columns` is missing in it or in a row
+    """
+    rows = read_cells(path)
+    header = next(rows, [])
+    for name in columns:
+        if name not in header:
+            raise InputError(path, "", f"it has no column {name}", RESTORE)
+    needed = max((header.index(name) for name in columns), default=-1)
+    for at, cells in enumerate(rows, start=2):
+        if len(cells) <= needed:
+            raise InputError(path, f"line {at}", "it is cut off", RESTORE)
+        yield dict(zip(header, cells, strict=False))
 
 
 def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,13 +26,14 @@ from typing import Any
 
 from .. import __version__
 from ..errors import InputError
-from ..files import fingerprint, read_json, write_json
+from ..files import fingerprint, read_bytes, read_json, write_json
 from ..study import layout
 from ..study.rules import base_name
 
 logger = logging.getLogger("neurotransfer")
 FAILURES = Path(layout.FAILURES)
 HEARTBEAT = 30.0  # seconds between two updates of a lease's time
+JOB_ID = re.compile(r"[0-9_]{1,40}")  # of Slurm
 SILENCE = 300.0  # seconds without an update after which a holder on another machine counts as dead
 
 
@@ -227,7 +229,7 @@ def _described(holder: dict[str, Any]) -> str:
 def _holder_of(path: Path) -> dict[str, Any] | None:
     """The holder in a lease; None while it is being written, and a dead holder if it was never written."""
     try:
-        return json.loads(path.read_text())
+        return holder_in(read_bytes(path, 10_000))
     except FileNotFoundError:
         return None
     except ValueError:
@@ -235,6 +237,21 @@ def _holder_of(path: Path) -> dict[str, Any] | None:
             if _age(path) > 5:
                 return {"host": "", "pid": 0, "token": None, "unreadable": True}
         return None
+
+
+def holder_in(content: bytes) -> dict[str, Any]:
+    """The process that a lease names; ValueError if it names none, because others could have written the file."""
+    try:
+        holder = json.loads(content)
+    except RecursionError:
+        holder = None
+    pid = holder.get("pid") if isinstance(holder, dict) else None
+    if type(pid) is not int or not 0 < pid < 2**31 or not isinstance(holder.get("host"), str):
+        raise ValueError("it names no process")
+    texts = [holder.get(name) for name in ("token", "started", "work", "slurm_job")]
+    if not all(text is None or isinstance(text, str) for text in texts) or not JOB_ID.fullmatch(texts[-1] or "0"):
+        raise ValueError("it names no process")
+    return holder
 
 
 def _remove(path: Path, holder: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ whose images are all gone keeps its file, without rows, because its number must 
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections import Counter
@@ -24,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import InputError, Mistakes
-from ..files import read_facts, table_text, write_text
+from ..files import path_within, read_dicts, read_facts, table_text, write_text
 from ..study import layout
 from ..study.demands import images_per_job, may_leave_volumes_out
 from ..study.plan import digest_of_cohorts
@@ -399,9 +398,8 @@ def read_assignments(folder: Path) -> tuple[dict[str, tuple[str, int]], dict[str
         if not number.isdigit():
             continue
         numbers[cohort] = max(numbers.get(cohort, 0), int(number))
-        with path.open(encoding="utf-8", newline="") as file:
-            for place, row in enumerate(csv.DictReader(file, delimiter="\t")):
-                positions.setdefault(row["image_id"], (path.stem, place))
+        for place, row in enumerate(read_dicts(path, "image_id")):
+            positions.setdefault(row["image_id"], (path.stem, place))
     return positions, numbers
 
 
@@ -447,7 +445,7 @@ def _known_without_volumes(folder: Path) -> set[str]:
 
 
 def _ledgers(folder: Path, shard: str) -> list[Path]:
-    return list((folder.with_name(Path(layout.PREPROCESSED).name) / shard).glob("*.tsv"))
+    return list(path_within(folder.with_name(Path(layout.PREPROCESSED).name), shard, "ledger").parent.glob("*.tsv"))
 
 
 def _without_volumes(

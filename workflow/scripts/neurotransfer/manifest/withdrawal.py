@@ -12,7 +12,6 @@ import difflib
 import functools
 import hashlib
 import io
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import InputError, Mistakes
-from ..files import read_facts, write_text
+from ..files import read_cells, read_dicts, read_facts, remove_within, write_text
 from ..study import layout
 from ..study.consequences import jobs_after, listed_by_rule
 from ..study.plan import digest_of_withdrawn, read_study
@@ -262,12 +261,9 @@ def marked_positions(folder: Path) -> dict[str, tuple[str, int]]:
     """Shard and place of the images that the shard files mark as withdrawn."""
     found = {}
     for path in sorted((folder / "shards").glob("*-*.tsv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t")
-            if "withdrawn" in (reader.fieldnames or ()):
-                for place, row in enumerate(reader):
-                    if row["withdrawn"]:
-                        found[row["image_id"]] = (path.stem, place)
+        for place, row in enumerate(read_dicts(path, "image_id")):
+            if row.get("withdrawn"):
+                found[row["image_id"]] = (path.stem, place)
     return found
 
 
@@ -301,8 +297,7 @@ def fill_positions(images: pd.DataFrame, apart: Apart, previous: Mapping[str, tu
 
 def emptied(path: Path, withdrawn: Collection[str]) -> str:
     """The text of a shard's file with the rows of withdrawn images emptied, all else as it is."""
-    with path.open(encoding="utf-8", newline="") as file:
-        header, *cells = csv.reader(file, delimiter="\t")
+    header, *cells = read_cells(path)
     rows = [dict(zip(header, row, strict=True)) for row in cells]
     text = io.StringIO()
     names = list(dict.fromkeys([*header, "withdrawn"]))
@@ -325,11 +320,9 @@ def erase(folder: Path, outcomes: Path) -> None:
     folder : ``.../<shard>/<image_id>``
     outcomes : tab-separated lines whose third cell is an image
     """
-    for place in (folder, *(folder.with_name(f".{folder.name}.{ending}") for ending in ("part", "started"))):
-        if place.is_symlink() or place.is_file():
-            place.unlink()
-        elif place.exists():
-            shutil.rmtree(place)
+    subjects, shard, name = folder.parent.parent, folder.parent.name, folder.name
+    for own in (name, f".{name}.part", f".{name}.started"):
+        remove_within(subjects, shard, own)
     if outcomes.is_file():
         lines = outcomes.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         kept = [line for line in lines if line.rstrip("\n").split("\t")[2:3] != [folder.name]]

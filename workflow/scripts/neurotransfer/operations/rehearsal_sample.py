@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import InputError
-from ..files import read_facts, read_table, table_text, write_text
+from ..files import path_within, read_facts, read_table, table_text, write_text
 from ..fit.settings import all_settings
 from ..seeds import seed_from
 from ..split.resampling import labelled
@@ -240,7 +240,7 @@ def lay_out(sample: Sample, config: Mapping[str, Any], study: Study, folder: str
     texts = {layout.IMAGES: table_text(sample.images)}
     texts[layout.EXCLUDED] = table_text(read_table(layout.EXCLUDED).iloc[:0])
     for shard, part in sample.images.groupby("shard", sort=False):
-        texts[f"{layout.SHARD_TABLES}/{shard}.tsv"] = table_text(part)
+        texts[str(path_within(layout.SHARD_TABLES, f"{shard}.tsv"))] = table_text(part)
     texts[layout.SHARDS] = table_text(shards, facts | {"pretraining_shares": shares})
     texts[OVERRIDES] = yaml.safe_dump(overrides(sample, config, study), sort_keys=False)
     for old in (folder / layout.SHARD_TABLES).glob("*.tsv"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from textwrap import indent
 
 from ..errors import InputError
+from ..files import path_within
 from ..jobs.job import is_held
 from ..study import layout
 from ..study.consequences import counts_by_rule, jobs_after
@@ -157,7 +158,7 @@ def _consequences(study: Study, results: Path, chosen: Mapping[str, State]) -> R
     subjects = layout.within(results, layout.SUBJECTS)
     return Retry(
         images=chosen,
-        status_files=tuple(subjects / state.shard / image / "status.json" for image, state in chosen.items()),
+        status_files=tuple(path_within(subjects, state.shard, image, "status.json") for image, state in chosen.items()),
         ledgers=tuple(ledgers),
         jobs=tuple(jobs_after(study, preprocessing)),
     )

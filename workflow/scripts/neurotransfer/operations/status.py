@@ -6,7 +6,6 @@ text.  It only reads and holds no lock, so it can be used while jobs run.  Stand
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -17,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from ..jobs.job import SILENCE, process_runs
+from ..files import read_bytes
+from ..jobs.job import SILENCE, holder_in, process_runs
 from ..study import layout
 from ..study.plan import CNNS, Study
 from ..study.rules import PAGES, RULES, STATISTICS
@@ -341,7 +341,7 @@ def _one(name: str, path: Path, failed: object = None, remark: str = "") -> Step
 def _is_live(lease: Path) -> bool:
     """Whether a lease's holder is alive, judged without a call to Slurm and without writing a file."""
     try:
-        holder = json.loads(lease.read_bytes())
+        holder = holder_in(read_bytes(lease, 10_000))
         fresh = time.time() - lease.stat().st_mtime < SILENCE
     except (OSError, ValueError):
         return False

@@ -24,7 +24,7 @@ from typing import Any, cast
 import pandas as pd
 
 from ..errors import ImageError, InstallationError, TryAlone
-from ..files import fingerprint, read_json, write_json
+from ..files import fingerprint, path_within, read_json, restrict, write_json
 from ..manifest.withdrawal import erase
 from ..study import layout
 from .engines import Engine, EngineInput, Made, open_engine
@@ -160,7 +160,7 @@ def preprocess_images(
         engines: dict[str, Engine] = {}
         todo: dict[str, list[_Task]] = {}
         for image in images.itertuples():
-            folder = Path(subjects, image.shard, image.image_id)
+            folder = path_within(subjects, image.shard, image.image_id)
             if getattr(image, "withdrawn", None) == 1:
                 erase(folder, Path(subjects).with_name(Path(OUTCOMES).name))
                 statuses[image.image_id] = {"state": "withdrawn"}
@@ -375,6 +375,7 @@ def _record(task: _Task, outcome: Outcome, outcomes: Outcomes | None) -> dict[st
     measured |= {"parts": outcome.parts} if outcome.parts else {}
     measured |= {} if task.scan.volumes else {"volumes": False}
     write_json(task.part / "status.json", status | measured)
+    restrict(task.part)
     shutil.rmtree(task.folder, ignore_errors=True)
     task.mark.unlink(missing_ok=True)
     task.part.rename(task.folder)

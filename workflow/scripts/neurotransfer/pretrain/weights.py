@@ -19,7 +19,7 @@ from safetensors.torch import save
 from .. import __version__
 from ..cache.write import BOUNDING_BOX, named_engines
 from ..errors import InputError
-from ..files import written_whole
+from ..files import read_bytes, written_whole
 from ..network.sfcn import SFCN
 from ..text import printable
 from .targets import from_metadata
@@ -264,8 +264,7 @@ def read_study_key(path: str | Path) -> bytes | None:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="ascii").strip()
-        key = bytes.fromhex(text)
+        key = bytes.fromhex(read_bytes(path, 10_000).decode("ascii").strip())
     except FileNotFoundError:
         return None
     except ValueError:
@@ -285,11 +284,18 @@ def make_study_key(path: str | Path) -> bytes:
         return key
     path.parent.mkdir(parents=True, exist_ok=True)
     key = secrets.token_bytes(KEY_BYTES)
-    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        file.write(f"{key.hex()}\n")
-        file.flush()
-        os.fsync(file.fileno())
+    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:  # a full disk leaves no empty key, and of two processes that make one the first wins
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(f"{key.hex()}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(part, path)
+    except FileExistsError:
+        return make_study_key(path)
+    finally:
+        part.unlink(missing_ok=True)
     logger.info("%s: made a study key; keep it safe, inside your site and out of any repository", path)
     return key
 

@@ -6,21 +6,24 @@ define every job.  Standard library only, because the Snakefile is parsed again 
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import opened, read_dicts, read_facts
 from . import layout
 from .demands import may_leave_volumes_out
 
 CNNS = ("baseline", "transfer")
 MODELS = ("linear", *CNNS)
 ARMS = (*MODELS, "covariates")  # the fits of each resample: the paper's models, and a model of covariates alone
+AGAIN = "run neurotransfer manifest"
+SHARD_NAME = re.compile(r"[A-Za-z0-9]{1,100}-[0-9]{1,9}")
+COUNT = re.compile(r"[0-9]{1,6}")
 FROZEN = "frozen"  # the arm of logistic regression on the pretrained trunk's features
 
 
@@ -102,7 +105,8 @@ class Study:
 
 def digest_of_cohorts(path: str | Path) -> str:
     """SHA-256 of the cohort table's bytes; `shards.tsv` holds it, which reveals a stale manifest."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of_withdrawn(path: str | Path | None) -> str | None:
@@ -125,10 +129,7 @@ def read_study(config: Mapping, table: str | Path = layout.SHARDS, *, stale_too:
     if not stale_too:
         check_fresh(config, table)
     facts, rows = _read_shards(table)
-    shards = {}
-    for row in rows:
-        images, per_job, withdrawn = int(row["images"]), int(row["images_per_job"]), int(row.get("withdrawn") or 0)
-        shards[row["shard"]] = Shard(row["shard"], row["cohort"], images, per_job, withdrawn)
+    shards = {row["shard"]: _shard_of(table, row) for row in rows}
     roles = {cohort: frozenset(has) for cohort, has in facts["roles"].items()}
     tasks = {name: task for name, task in config["tasks"].items() if task is not None}
     for name in tasks:
@@ -171,16 +172,29 @@ def check_fresh(config: Mapping, table: str | Path = layout.SHARDS) -> None:
     cohorts = Path(config["cohorts"])
     if not cohorts.is_file():
         raise InputError(cohorts, "", "there is no such cohort table", "write one, or correct the key 'cohorts'")
-    facts, _ = _read_shards(table)
-    again = "run neurotransfer manifest"
+    facts, _ = _read_shards(table, with_rows=False)
     if facts["cohorts_sha256"] != digest_of_cohorts(cohorts):
-        raise InputError(table, "", f"{cohorts} has changed since it was compiled", again)
+        raise InputError(table, "", f"{cohorts} has changed since it was compiled", AGAIN)
     if facts.get("withdrawn_sha256") != digest_of_withdrawn(config["withdrawn"]):
-        raise InputError(table, "", f"{config['withdrawn']} has changed since it was compiled", again)
+        raise InputError(table, "", f"{config['withdrawn']} has changed since it was compiled", AGAIN)
 
 
-def _read_shards(table: str | Path) -> tuple[dict, list[dict]]:
-    if not Path(table).is_file():
-        raise InputError(table, "", "the manifest has not been compiled", "run neurotransfer manifest")
-    with Path(table).open(encoding="utf-8", newline="") as file:
-        return json.loads(file.readline().lstrip("# ")), list(csv.DictReader(file, delimiter="\t"))
+def _shard_of(table: str | Path, row: Mapping[str, str]) -> Shard:
+    """A row of shards.tsv; its names become parts of paths, and its numbers become jobs."""
+    name, cohort = row["shard"], row["cohort"]
+    counts = [row["images"], row["images_per_job"], row.get("withdrawn") or "0"]
+    named = SHARD_NAME.fullmatch(name) is not None and name.rpartition("-")[0] == cohort
+    if not named or not all(COUNT.fullmatch(count) for count in counts) or int(counts[1]) == 0:
+        raise InputError(table, name[:80], "this row names no shard with its images", AGAIN)
+    return Shard(name, cohort, *map(int, counts))
+
+
+def _read_shards(table: str | Path, *, with_rows: bool = True) -> tuple[dict, list[dict]]:
+    if not Path(table).exists():
+        raise InputError(table, "", "the manifest has not been compiled", AGAIN)
+    facts = read_facts(table)
+    objects = (facts.get("roles"), facts.get("pretraining_shares"))
+    if not all(isinstance(value, dict) for value in objects) or "cohorts_sha256" not in facts:
+        raise InputError(table, "line 1", "it is no manifest's table of shards", AGAIN)
+    columns = ("shard", "cohort", "images", "images_per_job")
+    return facts, list(read_dicts(table, *columns)) if with_rows else []
