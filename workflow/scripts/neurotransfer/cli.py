@@ -150,6 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     published.add_argument("--as", dest="kind", required=True, metavar="KIND", help="docs/weights.md lists the kinds")
     published.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new .safetensors file")
     published.add_argument("--mapping", type=Path, metavar="FILE", help="describes the source, for --as mapping")
+    published.add_argument("--crops", type=Path, metavar="FOLDER", help="of images, for ONNX with folded batch norm")
     published.set_defaults(run=_import_weights)
     check = inner.add_parser("check", help="compare with published predictions, and record in the file that it passed")
     check.add_argument("file", type=Path, metavar="FILE")
@@ -455,7 +456,7 @@ def _show_weights(chosen: argparse.Namespace) -> None:
 def _import_weights(chosen: argparse.Namespace) -> None:
     from .exchange.importing import import_weights
 
-    print(import_weights(chosen.source, chosen.kind, chosen.out, chosen.mapping))
+    print(import_weights(chosen.source, chosen.kind, chosen.out, chosen.mapping, chosen.crops))
 
 
 def _check_weights(chosen: argparse.Namespace) -> int:

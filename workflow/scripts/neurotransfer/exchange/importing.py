@@ -6,20 +6,23 @@ epsilon of batch norm, the order and direction of the image's axes, and the grid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from ..errors import InputError
 from ..files import digest_of_file
 from ..network.sfcn import EPSILON, SFCN
-from ..pretrain.weights import write_weights
+from ..pretrain.weights import network_from, write_weights
 from .kinds import KINDS, MAPPING, Kind, read_mapping
+from .known_answers import images_in, read_image
+from .onnx_graph import read_onnx
 from .tensorflow_checkpoint import Checkpoint, read_keras
 from .torch_file import read_torch
 
@@ -28,13 +31,20 @@ COUNTER = "num_batches_tracked"
 AXES = dict(zip("LRPAIS", (0, 0, 1, 1, 2, 2), strict=True))
 
 
-def import_weights(source: str | Path, kind_name: str, out: str | Path, mapping: str | Path | None = None) -> str:
+def import_weights(
+    source: str | Path,
+    kind_name: str,
+    out: str | Path,
+    mapping: str | Path | None = None,
+    crops: str | Path | None = None,
+) -> str:
     """Write a file of weights from a published one, marked as unchecked.
 
     Parameters
     ----------
     kind_name : a key of `kinds.KINDS`, or "mapping"
     mapping : the file that describes the source, for "mapping"
+    crops : folder of images, on which batch norm is measured if an ONNX file has lost its means and variances
 
     Returns
     -------
@@ -53,9 +63,14 @@ def import_weights(source: str | Path, kind_name: str, out: str | Path, mapping:
     if Path(out).suffix != ".safetensors":
         raise InputError(out, "--out", "files of weights end with .safetensors", "write another name")
     kind = KINDS[kind_name] if mapping is None else read_mapping(mapping)
-    tensors, files = read_source(Path(source), kind)
+    tensors, files, folded = read_source(Path(source), kind)
+    images = images_in(crops) if folded and crops is not None else []
+    if folded and not images:
+        what = "batch norm is folded into its convolutions, so that the network could not be trained further"
+        fix = "import the TensorFlow checkpoint, or give --crops FOLDER with images on which it is measured again"
+        raise InputError(source if crops is None else crops, "", what, fix)
     network, state = adapted(tensors, kind, source)
-    facts = kind.metadata() | {
+    facts: dict[str, Any] = kind.metadata() | {
         "network": network,
         "known_answers": UNCHECKED,
         "source": {
@@ -67,11 +82,16 @@ def import_weights(source: str | Path, kind_name: str, out: str | Path, mapping:
             "answers": kind.answers,
         },
     }
+    if folded:
+        inputs = (torch.from_numpy(read_image(path, facts))[None, None] for path in images)
+        state = with_measured_norms(state, facts, inputs)
+        facts["source"]["batch_norm_measured_on"] = len(images)
     write_weights(out, state, facts)
     numbers = sum(value.numel() for value in state.values())
     return "\n".join(
         [
             f"written: {out} ({numbers:,} numbers, {', '.join(target.name for target in kind.targets)})",
+            *([f"batch norm was folded, and is measured on {len(images)} images"] if folded else []),
             f"licence: {kind.licence}",
             f"source: {kind.citation}",
             "unchecked: nothing has shown yet that this file predicts what was published; every report that uses it "
@@ -81,15 +101,24 @@ def import_weights(source: str | Path, kind_name: str, out: str | Path, mapping:
     )
 
 
-def read_source(source: Path, kind: Kind) -> tuple[dict[str, Tensor], list[Path]]:
-    """The tensors of a published file under this program's names, still as they are, and the files that were read."""
+def read_source(source: Path, kind: Kind) -> tuple[dict[str, Tensor], list[Path], bool]:
+    """What a published file holds.
+
+    Returns
+    -------
+    tensors : under this program's names, still as they are
+    files : that were read
+    folded : whether batch norm's means and variances are lost
+    """
     if kind.name.startswith("pyment") and source.suffix != ".onnx":
         files = Checkpoint(source).files
-        return read_keras(source, [target.name for target in kind.targets]), files
+        return read_keras(source, [target.name for target in kind.targets]), files, False
     if not source.is_file():
         raise InputError(source, "", "there is no such file", "correct the path")
-    names = kind.names or PENG_NAMES
-    return renamed(read_torch(source), names, source), [source]
+    if kind.name.startswith("pyment"):
+        graph = read_onnx(source, kind.epsilon, kind.pooling)
+        return graph.tensors, [source], graph.folded
+    return renamed(read_torch(source), kind.names or PENG_NAMES, source), [source], False
 
 
 PENG_NAMES = {
@@ -249,3 +278,37 @@ def _move_epsilon(state: dict[str, Tensor], layer: str, norm: str, epsilon: floa
     for name in (f"{layer}.weight", f"{layer}.bias", f"{norm}.running_mean"):
         state[name] = state[name] * factor
     state[f"{norm}.running_var"] = state[f"{norm}.running_var"] * factor**2
+
+
+@torch.no_grad()
+def with_measured_norms(state: Mapping[str, Tensor], facts: Mapping[str, Any], images: Iterable[Tensor]) -> dict:
+    """The state of a network with batch norm, of one whose batch norm was folded: it predicts the same.
+
+    The means and variances that the exporter has lost are measured on images: those of each convolution's output.
+
+    Parameters
+    ----------
+    state : of a network whose batch norm has a mean of 0 and a variance that is 1 with epsilon
+    facts : its metadata
+    images : float32 [1, 1, D, H, W] each, all of one size
+    """
+    model = network_from(facts)
+    model.load_state_dict(dict(state))
+    model.eval()
+    blocks = [(block.conv, block.norm) for block in model.blocks]
+    layers = cast("list[tuple[nn.Conv3d, nn.BatchNorm3d]]", [*blocks, (model.bottleneck, model.norm)])
+    moments: list[list[tuple[Tensor, Tensor]]] = [[] for _ in layers]
+    for image in images:
+        x = model.scaled(image)
+        for at, (convolution, norm) in enumerate(layers):
+            x = convolution(x)  # [1, channels, ...]
+            moments[at].append(torch.var_mean(x, dim=(0, 2, 3, 4), correction=0))
+            x = functional.relu(norm(x))
+            x = functional.max_pool3d(x, 2) if at < len(layers) - 1 else x
+    for (_, norm), measured in zip(layers, moments, strict=True):
+        variances, means = (torch.stack(values).double() for values in zip(*measured, strict=True))  # [images, C]
+        mean, variance = means.mean(0), variances.mean(0) + means.var(0, correction=0)
+        factor = norm.weight.double()  # what the whole of batch norm multiplies by
+        values = {"weight": factor * (variance + EPSILON).sqrt(), "bias": norm.bias.double() + factor * mean}
+        norm.load_state_dict({**norm.state_dict(), **values, "running_mean": mean, "running_var": variance})
+    return model.state_dict()

@@ -184,6 +184,13 @@ def find_image(folder: Path, name: str) -> Path | None:
     return subject if all((subject / "mri" / file).is_file() for file in ("orig.mgz", "mask.mgz")) else None
 
 
+def images_in(folder: str | Path) -> list[Path]:
+    """The images in a folder: files, and folders with a crop or with FastSurfer's mri/orig.mgz and mri/mask.mgz."""
+    names = sorted({path.name for path in Path(folder).glob("*")})
+    files = [Path(folder, name) for name in names if name.endswith((".mgz", ".nii.gz", ".nii"))]
+    return files + [path for name in names if (path := find_image(Path(folder), name)) is not None]
+
+
 def read_image(path: Path, metadata: Mapping[str, Any]) -> np.ndarray:
     """An image as the weights take it: float32 [D, H, W], in LIA order and of their crop.
 

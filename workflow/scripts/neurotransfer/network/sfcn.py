@@ -114,11 +114,11 @@ class SFCN(nn.Module):
         least = 2 ** len(self.blocks)
         if min(images.shape[2:]) < least:
             raise ValueError(f"an image of {tuple(images.shape[2:])} voxels: each axis needs at least {least}")
-        return self._pool(self._squeezed(self.blocks(self._scaled(images))))
+        return self._pool(self._squeezed(self.blocks(self.scaled(images))))
 
     def features_of_layers(self, images: Tensor) -> Tensor:  # [N, 1, D, H, W] -> [N, sum of channels + bottleneck]
         """The pooled output of every block, the trunk's features last; in float32."""
-        found, x = [], self._scaled(images)
+        found, x = [], self.scaled(images)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.data_type == torch.bfloat16):
             for block in self.blocks:
                 x = block(x)  # [N, channels of the block, half of each axis]
@@ -126,7 +126,8 @@ class SFCN(nn.Module):
             found.append(self._pool(self._squeezed(x)).float())
         return torch.cat(found, dim=1)
 
-    def _scaled(self, images: Tensor) -> Tensor:  # [N, 1, D, H, W] -> [N, 1, D, H, W]
+    def scaled(self, images: Tensor) -> Tensor:  # [N, 1, D, H, W] -> [N, 1, D, H, W]
+        """Images as the first block takes them."""
         if self.scaling == "none":
             return images
         return images / images.mean(dim=(1, 2, 3, 4), keepdim=True).clamp(min=SMALLEST_MEAN)
