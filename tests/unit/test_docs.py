@@ -33,7 +33,8 @@ def headings(page: Path) -> set[str]:
 
 
 def links(page: Path) -> list[str]:
-    found = [first or second for first, second in LINK.findall(page.read_text())]
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    found = [first or second for first, second in LINK.findall(text)]
     return [link for link in found if not link.startswith(("http:", "https:", "mailto:"))]
 
 

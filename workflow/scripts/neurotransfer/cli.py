@@ -162,6 +162,14 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("--column", metavar="NAME", help="of TABLE, with the first target, if its name is another one")
     check.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
     check.set_defaults(run=_check_weights)
+    export = inner.add_parser("export", help="write weights for other programs, with a model card beside them")
+    export.add_argument("file", type=Path, metavar="FILE")
+    export.add_argument("--as", dest="form", required=True, choices=["onnx", "torch"])
+    export.add_argument("--licence", required=True, help="under which you give the weights away, such as CC-BY-4.0")
+    export.add_argument("--out", type=Path, metavar="EXPORT", help="default: FILE with another ending")
+    export.add_argument("--images", type=Path, nargs="+", default=[], metavar="IMAGE", help="cropped, for the check")
+    export.add_argument("--metrics", type=Path, metavar="TABLE", help="of evaluate; default: metrics.tsv beside FILE")
+    export.set_defaults(run=_export_weights)
 
     chosen = parser.parse_args(arguments)
     before = os.umask(OWNER)  # until a study's configuration is known
@@ -466,6 +474,12 @@ def _check_weights(chosen: argparse.Namespace) -> int:
     check = check_weights_file(chosen.file, chosen.crops, chosen.expected, **options)
     print(check.text())
     return 0 if check.passed else 1
+
+
+def _export_weights(chosen: argparse.Namespace) -> None:
+    from .exchange.exporting import export_weights
+
+    print(export_weights(chosen.file, chosen.form, chosen.out, chosen.licence, chosen.images, chosen.metrics))
 
 
 if __name__ == "__main__":

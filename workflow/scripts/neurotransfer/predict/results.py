@@ -17,12 +17,11 @@ from ..preprocess.reasons import REASONS
 from ..pretrain.weights import read_weights
 from ..study import layout
 from ..study.plan import Study
+from ..study.targets import CLASSES, UNITS
 from ..text import MISSING, aligned, is_missing
 from .run import CORRECTED, OTHER_ENGINE, PREFIX
 
 LEFT_OUT = "left out"
-UNITS = {"age": "years", "bmi": "kg/m²"}
-CLASSES = {"sex": "male", "handedness": "left-handed"}
 SHOWN = 25  # scans of which each has its line in the summary
 REMEDIES = {OTHER_ENGINE: "use outputs of an engine that the weights know: neurotransfer weights show FILE"}
 
