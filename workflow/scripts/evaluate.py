@@ -28,6 +28,8 @@ with job(snakemake, lease=snakemake.output.metrics):
     accept = snakemake.config["pretrain"]["accept_other_preprocessing"]
     weights.check_made_by(metadata, made_by(pd.concat(parts.values())), source.weights, accept=accept)
     predictions = predictions_of(model, parts, layout.CACHE, targets, params.batch_size, device)
+    if "source" in metadata:
+        targets = evaluation.with_means_of(predictions, targets)
     drawn = {"resamples": params.bootstrap, "seed": params.seed}
     write_table(predictions, snakemake.output.predictions)
     write_table(evaluation.evaluate(predictions, targets, **drawn), snakemake.output.metrics)

@@ -57,6 +57,19 @@ def test_the_dummy_is_the_training_sets_mean():
     assert found.loc[("age", "mae"), "participants"] == 150
 
 
+def test_the_dummy_of_published_weights_is_the_evaluated_images_own_mean():
+    unknown = [Target("age", "continuous", 1.0, "squared", 0.0, 1.0, 1.0)]
+    table = predictions()
+    ages = table.loc[table["target"] == "age", "truth"]
+    targets = evaluation.with_means_of(table, unknown)
+    found = evaluation.evaluate(table, targets, resamples=20, seed=1).query("target == 'age' and metric == 'mae'")
+    assert targets[0].mean == pytest.approx(ages.mean())
+    for _, row in found.iterrows():
+        part = table[(table["target"] == "age") & (table["split"] == row["split"])]["truth"]
+        assert row["dummy"] == pytest.approx((part - ages.mean()).abs().mean())
+    assert evaluation.with_means_of(table[:0], unknown) == unknown
+
+
 def test_intervals_widen_when_images_belong_to_fewer_people():
     table = predictions()
     table = table[table["target"] == "age"]

@@ -6,6 +6,7 @@ Overall, by cohort, age band and sex; and whether the probabilities of binary ta
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -145,6 +146,17 @@ def evaluate(predictions: pd.DataFrame, targets: list[Target], *, resamples: int
             rows.append(found.assign(observations=len(part), participants=len(set(people))))
     columns = ["split", "target", "metric", "value", "low", "high", "dummy", "observations", "participants"]
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
+
+
+def with_means_of(predictions: pd.DataFrame, targets: list[Target]) -> list[Target]:
+    """Targets whose dummy predicts the evaluated images' own mean: published weights do not say their training set's.
+
+    Parameters
+    ----------
+    predictions : long form: target, truth
+    """
+    means = predictions.groupby("target")["truth"].mean()
+    return [replace(target, mean=float(means.get(target.name, target.mean))) for target in targets]
 
 
 def evaluate_groups(
