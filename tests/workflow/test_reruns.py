@@ -112,11 +112,11 @@ def test_a_new_cohort_reruns_no_old_shard_no_pretraining_and_no_fit(study):
 
 @pytest.mark.parametrize("gone", [(), ("split/certificate.json", "quality/quality.html", "report/report.html")])
 def test_a_deleted_ledger_reruns_its_job_also_if_later_results_are_missing(study, gone):
-    ledger = next((study / "results/preprocessed").glob("mood-*/*.tsv"))
+    ledger = next((study / "results/preprocessed").glob("coin-*/*.tsv"))
     for path in (ledger, *(study / "results" / name for name in gone)):
         path.unlink()
     shard = ledger.parent.name
-    wanted = {f"preprocess shard={shard}, job={ledger.stem}", f"cache shard={shard}", "index cohort=mood", *SUMMARY}
+    wanted = {f"preprocess shard={shard}, job={ledger.stem}", f"cache shard={shard}", "index cohort=coin", *SUMMARY}
     assert wanted <= (jobs := planned_jobs(study))
     assert sum(job.startswith(("preprocess ", "cache ", "index ")) for job in jobs) == 3
 
