@@ -10,6 +10,9 @@ with job(snakemake, lease=snakemake.output.ledger):
     params = snakemake.params
     settings = as_measured(snakemake.config["preprocessing"])
     settings["volumes"] = params.preprocessing.get("volumes", True)
-    images = slice_of_job(read_table(snakemake.input.images), snakemake.wildcards.job, params.images_per_job)
+    shard = read_table(snakemake.input.images)
+    everyone = set(shard["image_id"]) if "withdrawn" in shard else None
+    images = slice_of_job(shard, snakemake.wildcards.job, params.images_per_job)
     outcomes = Outcomes(OUTCOMES, params.subjects, settings["stop_after_same_failure"])
-    write_table(preprocess_images(images, settings, params.subjects, outcomes=outcomes), snakemake.output.ledger)
+    ledger = preprocess_images(images, settings, params.subjects, outcomes=outcomes, shard_images=everyone)
+    write_table(ledger, snakemake.output.ledger)

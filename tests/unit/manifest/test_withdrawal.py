@@ -89,12 +89,13 @@ def test_the_withdrawn_leave_and_nobody_else_moves(config):
         for was, now in zip(old[1:], new[1:], strict=True):
             if was.split("\t")[0] == image:
                 known = {cell for cell in now.split("\t") if cell}
-                assert known == {image, image[0], name.removesuffix(".tsv"), "1"}, "all facts are gone"
+                number = f"{image[0]}_withdrawn-{name[2:6]}-{old.index(was) - 1}"
+                assert known == {number, image[0], name.removesuffix(".tsv"), "1"}, "all facts are gone"
             else:
                 assert now == f"{was}\t"
     left = read_table("results/manifest/images.tsv")
     pd.testing.assert_frame_equal(left, rows[~rows["image_id"].isin(["A_03", "B_10"])].reset_index(drop=True))
-    assert files_that_name("A_03") == {"A-0001.tsv"}
+    assert files_that_name("A_03") == files_that_name("B_10") == set()
     plan = read_study(config)
     assert plan.shards["A-0001"].images == 8 and plan.shards["A-0001"].withdrawn == 1
     assert plan.shards["A-0001"].jobs == ["0000", "0001"]
@@ -145,13 +146,23 @@ def test_a_whole_shard_may_withdraw_and_keeps_its_file_and_number(config):
     assert list(plan.shards)[:3] == ["A-0001", "A-0002", "A-0003"]
 
 
-def test_taking_a_row_out_brings_the_image_back_to_its_place(config):
-    before = contents()
+def test_taking_a_row_out_brings_the_image_back_in_a_new_place(config):
+    """Its old place has a number, no name."""
     withdraw("A_03", "B_10")
     compile_manifest(config, check_pools)
+    emptied = contents()["A-0001.tsv"]
     withdraw("B_10")
+    assert compile_manifest(config, check_pools).withdrawn_shards == ()
+    assert contents()["A-0001.tsv"] == emptied and b"A_03" in contents()["A-0004.tsv"]
+
+
+def test_a_name_that_an_older_version_has_kept_is_replaced(config):
+    withdraw("A_03")
+    compile_manifest(config, check_pools)
+    table = SHARDS / "A-0001.tsv"
+    table.write_text(table.read_text().replace("A_withdrawn-0001-2", "A_03"))
     assert compile_manifest(config, check_pools).withdrawn_shards == ("A-0001",)
-    assert contents()["A-0001.tsv"] == before["A-0001.tsv"]
+    assert files_that_name("A_03") == set()
 
 
 def test_a_cohort_that_has_left_the_table_loses_its_withdrawn_too(config):
@@ -164,7 +175,9 @@ def test_a_cohort_that_has_left_the_table_loses_its_withdrawn_too(config):
     changed = [
         line for was, line in zip(old, new, strict=True) if line != f"{was}\t" and not line.endswith("withdrawn")
     ]
-    assert [{cell for cell in line.split("\t") if cell} for line in changed] == [{"A_03", "A", "A-0001", "1"}]
+    assert [{cell for cell in line.split("\t") if cell} for line in changed] == [
+        {"A_withdrawn-0001-2", "A", "A-0001", "1"}
+    ]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from .study.access import OWNER, left_open, set_umask
 from .text import printable
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+PENDING = "a withdrawal is pending: files of {number:,} shards still hold people who have withdrawn"
 PROGRESS = 10.0  # seconds between two lines on the progress of a long command
 
 
@@ -45,7 +46,17 @@ def main(arguments: list[str] | None = None) -> int:
 
     manifest = commands.add_parser("manifest", help="compile cohorts and BIDS folders into images and shards")
     _add_study(manifest)
+    manifest.add_argument(
+        "--wait", action="store_true", help="if people withdraw while jobs run, compile when these have ended"
+    )
     manifest.set_defaults(run=_manifest)
+
+    withdraw = commands.add_parser(
+        "withdraw", help="take the names of people who have withdrawn out of old logs, or search for them everywhere"
+    )
+    _add_study(withdraw)
+    withdraw.add_argument("--verify", action="store_true", help="search every file of the study, and write a statement")
+    withdraw.set_defaults(run=_withdraw)
 
     status = commands.add_parser("status", help="the images by state, cohort and reason, and the progress of each step")
     _add_study(status)
@@ -270,12 +281,60 @@ def _manifest(chosen: argparse.Namespace) -> None:
     from .manifest.compile import compile_manifest
     from .split.pools import check_pools
 
+    if chosen.wait:
+        _wait_for_runs()
     summary = compile_manifest(config, check_pools)
     print(summary.text())
     if summary.withdrawn_shards:
+        from .manifest.carrying_out import running
         from .manifest.withdrawal import consequences
+        from .study.plan import read_study
 
         print(consequences(summary.withdrawn_shards, config))
+        study = read_study(config)
+        concerned = [shard for shard in summary.withdrawn_shards if shard in study.shards]
+        if run := running(concerned, study):
+            print(
+                f"pending: {run} may still write what it has read before; when it has ended, run snakemake: that run "
+                "carries the withdrawal out, whatever was written in between"
+            )
+
+
+def _withdraw(chosen: argparse.Namespace) -> int:
+    config = _enter_study(chosen)
+    from .files import write_text
+    from .jobs.lock_note import runs_now
+    from .manifest.withdrawal import read_withdrawn
+    from .operations.withdrawal_search import STATEMENT, clean_logs, names_of, search, statement
+    from .study.plan import read_study
+
+    study, withdrawn = read_study(config), read_withdrawn(config["withdrawn"])
+    if run := runs_now():
+        raise InputError(Path.cwd(), "", f"{run} runs this study", "wait for its end, then give the command again")
+    names = names_of(withdrawn)
+    if not chosen.verify:
+        cleaned = clean_logs(names)
+        print(f"{cleaned:,} logs no longer name people who have withdrawn; now: neurotransfer withdraw --verify")
+        return 0
+    found = search(study, withdrawn, names)
+    print(found.text())
+    if not found.is_clean:
+        return 1
+    write_text(STATEMENT, statement(found, withdrawn, config["study"]))
+    print(f"written: {STATEMENT}")
+    return 0
+
+
+def _wait_for_runs() -> None:
+    """Return when no Snakemake holds the lock of this folder."""
+    from .jobs.lock_note import runs_now
+
+    said = False
+    while run := runs_now():
+        if not said:
+            print(f"waiting for the end of {run}", file=sys.stderr, flush=True)
+            said = True
+        time.sleep(2)
 
 
 def _status(chosen: argparse.Namespace) -> None:
@@ -448,11 +507,16 @@ def _verify(chosen: argparse.Namespace) -> int:
             reported = time.monotonic()
             print(f"{done:,} of {shards:,} shards", file=sys.stderr, flush=True)
 
-    found = verify_cache(read_study(config), chosen.threads, progress)
+    study = read_study(config)
+    found = verify_cache(study, chosen.threads, progress)
+    from .manifest.carrying_out import pending_shards
+
     for mistake in found.mistakes:
         print(mistake)
     print(found.text())
-    return 1 if found.mistakes else 0
+    if pending := pending_shards(study):
+        print(f"{PENDING.format(number=len(pending))}; run snakemake again, which carries it out")
+    return 1 if found.mistakes or pending else 0
 
 
 def _show_weights(chosen: argparse.Namespace) -> None:

@@ -165,6 +165,10 @@ def _against_manifest(name: str, table: pd.DataFrame, path: Path) -> Iterator[In
     if has != wanted or table["row"].tolist() != list(range(len(table))):
         pairs = enumerate(zip(wanted, has, strict=False))
         row = next((row for row, (one, other) in pairs if one != other), min(len(wanted), len(has)))
+        if "withdrawn" in images and len(has) == len(wanted) and images["withdrawn"].fillna(0).iloc[row] == 1:
+            what = f"{has[row]} has been withdrawn and is still cached"
+            yield InputError(path, f"row {row}", what, "run snakemake again, which carries it out")
+            return
         what = f"it has {len(has)} rows and {manifest} {len(wanted)}; they differ from this row on"
         yield InputError(path, f"row {row}", what, _again(name))
         return

@@ -35,6 +35,17 @@ def end_run() -> None:
             NOTE.unlink()
 
 
+def runs_now(folder: str | Path = ".") -> str:
+    """The Snakemake process that holds the lock of a study's folder, in words; empty if the folder is not locked."""
+    if not any(Path(folder, LOCKS).glob("*.lock")):
+        return ""
+    try:
+        note = read_json(Path(folder, NOTE))
+        return f"Snakemake of {note['user']} (process {note['pid']} on {note['host']}, since {note['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a Snakemake that has locked this folder, or was killed"
+
+
 def explain_lock(arguments: Sequence[str]) -> str | None:
     """The meaning of a lock on this folder and the fix; None if there is no lock, or the command needs none.
 

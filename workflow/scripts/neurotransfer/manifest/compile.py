@@ -486,7 +486,7 @@ def _write(
     for name, rows in fill_positions(images, apart, previous).groupby("shard", sort=False):
         cohort, withdrawn = by_name.get(rows["cohort"].iloc[0]), int(rows["withdrawn"].count())
         if cohort is None:  # it has left cohorts.tsv; its files stay, without what is withdrawn
-            texts[f"shards/{name}.tsv"] = emptied(folder / "shards" / f"{name}.tsv", set(rows["image_id"]))
+            texts[f"shards/{name}.tsv"] = emptied(folder / "shards" / f"{name}.tsv", apart.positions)
             continue
         texts[f"shards/{name}.tsv"] = table_text(rows if withdrawn else rows[COLUMNS])
         shards.append((name, cohort.name, len(rows), cohort.images_per_job, withdrawn))

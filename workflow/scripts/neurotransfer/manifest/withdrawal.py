@@ -1,8 +1,8 @@
 """Withdrawn consent: who has left the study, and the empty place that each of their images keeps.
 
 Goes in: withdrawn.tsv, a participant or an image per row.  Comes out: images without them, and the shard files'
-rows of those that had a place, emptied except for their names (``withdrawn`` is 1 there), because no other image
-moves.  Preprocessing deletes their files, the cache writes zeros in their rows, and nothing later hears of them.
+rows of those that had a place, emptied, with a number in place of the name (``withdrawn`` is 1 there), because no other
+image moves.  Preprocessing deletes their files, the cache writes zeros in their rows, and nothing later hears of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import functools
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,12 @@ from ..study import layout
 from ..study.consequences import jobs_after, listed_by_rule
 from ..study.plan import digest_of_withdrawn, read_study
 from .bids import safe
+from .carrying_out import strays
 
 DEFAULT = Path("config/withdrawn.tsv")  # only this file may be missing, which means that no one has withdrawn
 COLUMNS = ("participant_id", "image_id", "date", "note")
-KEPT = ("image_id", "cohort", "shard")  # of a withdrawn image's row
+KEPT = ("cohort", "shard")  # of a withdrawn image's row
+FEW = 10  # unknown names, each with a line of its own; comparing one with all names takes a tenth of a second
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,25 @@ class Withdrawn:
 class Apart:
     """What a manifest does with the withdrawn.
 
-    `positions`: shard and place of each withdrawn image that has one; `shards`: those in which that has changed since
-    the last time; `facts`: for the first line of shards.tsv; `notes`: sentences for a person.
+    `positions`: shard and place of each withdrawn image that has one, by its `number_of_place`; `shards`: those in
+    which that has changed since the last time; `facts`: for the first line of shards.tsv; `notes`: sentences for a
+    person.
     """
 
     positions: Mapping[str, tuple[str, int]]
     shards: tuple[str, ...]
     facts: Mapping[str, object]
     notes: tuple[str, ...]
+
+
+def number_of_place(shard: str, place: int) -> str:
+    """What stands in place of a withdrawn image's name.
+
+    >>> number_of_place("ADNI-0012", 7)
+    'ADNI_withdrawn-0012-7'
+    """
+    cohort, _, number = shard.rpartition("-")
+    return f"{cohort}_withdrawn-{number}-{place}"
 
 
 def participant_of(image_id: str) -> str:
@@ -181,8 +194,8 @@ def set_apart(
     images : of all cohorts, before they have shards
     previous : shard and place of all images of the last time, withdrawn ones included
     folder : of the manifest
-    mistakes : gets a line for each name that is not known and was not withdrawn before, and one if the list
-        has vanished though images were withdrawn
+    mistakes : gets a line for each name that is not known and was not withdrawn before, one line for many, and one if
+        the list has vanished though images were withdrawn
 
     Returns
     -------
@@ -196,24 +209,33 @@ def set_apart(
     known = set(facts.get("withdrawn_known", ()))
     there = dict.fromkeys([*images["image_id"], *previous])
     people = dict.fromkeys(map(participant_of, there))
+    unknown = []
     for row in withdrawn.rows:
         name, names = (row.image, there) if row.image else (row.participant, people)
         if name not in names and row.digest not in known:
+            unknown.append((row, name, names))
+    if len(unknown) > FEW:
+        row, name, _ = unknown[0]
+        what = f"{len(unknown):,} of its names are not in the study, the first is {name}"
+        hint = f"see {layout.IMAGES} for the names of participants and images"
+        mistakes.add(InputError(withdrawn.path, f"line {row.line}", what, hint))
+    else:
+        for row, name, names in unknown:
             near = difflib.get_close_matches(name, list(names), 3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"see {layout.IMAGES} for their names"
             what = f"the study has no {'image' if row.image else 'participant'} {name}"
             mistakes.add(InputError(withdrawn.path, f"line {row.line}", what, hint))
-    positions = {image: place for image, place in previous.items() if withdrawn.has(image)}
-    either = before | positions
-    changed = {either[image][0] for image in set(positions) ^ set(before)}
+    new = {image: place for image, place in previous.items() if withdrawn.has(image) and image not in before}
+    positions = {number_of_place(*place): place for place in (*before.values(), *new.values())}
+    changed = {place[0] for image, place in (before | new).items() if image not in positions}
     gone = images["image_id"].map(withdrawn.has).astype(bool)
-    counts = Counter(image.partition("_")[0] for image in {*positions, *images.loc[gone, "image_id"]})
+    named = {*new, *images.loc[gone, "image_id"]}
+    counts = Counter(image.partition("_")[0] for image in named)
     notes = []
-    if counts:
-        gone_people = {participant_of(image) for image in {*positions, *images.loc[gone, "image_id"]}}
+    if named:
+        gone_people = {participant_of(image) for image in named}
         listed = ", ".join(f"{cohort} {count:,}" for cohort, count in sorted(counts.items()))
-        new = len(set(positions) - set(before))
-        added = f"; {new:,} of them had a place until now" if new else ""
+        added = f"; {len(new):,} of them had a place until now" if new else ""
         notes.append(f"withdrawn: {counts.total():,} images of {len(gone_people):,} people ({listed}){added}")
     facts = {
         "withdrawn_sha256": digest_of_withdrawn(withdrawn.path),
@@ -289,23 +311,32 @@ def fill_positions(images: pd.DataFrame, apart: Apart, previous: Mapping[str, tu
         _cohort=filled["cohort"].map(lambda cohort: cohorts.get(cohort, len(cohorts))),
         _number=[int(shard.rpartition("-")[2]) for shard in filled["shard"]],
         # only old shards have withdrawn images, and all images of an old shard have a place
-        _place=[previous[image][1] if image in previous else at for at, image in enumerate(filled["image_id"])],
+        _place=[
+            (apart.positions[image] if image in apart.positions else previous.get(image, ("", at)))[1]
+            for at, image in enumerate(filled["image_id"])
+        ],
     ).reset_index(drop=True)
     order = order.sort_values(["_cohort", "cohort", "_number", "_place"], kind="stable").index
     return filled.reset_index(drop=True).loc[order].reset_index(drop=True)
 
 
-def emptied(path: Path, withdrawn: Collection[str]) -> str:
-    """The text of a shard's file with the rows of withdrawn images emptied, all else as it is."""
+def emptied(path: Path, withdrawn: Mapping[str, tuple[str, int]]) -> str:
+    """The text of a shard's file with the rows of withdrawn images emptied, all else as it is.
+
+    Parameters
+    ----------
+    withdrawn : shard and place by `number_of_place`
+    """
+    numbers = {place: number for number, (shard, place) in withdrawn.items() if shard == path.stem}
     header, *cells = read_cells(path)
     rows = [dict(zip(header, row, strict=True)) for row in cells]
     text = io.StringIO()
     names = list(dict.fromkeys([*header, "withdrawn"]))
     writer = csv.DictWriter(text, names, delimiter="\t", lineterminator="\n", restval="")
     writer.writeheader()
-    for row in rows:
-        if row["image_id"] in withdrawn:
-            row = {name: row[name] for name in KEPT} | {"withdrawn": "1"}
+    for place, row in enumerate(rows):
+        if place in numbers:
+            row = {name: row[name] for name in KEPT} | {"image_id": numbers[place], "withdrawn": "1"}
         writer.writerow(row)
     return text.getvalue()
 
@@ -323,8 +354,26 @@ def erase(folder: Path, outcomes: Path) -> None:
     subjects, shard, name = folder.parent.parent, folder.parent.name, folder.name
     for own in (name, f".{name}.part", f".{name}.started"):
         remove_within(subjects, shard, own)
+    _keep_outcomes(outcomes, lambda shard, image: image != folder.name)
+
+
+def erase_strays(folder: Path, images: Collection[str], outcomes: Path) -> None:
+    """Delete what a shard's folder holds of images that are not in the shard any more, and their lines of outcomes.
+
+    Parameters
+    ----------
+    folder : ``.../<shard>``
+    images : of the shard; a withdrawn one has a number in place of its name
+    outcomes : tab-separated lines whose second cell is a shard and whose third is an image
+    """
+    for path in strays(folder, images):
+        remove_within(folder.parent, folder.name, path.name)
+    _keep_outcomes(outcomes, lambda shard, image: shard != folder.name or image in images)
+
+
+def _keep_outcomes(outcomes: Path, is_kept: Callable[[str, str], bool]) -> None:
     if outcomes.is_file():
         lines = outcomes.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        kept = [line for line in lines if line.rstrip("\n").split("\t")[2:3] != [folder.name]]
+        kept = [line for line in lines if len(cells := line.split("\t")) < 4 or is_kept(cells[1], cells[2])]
         if kept != lines:
             write_text(outcomes, "".join(kept))

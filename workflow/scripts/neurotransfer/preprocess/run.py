@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ import pandas as pd
 
 from ..errors import ImageError, InstallationError, TryAlone
 from ..files import fingerprint, path_within, read_json, restrict, write_json
-from ..manifest.withdrawal import erase
+from ..manifest.withdrawal import erase, erase_strays
 from ..study import layout
 from .engines import Engine, EngineInput, Made, open_engine
 from .engines.inputs import check_file
@@ -137,6 +137,7 @@ def preprocess_images(
     subjects: str | Path,
     study: str | Path = ".",
     outcomes: Outcomes | None = None,
+    shard_images: Collection[str] | None = None,
 ) -> pd.DataFrame:
     """Process the images that have no outcome yet and return the ledger of all of them.
 
@@ -147,6 +148,7 @@ def preprocess_images(
         volumes; an image that has them keeps them
     subjects : the folder of ``<shard>/<image_id>/``
     outcomes : in which a run of failures is looked for, or None
+    shard_images : every image of the shard, if some are withdrawn: files of any other image in its folder are deleted
 
     Raises
     ------
@@ -156,13 +158,15 @@ def preprocess_images(
         if nothing can be written: the disk, not the image, is at fault
     """
     statuses: dict[str, dict[str, Any]] = {}
+    if shard_images is not None and len(images):
+        erase_strays(path_within(subjects, images["shard"].iloc[0]), shard_images, _outcomes_beside(subjects))
     with contextlib.ExitStack() as stack:
         engines: dict[str, Engine] = {}
         todo: dict[str, list[_Task]] = {}
         for image in images.itertuples():
             folder = path_within(subjects, image.shard, image.image_id)
             if getattr(image, "withdrawn", None) == 1:
-                erase(folder, Path(subjects).with_name(Path(OUTCOMES).name))
+                erase(folder, _outcomes_beside(subjects))
                 statuses[image.image_id] = {"state": "withdrawn"}
                 continue
             scan = _scan(image, Path(study), settings.get("volumes", True))
@@ -199,6 +203,10 @@ def preprocess_images(
         row = {"image_id": image_id, "status": status["state"]}
         rows.append(row | {name: status.get(name) for name in LEDGER[2:]})
     return pd.DataFrame(rows, columns=LEDGER)
+
+
+def _outcomes_beside(subjects: str | Path) -> Path:
+    return Path(subjects).with_name(Path(OUTCOMES).name)
 
 
 def _clear(tasks: Iterable[_Task]) -> None:

@@ -162,7 +162,15 @@ def check_sources(
     known = manifest.set_index("image_id")[names]
     for (cohort, has), split, index in zip(roles.items(), splits, indices, strict=True):
         expected = known.reindex(index["image_id"]).reset_index(drop=True)  # missing for unknown images: equals nothing
-        other = int((expected != index[names].reset_index(drop=True)).any(axis=1).sum())
+        gone = int(expected["participant_id"].isna().sum())
+        other = int((expected != index[names].reset_index(drop=True)).any(axis=1).sum()) - gone
+        if gone:
+            what = (
+                f"{gone} of its images are not in {layout.IMAGES} any more: they were withdrawn, or left out, while a "
+                "job ran that had read the manifest before"
+            )
+            fix = "run snakemake again, which makes this file again without them"
+            wrong.append(InputError(layout.index(cohort), "image_id", what, fix))
         if other:
             what = f"{other} of its images have another participant than in {layout.IMAGES}"
             wrong.append(InputError(layout.index(cohort), "participant_id", what, AGAIN))

@@ -1,0 +1,221 @@
+"""A withdrawal is carried out whatever a running job writes, and a search of every file shows that it was."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from neurotransfer import cli
+from neurotransfer.cache.shard_file import shard_written
+from neurotransfer.errors import InputError
+from neurotransfer.files import read_table, write_table
+from neurotransfer.jobs.lock_note import note_run
+from neurotransfer.manifest.carrying_out import pending_shards, renew, running, strays
+from neurotransfer.manifest.compile import compile_manifest
+from neurotransfer.manifest.withdrawal import erase_strays, read_withdrawn
+from neurotransfer.operations.withdrawal_search import BLOCK, Names, clean_logs, names_of, search, statement
+from neurotransfer.split.certificate import check_sources
+from neurotransfer.split.pools import check_pools
+from neurotransfer.study.plan import read_study
+
+LIST = Path("config/withdrawn.tsv")
+
+
+def withdraw(config, *people) -> None:
+    LIST.parent.mkdir(exist_ok=True)
+    LIST.write_text("participant_id\n" + "".join(f"{name}\n" for name in people))
+    compile_manifest(config, check_pools)
+
+
+def write_results(config) -> None:
+    """What preprocessing, the cache, the index and the split write of the present manifest, as far as names go."""
+    study = read_study(config)
+    for cohort in study.cohorts:
+        kept = []
+        for name in study.shards_of(cohort):
+            rows = read_table(f"results/manifest/shards/{name}.tsv")
+            gone = rows["withdrawn"].notna() if "withdrawn" in rows else pd.Series(False, index=rows.index)
+            status = gone.map({True: "withdrawn", False: "ok"})
+            ledger = pd.DataFrame({"image_id": rows["image_id"], "status": status})
+            for job in study.shards[name].jobs:
+                part = ledger.iloc[int(job) * 4 : int(job) * 4 + 4]
+                write_table(part, f"results/preprocessed/{name}/{job}.tsv")
+            erase_strays(Path("results/preprocessed/subjects", name), set(rows["image_id"]), Path("outcomes.log"))
+            for image in rows.loc[~gone, "image_id"]:
+                folder = Path("results/preprocessed/subjects", name, image)
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "status.json").write_text("{}")
+            write_table(ledger.assign(row=range(len(ledger))), f"results/cache/{name}.tsv")
+            with shard_written(f"results/cache/{name}.npy", len(rows), (2, 2, 2)) as write:
+                for absent in gone:
+                    write(np.full((2, 2, 2), 0 if absent else 7, np.uint8))
+            kept.append(rows.loc[~gone, ["image_id", "participant_id", "cohort"]])
+        table = pd.concat(kept)
+        write_table(table, f"results/index/{cohort}.tsv")
+        write_table(table.assign(role="test"), f"results/split/cohorts/{cohort}.tsv")
+
+
+@pytest.fixture
+def finished(study):
+    config, _ = study
+    config["withdrawn"] = str(LIST)
+    LIST.parent.mkdir(exist_ok=True)
+    LIST.write_text("participant_id\n")
+    compile_manifest(config, check_pools)
+    write_results(config)
+    return config
+
+
+def files_of(path: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def person(finished) -> str:
+    return read_table("results/manifest/images.tsv")["participant_id"].iloc[2]
+
+
+WRITTEN_LATE = [
+    "results/preprocessed/A-0001/0000.tsv",
+    "results/cache/A-0001.tsv",
+    "results/preprocessed/subjects/A-0001",
+    "results/index/A.tsv",
+    "results/split/cohorts/A.tsv",
+]
+
+
+@pytest.mark.parametrize("late", WRITTEN_LATE)
+def test_what_a_running_job_writes_after_the_withdrawal_is_made_again(finished, person, late):
+    """It holds the person and is newer than the manifest, so Snakemake alone would keep it."""
+    path = Path(late)
+    before = {path: path.read_bytes()} if path.is_file() else files_of(path)
+    withdraw(finished, person)
+    study = read_study(finished)
+    assert pending_shards(study) == ["A-0001"], "nothing has been carried out"
+    write_results(finished)
+    assert pending_shards(study) == []
+    for file, content in before.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    assert pending_shards(study) == ["A-0001"]
+    renew(pending_shards(study), study)
+    left = {path.parent.name for path in Path("results/preprocessed").glob("*/*.tsv")}
+    assert left == set(study.shards) - {"A-0001"}, "Snakemake makes the shard's ledgers and what depends on them again"
+    write_results(finished)
+    assert pending_shards(study) == []
+
+
+def test_the_search_finds_nothing_but_the_list_after_a_withdrawal(finished, person, capsys):
+    study = read_study(finished)
+    log = Path("logs/preprocess/A-0001/0000.log")
+    log.parent.mkdir(parents=True)
+    log.write_text(f"1 of 4: {person} ok, 3 s; and {person}9 ok\n")
+    old = Path(".snakemake/log/2026.snakemake.log")
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"x" * (BLOCK - 5) + b" " + person.encode() + b"_ses-1.")  # across the border of two blocks
+    times = [path.stat().st_mtime_ns for path in (log, old)]
+    withdraw(finished, person)
+    study, withdrawn = read_study(finished), read_withdrawn(LIST)
+    names = names_of(withdrawn)
+    found = search(study, withdrawn, names)
+    assert {"results/index/A.tsv", str(log), str(old)} <= set(found.names) and found.voxels and found.pending
+    write_results(finished)
+    assert set(search(study, withdrawn, names).names) == {str(log), str(old)}
+    assert clean_logs(names) == 2 and clean_logs(names) == 0
+    assert log.read_text() == f"1 of 4: withdrawn-person ok, 3 s; and {person}9 ok\n"
+    assert [path.stat().st_mtime_ns for path in (log, old)] == times
+    found = search(study, withdrawn, names)
+    assert found.is_clean and found.rows == 1, found.text()
+    text = statement(found, withdrawn, "study")
+    assert "found: nothing" in text and person not in text
+    assert person not in "".join(
+        str(path) + path.read_bytes().decode("latin-1") * (path.suffix != ".npy")
+        for folder in ("results", "logs", ".snakemake")
+        for path in Path(folder).rglob("*")
+        if path.is_file() and path != log
+    )
+
+
+def test_a_brain_in_an_emptied_row_is_found(finished, person):
+    withdraw(finished, person)
+    write_results(finished)
+    with Path("results/cache/A-0001.npy").open("r+b") as file:
+        file.seek(-8 * 8 + 2 * 8 + 3, os.SEEK_END)
+        file.write(b"\x07")
+    withdrawn = read_withdrawn(LIST)
+    found = search(read_study(finished), withdrawn, names_of(withdrawn))
+    assert found.voxels == ["results/cache/A-0001.npy, row 2"] and not found.is_clean
+
+
+@pytest.mark.parametrize(
+    ("text", "is_named"),
+    [
+        ("A_01", True),
+        ("(A_01_ses-2)", True),
+        ("x/sub-01/an", False),
+        ("sub-02_T1w", True),
+        ("A_011", False),
+        ("AA_01", False),
+    ],
+)
+def test_names_are_found_as_whole_words_and_inside_file_names(tmp_path, text, is_named):
+    """The label 01 is that of somebody else, too."""
+    (tmp_path / "list.tsv").write_text("participant_id\nA_01\nA_02\n")
+    names = Names(read_withdrawn(tmp_path / "list.tsv"), {"B_01"})
+    assert names.in_bytes(text.encode()) == is_named
+
+
+def test_a_run_under_way_is_named(finished, monkeypatch):
+    study = read_study(finished)
+    assert running(["A-0001"], study) == ""
+    lease = Path("results/cache/A-0001.npy.lease")
+    lease.write_text(f'{{"host": "{os.uname().nodename}", "pid": {os.getpid()}, "token": "t"}}')
+    assert running(["A-0001"], study) == "1 jobs hold leases, such as results/cache/A-0001.npy.lease"
+    Path(".snakemake/locks").mkdir(parents=True)
+    Path(".snakemake/locks/0.input.lock").touch()
+    assert "was killed" in running(["A-0001"], study)
+    note_run()
+    assert f"(process {os.getpid()} on" in running(["A-0001"], study)
+
+
+def test_the_certificate_says_that_people_have_withdrawn_and_what_repairs_it(finished, person):
+    splits, indices = ([read_table(f"results/{place}/A.tsv")] for place in ("split/cohorts", "index"))
+    withdraw(finished, person)
+    manifest = read_table("results/manifest/images.tsv")
+    settings = finished["split"]
+    with pytest.raises(InputError, match=r"1 of its images are not in .* withdrawn.*; run snakemake again") as refused:
+        check_sources(splits, indices, manifest, {"A": ["holdout"]}, {"A": 0.0}, settings, 1)
+    assert "have another participant" not in str(refused.value)
+
+
+def test_strays_are_all_that_belongs_to_no_image_of_a_shard(tmp_path):
+    for name in ("A_01", ".A_01.part", ".A_02.part", "A_03"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".A_01.started").touch()
+    assert {path.name for path in strays(tmp_path, {"A_01"})} == {".A_02.part", "A_03"}
+
+
+def test_twenty_thousand_unknown_names_are_one_line(finished):
+    """They take no longer than a few times the list without them, because none is compared with every name."""
+    start = time.perf_counter()
+    withdraw(finished)
+    usual = time.perf_counter() - start
+    LIST.write_text("participant_id\n" + "".join(f"A_X{number}\n" for number in range(20_000)))
+    start = time.perf_counter()
+    with pytest.raises(InputError, match="20,000 of its names are not in the study, the first is A_X0") as refused:
+        compile_manifest(finished, check_pools)
+    assert "\n" not in str(refused.value) and time.perf_counter() - start < 20 * usual
+
+
+def test_the_command_cleans_searches_and_writes_a_statement(finished, person, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_enter_study", lambda chosen: finished)
+    withdraw(finished, person)
+    assert cli.main(["withdraw", "--verify"]) == 1 and not Path("withdrawal-statement.txt").exists()
+    write_results(finished)
+    assert cli.main(["withdraw"]) == 0 and cli.main(["withdraw", "--verify"]) == 0
+    assert "found: nothing" in Path("withdrawal-statement.txt").read_text()
+    Path(".snakemake/locks").mkdir(parents=True)
+    Path(".snakemake/locks/0.input.lock").touch()
+    assert cli.main(["withdraw"]) == 2 and "wait for its end" in capsys.readouterr().err

@@ -1,0 +1,211 @@
+"""The search of a study for people who have withdrawn, and the statement on it.
+
+Goes in: the list of withdrawn people and every file of the study.  Comes out: the files that still name one of them or
+hold their voxels, and a text that can be filed.  Old logs, which no job writes again, are cleaned first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import string
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__
+from ..cache.shard_file import ShardFile
+from ..errors import InputError
+from ..files import digest_of_file, read_table, write_text
+from ..manifest.carrying_out import pending_shards
+from ..manifest.withdrawal import Withdrawn
+from ..study import layout
+from ..study.plan import Study
+
+FOLDERS = (layout.RESULTS, layout.LOGS, ".snakemake", "rehearsal")
+LOGS = (layout.LOGS, layout.FAILURES, layout.OUTCOMES, ".snakemake")  # what is cleaned instead of being made again
+# arrays of voxels and figures, which hold no text except in their names
+ARRAYS = (".npy", ".mgz", ".nii", ".nii.gz")
+WORD = re.compile(rb"[A-Za-z0-9_-]+")
+LETTERS = f"{string.ascii_letters}{string.digits}_-".encode()  # of words
+BLOCK = 2**22  # bytes that are searched at once
+STATEMENT = "withdrawal-statement.txt"
+GONE = b"withdrawn-person"
+
+
+@dataclass
+class Search:
+    """The result: `names` are files that name a withdrawn person, `voxels` rows of the cache that are not empty."""
+
+    people: int
+    files: int = 0
+    bytes: int = 0
+    arrays: int = 0
+    rows: int = 0
+    names: list[str] = field(default_factory=list)
+    voxels: list[str] = field(default_factory=list)
+    pending: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was found."""
+        return not (self.names or self.voxels or self.pending)
+
+    def text(self) -> str:
+        """What was searched and found, a line per fact."""
+        lines = [
+            f"entries in the list of withdrawn people and images: {self.people:,}",
+            f"files searched for their names: {self.files:,} ({self.bytes:,} bytes) in {', '.join(FOLDERS)}",
+            f"arrays whose names were searched, and which hold no other text: {self.arrays:,}",
+            f"rows of the cache that keep the place of a withdrawn image, checked to be zero: {self.rows:,}",
+        ]
+        lines += [f"{path} names a person who has withdrawn" for path in self.names]
+        lines += [f"{place} is not empty" for place in self.voxels]
+        lines += [f"files of the shard {shard} still hold a person who has withdrawn" for shard in self.pending]
+        if self.is_clean:
+            return "\n".join([*lines, "found: nothing. No searched file names them or holds their voxels."])
+        fix = "run snakemake, then neurotransfer withdraw --verify again"
+        return "\n".join([*lines, f"found: {len(self.names) + len(self.voxels) + len(self.pending):,} places; {fix}"])
+
+
+class Names:
+    """Names of withdrawn people in any text: participants, images, and ``sub-<label>`` if nobody else has the label."""
+
+    def __init__(self, withdrawn: Withdrawn, others: set[str]) -> None:
+        """`others` are the participants of the study."""
+        self._whole = {name.encode() for row in withdrawn.rows for name in [row.image or row.participant] if name}
+        labels = {participant.partition("_")[2] for participant in others}
+        people = {row.participant for row in withdrawn.rows if row.participant and not row.image}
+        self._whole |= {f"sub-{label}".encode() for one in people if (label := one.partition("_")[2]) not in labels}
+        self._longest = max((len(re.findall(rb"[_-]", name)) + 1 for name in self._whole), default=1)
+
+    def in_word(self, word: bytes) -> bool:
+        """Whether a word, or what lies between the hyphens and underscores in it, is such a name."""
+        if b"_" not in word and b"-" not in word:
+            return False  # every name has one of them
+        parts = re.split(rb"([_-])", word)
+        return any(
+            b"".join(parts[start:end]) in self._whole
+            for start in range(0, len(parts), 2)
+            for end in range(start + 1, min(len(parts), start + 2 * self._longest - 1) + 1, 2)
+        )
+
+    def in_bytes(self, content: bytes) -> bool:
+        """Whether a text holds one."""
+        return any(self.in_word(word) for word in set(WORD.findall(content)))
+
+    def removed(self, content: bytes) -> bytes:
+        """A text whose words that hold a name are replaced."""
+        return WORD.sub(lambda found: GONE if self.in_word(found[0]) else found[0], content)
+
+
+def names_of(withdrawn: Withdrawn, images: str | Path = layout.IMAGES) -> Names:
+    """The names to search for; `images` is the manifest's table."""
+    return Names(withdrawn, set(read_table(images)["participant_id"].dropna()))
+
+
+def clean_logs(names: Names, folder: str | Path = ".") -> int:
+    """Replace the names in logs and in Snakemake's own files; the number of files that were changed.
+
+    Each keeps its time, which Snakemake may go by.
+    """
+    changed = 0
+    for path in _paths(Path(folder), LOGS):
+        if path.is_symlink() or not path.is_file() or _is_array(path) or not _names_somebody(path, names):
+            continue
+        about = path.stat()
+        try:
+            text = names.removed(path.read_bytes()).decode("utf-8")
+        except UnicodeDecodeError:
+            continue  # no text; the search reports it
+        write_text(path, text)
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+        changed += 1
+    return changed
+
+
+def search(study: Study, withdrawn: Withdrawn, names: Names, folder: str | Path = ".") -> Search:
+    """Search every file of the study in a folder for the names, and the cache for rows that should be zero."""
+    folder = Path(folder)
+    found = Search(len(withdrawn.rows))
+    for path in _paths(folder, FOLDERS):
+        shown = str(path.relative_to(folder))
+        named = names.in_bytes(os.fsencode(shown))
+        if path.is_symlink():
+            named |= names.in_bytes(os.fsencode(os.readlink(path)))
+        elif path.is_file() and _is_array(path):
+            found.arrays += 1
+        elif path.is_file():
+            found.files += 1
+            found.bytes += path.stat().st_size
+            named = named or _names_somebody(path, names)
+        if named:
+            found.names.append(shown)
+    for shard in study.shards.values():
+        if shard.withdrawn:
+            _search_rows(shard.name, folder, found)
+    found.pending = pending_shards(study, folder / layout.RESULTS)
+    return found
+
+
+def _search_rows(shard: str, folder: Path, found: Search) -> None:
+    """Note the rows of withdrawn images that are not zero, in the shard's arrays."""
+    table = read_table(folder / layout.SHARD_TABLES / f"{shard}.tsv")
+    rows = np.flatnonzero(table["withdrawn"].fillna(0).to_numpy() == 1)
+    for ending in (".npy", ".slices.npy", ".small.npy"):
+        path = folder / layout.CACHE / f"{shard}{ending}"
+        if not path.is_file():
+            continue
+        file = ShardFile(path)
+        values = np.empty(file.shape[1:], np.uint8)
+        for row in rows.tolist():
+            found.rows += 1
+            try:
+                file.read(row, values)
+            except InputError as error:
+                found.voxels.append(f"{path}, row {row} ({error.what})")
+                continue
+            if values.any():
+                found.voxels.append(f"{path}, row {row}")
+
+
+def statement(found: Search, withdrawn: Withdrawn, study: str) -> str:
+    """The text that can be filed: what was searched, when and by which version, and what was found."""
+    listed = f"{withdrawn.path} (SHA-256 {digest_of_file(withdrawn.path)})" if withdrawn.path else "none"
+    head = [
+        f"Statement on withdrawal from the study {study}",
+        f"made by neurotransfer {__version__} on {time.strftime('%Y-%m-%d %H:%M %Z')}",
+        f"list of withdrawn people: {listed}",
+    ]
+    beyond = "not searched: the cohorts' own data, and copies outside this folder"
+    return "\n".join([*head, found.text(), beyond]) + "\n"
+
+
+def _paths(folder: Path, places: tuple[str, ...]) -> Iterator[Path]:
+    """Everything in these places: files, folders and links, which are not followed."""
+    for place in places:
+        top = folder / place
+        if top.is_file():
+            yield top
+        for parent, folders, files in os.walk(top):
+            yield from (Path(parent, name) for name in sorted([*folders, *files]))
+
+
+def _is_array(path: Path) -> bool:
+    return path.name.endswith(ARRAYS)
+
+
+def _names_somebody(path: Path, names: Names) -> bool:
+    """Whether a file's bytes hold a name, read block by block."""
+    begun = b""
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            text = begun + block
+            whole = text.rstrip(LETTERS)
+            begun = text[len(whole) :]  # of a word that the next block may continue
+            if names.in_bytes(whole):
+                return True
+    return names.in_bytes(begun)
