@@ -2,8 +2,8 @@
 
 The template is the ICBM 2009a nonlinear symmetric one that nilearn bundles, skull-stripped, at 1 mm.  Points in and
 near its brain are mapped into the image, and the map changes by Gauss-Newton steps until the intensities there agree
-with the template's, up to a constant and a factor (the inverse-free form of Lucas and Kanade, 1981, with Cauchy's
-weights).  The points are always the same, so the fit of one map can be compared with that of another.  Before that,
+with the template's, up to a constant and a factor that changes slowly over the head (the inverse-free form of Lucas and
+Kanade, 1981, with Cauchy's weights).  The points are always the same, so the fit of one map can be compared with that of another.  Before that,
 the template is tried in each direction, because a header may call an upside-down head upright.
 """
 
@@ -18,34 +18,54 @@ from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
-import SimpleITK
 from scipy import ndimage
 
 from ...errors import ImageError, InputError
 
-NEAR = 5.0  # mm around the template's brain that count, too: it has no head, so scalp must not attract it
 COARSE = 4.0  # mm, the blur of the first levels and of the figure of merit
 FINE = 1.0  # mm, the blur of the last level
 CAUCHY = 2.5  # robust standard deviations at which a point has half of its weight
 STARTS = 3  # maps that are refined, of the upright and of the turned ones
+STRONGEST = 2.5  # a smooth field of sensitivity changes the brain's intensities by no more
 WORST_FIT = 0.85  # [assumed] correlation; real and simulated T1w have 0.90 and more, T2w, CT, turned and cut heads less
 WORST_TURNED = 0.7  # [assumed] the same before stretching, in another direction: less shows no head in any direction
-ABOVE = tuple(itertools.product((-10.0, 10.0), (0.0, 20.0, 40.0)))  # mm, from the middle of the head to the brain's
+TOP = 72.0  # mm from the top of the head down to the middle of its brain
+UPPER = 110.0  # mm below the top are the head without its neck
+AROUND = tuple(itertools.product((-10.0, 10.0), (-15.0, 0.0, 15.0)))  # mm forward and up from there that are tried
 
 
 class Registration(NamedTuple):
-    """An affine map from the image's RAS millimetres to the template's (4 x 4), and the correlation `fit` there."""
+    """An affine map from the image's RAS millimetres to the template's (4 x 4), and the correlation `fit` there.
+
+    `gain` [7] are the parts of the smooth field (`field`) by which the image is multiplied to be even, about `middle`,
+    a point of the template in mm.
+    """
 
     to_template: np.ndarray
     fit: float
+    gain: np.ndarray
+    middle: np.ndarray
+
+    def evened(self, image: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
+        """The image without its smooth field of sensitivity, for template coordinates in mm [3, X, Y, Z]."""
+        parts = [(coordinates[axis] - self.middle[axis]) / 60 for axis in range(3)]
+        gain = np.full(image.shape, self.gain[0], np.float32)
+        for axis, part in enumerate(parts):
+            gain += part * np.float32(self.gain[1 + axis]) + part**2 * np.float32(self.gain[4 + axis])
+        return image * np.clip(gain, 1 / STRONGEST, STRONGEST)
 
 
 class _Points(NamedTuple):
-    """Points of the template in mm about the middle of its brain [points, 3], its intensities there, and the middle."""
+    """Points of the template's brain in mm about its middle [points, 3], the intensities there, and the middle."""
 
     positions: np.ndarray
     values: np.ndarray
     middle: np.ndarray
+
+    def field(self) -> np.ndarray:
+        """A smooth field's parts: 1, x, y, z (in 60 mm) and their squares [points, 7]."""
+        parts = self.positions / 60
+        return np.hstack([np.ones((len(parts), 1)), parts, parts**2])
 
 
 class _Level(NamedTuple):
@@ -72,29 +92,29 @@ def template() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=1)
-def _halved_template() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The template's T1 and the distance from its brain (mm, negative inside) at 2 mm, and their affine."""
+def _halved_template() -> tuple[np.ndarray, np.ndarray]:
+    """The template's T1 at 2 mm, and its affine."""
     t1, _, _, affine = template()
     even = t1[tuple(slice(0, size // 2 * 2) for size in t1.shape)]
     halved = even.reshape([part for size in even.shape for part in (size // 2, 2)]).mean(axis=(1, 3, 5))
-    brain = SimpleITK.GetImageFromArray((halved > 0).astype(np.uint8))
-    distance = SimpleITK.GetArrayFromImage(SimpleITK.SignedMaurerDistanceMap(brain, squaredDistance=False))
     half = affine @ np.diag([2, 2, 2, 1.0])
     half[:3, 3] = (affine @ [0.5, 0.5, 0.5, 1])[:3]
-    return halved, 2 * distance, half
+    return halved, half
 
 
 @functools.lru_cache(maxsize=4)
 def _points(spacing: int, blur: float) -> _Points:
-    """Points every `spacing` mm (even) of the template under a blur (a standard deviation in mm)."""
-    halved, distance, affine = _halved_template()
+    """Points every `spacing` mm (even) of the template's brain under a blur (a standard deviation in mm).
+
+    None lies outside: the template has no head, and a real one's scalp would pull the brain's border to itself.
+    """
+    halved, affine = _halved_template()
     step = spacing // 2
     smooth = ndimage.gaussian_filter(halved, np.sqrt(max(blur**2 - 1 / 3, 0)) / 2)  # the mean of 2 mm is a blur, too
-    indices = np.argwhere(distance[::step, ::step, ::step] <= NEAR) * step
-    at = tuple(indices.T)
+    indices = np.argwhere(halved[::step, ::step, ::step] > 0) * step
     world = indices @ affine[:3, :3].T + affine[:3, 3]
-    middle = world[distance[at] <= 0].mean(axis=0)
-    return _Points(world - middle, smooth[at].astype(np.float64), middle)
+    middle = world.mean(axis=0)
+    return _Points(world - middle, smooth[tuple(indices.T)].astype(np.float64), middle)
 
 
 def register(image: np.ndarray, affine: np.ndarray) -> Registration:
@@ -111,13 +131,13 @@ def register(image: np.ndarray, affine: np.ndarray) -> Registration:
         ``mask_failed`` if the template fits nowhere, or fits better in another direction
     """
     points, level = _points(8, COARSE), _level(image, affine, COARSE)
-    bright = level.values > np.percentile(level.values, 60)
-    if not bright.any():
-        raise ImageError("mask_failed", "there is no head: fewer than half of the voxels differ")
-    middle = np.array(ndimage.center_of_mass(bright)) * np.diag(level.affine)[:3] + level.affine[:3, 3]
+    bright = level.values > 0.15 * np.percentile(level.values, 99)
+    if bright.all() or not bright.any():
+        raise ImageError("mask_failed", "there is no head: no voxels are brighter than the others")
+    head = np.argwhere(bright) * np.diag(level.affine)[:3] + level.affine[:3, 3]
     (fit, start), (turned_fit, turned) = (
         max((_refine(level, points, start, SIMILARITY, 12, 0.3) for start in starts), key=lambda found: found[0])
-        for starts in _starts(level, points, middle)
+        for starts in _starts(level, points, head)
     )
     if turned_fit > max(fit, WORST_TURNED):
         axes = "".join(nibabel.aff2axcodes(np.vstack([turned, [0, 0, 0, 1]])))
@@ -126,14 +146,16 @@ def register(image: np.ndarray, affine: np.ndarray) -> Registration:
     _, found = _refine(level, points, start, AFFINE, 15, 0.1)
     fine = _points(4, FINE)
     _, found = _refine(_level(image, affine, FINE), fine, found, AFFINE, 20, 0.003, damping=1e-4)
-    fit = _correlation(_sample(level.values, level.affine, _moved(points.positions, found)), points.values)
+    seen = _sample(level.values, level.affine, _moved(points.positions, found))
+    fit, gain, _ = _fit(seen, points.values, points.field())
     if fit < WORST_FIT:
         what = f"its correlation with the template is {fit:.2f}, less than {WORST_FIT:g}"
         raise ImageError("mask_failed", f"the template fits nowhere: {what}")
     to_image = np.eye(4)
     to_image[:3, :3] = found[:, :3]
     to_image[:3, 3] = found[:, 3] - found[:, :3] @ fine.middle
-    return Registration(np.linalg.inv(to_image), fit)
+    parts = np.linalg.lstsq(points.field(), gain / gain.mean(), rcond=None)[0]
+    return Registration(np.linalg.inv(to_image), fit, parts, points.middle)
 
 
 def _level(image: np.ndarray, affine: np.ndarray, blur: float) -> _Level:
@@ -147,20 +169,27 @@ def _level(image: np.ndarray, affine: np.ndarray, blur: float) -> _Level:
     return _Level(values, gradient, affine @ np.diag([step, step, step, 1.0]))
 
 
-def _starts(level: _Level, points: _Points, middle: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _starts(level: _Level, points: _Points, head: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The best maps of the upright template, and of the template in the best other directions.
 
+    In each direction it starts below the top of the `head`, bright points in mm [points, 3], because a scan may show
+    little or much of the neck.
     The brain is nearly its own mirror image, so left and right are not told apart: 24 directions are left.
     """
     few = _Points(points.positions[::4], points.values[::4], points.middle)
+    field = few.field()
     tried: list[tuple[float, bool, np.ndarray]] = []
     for order in itertools.permutations(range(3)):
         for forward, up in itertools.product((1.0, -1.0), repeat=2):
             turn = np.eye(3)[list(order)] * [1.0, forward, up]
             best = (-2.0, np.zeros((3, 4)))
-            for y, z in ABOVE:
+            height = head @ turn[:, 2]
+            top = float(np.percentile(height, 99.5))
+            middle = head[height > top - UPPER].mean(axis=0)
+            middle += turn[:, 2] * (top - TOP - middle @ turn[:, 2])
+            for y, z in AROUND:
                 start = np.hstack([0.95 * turn, (middle + turn @ [0, y, z])[:, None]])
-                fit = _correlation(_sample(level.values, level.affine, _moved(few.positions, start)), few.values)
+                fit, _, _ = _fit(_sample(level.values, level.affine, _moved(few.positions, start)), few.values, field)
                 if is_upright := np.array_equal(turn, np.eye(3)):
                     tried.append((fit, True, start))
                 elif fit > best[0]:
@@ -213,33 +242,26 @@ def _refine(
     stop : mm; a step that moves the average point by less is the last one
     damping : of a step, relative to the mean of the normal equations' diagonal
     """
-    values, count = points.values, len(points.values)
-    homogeneous = np.hstack([points.positions, np.ones((count, 1))])
+    values, field = points.values, points.field()
+    homogeneous = np.hstack([points.positions, field[:, :1]])
     directions = np.einsum("kij,nj->kni", changes, homogeneous)
     best, at = (-2.0, start), start
     for _ in range(steps):
         where = homogeneous @ at.T
         seen = _sample(level.values, level.affine, where)
-        fit = _correlation(seen, values)
+        fit, gain, modelled = _fit(seen, values, field)
         if fit > best[0]:
             best = (fit, at)
-        spread = float(seen.std())
-        if spread == 0:
+        if not gain.any():
             break
-        factor = fit * float(values.std()) / spread if fit > 0 else 0.3 * float(values.std()) / spread
-        rest = values - values.mean() - factor * (seen - seen.mean())
+        rest = values - modelled
         scale = 1.4826 * float(np.median(np.abs(rest))) + 1e-6
         weights = 1 / (1 + (rest / (CAUCHY * scale)) ** 2)
         slopes = np.stack([_sample(part, level.affine, where) for part in level.gradient], axis=1) @ at[:, :3]
-        columns = [
-            *(factor * np.einsum("kni,ni->kn", directions, slopes)),
-            np.ones(count),
-            (seen - seen.mean()) / spread,
-        ]
-        design = np.stack(columns, axis=1)
+        design = np.hstack([(gain * np.einsum("kni,ni->kn", directions, slopes)).T, _contrast(seen, field)])
         normal = (design * weights[:, None]).T @ design
-        diagonal = np.zeros(len(normal))
-        diagonal[: len(changes)] = damping * np.trace(normal[: len(changes), : len(changes)]) / len(changes) + 1e-9
+        diagonal = np.full(len(normal), 1e-9)
+        diagonal[: len(changes)] += damping * np.trace(normal[: len(changes), : len(changes)]) / len(changes)
         try:
             solved = np.linalg.solve(normal + np.diag(diagonal), (design * weights[:, None]).T @ rest)
         except np.linalg.LinAlgError:
@@ -250,8 +272,35 @@ def _refine(
         at = at + step * min(1.0, COARSE * 2 / max(moved, 1e-9))
         if moved < stop:
             break
-    fit = _correlation(_sample(level.values, level.affine, homogeneous @ at.T), values)
+    fit, _, _ = _fit(_sample(level.values, level.affine, homogeneous @ at.T), values, field)
     return (fit, at) if fit >= best[0] else best
+
+
+def _contrast(seen: np.ndarray, field: np.ndarray) -> np.ndarray:
+    """What the template's intensities are made of: the image's under a smooth field, and a constant [points, 8]."""
+    return np.hstack([seen[:, None] * field / max(float(seen.std()), 1e-6), field[:, :1]])
+
+
+def _fit(seen: np.ndarray, values: np.ndarray, field: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """How well an image explains the template, apart from a smooth field of its sensitivity.
+
+    Returns
+    -------
+    correlation : of the template with what the image explains; negative if bright and dark are exchanged
+    gain : the factor at each point [points]; 0 if the image is constant there
+    modelled : the template's intensities as the image explains them [points]
+    """
+    spread = float(seen.std())
+    if spread == 0:
+        return 0.0, np.zeros(len(seen)), np.full(len(seen), values.mean())
+    parts = _contrast(seen, field)
+    found = np.linalg.solve(parts.T @ parts + 1e-6 * len(seen) * np.eye(parts.shape[1]), parts.T @ values)
+    gain, modelled = field @ found[:-1] / spread, parts @ found
+    if gain.mean() > 0:
+        return _correlation(modelled, values), gain, modelled
+    # exchanged: a map is sought at which they are not
+    gain = np.full(len(seen), 0.3 * float(values.std()) / spread)
+    return -abs(_correlation(seen, values)), gain, values.mean() + gain * (seen - seen.mean())
 
 
 def _moved(positions: np.ndarray, to_image: np.ndarray) -> np.ndarray:
