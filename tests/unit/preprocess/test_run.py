@@ -19,6 +19,7 @@ from neurotransfer.preprocess.engines import builtin, inputs
 from neurotransfer.preprocess.volumes import read_stats
 from neurotransfer.simulation.study import simulate_study
 from nibabel.processing import resample_from_to
+from scipy import ndimage
 
 SETTINGS = {"engine": "builtin", "voxel_size": 4.5, "grid": [64, 64, 64], "threads": 1}
 
@@ -43,6 +44,17 @@ def save(values: np.ndarray, path: Path, affine=None) -> Path:
     return path
 
 
+def true_mask(heads: Path, scan: Path):
+    return nibabel.load(next((heads / "truth/masks").rglob(scan.name.replace("_T1w", "_mask"))))
+
+
+def dice(folder: Path, true) -> float:
+    """Dice of the engine's mask and the true one, on the grid of the latter."""
+    truth = np.asarray(true.dataobj) > 0
+    found = np.asarray(resample_from_to(nibabel.load(folder / "mri/mask.mgz"), true, order=1).dataobj) > 0.5
+    return 2 * (found & truth).sum() / (found.sum() + truth.sum())
+
+
 def test_masks_reach_dice_097_in_any_order_of_axes_oblique_and_anisotropic(heads, tmp_path):
     scores = {}
     for cohort in ("alpha", "beta", "gamma", "delta", "coin"):  # LAS, PSR, oblique, anisotropic, SAR
@@ -50,10 +62,7 @@ def test_masks_reach_dice_097_in_any_order_of_axes_oblique_and_anisotropic(heads
         folder = tmp_path / cohort
         folder.mkdir()
         builtin.run(scan, folder, SETTINGS)
-        true = nibabel.load(heads / "truth/masks" / cohort / scan.name.replace("_T1w", "_mask"))
-        truth = np.asarray(true.dataobj) > 0
-        found = np.asarray(resample_from_to(nibabel.load(folder / "mri/mask.mgz"), true, order=1).dataobj) > 0.5
-        scores[cohort] = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+        scores[cohort] = dice(folder, true_mask(heads, scan))
     assert min(scores.values()) >= 0.97, scores
 
 
@@ -187,6 +196,17 @@ def test_the_same_head_in_other_numbers_or_on_another_grid_has_the_same_mask(hea
     assert max(volumes.values()) < 1.005 * min(volumes.values()), volumes
 
 
+def test_bright_scalp_and_an_uneven_field_do_not_change_the_mask(heads, tmp_path):
+    """As in real heads: fat is brighter than the brain, and the lower part of the head is nearer to the coil."""
+    values, affine = upright(heads)
+    true = nibabel.as_closest_canonical(true_mask(heads, scans(heads)[0]))
+    scalp = ~ndimage.binary_dilation(np.asarray(true.dataobj) > 0, iterations=2)
+    height = np.linspace(1, -1, values.shape[2], dtype=np.float32)
+    uneven = np.where(scalp, 2.5 * values, values) * np.exp(0.7 * height)
+    builtin.run(save(uneven, tmp_path / "uneven.nii.gz", affine), tmp_path, SETTINGS)
+    assert dice(tmp_path, true) > 0.95
+
+
 @pytest.mark.parametrize(
     ("axes", "said"), [((2,), "lies as RAI"), ((1,), "lies as RPS"), ((1, 2), "lies as RPI"), ("swapped", "lies as RS")]
 )
@@ -205,16 +225,18 @@ def no_brains(values: np.ndarray) -> dict[str, np.ndarray]:
     one[20, 27, 20] = 1
     neck[:, :, : int(0.4 * height)] = values[:, :, : int(0.4 * height)]
     headless[:, :, : int(0.65 * height)] = values[:, :, : int(0.65 * height)]
+    slices = np.flatnonzero((values > 0.15 * np.percentile(values, 99)).any((0, 1)))
+    fifth = values[:, :, : slices[-1] + 1 - (slices[-1] - slices[0]) // 5]
     distance = np.linalg.norm(np.indices(values.shape) - np.array(values.shape)[:, None, None, None] / 2, axis=0)
     return {
         "one bright voxel": one, "noise": random.random(values.shape, np.float32) * 1000, "a block of neck": neck,
         "the top cut off": headless, "a ball": np.where(distance < 17, np.float32(100), 0),
-        "inverted": values.max() - values,
+        "inverted": values.max() - values, "a fifth cut off": fifth,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "name", ["one bright voxel", "noise", "a block of neck", "the top cut off", "a ball", "inverted"]
+    "name", ["one bright voxel", "noise", "a block of neck", "the top cut off", "a ball", "inverted", "a fifth cut off"]
 )
 def test_what_has_no_whole_brain_is_refused(heads, tmp_path, name):
     values, affine = upright(heads)

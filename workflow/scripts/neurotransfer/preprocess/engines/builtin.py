@@ -37,7 +37,7 @@ for _side, _ids in enumerate(((2, 4, 8, 7, 17, 10), (41, 43, 47, 46, 53, 49))):
 
 def version() -> str:
     """Version of what this engine computes; raised when its results change."""
-    return "2"
+    return "3"
 
 
 class Builtin:
@@ -217,7 +217,8 @@ def tissues(image: np.ndarray, mask: np.ndarray, gm: np.ndarray, wm: np.ndarray)
     values = image[mask]
     sure = wm[mask] > min(0.8, float(np.quantile(wm[mask], 0.95)))
     white, dark = float(np.median(values[sure])), float(np.percentile(values, DARKEST))
-    if white - dark < 3 * float(np.std(values[sure])):
+    spread = 1.4826 * float(np.median(np.abs(values[sure] - white)))  # lesions do not count
+    if white - dark < 3 * spread:
         raise ImageError("mask_failed", "white matter does not stand out: no T1-weighted brain")
     mean = np.array([dark, dark + grey_between() * (white - dark), white])
     prior = np.stack([1 - gm[mask] - wm[mask], gm[mask], wm[mask]]).clip(0.02, 1) ** PRIOR_POWER

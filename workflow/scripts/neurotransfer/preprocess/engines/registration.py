@@ -1,10 +1,10 @@
 """Where a head lies: an affine map onto the MNI152 template, and how well it fits.
 
-The template is the ICBM 2009a nonlinear symmetric one that nilearn bundles, skull-stripped, at 1 mm.  Points in and
-near its brain are mapped into the image, and the map changes by Gauss-Newton steps until the intensities there agree
-with the template's, up to a constant and a factor that changes slowly over the head (the inverse-free form of Lucas and
-Kanade, 1981, with Cauchy's weights).  The points are always the same, so the fit of one map can be compared with that of another.  Before that,
-the template is tried in each direction, because a header may call an upside-down head upright.
+The template is the ICBM 2009a nonlinear symmetric one that nilearn bundles, skull-stripped, at 1 mm.  Points in its
+brain are mapped into the image, and the map changes by Gauss-Newton steps until the intensities there agree with the
+template's, up to a constant and a factor that changes slowly over the head (the inverse-free form of Lucas and Kanade,
+1981, with Cauchy's weights).  The points are always the same, so the fit of one map can be compared with that of
+another.  Before that, the template is tried in each direction, because a header may call an upside-down head upright.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ FINE = 1.0  # mm, the blur of the last level
 CAUCHY = 2.5  # robust standard deviations at which a point has half of its weight
 STARTS = 3  # maps that are refined, of the upright and of the turned ones
 STRONGEST = 2.5  # a smooth field of sensitivity changes the brain's intensities by no more
-WORST_FIT = 0.85  # [assumed] correlation; real and simulated T1w have 0.90 and more, T2w, CT, turned and cut heads less
+WORST_FIT = 0.65  # [assumed] correlation; 30 real heads of old people and patients have 0.69 and more
+SIZES = (0.5, 1.4)  # [assumed] the brain's volume over the template's; real heads have 0.6 to 1.04
+MOST_STRETCHED = 1.35  # [assumed] the template's largest stretch over its smallest; real heads have up to 1.2
+EMPTY = 0.1  # of the brain's median intensity: less is air or lies outside of the image
+TOP_SHARE = 0.1  # of the template's brain, its uppermost part
+MOST_EMPTY = 0.08  # [assumed] share of that part that may be empty; whole heads have up to 0.03, cut ones 0.1 and more
 WORST_TURNED = 0.7  # [assumed] the same before stretching, in another direction: less shows no head in any direction
 TOP = 72.0  # mm from the top of the head down to the middle of its brain
 UPPER = 110.0  # mm below the top are the head without its neck
@@ -151,11 +156,33 @@ def register(image: np.ndarray, affine: np.ndarray) -> Registration:
     if fit < WORST_FIT:
         what = f"its correlation with the template is {fit:.2f}, less than {WORST_FIT:g}"
         raise ImageError("mask_failed", f"the template fits nowhere: {what}")
+    _check_shape(found[:, :3])
+    _check_top(_sample(image, affine, _moved(points.positions, found)), points.positions[:, 2])
     to_image = np.eye(4)
     to_image[:3, :3] = found[:, :3]
     to_image[:3, 3] = found[:, 3] - found[:, :3] @ fine.middle
     parts = np.linalg.lstsq(points.field(), gain / gain.mean(), rcond=None)[0]
     return Registration(np.linalg.inv(to_image), fit, parts, points.middle)
+
+
+def _check_shape(stretches: np.ndarray) -> None:
+    """Refuse a map (3 x 3, from the template to the image) that makes no human brain of the template."""
+    volume = abs(float(np.linalg.det(stretches)))
+    sizes = np.linalg.svd(stretches, compute_uv=False)
+    if not SIZES[0] < volume < SIZES[1]:
+        what = f"the template fits best at {volume:.2f} of its volume, and brains have {SIZES[0]:g} to {SIZES[1]:g}"
+        raise ImageError("mask_failed", f"{what}: a part of a head, another contrast, or no head")
+    if sizes[0] > MOST_STRETCHED * sizes[-1]:
+        what = f"the template fits best if it is stretched {sizes[0] / max(sizes[-1], 1e-9):.2f} times in one direction"
+        raise ImageError("mask_failed", f"{what} (at most {MOST_STRETCHED:g}): a part of a head, or another contrast")
+
+
+def _check_top(seen: np.ndarray, heights: np.ndarray) -> None:
+    """Refuse an image whose values [points] are air, or outside, where the top of the brain should be."""
+    empty = float((seen < EMPTY * np.median(seen))[heights > np.quantile(heights, 1 - TOP_SHARE)].mean())
+    if empty > MOST_EMPTY:
+        what = f"{empty:.0%} of the top of the brain lies outside of the head (at most {MOST_EMPTY:.0%})"
+        raise ImageError("mask_failed", f"{what}: its top is cut off, or it is another contrast")
 
 
 def _level(image: np.ndarray, affine: np.ndarray, blur: float) -> _Level:
