@@ -123,3 +123,22 @@ def test_a_source_that_runs_code_is_not_unpickled(tmp_path, capsys, legacy):
     (tmp_path / "bad.p").write_bytes(b"not torch")
     assert main(call) == 2 and capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "w.safetensors").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_damaged_file_is_one_line_or_is_read(tmp_path, legacy):
+    torch.save(published(2).state_dict(), tmp_path / "last.p", _use_new_zipfile_serialization=not legacy)
+    whole, generator = (tmp_path / "last.p").read_bytes(), np.random.default_rng(7)
+    refused = 0
+    for _ in range(30):
+        raw = bytearray(whole)
+        raw[int(generator.integers(0, 1500))] = int(generator.integers(0, 256))
+        cut = len(raw) if generator.random() < 0.7 else int(generator.integers(0, len(raw)))
+        (tmp_path / "last.p").write_bytes(raw[:cut])
+        try:
+            import_weights(tmp_path / "last.p", "peng-sex", tmp_path / "w.safetensors")
+        except InputError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 10

@@ -189,7 +189,7 @@ def adapted(tensors: Mapping[str, Tensor], kind: Kind, source: object) -> tuple[
     if kind.mean_over is not None:  # x / mean over the whole grid = x / mean over the crop * voxels of both
         larger = float(np.prod(kind.mean_over)) / float(np.prod(kind.crop))
         state["blocks.0.conv.weight"] = state["blocks.0.conv.weight"] * larger
-    return network, {name: state[name].contiguous() for name in names}
+    return network, {name: state[name].clone().contiguous() for name in names}
 
 
 def _check_tensors(state: Mapping[str, Tensor], network: Mapping[str, Any], kind: Kind, source: object) -> list[str]:

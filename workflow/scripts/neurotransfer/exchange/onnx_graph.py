@@ -78,7 +78,7 @@ class _Walk:
 
     def refuse(self, node: Any, what: str) -> InputError:
         """The error for a node that an SFCN has not."""
-        where = node.name or node.op_type if node is not None else ""
+        where = str(node.name or node.op_type) if node is not None else ""
         return InputError(self.path, where, what, "only networks of the SFCN's shape can be imported (docs/weights.md)")
 
 
@@ -97,7 +97,16 @@ def read_onnx(path: str | Path, epsilon: float, pooling: str) -> Graph:
     InputError
         if the file cannot be read, or its graph is no SFCN
     """
-    walk = _Walk(Path(path))
+    try:
+        return _read_graph(_Walk(Path(path)), epsilon, pooling)
+    except InputError:
+        raise
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        what = f"its graph is damaged ({' '.join(str(error).split())[:200]})"
+        raise InputError(path, "", what, "download it again") from None
+
+
+def _read_graph(walk: _Walk, epsilon: float, pooling: str) -> Graph:
     convolutions = [node for node in walk.nodes if node.op_type == "Conv"]
     if len(convolutions) < 2:
         raise walk.refuse(None, f"it has {len(convolutions)} convolutions")
@@ -120,7 +129,7 @@ def read_onnx(path: str | Path, epsilon: float, pooling: str) -> Graph:
     used = {POOLING[node.op_type] for node in walk.nodes if node.op_type in POOLING}
     if used != {pooling}:
         what = f"it pools by {' and '.join(sorted(used)) or 'nothing'}, a network of this kind by {pooling}"
-        raise InputError(path, "", what, "correct --as")
+        raise InputError(walk.path, "", what, "correct --as")
     heads = _heads(walk)
     tensors["head.weight"] = np.concatenate([weight for weight, _ in heads])
     tensors["head.bias"] = np.concatenate([bias for _, bias in heads])

@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import InputError
@@ -39,9 +37,9 @@ def read_torch(path: str | Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         what = f"it holds more than tensors, and is not unpickled ({_first_line(error)})"
         raise InputError(path, "", what, "save its state dict: torch.save(model.state_dict(), FILE)") from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # torch's reader raises nearly anything on a damaged file
         raise InputError(path, "", f"torch can't read it ({_first_line(error)})", "give another file") from None
-    state = _state_dict(found)
+    state = _state_dict(found, 3)
     if state is None:
         raise InputError(path, "", "it holds no state dict", "save one: torch.save(model.state_dict(), FILE)")
     if all(name.startswith(PARALLEL) for name in state):
@@ -49,13 +47,13 @@ def read_torch(path: str | Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _state_dict(found: Any) -> dict[str, torch.Tensor] | None:
-    """The mapping from names to tensors that `found` is, or that one of its values is."""
-    if not isinstance(found, Mapping) or not found:
+def _state_dict(found: Any, levels: int) -> dict[str, torch.Tensor] | None:
+    """The mapping from names to tensors that `found` is, or that one of its values is, so many levels deep."""
+    if not isinstance(found, Mapping) or not found or not levels:
         return None
     if all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in found.items()):
         return dict(found)
-    inner = [state for value in found.values() if (state := _state_dict(value)) is not None]
+    inner = [state for value in found.values() if (state := _state_dict(value, levels - 1)) is not None]
     return inner[0] if len(inner) == 1 else None
 
 
