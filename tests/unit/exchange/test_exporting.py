@@ -123,7 +123,7 @@ def test_the_card_has_metrics_with_intervals_and_names_nobody(tmp_path):
     rows = [row | {"split": "validation", "participants": 80}, row | {"split": "holdout", "participants": 4}]
     write_table(pd.DataFrame(rows), tmp_path / "metrics.tsv")
     exporting.export_weights(file, "torch", None, "CC-BY-NC-4.0")
-    card = (tmp_path / "w.md").read_text()
+    card = (tmp_path / "w.pt.md").read_text()
     assert "| age | mae | 3.250 | 3.000 to 3.500 | 80 |" in card
     assert "| AB | 20 to 29 | 41 | 60 |" in card
     assert "CC-BY-NC-4.0, chosen by those who exported the file" in card
@@ -140,7 +140,7 @@ def test_the_card_of_a_tasks_network_says_what_to_expect_of_it(tmp_path):
     training = {"images": 900, "participants": 800, "expected_test_auc": expected}
     file, _ = weights(tmp_path, [SEX | {"name": "ad_hc"}], task=task, training=training)
     exporting.export_weights(file, "torch", None, "CC0")
-    card = (tmp_path / "w.md").read_text()
+    card = (tmp_path / "w.pt.md").read_text()
     assert "| ad hc | logit of the probability of AD against HC |" in card
     assert "a median test AUC of 0.940; 95 % of them lie between 0.900 and 0.970" in card
 

@@ -74,12 +74,13 @@ def export_weights(
     about: dict[str, Any] = {"file": out.name, "sha256": digest_of_file(out), "form": form, "source": file.name}
     about |= {"checked": len(examples), "largest": largest}
     text = card(metadata, about, licence=licence, metrics=metrics or file.with_name("metrics.tsv"))
-    write_text(out.with_suffix(".md"), text)
+    beside = out.with_name(f"{out.name}.md")
+    write_text(beside, text)
     lines = [
         f"written: {out} ({len(content):,} bytes)",
         f"checked on {RANDOM_IMAGES} random and {len(examples) - RANDOM_IMAGES} given images: the largest difference is"
         f" {largest:.1e}",
-        f"model card: {out.with_suffix('.md')}; read it before you pass it on",
+        f"model card: {beside}; read it before you pass it on",
     ]
     if source := metadata.get("source", {}).get("licence"):
         lines.append(f"licence of the source that these weights were imported from: {source}; yours must agree with it")

@@ -83,8 +83,7 @@ def _input(metadata: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _output(metadata: Mapping[str, Any], form: str) -> Iterator[str]:
-    what = "`predictions`, in this order, and `features` (pooled)" if form == "onnx" else "in this order"
-    yield f"{what}:"
+    yield "`features`, which are pooled, and `predictions`:" if form == "onnx" else "The head's outputs, in this order:"
     yield ""
     yield "| target | value |"
     yield "|---|---|"
