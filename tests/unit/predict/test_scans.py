@@ -25,6 +25,12 @@ def test_a_bids_folder_needs_no_tables_and_every_file_is_accounted_for(bids):
     assert sorted(reason for _, reason, _ in left_out) == ["contrast_agent", "empty_file"]
 
 
+def test_two_labels_that_would_become_one_name_are_refused(bids):
+    add_scan(bids / "sub-02/ses-a-1/anat/sub-02_ses-a-1_run-2_T1w.nii")
+    with pytest.raises(InputError, match="are both sub-02_ses-a-1_run-2 once other characters are replaced"):
+        find_scans(bids)
+
+
 def test_existing_outputs_are_named_by_a_pattern(bids):
     scans, _ = find_scans(bids, "fs/sub-{participant}[_ses-{session}]")
     assert scans["derivatives"].tolist() == [str(bids / "fs/sub-01"), str(bids / "fs/sub-02_ses-a.1")]

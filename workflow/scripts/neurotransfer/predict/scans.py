@@ -62,6 +62,11 @@ def find_scans(source: Path, pattern: str | None = None) -> tuple[pd.DataFrame, 
         if left_out:
             what = f"none of its {len(left_out)} images can be used (the first: {left_out[0].detail})"
         raise InputError(source, "", what, "give a BIDS folder, or a list of files with a path per line")
+    names: dict[str, str] = {}
+    for row in rows:
+        if names.setdefault(row["image_id"], row["t1w"]) != row["t1w"]:
+            what = f"it and {names[row['image_id']]} are both {row['image_id']} once other characters are replaced"
+            raise InputError(row["t1w"], "", what, "rename one of them, or give a list with the column image_id")
     columns = ["image_id", "participant_id", "session", "run", "t1w", "derivatives"]
     return pd.DataFrame(rows, columns=columns, dtype=object), left_out
 
