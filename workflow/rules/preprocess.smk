@@ -1,8 +1,8 @@
 # T1-weighted images -> FastSurfer's file layout, and a ledger with a row for every image.
 
 EXISTING = config["preprocessing"] | {"engine": "derivatives"}
-# as a rehearsal has measured; by whether there are volumes
-SETTINGS = {volumes: demands.as_measured(config["preprocessing"]) | {"volumes": volumes} for volumes in (True, False)}
+MEASURED = demands.as_measured(config["preprocessing"])  # by a rehearsal, if there was one
+SETTINGS = {volumes: MEASURED | {"volumes": volumes} for volumes in (True, False)}
 # shared by all jobs, which may be many
 IDENTITY_OF_EXISTING, IDENTITY_WITHOUT_VOLUMES = demands.identity(EXISTING), PREPROCESSING | {"volumes": False}
 

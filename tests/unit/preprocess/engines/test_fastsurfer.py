@@ -564,6 +564,25 @@ def test_an_image_has_its_share_of_the_jobs_cores(way, head, tmp_path, trace):
     assert sorted(os.sched_getaffinity(0)) == here
 
 
+def test_a_command_that_cannot_be_built_gives_its_cores_back(tmp_path, trace, monkeypatch):
+    """Another thread would wait for them without end."""
+    monkeypatch.setenv("STANDIN_GPUS", "")
+    engine = fastsurfer.FastSurfer(settings("docker", threads=2, images_at_once=2), tmp_path)
+    for _ in range(2):
+        with pytest.raises(InstallationError, match="couldn't communicate with the NVIDIA driver"):
+            engine._call(["--version"], tmp_path, tmp_path / "log", limit=1)
+    assert engine._cores.qsize() == 2
+
+
+def test_nvidia_smi_names_the_gpu_once_for_all_images(head, tmp_path, trace, monkeypatch):
+    asked, named = [], containers.gpu_uuid
+    monkeypatch.setattr(containers, "gpu_uuid", lambda name: asked.append(name) or named(name))
+    ledger = run.preprocess_images(table({"a": "", "b": ""}, head, tmp_path), settings("docker"), tmp_path / "subjects")
+    assert set(ledger["status"]) == {"ok"}
+    assert asked == ["0"]
+    assert {line["docker_gpus"] for line in trace("start")} == {"device=GPU-0a"}
+
+
 def test_cores_are_shared_only_if_there_are_enough(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5, 6, 7, 9})
     assert fastsurfer.shares_of_cores(4, 2) == [[4, 5], [6, 7]]

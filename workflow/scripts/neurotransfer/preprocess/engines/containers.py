@@ -98,17 +98,24 @@ def apptainer(
 
 
 def docker(
-    image: str, arguments: Sequence[str], binds: Sequence[Bind], *, gpu: bool, name: str, cores: Collection[int] = ()
+    image: str,
+    arguments: Sequence[str],
+    binds: Sequence[Bind],
+    *,
+    gpu: str | None,
+    name: str,
+    cores: Collection[int] = (),
 ) -> list[str]:
     """The arguments that run the image's own entry point with `arguments`, as this user and with their groups.
 
-    The daemon is no child of the job, so it must be told which GPU and which cores the job has.
+    The daemon is no child of the job, so the line names the cores and the GPU (by its UUID; None: without one) of the
+    job.
     """
     line = ["docker", "run", "--rm", "--name", name, "--user", f"{os.getuid()}:{os.getgid()}"]
     for group in sorted(set(os.getgroups()) - {os.getgid()}):  # data may be readable by a group only
         line += ["--group-add", str(group)]
     if gpu:
-        line += ["--gpus", f"device={gpu_uuid(gpu_of_job())}"]
+        line += ["--gpus", f"device={gpu}"]
     if cores:
         line += ["--cpuset-cpus", ",".join(map(str, sorted(cores)))]
     for bind in binds:  # -v would make an empty folder of a source that is not there
@@ -119,13 +126,9 @@ def docker(
 
 def gpu_memory_mb() -> int | None:
     """Memory of the job's first GPU; None if nvidia-smi is not there or does not say."""
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    query += ["-i", gpu_of_job()]
-    try:
-        found = subprocess.run(query, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
-        return int(found.stdout.split()[0])
-    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
-        return None
+    printed, _ = _nvidia_smi("--query-gpu=memory.total", "--format=csv,noheader,nounits", "-i", gpu_of_job())
+    found = re.match(r"\s*(\d+)\s", printed)
+    return int(found[1]) if found else None
 
 
 def gpu_of_job() -> str:
@@ -153,14 +156,20 @@ def gpu_uuid(name: str) -> str:
     """
     if not name.isdigit():
         return name
-    line = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
-        listed, problem = done.stdout, done.stderr or done.stdout
-    except (OSError, subprocess.TimeoutExpired) as error:
-        listed, problem = "", str(error)
+    listed, problem = _nvidia_smi("--query-gpu=index,uuid", "--format=csv,noheader")
     found = dict(re.findall(r"^\s*(\d+)\s*,\s*(\S+)", listed, re.MULTILINE))
     if name not in found:
         what = f"nvidia-smi does not list the job's GPU {name} ({' '.join(problem.split())[:200] or 'no GPU'})"
         raise InstallationError("docker", "", what, "send the job to a node with a GPU, or set preprocessing.gpus to 0")
     return found[name]
+
+
+def _nvidia_smi(*options: str) -> tuple[str, str]:
+    """Output of nvidia-smi, and its error messages or the reason why it did not run."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", *options], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return "", str(error)
+    return done.stdout, done.stderr or done.stdout

@@ -7,6 +7,7 @@ fastsurfer_logs.py.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import queue
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -256,36 +257,49 @@ class FastSurfer:
             binds, files = self._files(scan, place, binds, output)
         arguments = [*files, *options]
         environment, undo = dict(os.environ), []
+        with self._some_cores() as cores:
+            if self._how == "native":
+                line = [self._script(), *arguments, *(["--py", self._python] if self._python else [])]
+                environment = self._own_environment() | {"TMPDIR": str(place / "output/tmp")}
+            elif self._how == "docker":
+                name = f"neurotransfer-{uuid.uuid4().hex[:12]}"
+                image = containers.image_reference(self._own["image"], self.version, self._gpu)
+                gpu = self._gpu_of_daemon if self._gpu else None
+                line = containers.docker(image, arguments, binds, gpu=gpu, name=name, cores=cores)
+                undo = ["docker", "kill", name]
+            else:
+                image = containers.image_reference(self._own["image"], self.version, self._gpu)
+                line, inside = containers.apptainer(self._how, image, [SCRIPT, *arguments], binds, gpu=self._gpu)
+                environment |= inside
+            try:
+                return self._commands.run(
+                    line,
+                    log,
+                    limit=limit,
+                    environment=environment,
+                    undo=undo,
+                    scratch=place.parent,
+                    growth=growth,
+                    cores=cores,
+                )
+            except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+                what = f"{line[0]} can't be started on this machine ({error.strerror})"
+                fix = "load or install it where the jobs run, or change preprocessing.fastsurfer.runs_in"
+                raise InstallationError(self._where(), "", what, fix) from None
+
+    @contextlib.contextmanager
+    def _some_cores(self) -> Generator[list[int]]:
+        """A share of the job's cores, of which each image in work has one."""
         cores = self._cores.get()
-        if self._how == "native":
-            line = [self._script(), *arguments, *(["--py", self._python] if self._python else [])]
-            environment = self._own_environment() | {"TMPDIR": str(place / "output/tmp")}
-        elif self._how == "docker":
-            name = f"neurotransfer-{uuid.uuid4().hex[:12]}"
-            image = containers.image_reference(self._own["image"], self.version, self._gpu)
-            line = containers.docker(image, arguments, binds, gpu=self._gpu, name=name, cores=cores)
-            undo = ["docker", "kill", name]
-        else:
-            image = containers.image_reference(self._own["image"], self.version, self._gpu)
-            line, inside = containers.apptainer(self._how, image, [SCRIPT, *arguments], binds, gpu=self._gpu)
-            environment |= inside
         try:
-            return self._commands.run(
-                line,
-                log,
-                limit=limit,
-                environment=environment,
-                undo=undo,
-                scratch=place.parent,
-                growth=growth,
-                cores=cores,
-            )
-        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-            what = f"{line[0]} can't be started on this machine ({error.strerror})"
-            fix = "load or install it where the jobs run, or change preprocessing.fastsurfer.runs_in"
-            raise InstallationError(self._where(), "", what, fix) from None
+            yield cores
         finally:
             self._cores.put(cores)
+
+    @functools.cached_property
+    def _gpu_of_daemon(self) -> str:
+        """The UUID of the job's GPU, which nvidia-smi is asked for once."""
+        return containers.gpu_uuid(containers.gpu_of_job())
 
     def _script(self) -> str:
         """The absolute path of the script of a native installation."""
