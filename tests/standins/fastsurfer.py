@@ -177,6 +177,11 @@ def pace(part: str):
         time.sleep(max(0.0, end_at - time.monotonic()))
 
 
+def show_progress(bar: str) -> None:
+    """Write the network's progress, which has no end of line and is on the console only."""
+    print(f"\r{bar}", end="", flush=True)
+
+
 def segment(say: Callable[[str], None], subject: Path, t1w: Path, fault: str, volumes: bool) -> None:
     """The lines and files of run_prediction.py."""
     with pace("import"):
@@ -189,6 +194,8 @@ def segment(say: Callable[[str], None], subject: Path, t1w: Path, fault: str, vo
     with pace("network"):
         for plane in ("coronal", "sagittal", "axial"):
             say(f"[INFO: run_prediction.py:  374]: Run {plane} prediction")
+            show_progress("  0%|          | 0/256 [00:00<?, ?batch/s]")
+            show_progress("100%|██████████| 256/256 [00:05<00:00, 50.51batch/s]\n")
             say(f"[INFO: inference.py:  469]: {plane.capitalize()} inference on {t1w} finished in 5.1250 seconds")
     with pace("masks"):
         say("[INFO: run_prediction.py:  654]: Creating brainmask based on segmentation...")
@@ -237,7 +244,7 @@ DOWNLOAD = "Failed downloading the checkpoint aparc_vinn_axial_v2.0.0.pkl from b
 # what a run with a fault says before it ends; the real script goes on after want of memory, to the next error
 SAID = {
     "exit_1": ["ValueError: could not broadcast input array from shape (3,) into shape (4,)", FAILED],
-    "inner_killed": [] if NEW else ['run_fastsurfer.sh: line 1040:   311 Killed                  "${cmd[@]}"', FAILED],
+    "inner_killed": [] if NEW else [FAILED],
     "gpu_memory": [
         "[CRITICAL: common.py:  158]: ERROR - INSUFFICIENT GPU MEMORY",
         "[INFO: common.py:  169]: Using GPU 0; 1.82 GiB total capacity; 6.93 MiB already allocated.",
@@ -301,6 +308,10 @@ def run(options: dict[str, str], subject: Path, fault: str, alone: bool) -> int:
             child.wait()
     if fault == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "inner_killed":
+        show_progress("  0%|          | 0/256 [00:00<?, ?batch/s]")
+        if not NEW:  # the shell says it, on the console only
+            print('run_fastsurfer.sh: line 977: 24305 Killed                  "${cmd[@]}"', flush=True)
     if fault in SAID and not (fault in HELPED and alone):
         for line in SAID[fault]:
             say(line)

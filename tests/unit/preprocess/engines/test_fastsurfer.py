@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -349,6 +350,9 @@ def test_details_are_the_last_words_that_say_something(failures):
     assert "mri/mask.mgz" in ledger.loc["mask", "detail"]
     assert "INSUFFICIENT GPU MEMORY" in ledger.loc["gpu_2", "detail"]
     assert "ended after 0.15 minutes" in ledger.loc["hang", "detail"]
+    assert re.match(
+        r"run_fastsurfer.sh: line \d+: \d+ Killed|Command terminated by signal 9$", ledger.loc["inner", "detail"]
+    )
     log = "a\nRuntimeError: why\n\n  at line 3\nERROR: FastSurfer asegdkt segmentation failed.\nTue Nov 24 20:25:54"
     assert fastsurfer_logs.last_words(log) == "RuntimeError: why"
     assert fastsurfer_logs.last_words("Traceback (most recent call last):\n") == "Traceback (most recent call last):"
@@ -511,6 +515,50 @@ def test_a_warning_is_no_error():
     assert fastsurfer_logs.broken(line) is None
     driver = "UserWarning: CUDA initialization: The NVIDIA driver on your system is too old (found version 11040)"
     assert "older CUDA" in fastsurfer_logs.broken(driver)[1]
+    assert fastsurfer_logs.broken(driver, gpu=False) is None  # torch says it on the CPU, too
+
+
+# What 2.4.0-dev printed for an image that it finished (benchmarks/real_fastsurfer.py), lines of every kind.
+GOOD = """Setting ENV variable FASTSURFER_HOME to script directory /fastsurfer.
+Version: 2.4.0-dev+7c45785
+Trying to force the use of cached version information (--prefer_cache), but no build information file was passed found
+torchvision/io/image.py:13: UserWarning: Failed to load image Python extension: 'Could not load this library: image.so'
+[INFO: common.py:  106]: Using device: cpu
+run_prediction.py:256: UserWarning: The given NumPy array is not writable, and PyTorch does not support such tensors.
+  self.torch_labels = torch.from_numpy(self.lut["ID"].values)
+[INFO: run_prediction.py:  442]: Output image directory /output/a/mri/orig does not exist. Creating it now...
+The input image is not conformed.
+ - Dimensions 256x256x256        : BUT image dimensions (188, 256, 190)
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "is_broken", "is_killed"),
+    [
+        ("", False, False),
+        ("IndexError: list index out of range", False, False),  # a segmentation without white matter
+        ("mkdir: cannot create directory '/output/a': Permission denied", True, False),
+        ("ERROR: The subject directory (/output) is owned by root and is not writable.", True, False),
+        (
+            "RuntimeError: [enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory:.",
+            False,
+            True,
+        ),
+        (
+            "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 1.2 GiB for an array with shape (9, 9)",
+            False,
+            True,
+        ),
+        ('run_fastsurfer.sh: line 786: 17613 Killed                  "${cmd[@]}"', False, True),
+        ("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0", False, False),  # of another image, maybe
+    ],
+)
+def test_of_a_real_log_only_the_line_of_the_failure_counts(line, is_broken, is_killed):
+    log = f"{GOOD}{line}\nERROR: FastSurfer asegdkt segmentation failed.\n"
+    assert (fastsurfer_logs.broken(log) is not None) == is_broken
+    assert bool(fastsurfer_logs.killed(log)) == is_killed
+    if line:
+        assert fastsurfer_logs.last_words(log) == line
 
 
 # --- A native installation -----------------------------------------------------------------------
@@ -748,6 +796,14 @@ def test_time_and_memory_grow_with_the_attempt_up_to_what_there_is():
             assert times[-1] <= 1440 and sizes[-1] <= 64000
             assert sizes[1] > sizes[0]
     assert demands.runtime(settings(), 64, 1) > demands.demand(settings()).limit
+
+
+@pytest.mark.parametrize("volumes", (True, False))
+def test_a_job_on_a_gpu_asks_for_the_time_that_its_images_take(volumes):
+    """With few cores the bias field makes an image longer than a GPU needs."""
+    for threads in (1, 3, 16):
+        values = settings(threads=threads, volumes=volumes)
+        assert demands.runtime(values, 64, 1) > 1.5 * 64 * demands.seconds_per_image(values) / 60
 
 
 def test_gpu_or_not_decides_how_many_images_share_a_job():

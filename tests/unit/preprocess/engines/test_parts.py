@@ -41,21 +41,22 @@ def without(*words: str) -> list[tuple[float, str]]:
 def test_each_part_lasts_from_its_first_line_to_the_next_parts():
     parts = seconds_of_parts(*logged(LINES))
     assert list(parts) == list(demands.PARTS)
-    assert list(parts.values()) == [4.5, 5.5, 4, 3, 16.5, 3.5, 20, 4.5]
+    assert list(parts.values()) == [4.5, 5.5, 4, 3, 16, 4, 20, 4.5]  # the GPU is idle from the last view on
     assert sum(parts.values()) == END
 
 
 def test_a_part_without_its_line_counts_in_the_one_before():
     parts = seconds_of_parts(*logged(without("N4", "segstats")))
-    assert list(parts)[-1] == "masks" and parts["masks"] == END - 33.5
+    assert list(parts)[-1] == "masks" and parts["masks"] == END - 33
+    assert seconds_of_parts(*logged(without("inference on")))["network"] == 16.5
     assert seconds_of_parts(*logged(without("FastSurferCNN", "INFO"))) == {}  # another version's lines
     assert seconds_of_parts(b"", []) == {}
 
 
 def test_lines_that_are_read_at_once_have_one_time():
     text, growth = logged(LINES)
-    parts = seconds_of_parts(text, [growth[0], growth[8], growth[-1]])
-    assert (parts["start"], parts["import"], parts["network"]) == (33, 0, END - 33)
+    parts = seconds_of_parts(text, [growth[0], growth[7], growth[-1]])
+    assert (parts["start"], parts["import"], parts["network"]) == (28, 0, END - 28)
 
 
 def test_a_log_without_times_still_has_the_networks_and_the_statistics():

@@ -107,7 +107,8 @@ REASONS = {
         "use a GPU with more memory or lower preprocessing.images_at_once, retry",
     ),
     "killed": Reason(
-        "the engine or its job was killed during this image, usually because memory was short",
+        "the engine or its job was killed during this image, usually because memory was short, or the engine got no"
+        " memory",
         "look at the image's size; raise preprocessing.max_mem_mb, lower preprocessing.images_at_once, retry; after"
         " a power failure or kill -9, only retry",
     ),

@@ -383,7 +383,7 @@ class FastSurfer:
 
     def _refuse_broken(self, text: str) -> None:
         """Raise if the log shows that the installation is at fault."""
-        if found := logs.broken(text):
+        if found := logs.broken(text, gpu=self._gpu):
             line, fix = found
             raise InstallationError(self._where(), "", line, fix)
 
@@ -419,8 +419,9 @@ class FastSurfer:
                 raise TryAlone("gpu_memory", line)
             raise InstallationError(self._where(), "", line, logs.GPU_FAULT.fix)
         # a signal may also mean that the whole job is being ended: then there will be no second try
-        if code in SIGNALLED or logs.says_killed(text):
-            raise (ImageError if alone else TryAlone)("killed", words or "no last words in the log")
+        line = logs.killed(text)
+        if line or code in SIGNALLED:
+            raise (ImageError if alone else TryAlone)("killed", line or words or "no last words in the log")
         if too_small:
             raise ImageError("volume_check", too_small)
         if not re.search(r"^Version:", text, re.MULTILINE):

@@ -18,6 +18,7 @@ class Sign(NamedTuple):
     pattern: str
     fix: str
     in_warnings: bool = False  # whether a line that is only a warning shows it, too
+    of_gpu: bool = False  # whether it is no fault if the job uses no GPU
 
 
 BROKEN = (
@@ -35,7 +36,7 @@ BROKEN = (
         in_warnings=True,
     ),
     Sign(
-        r"cannot create directory .*Permission denied|is not writable",
+        r"cannot create directory .*Permission denied|directory .* is not writable",
         "let the container's user write there: TMPDIR on a disk of the node, not one that refuses other users",
     ),
     Sign(r"Read-only file system", "set TMPDIR to a disk that can be written"),
@@ -48,11 +49,13 @@ BROKEN = (
         r"NVIDIA driver on your system is too old",
         "take an image for an older CUDA, or set preprocessing.gpus to 0",
         in_warnings=True,
+        of_gpu=True,
     ),
     Sign(
         r"Could not find any nv files on this host|could not select device driver",
         "send the job to a node with a GPU, or set preprocessing.gpus to 0",
         in_warnings=True,
+        of_gpu=True,
     ),
     Sign(
         r"Failed downloading the checkpoint|Could not find nor download checkpoints"
@@ -76,7 +79,12 @@ GPU_FAULT = Sign(
 OUT_OF_GPU = r"CUDA out of memory|INSUFFICIENT GPU MEMORY|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
 TOO_SMALL = r"Total segmentation volume is (?:too|very) small"
 NO_GPU = r"Using device: cpu"
-KILLED = r"^.*\bKilled\b.*$|Out of memory: Killed|terminated via signal|Command terminated by signal (?:9|15)\b"
+KILLED = r"^.*(?:\bKilled\b|terminated via signal|Command terminated by signal (?:9|15)\b).*$"
+# The node's memory, said by torch, numpy, Python and ITK: like a kill for it, since another image may have used it.
+NO_MEMORY = (
+    r"DefaultCPUAllocator: (?:can't allocate|not enough) memory|Unable to allocate .* for an array|\bMemoryError\b"
+    r"|Cannot allocate memory|Failed to allocate memory for image|std::bad_alloc"
+)
 FAILED = (
     r"^ERROR:|^Traceback|Command exited with non-zero status|Command terminated by signal|^\w*(?:Error|Exception): "
 )
@@ -88,6 +96,8 @@ SAYS_LITTLE = re.compile(
         | ^Command\ exited\ with\ non-zero\ status | ^@\#@FSTIME | ^\w{3}\ \w{3}\ +\d+\ [\d:]+""",
     re.VERBOSE | re.IGNORECASE,
 )
+# The network's progress on the console, which has no end of line: what follows it stands on the same line.
+PROGRESS = re.compile(r"^ *\d+%\|[^|\n]*\|[^\[\n]*\[[^\]\n]*\]", re.MULTILINE)
 LAST = 2**20  # bytes of a log that are read
 
 
@@ -102,24 +112,25 @@ def evidence(scripts: Path, console: Path) -> str:
 
 
 def read(path: Path) -> str:
-    """A log's text, its last megabyte; empty if there is none."""
+    """A log's text without the network's progress, its last megabyte; empty if there is none."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - LAST))
-        return file.read().decode(errors="replace").replace("\r", "\n") + "\n"
+        return PROGRESS.sub("", file.read().decode(errors="replace").replace("\r", "\n")) + "\n"
 
 
 def line_with(pattern: str, text: str) -> str:
     """The first line that the pattern is found in; empty if there is none."""
-    found = re.search(rf".*(?:{pattern}).*", text, re.IGNORECASE)
+    found = re.search(rf".*(?:{pattern}).*", text, re.IGNORECASE | re.MULTILINE)
     return found[0].strip()[:300] if found else ""
 
 
-def broken(text: str) -> tuple[str, str] | None:
+def broken(text: str, *, gpu: bool = True) -> tuple[str, str] | None:
     """The line that shows that the installation is at fault, and the fix; None if none does.
 
-    A warning is no error: FastSurfer goes on after it.
+    A warning is no error: FastSurfer goes on after it.  Without `gpu` no driver is at fault: torch warns of an old one
+    on the CPU, too.
 
     Examples
     --------
@@ -129,14 +140,17 @@ def broken(text: str) -> tuple[str, str] | None:
     """
     errors = "\n".join(line for line in text.splitlines() if not WARNING.search(line))
     for sign in BROKEN:
+        if sign.of_gpu and not gpu:
+            continue
         if line := line_with(sign.pattern, text if sign.in_warnings else errors):
             return line, sign.fix
     return None
 
 
-def says_killed(text: str) -> bool:
-    """Whether a signal from outside has ended a step."""
-    return re.search(KILLED, text, re.MULTILINE) is not None
+def killed(text: str) -> str:
+    """The line that says that a signal from outside, or the lack of the node's memory, has ended a step; or none."""
+    found = re.search(f"{KILLED}|^.*(?:{NO_MEMORY}).*$", text, re.MULTILINE)
+    return found[0].strip()[:300] if found else ""
 
 
 def says_failed(text: str) -> bool:

@@ -11,13 +11,14 @@ import re
 from bisect import bisect_left
 from collections.abc import Sequence
 
-# The line with which each part begins; the first one begins with the command.
+# The line with which each part begins; the first one begins with the command.  The masks' begins with the end of the
+# last view, because the labels are split by hemisphere before the next line, on the CPU.
 BEGINS = {
     "import": r"FastSurferCNN/run_prediction\.py.* --",
     "networks": r"Checking or downloading default checkpoints",
     "conform": r"Successfully loaded image from",
     "network": r"Run \w+ prediction",
-    "masks": r"Creating brainmask based on segmentation",
+    "masks": r"(?s:.*) inference on [^\n]* finished in [\d.]+ seconds|Creating brainmask based on segmentation",
     "bias field": r"Running N4 bias-field correction",
     "statistics": r"FastSurferCNN/segstats\.py.* --",
 }
