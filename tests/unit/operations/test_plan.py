@@ -140,17 +140,25 @@ def test_finished_jobs_of_the_study_are_the_basis_of_its_costs(planned, config, 
 
 def test_images_that_share_a_gpu_and_images_without_volumes_are_counted_as_such(planned, config):
     """A minute per image becomes the 16 s in which the GPU works, because other images fill the rest."""
+    minute = {"start": 20.0, "network": 16.0, "bias field": 20.0, "statistics": 4.0}
+    config["preprocessing"]["measured"] = minute
     cost = costs.cost_of("preprocess", [], config)
-    assert cost.gpu and "4 images at once share a GPU" in cost.basis
+    assert cost.gpu and "60 s for an image alone, and 4 at once share a GPU" in cost.basis
     work = plan.work_of(planned, config, pd.DataFrame(), pd.Series(["train"] * 130))["preprocess"]
-    ends = 3 * (60 - 16)  # of three jobs, at whose ends fewer images overlap
+    ends = 3 * (36 - 16)  # of three jobs, at whose ends fewer images overlap; without volumes, as most are
     assert plan.hours("preprocess", work, cost) == pytest.approx((130 * 16 + ends) / 3600)
+    of_all = config | {"quality": {"exclude": {"z": {"max": 5.0}}}}  # which needs all volumes
+    assert costs.cost_of("preprocess", [], of_all).start == 60 - 16
     merge(config, {"preprocessing": {"images_at_once": 1}})
     cost = costs.cost_of("preprocess", [], config)
     assert plan.hours("preprocess", work, cost) == pytest.approx(130 * 60 / 3600)
     without = replace(planned, without_volumes=frozenset(["A"]))
     work = plan.work_of(without, config, pd.DataFrame(), pd.Series(["train"] * 130))["preprocess"]
     assert plan.hours("preprocess", work, cost) == pytest.approx(130 * 36 / 3600)
+    # if the bias field is slow, the job's three threads are the limit, and not the GPU
+    parts = {"measured": minute | {"bias field": 220.0}, "images_at_once": None}
+    slow = costs.cost_of("preprocess", [], config | {"preprocessing": config["preprocessing"] | parts})
+    assert slow.seconds == pytest.approx((20 + 220 + 4) / 3)
     merge(config, {"preprocessing": {"gpus": 0}})
     assert plan.work_of(without, config, pd.DataFrame(), pd.Series(["train"] * 130))["preprocess"] == [64, 36, 30]
 

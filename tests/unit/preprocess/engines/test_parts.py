@@ -65,16 +65,17 @@ def test_a_log_without_times_still_has_the_networks_and_the_statistics():
 
 
 PARTS = {"start": 25.0, "network": 5.0, "bias field": 30.0, "statistics": 5.0}
+MINUTE = {"start": 20.0, "network": 16.0, "bias field": 20.0, "statistics": 4.0}
 
 
 @pytest.mark.parametrize(
     ("changes", "at_once", "seconds"),
     [
-        ({}, 4, 16),  # a minute; the network takes 16 s of it
-        ({"volumes": False}, 3, 16),
-        ({"images_at_once": 2}, 2, 30),
-        ({"images_at_once": 1}, 1, 60),
-        ({"threads": 1}, 2, 44),  # the cores are busy, and the GPU is not
+        ({"measured": MINUTE}, 4, 16),  # the network takes 16 s of it
+        ({"measured": MINUTE, "volumes": False}, 3, 16),
+        ({"measured": MINUTE, "images_at_once": 2}, 2, 30),
+        ({"measured": MINUTE, "images_at_once": 1}, 1, 60),
+        ({"measured": MINUTE, "threads": 1}, 2, 44),  # the cores are busy, and the GPU is not
         ({"measured": PARTS}, 4, 20),
         ({"measured": PARTS, "threads": 20}, 8, 65 / 8),  # what a node's memory allows
         ({"measured": PARTS, "threads": 20, "max_mem_mb": 24000}, 3, 65 / 3),

@@ -20,7 +20,16 @@ from ..fit.settings import all_settings
 from ..preprocess.engines.parts import seconds_in_log
 from ..preprocess.run import read_status
 from ..study import layout
-from ..study.demands import MEASURED, PARTS, as_measured, demand, has_gpu, parts_of, seconds_per_image
+from ..study.demands import (
+    MEASURED,
+    PARTS,
+    as_measured,
+    demand,
+    has_gpu,
+    may_leave_volumes_out,
+    parts_of,
+    seconds_per_image,
+)
 from ..study.plan import CNNS, Study
 from ..study.rules import PRETRAINING, RULES, STAGES, cores_of, uses_gpu
 
@@ -141,9 +150,11 @@ def cost_of(
         if gpu:
             settings = config["preprocessing"]
             at_once, each = demand(settings).at_once, seconds_per_image(settings)
-            basis = f"assumed: FastSurfer takes about a minute per image, and {at_once} images at once share a GPU"
-            # a job's first and last images overlap with fewer others
-            return Cost(each, basis, gpu, sum(parts_of(settings).values()) - each)
+            alone = sum(parts_of(settings).values())
+            basis = f"assumed: FastSurfer takes {alone:.0f} s for an image alone, and {at_once} at once share a GPU"
+            # A job's first and last images overlap with fewer others.  Most jobs make no volumes, if they may
+            most = settings | {"volumes": not may_leave_volumes_out(config)}
+            return Cost(each, basis, gpu, sum(parts_of(most).values()) - seconds_per_image(most))
         if engine == "derivatives":
             return Cost(0.5, "assumed: half a second to link and check an image's files", False)
         return Cost(*ASSUMED["preprocess", "builtin" if engine == "builtin" else "cpu"], gpu)

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 
 class Demand(NamedTuple):
-    """Of one image: `minutes` on one core (or beside others on a GPU) and `limit`, after which it is ended; `mb` of
-    memory; `at_once`, the images in work at once in a job (0: by their parts); `per_job`, those of a job by default."""
+    """Of one image: `minutes` on one core and `limit`, after which it is ended; `mb` of memory; `at_once`, the images
+    in work at once in a job; `per_job`, those of a job by default.  0 `minutes`, 0 `at_once`: computed from its parts.
+    """
 
     minutes: float
     limit: int
@@ -30,24 +31,25 @@ DEMANDS = {
     "builtin": Demand(minutes=2, limit=0, mb=1000, at_once=1, per_job=64),
     # files are read and checked, nothing is computed: under 2 s
     "derivatives": Demand(minutes=0.2, limit=0, mb=1000, at_once=1, per_job=64),
-    # [assumed] from others' measurements of --seg_only: 1 min (FastSurfer's documentation) to 2.5 min (version
-    # 2.5.4 on an 8 GB card) for an image alone, most of it bias correction on a core; 5 GB of host memory; how many
-    # images at once is computed
-    "fastsurfer on a GPU": Demand(minutes=2.5, limit=30, mb=7000, at_once=0, per_job=64),
+    # [assumed] 5 GB of host memory (FastSurfer's documentation)
+    "fastsurfer on a GPU": Demand(minutes=0, limit=30, mb=7000, at_once=0, per_job=64),
     # [assumed] 1 to 1.5 h on one core; FastSurfer recommends 8 GB
     "fastsurfer on the CPU": Demand(minutes=90, limit=240, mb=8000, at_once=1, per_job=4),
 }
-# Seconds of the parts of FastSurfer's work on an image that is alone on a GPU.  [assumed] all but their sum, about a
-# minute, and the network's 16 s, both from FastSurfer's documentation; a rehearsal measures them
+SLACK = 2.2  # [assumed] the time that a job asks for, over the time that its images' parts take
+# Seconds of the parts of FastSurfer's work on an image that is alone, the network on a GPU and the others on one core.
+# [measured] conform, masks, bias field and statistics: CPU seconds of 2.4.0-dev's own code on a core of a busy AMD EPYC
+# (benchmarks/README.md).  [assumed] the others; the network's are from FastSurfer's documentation, whose "about a
+# minute" for an image does not say what it contains.  A rehearsal measures all of them
 PARTS = {
     "start": 4.0,  # of the container and the script
     "import": 6.0,  # of Python's modules
     "networks": 4.0,  # loading all three
-    "conform": 3.0,
+    "conform": 4.0,
     "network": 16.0,  # the only part that keeps the GPU busy
-    "masks": 3.0,
-    "bias field": 20.0,
-    "statistics": 4.0,
+    "masks": 18.0,  # 12 of them give labels to hemispheres
+    "bias field": 220.0,
+    "statistics": 30.0,
 }
 OF_VOLUMES = ("bias field", "statistics")
 IMAGE_GPU_MB = 5000  # GPU memory of one image, if views are aggregated there (FastSurfer's documentation)
@@ -117,7 +119,8 @@ def runtime(settings: Mapping[str, Any], images: int, attempt: int) -> int:
     One image may hang until its limit and still be recorded.
     """
     need = demand(settings)
-    minutes = START_MINUTES + math.ceil(images / need.at_once) * need.minutes + need.limit
+    each = need.minutes or SLACK * seconds_per_image(settings) * need.at_once / 60
+    minutes = START_MINUTES + math.ceil(images / need.at_once) * each + need.limit
     return min(math.ceil(minutes) * attempt, settings["max_runtime"])
 
 
