@@ -40,6 +40,7 @@ from neurotransfer.files import read_json  # noqa: E402
 from neurotransfer.preprocess.engines import builtin  # noqa: E402
 from neurotransfer.preprocess.run import preprocess_images  # noqa: E402
 from neurotransfer.preprocess.volumes import read_stats  # noqa: E402
+from neurotransfer.study import demands  # noqa: E402
 from neurotransfer.study.configuration import load_config  # noqa: E402
 from nibabel.processing import resample_from_to  # noqa: E402
 
@@ -119,13 +120,14 @@ def run_job(image: Path, names: list[str], settings: dict, subjects: Path, step:
     print(f"{step}: {after.elapsed - before.elapsed:.0f} s, {used:.0f} s of CPU, load {os.getloadavg()[0]:.1f}")
     for row in ledger.itertuples():
         folder = subjects / "x-0001" / row.image_id
-        parts = read_json(folder / "status.json").get("parts") or {}
+        found = read_json(folder / "status.json").get("parts") or {}
+        parts = {part: found[part] for part in demands.PARTS if part in found}
         print(f"  {row.image_id}: {row.status} {row.reason or ''} {row.detail or ''}")
         print("    " + ", ".join(f"{part} {seconds:.1f} s" for part, seconds in parts.items()))
-        statistics = folder / "stats/aseg+DKT.stats"
-        if statistics.exists():
-            found = read_stats(statistics)
-            print(f"    {len(found.volumes)} regions, mask {found.mask_volume:.3f} l", flush=True)
+        path = folder / "stats/aseg+DKT.stats"
+        if path.exists():
+            statistics = read_stats(path)
+            print(f"    {len(statistics.volumes)} regions, mask {statistics.mask_volume / 1e6:.3f} l", flush=True)
 
 
 def compare(folders: list[Path]) -> None:

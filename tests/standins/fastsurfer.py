@@ -156,7 +156,7 @@ def write(subject: Path, t1w: Path, fault: str, volumes: bool = True) -> None:
     if fault == "truncated":
         orig = subject / "mri/orig.mgz"
         orig.write_bytes(orig.read_bytes()[: orig.stat().st_size // 2])
-    if fault == "no_stats":
+    if fault in ("no_stats", "statistics"):
         plain.unlink()
     if fault == "half_stats":
         plain.write_text(plain.read_text()[:700])
@@ -191,12 +191,18 @@ def segment(say: Callable[[str], None], subject: Path, t1w: Path, fault: str, vo
         say("[INFO: inference.py:  200]: Loading checkpoint /fastsurfer/checkpoints/aparc_vinn_coronal_v2.0.0.pkl")
     with pace("conform"):
         say(f"[INFO: run_prediction.py:  297]: Successfully loaded image from {t1w}.")
+    views = ("coronal", "sagittal", "axial")
+    finished = [
+        f"[INFO: inference.py:  469]: {v.capitalize()} inference on {t1w} finished in 5.1250 seconds" for v in views
+    ]
     with pace("network"):
-        for plane in ("coronal", "sagittal", "axial"):
+        for at, plane in enumerate(views):
+            if at:
+                say(finished[at - 1])
             say(f"[INFO: run_prediction.py:  374]: Run {plane} prediction")
             show_progress("  0%|          | 0/256 [00:00<?, ?batch/s]")
             show_progress("100%|██████████| 256/256 [00:05<00:00, 50.51batch/s]\n")
-            say(f"[INFO: inference.py:  469]: {plane.capitalize()} inference on {t1w} finished in 5.1250 seconds")
+    say(finished[-1])
     with pace("masks"):
         say("[INFO: run_prediction.py:  654]: Creating brainmask based on segmentation...")
         write(subject, t1w, fault, volumes)
@@ -314,11 +320,21 @@ def run(options: dict[str, str], subject: Path, fault: str, alone: bool) -> int:
             print('run_fastsurfer.sh: line 977: 24305 Killed                  "${cmd[@]}"', flush=True)
     if fault in SAID and not (fault in HELPED and alone):
         for line in SAID[fault]:
-            say(line)
+            if line.startswith(("[", "ERROR:")):
+                say(line)
+            else:  # what ends Python is on the console only
+                print(line, flush=True)
         return 137 if fault == "inner_killed" else 1
     if fault == "too_small":
         say(SMALL)
     work(say, options, subject, fault)
+    if (
+        fault == "statistics"
+    ):  # 2.4.0-dev's, if a label has one voxel away from its borders; that step's errors are logged
+        say("Traceback (most recent call last):")
+        say("ZeroDivisionError: float division by zero")
+        say("ERROR: asegdkt statsfile generation failed!")
+        return 1
     return 0
 
 

@@ -301,6 +301,7 @@ ENDS = {
     "gpu_2": ("gpu_memory_always", "gpu_memory"),
     "killed": ("killed", "killed"),
     "inner": ("inner_killed", "killed"),
+    "tiny_label": ("statistics", "engine_failed"),
     "good_2": ("", None),
 }
 
@@ -348,6 +349,7 @@ def test_details_are_the_last_words_that_say_something(failures):
     assert "could not broadcast" in ledger.loc["exit", "detail"]
     assert "Total segmentation volume is too small" in ledger.loc["small_2", "detail"]
     assert "mri/mask.mgz" in ledger.loc["mask", "detail"]
+    assert "ZeroDivisionError: float division by zero" in ledger.loc["tiny_label", "detail"]
     assert "INSUFFICIENT GPU MEMORY" in ledger.loc["gpu_2", "detail"]
     assert "ended after 0.15 minutes" in ledger.loc["hang", "detail"]
     assert re.match(

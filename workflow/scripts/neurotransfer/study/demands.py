@@ -49,7 +49,7 @@ PARTS = {
     "network": 16.0,  # the only part that keeps the GPU busy
     "masks": 18.0,  # 12 of them give labels to hemispheres
     "bias field": 220.0,
-    "statistics": 30.0,
+    "statistics": 36.0,
 }
 OF_VOLUMES = ("bias field", "statistics")
 IMAGE_GPU_MB = 5000  # GPU memory of one image, if views are aggregated there (FastSurfer's documentation)

@@ -36,8 +36,9 @@ from .processes import Commands, TimedOut
 logger = logging.getLogger("neurotransfer")
 
 # Options of run_fastsurfer.sh besides --t1, --sid and --sd.
-# Tried with the script itself, of 2.4.0-dev (October 2024), the newest public copy: those of 2.4.  Known from its
-# documentation and from scripts of users of 2.5, and not tried: --no_cc from 2.5 on, and that 2.6 is no different.
+# Tried with the script itself, of 2.4.0-dev (October 2024), the newest public copy, from image to result
+# (benchmarks/real_fastsurfer.py): those of 2.4.  Known from its documentation and from scripts of users of 2.5, and not
+# tried: --no_cc from 2.5 on, and that 2.6 is no different.
 OPTIONS = {
     "2.4": "--seg_only --no_cereb --no_hypothal"
     " --vox_size {voxel_size:g} --viewagg_device {viewagg_device} --threads {threads}",
@@ -46,9 +47,8 @@ OPTIONS = {
     "2.6": "--seg_only --no_cereb --no_hypothal --no_cc"
     " --vox_size {voxel_size:g} --viewagg_device {viewagg_device} --threads {threads}",
 }
-# The first option leaves bias-field correction and the statistics out (read in the script of 2.4.0-dev); the second
-# goes on from a segmentation that is there, and runs both without the network (tried with it).  Later versions were not
-# there to try.
+# The first option leaves bias-field correction and the statistics out; the second goes on from a segmentation that is
+# there, and runs both without the network.  Both tried with 2.4.0-dev; later versions were not there to try.
 WITHOUT_VOLUMES, FROM_SEGMENTATION = "--no_biasfield", "--no_asegdkt"
 AS_ROOT = "--allow_root"  # without it the script refuses root (and the copy that was tried does so even with it)
 SCRIPT = "/fastsurfer/run_fastsurfer.sh"  # in the official images
