@@ -2,8 +2,11 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
+from neurotransfer.network.sfcn import SFCN
+from neurotransfer.pretrain.weights import write_weights
 from neurotransfer.report import preview
 from neurotransfer.study.plan import Study
 
@@ -53,6 +56,21 @@ def test_a_fit_older_than_its_inputs_is_left_out(study):
     assert {model for *_, model in aucs} == {"linear"}
     assert left_out == {"older than its resample or weights": 2}
     assert "2 more are left out" in page(plan, results)
+
+
+def test_unchecked_weights_are_named(study):
+    plan, results = study
+    plan, path = replace(plan, run="given"), results / "pretrain/given/weights.safetensors"
+    target = {"name": "age", "kind": "continuous", "weight": 1.0, "loss": "squared", "mean": 0.0, "sd": 1.0}
+    facts = {
+        "network": {"channels": [2], "bottleneck": 2, "pooling": "max"},
+        "targets": [target | {"positive_weight": 1.0}],
+    }
+    path.parent.mkdir(parents=True)
+    for answers, said in (({"state": "unchecked"}, True), ({"state": "passed"}, False)):
+        write_weights(path, SFCN([2], 2, 1, "max", 0.0).state_dict(), facts | {"known_answers": answers})
+        assert ("The given weights are unchecked" in page(plan, results)) == said
+    assert "unchecked" not in page(*study)
 
 
 def test_a_fit_that_cannot_be_read_is_left_out(study):

@@ -84,6 +84,16 @@ def preview_rows(study: Study, aucs: Mapping[tuple, float]) -> list[dict[str, An
     return rows
 
 
+def _are_unchecked(study: Study, results: str | Path) -> bool:
+    """Whether the given weights were imported, and nothing has shown that they predict what was published."""
+    path = layout.within(results, layout.weights(study.run))
+    if study.run != "given" or not path.exists():
+        return False
+    from ..pretrain.weights import read_weights  # it imports torch
+
+    return read_weights(path)[1].get("known_answers", {}).get("state") == "unchecked"
+
+
 def preview_html(config: Mapping[str, Any], study: Study, results: str | Path = layout.RESULTS) -> str:
     """The page as HTML, without names of participants or images.
 
@@ -108,6 +118,7 @@ def preview_html(config: Mapping[str, Any], study: Study, results: str | Path = 
         "replicates": len(study.replicates),
         "titles": {name: task["title"] for name, task in study.tasks.items()},
         "pretrained": layout.within(results, layout.weights(study.run)).exists(),
+        "unchecked": _are_unchecked(study, results),
     }
     page = pages.render(content, "preview.html.j2")
     check_public("the preview", page, private_names(config, Path(results).parent))
