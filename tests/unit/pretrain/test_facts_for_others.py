@@ -55,5 +55,5 @@ def test_bands_are_joined_with_their_neighbours():
     ages = [25.0] * 6 + [37.0] * 2 + [45.0] * 7 + [np.nan] * 2
     images = pd.DataFrame({"participant_id": range(17), "cohort": "A", "age": ages})
     assert [(cell["ages"], cell["participants"]) for cell in people_by_age(images)] == [
-        ("20 to 39", 8), ("40 to 49 or unknown", 9),
+        ("20 to 29", 6), ("30 to 49 or unknown", 11),
     ]  # fmt: skip

@@ -73,7 +73,7 @@ def _joined(cells: list[_Cell]) -> list[tuple[_Cell, bool]]:
     while (
         len(found) > 1 and (at := next((i for i, (cell, _) in enumerate(found) if cell[2] < FEWEST), None)) is not None
     ):
-        first = at - 1 if at else 0
+        first = min(at, len(found) - 2)
         (one, unknown), (other, more) = found[first : first + 2]
         high = one.high if other.high is None else other.high
         joined = _Cell(one.low, high, one.participants + other.participants, one.images + other.images)
