@@ -11,7 +11,7 @@ import yaml
 from runs import OVERLAYS, REPOSITORY, planned_jobs
 
 ARCHIVE = Path(__file__).with_name("earlier_study.tar.xz")
-# the paper's published numbers are an input of the figures, and this file is newer in a fresh clone
+# figures show no cell of few people now; the paper's published numbers, their input, are newer in a fresh clone, too
 NEWER = {"figures", "report"}
 
 

@@ -101,8 +101,6 @@ rule certificate:
         roles={cohort: sorted(has) for cohort, has in study.roles.items()},
         pretraining_shares=study.pretraining_shares,
         waived=config["split"]["waived_duplicates"],
-        smallest_cell=config["report"]["smallest_cell"],
-        given=study.run == "given",
         one_engine=study.run == "multitask" and not config["pretrain"]["accept_other_preprocessing"],
     script:
         "../scripts/certificate.py"

@@ -19,14 +19,16 @@ with job(snakemake):
     drawing = (params.roles, params.pretraining_shares, params.split, params.seed)
     proof.check_sources(splits, indices, manifest, *drawing)
     # a study that has begun needs no key to go on: without it the certificate has no digests of participants
-    begun = params.given or Path(output.certificate).exists()
-    key = (read_study_key if begun else make_study_key)(snakemake.config["pretrain"]["participants_key"])
+    config = snakemake.config
+    begun = config["pretrain"]["weights"] or Path(output.certificate).exists()
+    key = (read_study_key if begun else make_study_key)(config["pretrain"]["participants_key"])
     accepted = {"waived": params.waived, "one_engine": params.one_engine, "key": key}
     certified = proof.certify(splits, indices, params.roles, read_table(source.pairs), **accepted)
     write_table(join_splits(splits, indices), output.images)
     files = [*source.splits, *source.indices, output.images]
     certified |= {"files": {path: digest_of_file(path) for path in files}, "duplicates": read_json(source.summary)}
-    page = certificate_html(certified, params.study, params.smallest_cell)
-    check_public(output.page, page, private_names(snakemake.config))
+    # no param: a certificate that is to be made hides from Snakemake that params of networks have changed, too
+    page = certificate_html(certified, params.study, config["report"]["smallest_cell"])
+    check_public(output.page, page, private_names(config))
     write_text(output.page, page)
     write_json(output.certificate, certified)
