@@ -12,10 +12,14 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-$(VENV)/.installed: requirements.lock pyproject.toml
+LOCKED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement
+CUDA := from importlib.metadata import requires; print(any(name.startswith("nvidia-") for name in requires("torch") or ()))
+
+$(VENV)/.installed: requirements.lock requirements-dev.lock requirements-cuda.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("neurotransfer needs Python 3.11 or newer; say which one with: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(LOCKED) requirements.lock --requirement requirements-dev.lock
+	@if [ "$$($(BIN)/python -c '$(CUDA)')" = True ]; then $(LOCKED) requirements-cuda.lock; fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

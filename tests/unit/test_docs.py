@@ -109,7 +109,7 @@ def test_one_version_is_stated_everywhere():
 
 def test_hooks_run_programs_that_the_lock_pins():
     hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
-    lock = (REPOSITORY / "requirements.lock").read_text()
+    lock = (REPOSITORY / "requirements-dev.lock").read_text()
     for hook in hooks:
         program = hook["entry"].split()[0].removeprefix(".venv/bin/")
         assert program == "python" or f"\n{program}==" in lock, hook["id"]

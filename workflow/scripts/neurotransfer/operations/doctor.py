@@ -119,16 +119,19 @@ def _installation(repository: Path) -> Iterator[Finding]:
     elif other:
         yield Finding("packages", NOTE, f"{right} as pinned; {', '.join(other[:5])}" + (", ..." if other[5:] else ""))
     else:
-        optional = f"; of tests, not installed: {', '.join(sorted(missing))}" if missing else ""
+        optional = f"; not installed: {', '.join(sorted(missing))}" if missing else ""
         yield Finding("packages", OK, f"{right} as pinned{optional}")
 
 
 def _pins(lock: Path) -> Iterator[tuple[str, str]]:
     """Names and versions in the lock, of those for this platform."""
+    from packaging.requirements import Requirement
+
     for line in lock.read_text(encoding="utf-8").splitlines():
-        found = re.match(r"([A-Za-z0-9_.-]+)==([\w.]+)", line)
-        if found and (";" not in line or (sys.platform == "linux" and platform.machine() == "x86_64")):
-            yield found[1], found[2]
+        if found := re.match(r"[A-Za-z0-9_.-]+==[^\\]+", line):  # behind the backslash are hashes
+            pin = Requirement(found[0].strip())
+            if pin.marker is None or pin.marker.evaluate():
+                yield pin.name, next(iter(pin.specifier)).version
 
 
 # --- Slurm
