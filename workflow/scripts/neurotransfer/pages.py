@@ -7,16 +7,20 @@ escaped, which loads nothing from elsewhere.
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from . import __version__
 from .text import number, p_text, signed
 
+# a browser loads nothing, sends no form and runs no script of a page, whatever text stands in it
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -34,20 +38,25 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def render(content: Mapping[str, Any], template: str) -> str:
-    """A page as HTML.
+def render(content: Mapping[str, Any], template: str, script: str | None = None) -> str:
+    """A page as HTML; its Content-Security-Policy forbids all but its own styles and images, and one script.
 
     Parameters
     ----------
     content : the template's variables; `version` is added
-    template : a file's name in ``templates/``
+    template : a file's name in ``templates/``, which extends ``base.html.j2``
+    script : the file in ``templates/`` with the only script that the page may run; None for none
 
     Raises
     ------
     jinja2.UndefinedError
         if the template needs a variable that `content` does not have
     """
-    return _environment().get_template(template).render(version=__version__, **content)
+    text = (TEMPLATES / script).read_text(encoding="utf-8") if script else ""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    policy = f"{POLICY}; script-src 'sha256-{digest}'" if script else POLICY
+    page = {"version": __version__, "policy": policy, "script": Markup(text), **content}
+    return _environment().get_template(template).render(page)
 
 
 def address(data: bytes, kind: str) -> str:

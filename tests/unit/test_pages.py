@@ -1,0 +1,43 @@
+"""Every page has one base: one policy that forbids all but its own script, and one environment that escapes."""
+
+import base64
+import hashlib
+import re
+
+import jinja2
+import pytest
+from neurotransfer import pages
+
+PAGES = sorted(path.name for path in pages.TEMPLATES.glob("*.html.j2") if path.name != "base.html.j2")
+HOSTILE = "</title></style><script>alert(1)</script><img src=x onerror=alert(1)> {{ 7 * 7 }}"
+
+
+def test_there_are_the_five_pages():
+    assert {f"{name}.html.j2" for name in ("certificate", "preview", "quality", "rehearsal", "report")} <= set(PAGES)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_takes_head_policy_and_script_from_the_base(name):
+    text = (pages.TEMPLATES / name).read_text()
+    assert text.startswith('{% extends "base.html.j2" %}')
+    assert not re.search(r"<head>|<meta http-equiv|<script(?! type=\"application/json\")|\son[a-z]+=|javascript:", text)
+    # the data of the quality page are JSON without "<"; nothing else is left as it is
+    assert re.findall(r"\{\{[^}]*\|\s*safe[^}]*\}\}", text) == (
+        ["{{ data|safe }}"] if name == "quality.html.j2" else []
+    )
+
+
+@pytest.mark.parametrize("script", [None, "report.js", "quality.js"])
+def test_text_is_escaped_and_only_the_named_script_may_run(monkeypatch, script):
+    template = '{% extends "base.html.j2" %}{% block title %}{{ study }}{% endblock %}'
+    template += "{% block body %}{{ study }}{% endblock %}"
+    loaders = [jinja2.DictLoader({"page": template}), jinja2.FileSystemLoader(pages.TEMPLATES)]
+    monkeypatch.setattr(pages._environment(), "loader", jinja2.ChoiceLoader(loaders))
+    page = pages.render({"study": HOSTILE}, "page", script)
+    assert page.count("&lt;script&gt;alert(1)") == 2 and "<img" not in page and "{{ 7 * 7 }}" in page
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.S)
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
+    allowed = re.findall(r"sha256-([^&]+)&", policy)
+    assert digests == allowed and len(digests) == (script is not None)
+    assert policy.startswith("default-src &#39;none&#39;")
