@@ -55,7 +55,7 @@ def render(content: Mapping[str, Any], template: str, script: str | None = None)
     text = (TEMPLATES / script).read_text(encoding="utf-8") if script else ""
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     policy = f"{POLICY}; script-src 'sha256-{digest}'" if script else POLICY
-    page = {"version": __version__, "policy": policy, "script": Markup(text), **content}
+    page = {"version": __version__, "policy": Markup(policy), "script": Markup(text), **content}
     return _environment().get_template(template).render(page)
 
 
