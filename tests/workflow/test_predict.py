@@ -10,6 +10,7 @@ import pytest
 import torch
 from neurotransfer.cli import main
 from neurotransfer.network.sfcn import SFCN
+from neurotransfer.preprocess.engines.builtin import version
 from neurotransfer.pretrain.weights import write_weights
 from neurotransfer.simulation.study import simulate_study
 from runs import REPOSITORY
@@ -26,7 +27,7 @@ FACTS = {
     "network": {"channels": CHANNELS, "bottleneck": BOTTLENECK, "pooling": "max"}, "crop": CROP, "scaling": "none",
     "preprocessing": {"engine": "builtin", "voxel_size": VOXEL_SIZE, "grid": [48, 48, 48]},
     "targets": [target | {"weight": 1.0, "loss": "squared", "positive_weight": 1.0} for target in TARGETS],
-    "images_made_by": [["builtin", "2"]], "age_bias": {"slope": 0.8, "intercept": 12.0, "images": 99},
+    "images_made_by": [["builtin", version()]], "age_bias": {"slope": 0.8, "intercept": 12.0, "images": 99},
     "quality": {"contrast": [9.0, 0.1]},
 }  # fmt: skip
 OWN = "pretrain: {data_type: float32, gpus: 0, device: cpu, threads: 1}\npreprocessing: {threads: 1}\n"
