@@ -63,7 +63,11 @@ class Named(list):
 def run_script(rule, monkeypatch, *, given, output, wildcards=None, **params):
     """Run a rule's script in this process with a stand-in for Snakemake's object."""
     fake = SimpleNamespace(
-        input=given, output=output, wildcards=SimpleNamespace(**(wildcards or {})), params=SimpleNamespace(**params)
+        input=given,
+        output=output,
+        wildcards=SimpleNamespace(**(wildcards or {})),
+        params=SimpleNamespace(**params),
+        config={"cohorts": "cohorts.tsv", "withdrawn": None},
     )
     monkeypatch.setattr(job, "job", lambda snakemake, lease=None: contextlib.nullcontext())
     runpy.run_path(str(SCRIPTS / f"{rule}.py"), init_globals={"snakemake": fake})
