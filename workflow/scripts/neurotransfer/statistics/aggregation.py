@@ -59,7 +59,7 @@ def read_fits(
     weights_digest = digest_of_file(weights)
     for path in map(Path, paths):
         try:
-            fit = read_json(path)
+            fit = _read_fit(path)
             key = {name: fit[name] for name in ("task", "n", "replicate", "model")}
             chosen, tested = fit["settings"][fit["chosen"]], fit["test"]
             resample = Path(resamples, key["task"], f"n{key['n']}", f"{key['replicate']}.tsv")
@@ -102,6 +102,13 @@ def read_fits(
     leading = ["task", "n", "replicate", "position", "label"]
     table = table[[*leading, *(name for name in table if name not in leading)]]
     return pd.DataFrame(aucs), pd.DataFrame(settings), table
+
+
+def _read_fit(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except InputError as error:
+        raise InputError(path, "", f"it can't be read as a fit ({error.what})", AGAIN) from None
 
 
 def _digest_of_source(model: str, parameters: Mapping[str, Any], weights: str, digests: dict[Path, str]) -> str | None:
