@@ -18,6 +18,9 @@ CUDA := from importlib.metadata import requires; print(any(name.startswith("nvid
 $(VENV)/.installed: requirements.lock requirements-dev.lock requirements-cuda.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("neurotransfer needs Python 3.11 or newer; say which one with: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
+# a build of torch in a folder that pip is told of (find-links) comes first: with hashes, pip prefers the index's
+	@sed -n '/^torch==/,/[^\\]$$/p' requirements.lock > $(VENV)/torch.lock
+	@$(LOCKED) $(VENV)/torch.lock --no-index 2>/dev/null || true
 	$(LOCKED) requirements.lock --requirement requirements-dev.lock
 	@if [ "$$($(BIN)/python -c '$(CUDA)')" = True ]; then $(LOCKED) requirements-cuda.lock; fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
