@@ -83,8 +83,10 @@ def _read_yaml(path: Path, text: str) -> Any:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _check_events(path, yaml.parse(text, Loader=loader))
-        _refuse_repeated_keys(path, yaml.compose(text, Loader=loader))
-        return yaml.load(text, Loader=loader)
+        reader = loader(text)
+        root = reader.get_single_node()
+        _refuse_repeated_keys(path, root)
+        return None if root is None else reader.construct_document(root)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else ""
