@@ -23,7 +23,7 @@ from ..network.sfcn import folded, training_scale
 from ..pretrain.batches import ResidentImages
 from ..pretrain.targets import Target, as_metadata
 from ..pretrain.training_people import people_by_age
-from ..pretrain.weights import SCALING, digests_of, read_study_key, write_weights
+from ..pretrain.weights import digests_of, facts_of_use, read_study_key, write_weights
 from ..quality.reference import reference_of
 from ..split.resampling import read_resample
 from ..study import layout
@@ -61,12 +61,9 @@ def write_network(
     images = rows.drop_duplicates("image_id")
     images = images if "age" in images else images.assign(age=np.nan)
     target = Target(task["name"], "binary", 1.0, "logistic", float(rows["label"].mean()), 1.0, 1.0)
-    facts: dict[str, Any] = {
+    rule = made_with.get("crop_rule", BOUNDING_BOX)
+    facts = facts_of_use(made_with["network"], made_with["crop"], made_with["preprocessing"], rule) | {
         "task": {name: task[name] for name in ("name", "title", "positive", "negative")},
-        "network": {name: value for name, value in made_with["network"].items() if name != "scaling"},
-        "crop": list(made_with["crop"]),
-        "scaling": made_with["network"].get("scaling", SCALING),
-        "preprocessing": {name: made_with["preprocessing"][name] for name in ("engine", "voxel_size", "grid")},
         "targets": as_metadata([target]),
         "training": {"images": len(images), "participants": int(images["participant_id"].nunique()), **fit},
         "recipe": RECIPE,
@@ -74,8 +71,6 @@ def write_network(
         "quality": reference_of(images),
         "people": people_by_age(images),
     }
-    if (rule := made_with.get("crop_rule", BOUNDING_BOX)) != BOUNDING_BOX:
-        facts["crop_rule"] = rule
     if key is not None:
         facts["participants"] = digests_of(images["participant_id"], key)
     write_weights(path, state, facts)

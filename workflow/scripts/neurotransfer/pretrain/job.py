@@ -183,12 +183,7 @@ def metadata_of(
     }
     if lowered := int(result.history["times_lowered"].max()):
         figures["times_lowered"] = lowered
-    rule = {} if crop_rule == BOUNDING_BOX else {"crop_rule": crop_rule}
-    return rule | {
-        "network": {name: value for name, value in network.items() if name != "scaling"},
-        "crop": list(crop),
-        "scaling": network.get("scaling", weights.SCALING),
-        "preprocessing": {name: preprocessing[name] for name in ("engine", "voxel_size", "grid")},
+    return weights.facts_of_use(network, crop, preprocessing, crop_rule) | {
         "targets": as_metadata(targets),
         "training": figures,
         "recipe": RECIPE,

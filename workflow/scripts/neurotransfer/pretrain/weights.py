@@ -93,6 +93,19 @@ def _check_network(file: Any, facts: Mapping[str, Any]) -> None:
             raise ValueError("its tensors are not those of the network that its metadata describes")
 
 
+def facts_of_use(
+    network: Mapping[str, Any], crop: Any, preprocessing: Mapping[str, Any], crop_rule: str = BOUNDING_BOX
+) -> dict[str, Any]:
+    """What the metadata says of the images that a network takes, and of its architecture; see `expected_of`."""
+    rule = {} if crop_rule == BOUNDING_BOX else {"crop_rule": crop_rule}
+    return rule | {
+        "network": {name: value for name, value in network.items() if name != "scaling"},
+        "crop": list(crop),
+        "scaling": network.get("scaling", SCALING),
+        "preprocessing": {name: preprocessing[name] for name in ("engine", "voxel_size", "grid")},
+    }
+
+
 def expected_of(
     network: Mapping[str, Any], crop: Any, preprocessing: Mapping[str, Any], crop_rule: str = BOUNDING_BOX
 ) -> dict[str, Any]:
