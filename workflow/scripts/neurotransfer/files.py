@@ -322,6 +322,13 @@ def read_dicts(path: str | Path, *columns: str) -> Iterator[dict[str, str]]:
         yield dict(zip(header, cells, strict=False))
 
 
+def rows_if_any(path: str | Path) -> Iterator[dict[str, str]]:
+    """The rows of a TSV by column, without any check: what is no UTF-8 is replaced, and a missing file has none."""
+    if Path(path).is_file():
+        with Path(path).open(encoding="utf-8", errors="replace", newline="") as file:
+            yield from csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t")
+
+
 def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:
     """Several tables, one below the other; an empty table does not change the types of the others."""
     import pandas as pd

@@ -7,11 +7,11 @@ files still hold withdrawn people; without their ledgers, Snakemake makes them a
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
+from ..files import rows_if_any
 from ..jobs.job import is_held
 from ..jobs.lock_note import runs_now
 from ..study import layout
@@ -52,7 +52,7 @@ def _is_overtaken(shard: str, study: Study, results: Path) -> bool:
     known = {row["image_id"] for row in rows}
     tables = [*study.ledgers_of([shard]), f"{layout.CACHE}/{shard}.tsv"]
     for path in (layout.within(results, table) for table in tables):
-        for row in _rows(path):
+        for row in rows_if_any(path):
             if row.get("image_id") not in known or (row["image_id"] in withdrawn and row.get("status") != "withdrawn"):
                 return True
     return any(strays(layout.within(results, layout.SUBJECTS) / shard, known - withdrawn))
@@ -94,15 +94,8 @@ def running(shards: Iterable[str], study: Study, results: str | Path = layout.RE
 
 
 def _shard_rows(shard: str, results: Path) -> list[dict[str, str]]:
-    return list(_rows(layout.within(results, layout.SHARD_TABLES) / f"{shard}.tsv"))
+    return list(rows_if_any(layout.within(results, layout.SHARD_TABLES) / f"{shard}.tsv"))
 
 
 def _names(path: Path) -> set[str]:
-    return {row["image_id"] for row in _rows(path)}
-
-
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a table; none if it is missing."""
-    if path.is_file():
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            yield from csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t")
+    return {row["image_id"] for row in rows_if_any(path)}

@@ -7,7 +7,6 @@ Files inside a page are checked as well.  A name is found as a whole word or bet
 from __future__ import annotations
 
 import base64
-import csv
 import getpass
 import gzip
 import html
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import rows_if_any
 from ..manifest.withdrawal import read_withdrawn
 from ..pages import TEMPLATES
 from ..study import layout
@@ -51,15 +51,15 @@ def private_names(config: Mapping[str, Any], folder: str | Path = ".") -> Privat
     folder = Path(folder)
     names: set[str] = set()
     folders: set[str] = set()
-    for row in _rows(folder / layout.IMAGES):
+    for row in rows_if_any(folder / layout.IMAGES):
         names |= {row.get("image_id", ""), row.get("participant_id", "")} | _labels(row.get("t1w", ""))
-    for row in _rows(folder / layout.EXCLUDED):
+    for row in rows_if_any(folder / layout.EXCLUDED):
         names |= _labels(row.get("file", ""))
     path = config.get("withdrawn")
     if path and (folder / path).is_file():
         for withdrawn in read_withdrawn(folder / path).rows:
             names |= {withdrawn.participant or "", withdrawn.image or ""}
-    for row in _rows(folder / str(config.get("cohorts", ""))):
+    for row in rows_if_any(folder / str(config.get("cohorts", ""))):
         folders |= {value for name, value in row.items() if name in ("path", "derivatives") and value}
     folders |= {str(value) for value in _texts(config)}
     folders |= {str(path) for path in (Path.home(), folder.absolute(), folder.resolve(), Path(__file__).resolve())}
@@ -117,12 +117,6 @@ def check_public_files(paths: Iterable[str | Path], private: Private) -> None:
                     check_public(f"{path}: {name}", archive.read(name), private)
         elif path.suffix != ".png":
             check_public(path, path.read_bytes(), private)
-
-
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    if path.is_file():
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            yield from csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t")
 
 
 def _labels(path: str) -> set[str]:
