@@ -9,6 +9,7 @@ with job(snakemake):
     from neurotransfer.cache.write import BOUNDING_BOX
     from neurotransfer.files import read_json, written_whole
     from neurotransfer.pretrain import weights
+    from neurotransfer.study.imported_weights import is_unchecked
 
     source, params, settings = snakemake.input, snakemake.params, snakemake.config["pretrain"]
     _, metadata = weights.read_weights(source.weights)
@@ -22,7 +23,7 @@ with job(snakemake):
     if unknown := weights.why_unknown(metadata, weights.read_study_key(settings["participants_key"])):
         message = "%s: the participants in its training are unknown: %s"
         logging.getLogger("neurotransfer").warning(message, source.weights, unknown)
-    if metadata.get("known_answers", {}).get("state") == "unchecked":
+    if is_unchecked(metadata):
         message = "%s: unchecked: nothing has shown that it predicts what was published; neurotransfer weights check"
         logging.getLogger("neurotransfer").warning(message, source.weights)
     with written_whole(snakemake.output.weights, "wb") as file:

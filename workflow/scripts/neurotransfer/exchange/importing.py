@@ -20,13 +20,13 @@ from ..errors import InputError
 from ..files import digest_of_file
 from ..network.sfcn import EPSILON, SFCN
 from ..pretrain.weights import network_from, write_weights
+from ..study.imported_weights import FACT, UNCHECKED
 from .kinds import KINDS, MAPPING, Kind, read_mapping
 from .known_answers import images_in, read_image
 from .onnx_graph import read_onnx
 from .tensorflow_checkpoint import Checkpoint, read_keras
 from .torch_file import read_torch
 
-UNCHECKED = {"state": "unchecked"}
 COUNTER = "num_batches_tracked"
 AXES = dict(zip("LRPAIS", (0, 0, 1, 1, 2, 2), strict=True))
 
@@ -72,7 +72,7 @@ def import_weights(
     network, state = adapted(tensors, kind, source)
     facts: dict[str, Any] = kind.metadata() | {
         "network": network,
-        "known_answers": UNCHECKED,
+        FACT: {"state": UNCHECKED},
         "source": {
             "kind": kind.name,
             "files": {path.name: digest_of_file(path) for path in files},

@@ -24,6 +24,7 @@ from ..network.device import choose_device, place
 from ..network.sfcn import SFCN
 from ..pretrain.targets import decode, from_metadata
 from ..pretrain.weights import network_from, read_weights, write_weights
+from ..study.imported_weights import FACT, PASSED
 from ..text import aligned
 
 TOLERANCE = 1e-3  # in the target's unit; pyment's own tests have the same
@@ -118,7 +119,7 @@ def check_weights_file(
     check = Check(answers, [name for name in published if name not in found], tolerance)
     if check.passed:
         record = {
-            "state": "passed",
+            "state": PASSED,
             "images": len(found),
             "predictions": len(answers),
             "largest_difference": max(answer.difference for answer in answers),
@@ -127,7 +128,7 @@ def check_weights_file(
             "version": __version__,
         }
         kept = {name: fact for name, fact in metadata.items() if name not in ("format", "checksum")}
-        write_weights(weights, state, kept | {"known_answers": record})
+        write_weights(weights, state, kept | {FACT: record})
     return check
 
 

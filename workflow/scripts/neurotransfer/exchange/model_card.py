@@ -15,6 +15,7 @@ from .. import __version__
 from ..cache.write import named_engines
 from ..files import read_table
 from ..pretrain.training_people import FEWEST
+from ..study.imported_weights import is_unchecked
 from ..study.targets import CLASSES, UNITS
 from ..text import MISSING, is_missing
 
@@ -142,7 +143,7 @@ def _training(metadata: Mapping[str, Any]) -> Iterator[str]:
 
 def _metrics(metadata: Mapping[str, Any], path: Path) -> list[str]:
     lines = list(_of_task(metadata.get("training", {}))) if "task" in metadata else []
-    if metadata.get("known_answers", {}).get("state") == "unchecked":
+    if is_unchecked(metadata):
         lines += ["Imported and unchecked: nothing has shown that it predicts what was published.", ""]
     if "task" not in metadata and path.is_file():
         table = read_table(path)

@@ -77,6 +77,6 @@ def predict(
                     print(f"causes: neurotransfer failures --directory {work}", file=sys.stderr)
                 return ended.status
         table = gather(study, left_out)
-    write_predictions(table, out, weights)
+    write_predictions(table, out, weights, request.metadata)
     print(summary(table, out, work, request.metadata))
     return 0 if (table["status"] == "ok").any() else 1

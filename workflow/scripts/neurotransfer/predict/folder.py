@@ -110,8 +110,7 @@ def _check_own(own: Mapping[str, Any], metadata: Mapping[str, Any], weights: Pat
     expected: dict[str, Any] = {}
     if crop := own.get("cache", {}).get("crop"):
         expected["crop"] = list(crop)
-    known, asked = metadata["preprocessing"]["voxel_size"], own.get("preprocessing", {}).get("voxel_size")
-    if asked and not (isinstance(known, list) and known[0] <= asked <= known[1]):
+    if asked := own.get("preprocessing", {}).get("voxel_size"):
         expected["preprocessing.voxel_size"] = asked
     check_weights(metadata, expected, weights)
 

@@ -14,8 +14,8 @@ from ..cache.image_figures import FIGURES
 from ..files import digest_of_file, read_table, read_tables, write_json, write_table
 from ..manifest.bids import Exclusion
 from ..preprocess.reasons import REASONS
-from ..pretrain.weights import read_weights
 from ..study import layout
+from ..study.imported_weights import is_unchecked
 from ..study.plan import Study
 from ..study.targets import CLASSES, UNITS
 from ..text import MISSING, aligned, is_missing
@@ -48,15 +48,14 @@ def gather(study: Study, left_out: Sequence[Exclusion], folder: Path = Path()) -
     return table[[*first, *predictions, "flags", *last]]
 
 
-def write_predictions(table: pd.DataFrame, path: Path, weights: Path) -> None:
+def write_predictions(table: pd.DataFrame, path: Path, weights: Path, metadata: Mapping[str, Any]) -> None:
     """Write the table, and beside it what its columns mean, in the form of a BIDS sidecar (`.json`)."""
     write_table(table, path)
-    write_json(path.with_suffix(".json"), describe(table, weights))
+    write_json(path.with_suffix(".json"), describe(table, weights, metadata))
 
 
-def describe(table: pd.DataFrame, weights: Path) -> dict[str, Any]:
+def describe(table: pd.DataFrame, weights: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What each column means, and what made the table."""
-    _, metadata = read_weights(weights)
     columns: dict[str, dict[str, str]] = {
         "image_id": {"Description": "the scan"},
         "t1w": {"Description": "its file"},
@@ -122,7 +121,7 @@ def summary(table: pd.DataFrame, out: Path, work: Path, metadata: Mapping[str, A
             )
             reasons.append([str(reason), str(len(part)), part["image_id"].iloc[0], remedy])
         lines += ["", aligned(reasons, "lrll")]
-    if metadata.get("known_answers", {}).get("state") == "unchecked":
+    if is_unchecked(metadata):
         lines += [
             "",
             "the weights are unchecked: nothing has shown that they predict what was published (docs/weights.md)",

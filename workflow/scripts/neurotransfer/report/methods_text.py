@@ -9,6 +9,7 @@ import pandas as pd
 
 from .. import __version__
 from ..fit.settings import all_settings
+from ..study.imported_weights import is_unchecked
 from ..study.plan import FROZEN, MODELS, further_arms
 from .references import Reference, number_citations
 from .verdicts import listed
@@ -84,8 +85,7 @@ def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]
     if run == "given":
         source = weights.get("source")
         origin = f"its weights are those of {source['citation']}" if source else "its weights were given"
-        unchecked = weights.get("known_answers", {}).get("state") == "unchecked"
-        caveat = ", and it has not been checked that they predict what was published" if unchecked else ""
+        caveat = ", and it has not been checked that they predict what was published" if is_unchecked(weights) else ""
         return f"The pretrained network, {shape}, was not trained here: {origin}{caveat}."
     names = _learnt(config, weights)
     targets = listed(TARGETS.get(name, name) for name in names)

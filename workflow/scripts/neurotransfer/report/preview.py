@@ -16,6 +16,7 @@ from typing import Any
 
 from .. import pages
 from ..study import layout
+from ..study.imported_weights import is_unchecked
 from ..study.plan import MODELS, Study
 from .public import check_public, private_names
 
@@ -91,7 +92,7 @@ def _are_unchecked(study: Study, results: str | Path) -> bool:
         return False
     from ..pretrain.weights import read_weights  # it imports torch
 
-    return read_weights(path)[1].get("known_answers", {}).get("state") == "unchecked"
+    return is_unchecked(read_weights(path)[1])
 
 
 def preview_html(config: Mapping[str, Any], study: Study, results: str | Path = layout.RESULTS) -> str:

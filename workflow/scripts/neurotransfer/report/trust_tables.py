@@ -20,6 +20,7 @@ from .. import __version__
 from ..manifest.withdrawal import participant_of
 from ..split.roles import ROLES
 from ..study.container_names import is_file_reference
+from ..study.imported_weights import FACT, PASSED
 from ..study.plan import MODELS, further_models
 from ..text import number, words
 from .cells import shown, shown_row
@@ -174,11 +175,11 @@ def published_weights(weights: Mapping[str, Any]) -> dict[str, str] | None:
     ----------
     weights : their metadata
     """
-    source, answers = weights.get("source"), weights.get("known_answers", {})
+    source, answers = weights.get("source"), weights.get(FACT, {})
     if not source and not answers:
         return None
     checked = ""
-    if answers.get("state") == "passed":
+    if answers.get("state") == PASSED:
         checked = (
             f"They predicted {answers['predictions']:,} published values of {answers['images']:,} images within "
             f"{answers['tolerance']:g} (largest difference {answers['largest_difference']:.2g})."
