@@ -270,8 +270,7 @@ def _doctor(chosen: argparse.Namespace) -> int:
     config = _enter_study(chosen)
     from .operations.doctor import WRONG, examine, text
 
-    own = REPOSITORY / "profiles" / (chosen.profile or "slurm")
-    findings = examine(config, REPOSITORY, own if own.is_dir() else Path(chosen.profile))
+    findings = examine(config, REPOSITORY, Path(_profile(chosen.profile or "slurm")))
     print(text(findings))
     return int(any(finding.state == WRONG for finding in findings))
 

@@ -22,10 +22,11 @@ from ..errors import InputError
 from ..files import digest_of_file, read_table, write_text
 from ..manifest.carrying_out import pending_shards
 from ..manifest.withdrawal import Withdrawn
-from ..study import layout
+from ..study import access, layout
 from ..study.plan import Study
+from .rehearsal_sample import FOLDER as REHEARSAL
 
-FOLDERS = (layout.RESULTS, layout.LOGS, ".snakemake", "rehearsal")
+FOLDERS = (*access.FOLDERS, REHEARSAL)
 LOGS = (layout.LOGS, layout.FAILURES, layout.OUTCOMES, ".snakemake")  # what is cleaned instead of being made again
 # arrays of voxels and figures, which hold no text except in their names
 ARRAYS = (".npy", ".mgz", ".nii", ".nii.gz")

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from ..study.targets import TARGETS
+from ..study.targets import TARGETS, UNITS
 from ..text import number
 from .cells import YEARS, age_bins, age_spread, coarse_share, enough, shown
-from .pretraining_tables import SPLIT_NAMES, UNITS, target_name
+from .pretraining_tables import SPLIT_NAMES, target_name
 from .style import FAINT, INK, PAPER, SOFT, draw_grid, drawing
 
 # Okabe & Ito's colours (2008) that Figure 2 does not use for a model

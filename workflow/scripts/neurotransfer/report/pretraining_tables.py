@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 
 from ..manifest.withdrawal import participant_of
+from ..study.targets import UNITS
 from ..text import fixed, interval, words
 from .cells import enough, shown
 
 SPLIT_NAMES = {"validation": "validation", "holdout": "unseen cohorts"}
-UNITS = {"age": "years", "bmi": "kg/m²"}
 METRIC_NAMES = {"mae": "MAE", "rmse": "RMSE", "r": "R", "auc": "AUC", "bias": "mean error"}
 
 

@@ -26,6 +26,7 @@ COARSE = 4.0  # mm, the blur of the first levels and of the figure of merit
 FINE = 1.0  # mm, the blur of the last level
 CAUCHY = 2.5  # robust standard deviations at which a point has half of its weight
 STARTS = 3  # maps that are refined, of the upright and of the turned ones
+SPAN = 60.0  # mm, in which the places of a smooth field are counted
 STRONGEST = 2.5  # a smooth field of sensitivity changes the brain's intensities by no more
 WORST_FIT = 0.65  # [assumed] correlation; 30 real heads of old people and patients have 0.69 and more
 SIZES = (0.5, 1.4)  # [assumed] the brain's volume over the template's; real heads have 0.6 to 1.04
@@ -53,7 +54,7 @@ class Registration(NamedTuple):
 
     def evened(self, image: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
         """The image without its smooth field of sensitivity, for template coordinates in mm [3, X, Y, Z]."""
-        parts = [(coordinates[axis] - self.middle[axis]) / 60 for axis in range(3)]
+        parts = [(coordinates[axis] - self.middle[axis]) / SPAN for axis in range(3)]
         gain = np.full(image.shape, self.gain[0], np.float32)
         for axis, part in enumerate(parts):
             gain += part * np.float32(self.gain[1 + axis]) + part**2 * np.float32(self.gain[4 + axis])
@@ -68,8 +69,8 @@ class _Points(NamedTuple):
     middle: np.ndarray
 
     def field(self) -> np.ndarray:
-        """A smooth field's parts: 1, x, y, z (in 60 mm) and their squares [points, 7]."""
-        parts = self.positions / 60
+        """A smooth field's parts: 1, x, y, z (in `SPAN`) and their squares [points, 7]."""
+        parts = self.positions / SPAN
         return np.hstack([np.ones((len(parts), 1)), parts, parts**2])
 
 
