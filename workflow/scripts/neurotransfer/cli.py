@@ -187,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return chosen.run(chosen) or 0
     except InputError as error:
-        print("\n".join(f"neurotransfer: {line}" for line in getattr(error, "lines", [str(error)])), file=sys.stderr)
+        print("\n".join(f"neurotransfer: {line}" for line in error.explained().splitlines()), file=sys.stderr)
         return 2
     except OSError as error:
         from .jobs.job import explain

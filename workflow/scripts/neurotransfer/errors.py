@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from .text import printable
+
+# the page that explains the mistakes which a room of the library finds
+PAGES = {
+    **dict.fromkeys(("study", "files"), "config/README.md"),
+    **dict.fromkeys(("manifest",), "docs/bids.md"),
+    **dict.fromkeys(("preprocess",), "docs/failures.md"),
+    **dict.fromkeys(("cache", "quality"), "docs/quality.md"),
+    **dict.fromkeys(("split",), "docs/participants.md"),
+    **dict.fromkeys(("network", "pretrain"), "docs/pretraining.md"),
+    **dict.fromkeys(("exchange",), "docs/weights.md"),
+    **dict.fromkeys(("predict",), "docs/predict.md"),
+    **dict.fromkeys(("statistics", "validation"), "docs/statistics.md"),
+    **dict.fromkeys(("report",), "docs/results.md"),
+    **dict.fromkeys(("operations",), "docs/running.md"),
+}
+ANY_PAGE = "docs/when-something-fails.md"
 
 
 class InputError(ValueError):
@@ -26,6 +43,11 @@ class InputError(ValueError):
         line = f"{place}: {what}" if place else what
         super().__init__(printable(" ".join(f"{line}; {fix}".split())))
         self.file, self.where, self.what, self.fix = str(file), where, what, fix
+        self.page = _page()
+
+    def explained(self) -> str:
+        """The text with the page of the documentation that explains it."""
+        return f"{self} ({self.page})"
 
 
 class InputErrors(InputError):
@@ -42,6 +64,20 @@ class InputErrors(InputError):
         self.errors = tuple(errors)
         self.lines = [str(error) for error in errors]
         self.args = ("\n".join(self.lines),)
+        self.page = first.page
+
+    def explained(self) -> str:
+        """A line for each mistake, the last one with the page of the documentation that explains it."""
+        return "\n".join([*self.lines[:-1], f"{self.lines[-1]} ({self.page})"])
+
+
+def _page() -> str:
+    """The page for the room of the library that raises the error."""
+    frame = sys._getframe(2)
+    while frame.f_back and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    _, _, room = str(frame.f_globals.get("__name__", "")).partition("neurotransfer.")
+    return PAGES.get(room.partition(".")[0], ANY_PAGE)
 
 
 class Mistakes:

@@ -1,0 +1,32 @@
+"""A mistake is one line, and its end names the page that explains it."""
+
+import pytest
+from neurotransfer.errors import ANY_PAGE, PAGES, InputError, InputErrors
+from neurotransfer.split.resampling import check_disjoint
+from neurotransfer.study.plan import read_study
+from runs import REPOSITORY
+
+
+def test_every_page_exists():
+    assert all((REPOSITORY / page).is_file() for page in {*PAGES.values(), ANY_PAGE})
+
+
+def test_the_page_is_that_of_the_room_which_finds_the_mistake(tmp_path):
+    with pytest.raises(InputError) as found:
+        read_study({"cohorts": str(tmp_path / "cohorts.tsv")})
+    assert found.value.explained() == f"{found.value} (config/README.md)"
+    assert "\n" not in found.value.explained()
+
+
+def test_several_mistakes_name_their_page_once():
+    errors = InputErrors([InputError("a.tsv", "row 1", "no", "fix it"), InputError("a.tsv", "row 2", "no", "fix it")])
+    assert errors.explained() == f"a.tsv: row 1: no; fix it\na.tsv: row 2: no; fix it ({ANY_PAGE})"
+
+
+def test_a_mistake_in_a_split_leads_to_the_page_on_people():
+    import pandas as pd
+
+    crossing = pd.DataFrame({"participant_id": ["A_01", "A_01"], "role": ["train", "test"]})
+    with pytest.raises(InputError) as found:
+        check_disjoint(crossing, "resample.tsv")
+    assert found.value.page == "docs/participants.md"
