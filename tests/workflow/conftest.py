@@ -1,5 +1,6 @@
 """One small study, run once from scans to report, and shared read-only by all tests of this folder."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ def repository_rules() -> dict[str, str]:
     """The text of each rule in workflow/rules."""
     texts = {}
     for path in sorted((REPOSITORY / "workflow/rules").glob("*.smk")):
-        parts = path.read_text().split("\nrule ")
-        texts |= {part.partition(":")[0]: part for part in parts[1:]}
+        for indent, name, text in re.findall(r"^( *)rule ?(\w*):\n((?:\1 +.*\n|\n)*)", path.read_text(), re.M):
+            known = name or re.search(r'rule_for\("(\w+)"', text)[1]
+            texts[known] = re.sub(f"^{indent}", "", text, flags=re.M)
     return texts

@@ -8,7 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from runs import REPOSITORY, command, planned_jobs, snakemake
+from neurotransfer.operations.failures import failures_of
+from runs import OVERLAYS, REPOSITORY, command, planned_jobs, snakemake
 
 CORES = ("--cores", os.cpu_count() or 1)
 
@@ -45,6 +46,43 @@ def test_a_failing_replicate_stops_no_other_and_the_next_run_repeats_only_it(stu
     assert snakemake(study, *CORES, "--until", "linear").returncode == 0
     assert contents(study, f"results/fits/{task}/n18/*/linear.json") == before
     assert not (study / f"results/failures/linear/{task}-18-{bad}.json").exists()
+
+
+def test_replicates_that_share_a_job_fail_alone_and_finished_fits_are_kept(study, tmp_path):
+    """The finished study goes on with three replicates in each job."""
+    shared = tmp_path / "shared.yaml"
+    shared.write_text("models: {replicates_per_job: 3}")
+    overlays, task, bad = [*OVERLAYS, shared], "ad_hc", "003"
+    resample = study / f"results/resamples/{task}/n18/{bad}.tsv"
+    whole, times = resample.read_bytes(), resample.stat()
+    before = contents(study, f"results/fits/{task}/n18/*/*.json")
+    resample.write_bytes(whole[: len(whole) // 2])
+    os.utime(resample, ns=(times.st_atime_ns, times.st_mtime_ns))
+    models = ("linear", "transfer")
+    for replicate, model in (("002", "linear"), (bad, "linear"), (bad, "transfer")):
+        (study / f"results/fits/{task}/n18/{replicate}/{model}.json").unlink()
+    rules = [f"{model}_001" for model in models]
+
+    done = snakemake(study, *CORES, "--keep-going", "--keep-incomplete", "--until", *rules, overlays=overlays)
+
+    assert done.returncode != 0
+    lost = {f"results/fits/{task}/n18/{bad}/{model}.json" for model in models}
+    made = contents(study, f"results/fits/{task}/n18/*/*.json")
+    assert set(before) - set(made) == lost
+    assert all(before[name] == content for name, content in made.items())
+    for model in models:
+        said = (study / f"logs/{model}/{task}/n18/001-003.log").read_text()
+        assert "replicate 001: finished before, kept" in said and f"replicate {bad}: failed" in said, said
+        assert json.loads((study / f"results/failures/{model}/{task}-18-{bad}.json").read_text())["cause"]
+
+    resample.write_bytes(whole)
+    os.utime(resample, ns=(times.st_atime_ns, times.st_mtime_ns))
+    targets = {failure.target for failure in failures_of(study)}
+    assert targets == lost
+    again = snakemake(study, *CORES, *sorted(targets), overlays=overlays)
+    assert again.returncode == 0, again.stdout
+    assert contents(study, f"results/fits/{task}/n18/*/*.json") == before
+    assert failures_of(study) == []
 
 
 def wait_for(condition, seconds: float, what: str) -> None:

@@ -20,3 +20,38 @@ def shards_of_cohorts(*roles):
 
 def shards_of_cohort(folder, ending="tsv"):
     return lambda wildcards: [f"results/{folder}/{shard}.{ending}" for shard in study.shards_of(wildcards.cohort)]
+
+
+# Replicates that share a job; None if each has a job of its own, whose rule has the wildcard replicate.
+PER_JOB = config["models"]["replicates_per_job"]
+BATCHES = study.batches(PER_JOB) if PER_JOB > 1 else [None]
+
+
+def rule_for(name, batch):
+    """The name of the rule for a batch, with what the command line and the profile say of the rule itself."""
+    own = name_for_batch(name, batch)
+    resources, groups = workflow.resource_settings, workflow.group_settings.overwrite_groups
+    for said in (resources._parsed_overwrite_resources, resources._parsed_overwrite_threads, groups):
+        if name in said and own not in said:
+            said[own] = said[name]
+    return own
+
+
+def of_batch(path, batch):
+    """The paths of a batch's replicates."""
+    return expand(path, replicate=batch, allow_missing=True) if batch else path
+
+
+def made_by_batch(path, batch):
+    """Outputs of a batch, which stay while its job runs: the job keeps those that are finished."""
+    return update(of_batch(path, batch)) if batch else path
+
+
+def log_of_batch(path, batch):
+    """The log of a batch's job, which says what became of each replicate."""
+    return path.replace("{replicate}", f"{batch[0]}-{batch[-1]}") if batch else path
+
+
+def benchmark_of_batch(path, batch):
+    """What a job has cost; one of several replicates also writes what each has cost, where a job of its own does."""
+    return log_of_batch(path, batch).replace("results/benchmarks/", "results/benchmarks/batches/") if batch else path

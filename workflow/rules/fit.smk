@@ -44,10 +44,20 @@ FITTING |= FURTHER
 KEEP = config["models"]["cnn"]["keep"]
 
 
-def kept_network(model):
-    """The output of a fit that keeps its network."""
+def fits_of(model, batch):
+    """A model's fits of the batch's replicates."""
+    return made_by_batch(f"results/fits/{{task}}/n{{n}}/{{replicate}}/{model}.json", batch)
+
+
+def kept_networks_of(model, batch):
+    """The output of fits that keep their networks."""
     path = f"results/fits/{{task}}/n{{n}}/{{replicate}}/{model}.safetensors"
-    return {"network": path} if KEEP == "chosen" else {}
+    return {"network": made_by_batch(path, batch)} if KEEP == "chosen" else {}
+
+
+def minutes_of_fits(batch):
+    """The time that a job of a network's fits asks for."""
+    return lambda wildcards, attempt: (15 + int(wildcards.n) // 5 * len(batch or [0])) * attempt
 
 
 def kept_networks(wildcards):
@@ -109,83 +119,89 @@ rule features:
         "../scripts/features.py"
 
 
-rule linear:
-    """Logistic regression on regional volumes; on age, sex and mask volume; and on features, for the further arms."""
-    input:
-        resample="results/resamples/{task}/n{n}/{replicate}.tsv",
-        indices=lambda wc: of_cohorts("index", wc.task),
-        volumes=volumes_of_task("npy"),
-        names=volumes_of_task("json"),
-        features=lambda wc: [f"results/features/{name}.npy" for name in features_of_task(wc.task)],
-        weights=WEIGHTS if FROZEN in study.further else [],
-        tables=[fitting["file"] for fitting in FURTHER.values() if "file" in fitting],
-    output:
-        **{model: f"results/fits/{{task}}/n{{n}}/{{replicate}}/{model}.json" for model in FURTHER},
-        fit="results/fits/{task}/n{n}/{replicate}/linear.json",
-        covariates="results/fits/{task}/n{n}/{replicate}/covariates.json",
-    log:
-        "logs/linear/{task}/n{n}/{replicate}.log",
-    benchmark:
-        "results/benchmarks/linear/{task}/n{n}/{replicate}.tsv"
-    retries: 0  # the profile groups it, and Snakemake repeats a group whole, with its finished members
-    threads: config["models"]["linear"]["threads"]
-    resources:
-        mem_mb=2000,
-        runtime=10,
-        in_group=1,  # the profile limits the sum over a group's running members, and so the group's resources
-    params:
-        **({"further": FURTHER} if FURTHER else {}),
-        fitting=FITTING["linear"],
-        covariates=FITTING["covariates"],
-    script:
-        "../scripts/linear.py"
+for BATCH in BATCHES:
 
+    rule:
+        """Logistic regression on regional volumes; on age, sex and mask volume; and on features, for the further arms."""
+        name:
+            rule_for("linear", BATCH)
+        input:
+            resample=of_batch("results/resamples/{task}/n{n}/{replicate}.tsv", BATCH),
+            indices=lambda wc: of_cohorts("index", wc.task),
+            volumes=volumes_of_task("npy"),
+            names=volumes_of_task("json"),
+            features=lambda wc: [f"results/features/{name}.npy" for name in features_of_task(wc.task)],
+            weights=WEIGHTS if FROZEN in study.further else [],
+            tables=[fitting["file"] for fitting in FURTHER.values() if "file" in fitting],
+        output:
+            **{model: fits_of(model, BATCH) for model in FURTHER},
+            fit=fits_of("linear", BATCH),
+            covariates=fits_of("covariates", BATCH),
+        log:
+            log_of_batch("logs/linear/{task}/n{n}/{replicate}.log", BATCH),
+        benchmark:
+            benchmark_of_batch("results/benchmarks/linear/{task}/n{n}/{replicate}.tsv", BATCH)
+        retries: 0  # the profile groups it, and Snakemake repeats a group whole, with its finished members
+        threads: config["models"]["linear"]["threads"]
+        resources:
+            mem_mb=2000,
+            runtime=10 + (len(BATCH or [0]) - 1) // 10,
+            in_group=1,  # the profile limits the sum over a group's running members, and so the group's resources
+        params:
+            **({"further": FURTHER} if FURTHER else {}),
+            fitting=FITTING["linear"],
+            covariates=FITTING["covariates"],
+        script:
+            "../scripts/linear.py"
 
-rule baseline:
-    """The binary network from random weights."""
-    input:
-        resample="results/resamples/{task}/n{n}/{replicate}.tsv",
-        certificate=ancient("results/split/certificate.json"),  # before any GPU hour: no participant is in two sets
-    output:
-        **kept_network("baseline"),
-        fit="results/fits/{task}/n{n}/{replicate}/baseline.json",
-    log:
-        "logs/baseline/{task}/n{n}/{replicate}.log",
-    benchmark:
-        "results/benchmarks/baseline/{task}/n{n}/{replicate}.tsv"
-    threads: config["models"]["cnn"]["threads"]
-    resources:
-        mem_mb=lambda wc, attempt: (8000 + 10 * int(wc.n)) * attempt,
-        runtime=lambda wc, attempt: (15 + int(wc.n) // 5) * attempt,
-        gpu=config["models"]["cnn"]["gpus"],
-    params:
-        fitting=FITTING["baseline"],
-    script:
-        "../scripts/baseline.py"
+    rule:
+        """The binary network from random weights."""
+        name:
+            rule_for("baseline", BATCH)
+        input:
+            resample=of_batch("results/resamples/{task}/n{n}/{replicate}.tsv", BATCH),
+            certificate=ancient("results/split/certificate.json"),  # before any GPU hour: no participant is in two sets
+        output:
+            **kept_networks_of("baseline", BATCH),
+            fit=fits_of("baseline", BATCH),
+        log:
+            log_of_batch("logs/baseline/{task}/n{n}/{replicate}.log", BATCH),
+        benchmark:
+            benchmark_of_batch("results/benchmarks/baseline/{task}/n{n}/{replicate}.tsv", BATCH)
+        threads: config["models"]["cnn"]["threads"]
+        resources:
+            mem_mb=lambda wc, attempt: (8000 + 10 * int(wc.n)) * attempt,
+            runtime=minutes_of_fits(BATCH),
+            gpu=config["models"]["cnn"]["gpus"],
+        params:
+            fitting=FITTING["baseline"],
+        script:
+            "../scripts/baseline.py"
 
-
-rule transfer:
-    """The same network, data order and settings, from the pretrained weights."""
-    input:
-        resample="results/resamples/{task}/n{n}/{replicate}.tsv",
-        weights=WEIGHTS,
-        participants=PRETRAINED_PARTICIPANTS,
-    output:
-        **kept_network("transfer"),
-        fit="results/fits/{task}/n{n}/{replicate}/transfer.json",
-    log:
-        "logs/transfer/{task}/n{n}/{replicate}.log",
-    benchmark:
-        "results/benchmarks/transfer/{task}/n{n}/{replicate}.tsv"
-    threads: config["models"]["cnn"]["threads"]
-    resources:
-        mem_mb=lambda wc, attempt: (8000 + 10 * int(wc.n)) * attempt,
-        runtime=lambda wc, attempt: (15 + int(wc.n) // 5) * attempt,
-        gpu=config["models"]["cnn"]["gpus"],
-    params:
-        fitting=FITTING["transfer"],
-    script:
-        "../scripts/transfer.py"
+    rule:
+        """The same network, data order and settings, from the pretrained weights."""
+        name:
+            rule_for("transfer", BATCH)
+        input:
+            resample=of_batch("results/resamples/{task}/n{n}/{replicate}.tsv", BATCH),
+            weights=WEIGHTS,
+            participants=PRETRAINED_PARTICIPANTS,
+        output:
+            **kept_networks_of("transfer", BATCH),
+            fit=fits_of("transfer", BATCH),
+        log:
+            log_of_batch("logs/transfer/{task}/n{n}/{replicate}.log", BATCH),
+        benchmark:
+            benchmark_of_batch("results/benchmarks/transfer/{task}/n{n}/{replicate}.tsv", BATCH)
+        threads: config["models"]["cnn"]["threads"]
+        resources:
+            mem_mb=lambda wc, attempt: (8000 + 10 * int(wc.n)) * attempt,
+            runtime=minutes_of_fits(BATCH),
+            gpu=config["models"]["cnn"]["gpus"],
+        params:
+            fitting=FITTING["transfer"],
+        script:
+            "../scripts/transfer.py"
 
 
 rule best:

@@ -1,8 +1,10 @@
-"""Fit the linear model's settings on one resample, those of the covariates alone, and those of further arms."""
+"""Fit the linear model's settings on each resample, those of the covariates alone, and those of further arms."""
 
-from neurotransfer.jobs.job import job
+from neurotransfer.jobs.batch import each_replicate
 
-with job(snakemake):
+
+def fit_all(snakemake):
+    """The fits of one replicate; their files are written once all of them are there."""
     from pathlib import Path
 
     from neurotransfer.files import read_table, write_json
@@ -26,3 +28,18 @@ with job(snakemake):
             features, made_of = read_table_of_features(resample, fitting["file"]), fitting["file"]
         write_json(getattr(snakemake.output, model), fit(model, features, resample, facts, path, fitting, made_of))
     write_json(snakemake.output.fit, linear)
+
+
+def is_finished(snakemake):
+    """Whether every fit of a replicate is of today's resample and configuration."""
+    from neurotransfer.fit.settings import is_fit_of
+    from neurotransfer.study.plan import FROZEN
+
+    source, settings, made = snakemake.input, snakemake.params, snakemake.output
+    known = {"linear": (made.fit, settings.fitting, None), "covariates": (made.covariates, settings.covariates, None)}
+    for model, fitting in getattr(settings, "further", {}).items():
+        known[model] = (getattr(made, model), fitting, source.weights if model == FROZEN else fitting["file"])
+    return all(is_fit_of(path, model, what, source.resample, of) for model, (path, what, of) in known.items())
+
+
+each_replicate(snakemake, fit_all, is_finished=is_finished)

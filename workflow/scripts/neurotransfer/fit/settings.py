@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import InputError
-from ..files import digest_of_file, fingerprint
+from ..files import digest_of_file, fingerprint, read_json
 from ..seeds import seed_from
 
 
@@ -71,6 +71,22 @@ def fingerprint_of_fit(
     digest = digest_of_file(weights) if weights else None
     facts = {"model": model, "parameters": parameters, "resample": digest_of_file(resample), "weights": digest}
     return fingerprint(facts)
+
+
+def is_fit_of(
+    path: str | Path,
+    model: str,
+    parameters: Mapping[str, Any],
+    resample: str | Path,
+    weights: str | Path | None = None,
+) -> bool:
+    """Whether a file holds the fit of these parameters on this resample, by its fingerprint; False without one."""
+    try:
+        record = read_json(path)
+    except InputError:
+        return False
+    found = record.get("fingerprint") if isinstance(record, dict) else None
+    return found == fingerprint_of_fit(model, parameters, resample, weights)
 
 
 def fit_record(

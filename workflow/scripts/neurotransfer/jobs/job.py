@@ -37,6 +37,10 @@ JOB_ID = re.compile(r"[0-9_]{1,40}")  # of Slurm
 SILENCE = 300.0  # seconds without an update after which a holder on another machine counts as dead
 
 
+class Stopped(SystemExit):
+    """The exit of a job that was stopped from outside, with status 1."""
+
+
 def set_up_logging(path: str | Path | None) -> None:
     """Log to standard error and, if the rule has one, to its log file, each line with its time."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
@@ -57,10 +61,10 @@ def explain(error: BaseException) -> str:
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             return f"{error.filename or 'results'}: {_denied(error)}; fix its permissions, {again}"
     if isinstance(error, InputError):
-        return str(error)
+        return error.explained()
     if isinstance(error, MemoryError):
         return "out of memory; give the job more (mem_mb)"
-    if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
+    if isinstance(error, SystemExit) and _is_stop(error):
         return "stopped by SIGTERM: cancelled, or its time limit was reached (runtime); run the same command again"
     return " ".join(f"{type(error).__name__}: {error}".split())
 
@@ -80,8 +84,8 @@ def job(snakemake: Any, lease: str | Path | None = None) -> Iterator[None]:
     """Run a rule's work: log to the rule's log, hold its lease, and record the cause if it fails.
 
     After a failure the cause is the log's last line and is in ``results/failures/<rule>/<key>.json``
-    (Snakemake deletes logs when it tries again), and the process exits with status 1.  Success removes
-    that file.
+    (Snakemake deletes logs when it tries again), and the process exits with status 1, by `Stopped` if it was
+    stopped.  Success removes that file.
 
     Parameters
     ----------
@@ -113,7 +117,7 @@ def job(snakemake: Any, lease: str | Path | None = None) -> Iterator[None]:
         facts |= {"log": str(snakemake.log[0]) if snakemake.log else None, "slurm_job": os.environ.get("SLURM_JOB_ID")}
         with contextlib.suppress(OSError):
             write_json(failure, facts)
-        sys.exit(1)
+        raise (Stopped if _is_stop(error) else SystemExit)(1) from None
     _log_gpu_memory()
     failure.unlink(missing_ok=True)
 
@@ -142,6 +146,10 @@ def _work_of(snakemake: Any) -> str:
     return fingerprint(
         [base_name(snakemake.rule), json.loads(json.dumps(dict(snakemake.params.items()), default=str)), inputs]
     )
+
+
+def _is_stop(error: BaseException) -> bool:
+    return isinstance(error, KeyboardInterrupt) or getattr(error, "code", None) == 128 + signal.SIGTERM
 
 
 def _exit_at_sigterm(number: int, frame: object) -> None:
@@ -312,6 +320,15 @@ def process_runs(pid: int, started: str | None) -> bool:
         pass
     found = start_of(pid)
     return found is None or started is None or found == started
+
+
+def began() -> float:
+    """When this process started, in seconds since 1970; now, if that is not known."""
+    ticks = start_of(os.getpid())
+    if not (ticks or "").isdigit():
+        return time.time()
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks or 0) / os.sysconf("SC_CLK_TCK")
+    return time.time() - age
 
 
 def start_of(pid: int) -> str | None:

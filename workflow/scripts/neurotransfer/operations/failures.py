@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..study import layout
-from ..study.rules import RULES, base_name, target_of
+from ..study.rules import RULES, base_name, first_of_batch, target_of
 
 SUMMARY = layout.AUCS  # it needs every fit, so asking for it repeats the fits that a group did not make
 LINES = 4  # of a log that are shown
@@ -132,13 +132,15 @@ def _killed(folder: Path) -> Iterator[Failure]:
             name = f"group of {group[1]} fits" if group else logs.name
             yield Failure(name, f"Slurm job {log.stem}", cause, SUMMARY, _last_lines(log), log.stat().st_mtime)
     for logs in folder.glob(f"{layout.SLURM_LOGS}/rule_*"):
-        rule = base_name(logs.name.removeprefix("rule_"))
+        name = logs.name.removeprefix("rule_")
+        rule, first = base_name(name), first_of_batch(name)
         newest: dict[Path, Path] = {}
         for log in logs.rglob("*.log"):
             if log.parent not in newest or log.stat().st_mtime > newest[log.parent].stat().st_mtime:
                 newest[log.parent] = log
         for parent, log in newest.items():
-            parts = [] if parent == logs else _wildcards(parent.relative_to(logs))
+            parts = [] if parent == logs else _wildcards(parent.relative_to(logs), 2 if first else 3)
+            parts += [first] if first else []
             target = target_of(rule, parts)
             if (folder / target).exists():
                 continue
@@ -152,9 +154,12 @@ def _cause_of_kill(log: Path) -> str | None:
     return next((cause for pattern, cause in KILLED if pattern.search(text)), None)
 
 
-def _wildcards(path: Path) -> list[str]:
-    """The wildcards in the name that the plugin gives a log's folder: joined by _, which a task's name may hold too."""
-    found = re.match(r"^(.+)_(\d+)_(\d+)$", str(path))
+def _wildcards(path: Path, count: int) -> list[str]:
+    """The wildcards in the name that the plugin gives a log's folder: joined by _, which a task's name may hold too.
+
+    `count` is how many a fit has.
+    """
+    found = re.match("^(.+)" + r"_(\d+)" * (count - 1) + "$", str(path))
     return list(found.groups()) if found else str(path).split("_")
 
 

@@ -134,13 +134,13 @@ def work_of(study: Study, config: Mapping[str, Any], images: pd.DataFrame, role:
     return work
 
 
-def jobs_of(study: Study) -> dict[str, int]:
-    """How many jobs each rule has."""
+def jobs_of(study: Study, replicates_per_job: int = 1) -> dict[str, int]:
+    """How many jobs each rule has; those of one or more replicates have so many."""
     count = {
         ("shard", "job"): sum(len(shard.jobs) for shard in study.shards.values()),
         ("shard",): len(study.shards),
         ("cohort",): len(study.cohorts),
-        ("task", "n", "replicate"): len(study.tasks) * len(study.n) * len(study.replicates),
+        ("task", "n", "replicate"): len(study.tasks) * len(study.n) * len(study.batches(replicates_per_job)),
     }
     unused = (*ON_REQUEST, "adopt" if study.run == "multitask" else "pretrain")
     jobs = {name: count.get(rule.wildcards, 1) for name, rule in RULES.items() if name not in unused}
@@ -209,7 +209,7 @@ def _head(config, images, role, study) -> str:
 def _jobs(study, work, costs, config) -> str:
     cells = [["rule", "jobs", "GPU hours", "core hours", "basis"]]
     totals = [0, 0.0, 0.0]
-    for rule, count in jobs_of(study).items():
+    for rule, count in jobs_of(study, config["models"]["replicates_per_job"]).items():
         totals[0] += count
         if rule not in work:
             cells.append([rule, number(count), "", "", ""])

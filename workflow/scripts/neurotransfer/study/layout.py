@@ -101,6 +101,11 @@ def failure(rule: str, key: str) -> str:
     return f"{FAILURES}/{rule}/{key}.json"
 
 
+def benchmark(rule: str, *parts: str) -> str:
+    """What a job has cost, by its wildcards, n with its letter."""
+    return "/".join((BENCHMARKS, rule, *parts)) + ".tsv"
+
+
 def log(rule: str, *parts: str) -> str:
     """The log of a job, by the parts of its benchmark file's path or its wildcards."""
     return "/".join((LOGS, rule, *parts)) + ".log"

@@ -74,6 +74,10 @@ class Study:
         """The fits of each resample: the paper's models, further arms, and a model of covariates alone."""
         return (*MODELS, *self.further, *ARMS[len(MODELS) :])
 
+    def batches(self, size: int) -> list[tuple[str, ...]]:
+        """The replicates by the jobs that work on them, `size` of them in each; the last job may have fewer."""
+        return [self.replicates[start : start + size] for start in range(0, len(self.replicates), size)]
+
     def cohorts_with_features(self) -> list[str]:
         """The cohorts whose images go through the pretrained trunk once: the pools of all tasks, for the arm frozen."""
         return self.cohorts_of(*self.tasks) if FROZEN in self.further else []

@@ -89,9 +89,24 @@ for _rule in RULES.values():
 
 
 def base_name(name: str) -> str:
-    """A rule's own name, also if another workflow took it in under a name with a prefix or suffix, as nt_cache."""
+    """A rule's own name, also if another workflow took it in under a name with a prefix or suffix, as nt_cache.
+
+    A rule for several replicates of a job is its rule's, too: see `name_for_batch`.
+    """
+    name = name.removesuffix(f"_{first_of_batch(name)}")
     fitting = [known for known in RULES if name == known or name.endswith(f"_{known}") or name.startswith(f"{known}_")]
     return max(fitting, key=lambda known: (name == known, len(known)), default=name)
+
+
+def name_for_batch(name: str, batch: Sequence[str] | None) -> str:
+    """The name of the rule whose jobs each work on these replicates, as baseline_011; of one for each, as it is."""
+    return f"{name}_{batch[0]}" if batch else name
+
+
+def first_of_batch(name: str) -> str | None:
+    """The first replicate of the jobs of a rule for several replicates; None for another rule."""
+    found = re.search(r"_(\d{3,})$", name)
+    return found[1] if found else None
 
 
 def target_of(name: str, values: Sequence[str]) -> str:
