@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-fast lint figures validate type-one teaching bench bench-fits bench-reader bench-training bench-gpu fewer-scans dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
+.PHONY: demo test test-fast lint figures validate type-one teaching bench bench-demo bench-fits bench-reader bench-training bench-gpu fewer-scans dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ figures: ## the README's pictures, from the demo's results
 
 bench-fits: $(VENV)/.installed ## what a replicate of fine-tuning costs by n: benchmarks/README.md
 	@python benchmarks/fit_cost.py
+
+bench-demo: $(VENV)/.installed ## how often the demo's answer is right, at twenty seeds: benchmarks/README.md; hours on 2 cores, can be stopped
+	@python benchmarks/demo_power.py .bench/demo --cores $(CORES)
 
 bench-gpu: ## a training step on this machine's NVIDIA GPU, with the Python that is on it: benchmarks/README.md
 	@python3 benchmarks/gpu.py

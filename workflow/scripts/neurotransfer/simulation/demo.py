@@ -9,12 +9,21 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..jobs.snakemake_run import INTERRUPTED, alone, command_of, run_snakemake
 from ..study import layout
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SEED = 7
 VOXEL_SIZE = 4.5  # mm; as preprocessing.voxel_size in config/demo.yaml
+COHORTS = ("alpha", "beta", "gamma", "delta", "epsilon", "memory", "coin")
+PARTICIPANTS = {"memory": 1.8, "coin": 1.5}  # larger pools, because larger test sets decide more than replicates
+# of a job by its rule, on a core of an ordinary machine; for the time left
+SECONDS = {"preprocess": 25, "cache": 2, "pretrain": 120, "resample": 3, "linear": 6, "baseline": 30, "transfer": 30}
+TASK, CONTROL = "ad_hc", "control"  # with an effect, and without
 
 
 def run_demo(folder: Path, repository: Path, *, cores: int) -> int:
@@ -34,11 +43,10 @@ def run_demo(folder: Path, repository: Path, *, cores: int) -> int:
         from ..manifest.compile import compile_manifest
         from ..split.pools import check_pools
         from ..study.configuration import load_config
-        from .study import simulate_study
 
         os.chdir(folder)
-        print("demo: simulating cohorts whose truth is known ...", flush=True)
-        simulate_study(Path(), seed=SEED, voxel_size=VOXEL_SIZE, processes=cores)
+        print("demo: simulating scans of cohorts whose truth is known ...", flush=True)
+        simulate_demo(Path(), SEED, processes=cores)
         print(compile_manifest(load_config(repository, [overlay]), check_pools).text(), flush=True)
         status = _run_workflow(repository, overlay, cores)
     if status:
@@ -47,17 +55,73 @@ def run_demo(folder: Path, repository: Path, *, cores: int) -> int:
     from ..files import read_table
     from ..statistics.aggregation import headline
 
-    print()
-    print(headline(read_table(layout.MEDIANS), read_table(layout.COMPARISONS)))
-    print(f"\nreport: {folder / layout.REPORT}   ({time.monotonic() - started:.0f} s)")
+    medians, comparisons = read_table(layout.MEDIANS), read_table(layout.COMPARISONS)
+    print(f"\n{headline(medians, comparisons)}\n")
+    print(f"found:     {finding(medians, comparisons, load_config(repository, [overlay])['statistics']['alpha'])}")
+    print(f"report:    {folder / layout.REPORT}   ({time.monotonic() - started:.0f} s)")
+    print(
+        "your data: neurotransfer init FOLDER, with a BIDS folder of yours, writes the configuration of a study of it"
+    )
+    _offer_to_open(Path(layout.REPORT).resolve())
     return 0
+
+
+def simulate_demo(folder: Path, seed: int, *, processes: int) -> None:
+    """Write the demo's scans and tables; see `simulation.study.simulate_study`."""
+    from .study import simulate_study
+
+    simulate_study(
+        folder,
+        seed=seed,
+        voxel_size=VOXEL_SIZE,
+        cohorts=COHORTS,
+        participants=PARTICIPANTS,
+        processes=processes,
+    )
+
+
+def finding(medians: pd.DataFrame, comparisons: pd.DataFrame, alpha: float) -> str:
+    """One sentence: transfer against baseline at the smallest n, where there is an effect and where there is none.
+
+    Parameters
+    ----------
+    medians, comparisons : as in results/statistics/
+    alpha : p-values after Holm's adjustment are significant from here on
+    """
+    auc = medians.set_index(["task", "n", "model"])["median"]
+    pairs = comparisons.set_index(["task", "n", "first", "second"])
+    parts = []
+    for task, groups in ((TASK, "where two groups differ"), (CONTROL, "where they do not")):
+        n = int(medians.loc[medians["task"] == task, "n"].min())
+        row = pairs.loc[(task, n, "transfer", "baseline")]
+        verdict = "a difference" if row["p_holm"] <= alpha else "no difference"
+        aucs = [f"{auc[task, n, model]:.2f}" for model in ("transfer", "baseline")]
+        parts.append(
+            f"{groups}, transfer has AUC {aucs[0]} and baseline {aucs[1]}: {verdict} (p = {row['p_holm']:.2g})"
+        )
+    return f"with {n} training images, {'; '.join(parts)}"
+
+
+def _offer_to_open(report: Path) -> None:
+    """Ask whether to open the report, where a person sits at a desktop."""
+    desktop = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if not (desktop and sys.stdin.isatty() and sys.stdout.isatty()):
+        return
+    import webbrowser
+
+    try:
+        if input("open the report in a browser? [Y/n] ").strip().lower() in ("", "y", "yes"):
+            webbrowser.open(report.as_uri())
+    except (EOFError, KeyboardInterrupt):
+        print()
 
 
 def _run_workflow(repository: Path, overlay: Path, cores: int) -> int:
     """Run the whole workflow; its exit status."""
     # `alone` stands in for Snakemake's lock, which would outlive a killed run
     options = ["--profile", str(repository / "profiles/local"), "--cores", str(cores), "--nolock"]
-    ended = run_snakemake(command_of(repository, [overlay], [*options, "--quiet", "host", "reason"]), "demo")
+    command = command_of(repository, [overlay], [*options, "--quiet", "host", "reason"])
+    ended = run_snakemake(command, "demo", costs=SECONDS)
     if ended.status not in (0, INTERRUPTED):
         print("\n".join(["", "the end of Snakemake's output:", *ended.lines]), file=sys.stderr)
     return ended.status

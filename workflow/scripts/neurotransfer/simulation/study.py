@@ -6,7 +6,7 @@ orientations, column names and missing labels differ between cohorts, as in real
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -88,7 +88,7 @@ def simulate_study(
     seed: int = 7,
     voxel_size: float = 4.5,
     cohorts: Sequence[str] | None = None,
-    participants: float = 1.0,
+    participants: float | Mapping[str, float] = 1.0,
     processes: int = 1,
     write_masks: bool = False,
 ) -> None:
@@ -99,7 +99,7 @@ def simulate_study(
     folder : the study's folder; paths in ``cohorts.tsv`` are relative to it
     voxel_size : mm
     cohorts : names of the cohorts to simulate, from COHORTS; None for all
-    participants : factor on every cohort's number of people
+    participants : factor on every cohort's number of people, or factors by the cohort's name
     processes : number of processes, without effect on the images
     write_masks : also write the true brain masks to ``truth/masks/<cohort>/``
 
@@ -134,13 +134,14 @@ def simulate_study(
     write_json(done, {**facts, "fingerprint": mark})
 
 
-def _designs(names: Sequence[str] | None, factor: float) -> list[CohortDesign]:
+def _designs(names: Sequence[str] | None, participants: float | Mapping[str, float]) -> list[CohortDesign]:
     known = {design.name: design for design in COHORTS}
     for name in names or ():
         if name not in known:
             raise InputError("", "--cohorts", f"there is no cohort {name!r}", f"choose from {', '.join(known)}")
     chosen = [known[name] for name in names] if names else list(COHORTS)
-    return [replace(design, people=max(4, round(design.people * factor))) for design in chosen]
+    factors = participants if isinstance(participants, Mapping) else dict.fromkeys(known, participants)
+    return [replace(design, people=max(4, round(design.people * factors.get(design.name, 1.0)))) for design in chosen]
 
 
 def design_of(name: str, designs: Sequence[CohortDesign]) -> CohortDesign:
