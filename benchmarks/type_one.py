@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 from neurotransfer.files import write_text
-from neurotransfer.validation.simulated_pools import ADNI, TOP
+from neurotransfer.validation.simulated_pools import POOLS
 from neurotransfer.validation.type_one import plans, type_one_rows
 from neurotransfer.validation.type_one_page import type_one_figure, type_one_markdown
 
@@ -22,11 +22,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=1000, help="of each pool, scenario and n; default: %(default)s")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
-    parser.add_argument("--pools", nargs="+", default=["TOP", "ADNI"], help="default: both")
+    parser.add_argument("--pools", nargs="+", choices=POOLS, default=list(POOLS), help="default: all")
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, metavar="N", help="default: the paper's")
     parser.add_argument("--out", type=Path, default=DOCS, help="the folder of the page; default: docs")
     chosen = parser.parse_args()
-    pools = {name: {"TOP": TOP, "ADNI": ADNI}[name] for name in chosen.pools}
+    pools = {name: POOLS[name] for name in chosen.pools}
     rows = []
     for plan in plans(pools, chosen.sizes):
         started = time.monotonic()

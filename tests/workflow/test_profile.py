@@ -44,7 +44,7 @@ def test_the_profile_works_as_typed_from_the_repository(jobs):
 
 
 def test_gpu_rules_use_the_gpu_partition_and_request_one_gpu(jobs):
-    for rule in ("pretrain", "evaluate", "baseline", "transfer"):
+    for rule in ("pretrain", "evaluate", "baseline", "transfer", "second_seed"):
         found = resources_of(jobs, rule)
         assert (found["slurm_partition"], found["gpu"]) == ("gpu", "1")
     for rule in ("linear", "resample", "cache", "aggregate"):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import yaml
 from neurotransfer.cache.shard_file import ShardFile
-from neurotransfer.study.plan import MODELS
+from neurotransfer.files import read_json
+from neurotransfer.study.plan import CNNS, MODELS
 from runs import OVERLAYS, neurotransfer, planned_jobs, snakemake
 
 TASKS = ("ad_hc", "control")
@@ -59,6 +60,26 @@ def test_a_changed_learning_rate_of_transfer_reruns_only_transfer(small_study, o
     changed = overlay({"models": {"transfer": {"settings": settings}}})
     jobs = set().union(*(replicate_jobs("transfer", task) for task in TASKS))
     assert planned_jobs(small_study, overlays=changed) == jobs | SUMMARY
+
+
+def test_second_seeds_of_a_finished_study_are_additional_jobs(study, overlay):
+    """Of a third of the replicates; those of other n and replicates are added later, and a deleted one comes back."""
+    changed = overlay({"resampling": {"second_seeds": 0.3}})
+    wanted = {
+        f"second_seed task={task}, n=18, replicate={replicate}, model={model}"
+        for task in TASKS for replicate in ("001", "002") for model in CNNS
+    }  # fmt: skip
+    assert planned_jobs(study, overlays=changed) == wanted | SUMMARY
+    path = study / "results/second_seeds/ad_hc/n18/001/transfer.json"
+    done = snakemake(study, path.relative_to(study), "--cores", 1, overlays=changed)
+    assert done.returncode == 0, done.stdout
+    again, first = read_json(path), read_json(study / "results/fits/ad_hc/n18/001/transfer.json")
+    assert again["settings"][0]["values"] == first["settings"][first["chosen"]]["values"]
+    assert again["test"]["score"] != first["test"]["score"]
+    made = "second_seed task=ad_hc, n=18, replicate=001, model=transfer"
+    assert planned_jobs(study, overlays=changed) == wanted - {made} | SUMMARY
+    (study / "results/fits/ad_hc/n18/001/transfer.json").unlink()
+    assert {made, "transfer task=ad_hc, n=18, replicate=001"} <= planned_jobs(study, overlays=changed)
 
 
 def test_a_changed_setting_of_statistics_reruns_no_fit(small_study, overlay):

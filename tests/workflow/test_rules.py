@@ -28,7 +28,7 @@ with open("rules.json", "w") as file:
     json.dump(facts, file)
 """
 VALUES = {"shard": "ADNI-0001", "job": "0000", "cohort": "ADNI", "run": "multitask"}
-VALUES |= {"task": "ad_hc", "n": "100", "replicate": "001"}
+VALUES |= {"task": "ad_hc", "n": "100", "replicate": "001", "model": "transfer"}
 TARGETS = {"all", "cached", "pretrained", "predicted", "finals"}  # targets for users, without a script
 
 

@@ -204,6 +204,32 @@ for BATCH in BATCHES:
             "../scripts/transfer.py"
 
 
+rule second_seed:
+    """The chosen setting of a network's fit once more, with a second seed: how much a random start changes by itself."""
+    input:
+        fit="results/fits/{task}/n{n}/{replicate}/{model}.json",
+        resample="results/resamples/{task}/n{n}/{replicate}.tsv",
+        weights=lambda wc: WEIGHTS if wc.model == "transfer" else [],
+        participants=lambda wc: PRETRAINED_PARTICIPANTS if wc.model == "transfer" else [],
+    output:
+        "results/second_seeds/{task}/n{n}/{replicate}/{model}.json",
+    log:
+        "logs/second_seed/{task}/n{n}/{replicate}/{model}.log",
+    benchmark:
+        "results/benchmarks/second_seed/{task}/n{n}/{replicate}/{model}.tsv"
+    wildcard_constraints:
+        model="baseline|transfer",
+    threads: config["models"]["cnn"]["threads"]
+    resources:
+        mem_mb=lambda wc, attempt: (8000 + 10 * int(wc.n)) * attempt,
+        runtime=lambda wc, attempt: (15 + int(wc.n) // 20) * attempt,
+        gpu=config["models"]["cnn"]["gpus"],
+    params:
+        fitting=lambda wc: FITTING[wc.model],
+    script:
+        "../scripts/second_seed.py"
+
+
 rule best:
     """The network with the highest validation AUC among a task's fits of the largest n, trained again from its seeds."""
     input:

@@ -4,7 +4,7 @@
 DRAWING = {
     "seed": config["seed"],
     "tasks": study.tasks,
-    "settings": identity(config, "resampling", ["n", "replicates"]),
+    "settings": identity(config, "resampling", ["n", "replicates", "second_seeds"]),
     "converters": config["manifest"]["converters"],
 }
 

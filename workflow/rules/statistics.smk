@@ -17,10 +17,25 @@ def all_fits(wildcards):
     )
 
 
+def all_second_seeds(wildcards):
+    return expand(
+        "results/second_seeds/{task}/n{n}/{replicate}/{model}.json",
+        task=study.tasks,
+        n=study.n,
+        replicate=study.second_seeds,
+        model=CNNS,
+    )
+
+
+# A study without second seeds has no table of them.
+SECOND_SEEDS = {"second_seeds": "results/statistics/second_seeds.tsv"} if study.second_seeds else {}
+
+
 rule aggregate:
     """Every fit's test AUC and scores, and the table of settings; refuses fits of another configuration."""
     input:
         fits=all_fits,
+        second_seeds=all_second_seeds,
         resamples=all_resamples,
         weights=f"results/pretrain/{study.run}/weights.safetensors",
         participants=PRETRAINED_PARTICIPANTS,
@@ -28,6 +43,7 @@ rule aggregate:
         splits=of_cohorts("split/cohorts", *study.tasks, *["pretraining"][: study.run == "multitask"]),
         certificate=ancient("results/split/certificate.json"),
     output:
+        **SECOND_SEEDS,
         aucs="results/statistics/aucs.tsv",
         settings="results/statistics/settings.tsv",
         resamples="results/statistics/resamples.tsv",
@@ -59,6 +75,7 @@ def of_statistics(name, shows):
 rule compare:
     """Medians with intervals, every pair of models by tests of both nulls, curves, selection and worth in scans."""
     input:
+        **SECOND_SEEDS,
         aucs="results/statistics/aucs.tsv",
         settings="results/statistics/settings.tsv",
         predictions="results/statistics/predictions.tsv",

@@ -5,7 +5,13 @@ from neurotransfer.jobs.job import job
 with job(snakemake):
     from neurotransfer.files import read_table, write_table
     from neurotransfer.split.certificate import check_behind_weights, check_certified, check_resamples_certified
-    from neurotransfer.statistics.aggregation import check_resamples, describe_resamples, number_participants, read_fits
+    from neurotransfer.statistics.aggregation import (
+        check_resamples,
+        describe_resamples,
+        number_participants,
+        read_fits,
+        read_second_seeds,
+    )
     from neurotransfer.study import layout
 
     source, output = snakemake.input, snakemake.output
@@ -22,3 +28,5 @@ with job(snakemake):
     write_table(describe_resamples(source.resamples), output.resamples)
     write_table(predictions, output.predictions)
     write_table(pools, output.pools)
+    if source.second_seeds:
+        write_table(read_second_seeds(source.second_seeds, layout.FITS, predictions), output.second_seeds)

@@ -14,7 +14,16 @@ with job(snakemake):
     options = {name: settings[name] for name in ("statistic", "permutations", "bootstrap")}
     comparisons = compare(aucs, seed=seed, **options)
     scores = (read_table(snakemake.input.predictions), read_table(snakemake.input.pools))
-    medians, comparisons, cells = inference.infer(medians, comparisons, *scores, draws=settings["bootstrap"], seed=seed)
+    second = snakemake.input.get("second_seeds")
+    medians, comparisons, cells = inference.infer(
+        medians,
+        comparisons,
+        *scores,
+        draws=settings["bootstrap"],
+        seed=seed,
+        second=read_table(second) if second else None,
+        alpha=settings["alpha"],
+    )
     write_table(medians, output.medians)
     write_table(comparisons, output.comparisons, {"null": inference.NULLS, "p": inference.P_VALUES})
     write_table(inference.curves(cells), output.curves)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from neurotransfer.errors import InputError
 from neurotransfer.fit import finetuning
-from neurotransfer.fit.settings import seeds_of_fit
+from neurotransfer.fit.settings import fingerprint_of_second, seeds_of_fit
 from neurotransfer.network.sfcn import trunk_of
 from neurotransfer.pretrain.batches import ResidentImages
 from neurotransfer.pretrain.targets import as_metadata, learn_targets
@@ -209,6 +209,46 @@ def test_a_record_holds_what_scikit_learn_computes_from_it(study, resample, tmp_
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     again, _ = finetuning.fit("baseline", path, FITTING | {"settings": settings_of(0.005, 0.02)})
     assert json.dumps(again) == json.dumps(record)
+
+
+def test_a_second_seed_trains_the_chosen_setting_alone_from_another_start(study, resample, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetuning.layout, "CACHE", study[0])
+    path = tmp_path / "001.tsv"
+    write_resample(resample.assign(index_row=0), path, {"task": "task", "n": 24, "replicate": "001"})
+    fitting = FITTING | {"settings": settings_of(0.005, 0.02)}
+    first, _ = finetuning.fit("baseline", path, fitting)
+    second, _ = finetuning.fit("baseline", path, fitting, first=first)
+    assert [setting["values"] for setting in second["settings"]] == [fitting["settings"][first["chosen"]]]
+    assert not set(first["seeds"].values()) & set(second["seeds"].values())
+    assert second["test"]["position"] == first["test"]["position"]
+    assert second["test"]["score"] != first["test"]["score"]
+    assert second["fingerprint"] == fingerprint_of_second(first["fingerprint"], first["chosen"])
+    assert finetuning.fit("baseline", path, fitting, first=first)[0] == second
+    with pytest.raises(InputError, match="made with another configuration"):
+        finetuning.fit("baseline", path, fitting | {"seed": 2}, first=first)
+
+
+def test_a_second_seed_that_diverges_gives_way_to_the_next(study, resample, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetuning.layout, "CACHE", study[0])
+    path = tmp_path / "001.tsv"
+    write_resample(resample.assign(index_row=0), path, {"task": "task", "n": 24, "replicate": "001"})
+    fitting = FITTING | {"settings": settings_of(0.02)}
+    first, _ = finetuning.fit("baseline", path, fitting)
+    real, tried = finetuning.fit_settings, []
+
+    def diverging(*arguments, seeds, **options):
+        tried.append(seeds[0])
+        if len(tried) in divergent:
+            raise InputError("", "settings", "every setting diverged", "lower the learning rates of this model")
+        return real(*arguments, seeds=seeds, **options)
+
+    monkeypatch.setattr(finetuning, "fit_settings", diverging)
+    divergent = {1}
+    second, _ = finetuning.fit("baseline", path, fitting, first=first)
+    assert len(tried) == 2 and second["seeds"] == tried[1] != tried[0]
+    divergent = set(range(10))
+    with pytest.raises(InputError, match="every setting diverged"):
+        finetuning.fit("baseline", path, fitting, first=first)
 
 
 def test_validation_figures_are_those_of_scikit_learn(study, resample):

@@ -70,6 +70,8 @@ def test_seeds_differ_with_each_name_and_among_themselves():
     assert len(set(mine.values())) == len(mine)
     for other in others:
         assert not set(mine.values()) & set(seeds_of_fit(*other).values())
+    again = [seeds_of_fit(*names, another=attempt) for attempt in (1, 2)]
+    assert len({*mine.values(), *again[0].values(), *again[1].values()}) == 3 * len(mine)
 
 
 def test_an_n_from_a_wildcard_gives_the_same_seeds_as_the_number():

@@ -11,10 +11,11 @@ from neurotransfer.files import write_json, write_table
 from neurotransfer.network.sfcn import SFCN
 from neurotransfer.operations import costs, plan
 from neurotransfer.pretrain.weights import write_weights
+from neurotransfer.statistics.populations import overlap
 from neurotransfer.statistics.tests import sign_flip_test
 from neurotransfer.study import layout
 from neurotransfer.study.configuration import load_config, merge
-from neurotransfer.study.plan import Shard, Study, read_study
+from neurotransfer.study.plan import Shard, Study, read_study, seconds_of
 from neurotransfer.study.recipe import RECIPE
 from runs import REPOSITORY
 
@@ -59,6 +60,26 @@ def test_the_smallest_difference_is_found_by_the_studys_own_test_four_times_of_f
     assert 0.68 < found / 200 < 0.92
 
 
+def test_the_power_about_the_population_is_that_of_its_test_in_simulated_pools():
+    """With the components of docs/type-one.md's pool TOP at n = 500, of which the test's error is made here again."""
+    from neurotransfer.validation.simulated_pools import TOP, draw_pool
+
+    images = draw_pool(TOP, np.random.default_rng(1))
+    pool = pd.DataFrame({"participant_id": images.people, "label": images.labels})
+    shared = plan.expected_overlap(pool, 500)
+    generator = np.random.default_rng(0)
+    counts = np.array([np.bincount(generator.choice(images.people, 500), minlength=861) for _ in range(200)])
+    assert shared == pytest.approx(overlap(counts), rel=0.02)
+    options = {"replicates": 100, "shared": shared, "tested": 100 / 1037, "seed": 1}
+    steady, noisy, blind = (
+        plan.smallest_in_population(0.07, noise, seconds=seconds, **options)
+        for noise, seconds in ((0.0, 20), (0.057, 20), (0.057, 0))
+    )
+    assert 0.03 < steady < noisy < blind
+    assert plan.smallest_in_population(0.07, 0.0, seconds=100, **options) < steady
+    assert plan.smallest_difference(100, 0.5, 100, 1) < steady
+
+
 def test_distinct_images_are_as_many_as_drawing_with_replacement_gives(config):
     people = 300
     pool = pd.DataFrame({"image_id": range(people), "participant_id": range(people), "label": np.arange(people) % 2})
@@ -84,6 +105,19 @@ def test_jobs_of_a_shard_and_of_a_replicate_are_counted(planned):
     assert jobs["preprocess"] == 2 + 1
     assert jobs["cache"] == 2
     assert jobs["linear"] == jobs["baseline"] == jobs["transfer"] == jobs["resample"] == 4
+
+
+def test_second_seeds_cost_a_setting_of_each_network(planned, config):
+    assert seconds_of(100, 0.2) == 20 and seconds_of(3, 0.2) == 1 and seconds_of(9, 0.0) == 0
+    assert costs.SECOND_SEED not in plan.jobs_of(planned)
+    planned = replace(planned, second_seeds=("001",))
+    assert plan.jobs_of(planned)[costs.SECOND_SEED] == 2 * 2  # n, networks
+    images = pd.DataFrame({"cohort": ["A"] * 130})
+    work = plan.work_of(planned, config, images, pd.Series(["train"] * 130))
+    assert sum(work[costs.SECOND_SEED]) == pytest.approx(2 * sum(work["transfer"]) / 9 / 2)  # of half the replicates
+    parts = ["ad_hc", "n200", "001", "baseline"]
+    assert costs.units_of(costs.SECOND_SEED, parts, planned, config) == work[costs.SECOND_SEED][-1]
+    assert "assumed" in costs.cost_of(costs.SECOND_SEED, [], config).basis
 
 
 def test_the_plan_says_what_there_is_to_know_before_a_gpu_is_touched(config, tmp_path, monkeypatch):
@@ -119,7 +153,8 @@ def test_the_plan_says_what_there_is_to_know_before_a_gpu_is_touched(config, tmp
     assert int(pool[1]) + int(pool[4]) < 900  # some of its healthy people pretrain
     distinct, participants = (int(word) for word in next(line for line in lines if line[:2] == ["ad_hc", "100"])[2:4])
     assert 80 < distinct == participants < 100  # of one image each
-    assert "Smallest AUC difference that 100 replicates detect" in text
+    assert "Smallest AUC difference of two networks that 100 replicates detect" in text
+    assert "with 20 second seeds" in text
     assert "task scz_bd cannot give n = 100" in text  # 60 people
     assert not Path("results/split").exists()  # nothing is written
 

@@ -287,8 +287,8 @@ def test_every_median_difference_and_p_of_the_tables_is_in_the_page(results, pag
         for value in (row.mean_difference, row.median_difference):
             assert f"{value:+.3f}".replace("-", "−") in text
         assert p_text(row.p_holm) in text and p_text(row.p_two_sided) in text
-        for p in (row.holm_corrected_t, row.holm_participants, row.holm_population):
-            assert p_text(p) in text
+        assert p_text(row.p_population) in text and p_text(row.holm_population) in text
+        assert f"{row.low_population:+.3f} to {row.high_population:+.3f}".replace("-", "−") in text
         assert f"{100 * row.wins:.0f} % {100 * row.wins_low:.0f} to" in text
 
 
@@ -298,8 +298,9 @@ def test_further_arms_have_a_column_a_line_and_a_family_of_their_own(tmp_path):
     for row in results.medians.itertuples():
         assert f"{row.median:.3f}" in text
     assert "n linear baseline transfer frozen radiomics covariates alone" in text
-    assert "All 18 comparisons" in text and "Holm's adjustment over all 6 comparisons" in text
+    assert "All 18 comparisons" in text and "Holm's adjustment over the 6 comparisons" in text
     assert "12 comparisons with these arms are a second family" in text
+    assert "transfer − baseline the paper's" in text and "transfer − frozen further" in text
     assert "logistic regression on the features “radiomics”" in text
     assert "without training it further (frozen) and features from elsewhere (radiomics)" in text
     figure = figure2(results.aucs, results.medians, results.comparisons, results.config["tasks"], alpha=0.05)

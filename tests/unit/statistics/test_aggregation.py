@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from neurotransfer.errors import InputError, InputErrors
 from neurotransfer.files import digest_of_file, read_facts, read_json, read_table, write_json, write_table
-from neurotransfer.fit.settings import choose, fingerprint_of_fit, fit_record
+from neurotransfer.fit.settings import choose, fingerprint_of_fit, fingerprint_of_second, fit_record
 from neurotransfer.jobs import job
 from neurotransfer.statistics.aggregation import (
     check_resamples,
@@ -22,6 +22,7 @@ from neurotransfer.statistics.aggregation import (
     describe_resamples,
     headline,
     read_fits,
+    read_second_seeds,
     summarise,
 )
 from neurotransfer.statistics.inference import NULLS
@@ -39,7 +40,8 @@ FITTING = {
     "baseline": {"seed": 1, "settings": [{"learning_rate": 0.01}]},
     "transfer": {"seed": 1, "settings": [{"learning_rate": 0.01}]},
 }
-AGGREGATED = ("aucs", "settings", "resamples", "predictions", "pools")
+AGGREGATED = ("aucs", "settings", "resamples", "predictions", "pools", "second_seeds")
+REFITTED = ("001", "002")  # with a second seed
 COMPARED = ("medians", "comparisons", "curves", "worth", "selection", "search")
 STATISTICS = {"alpha": 0.05, "permutations": 1000, "statistic": "mean", "bootstrap": 200}
 TASK = {"title": "t", "positive": ["AD"], "negative": ["HC"], "seed": 0}
@@ -58,6 +60,9 @@ class Named(list):
     def __init__(self, **files):
         super().__init__(files.values())
         self.__dict__.update(files)
+
+    def get(self, name):
+        return self.__dict__.get(name)
 
 
 def run_script(rule, monkeypatch, *, given, output, wildcards=None, **params):
@@ -104,8 +109,9 @@ def write_cohort(generator, participants=90):
     write_json(CERTIFIED["certificate"], {"files": files})
 
 
-def write_cnn_fit(model, n, replicate, resample, weights, generator):
+def write_cnn_fit(model, n, replicate, resample, weights, generator, folder="fits"):
     """A network's fit with made-up scores; the record is as the rule leaves it."""
+    made_of = fingerprint_of_fit(model, FITTING[model], resample, weights if model == "transfer" else None)
     table = read_table(resample)
     test = np.flatnonzero(table["role"] == "test")
     labels = table["label"].to_numpy()[test]
@@ -126,9 +132,9 @@ def write_cnn_fit(model, n, replicate, resample, weights, generator):
         test_auc=float(roc_auc_score(labels, scores)),
         test={"position": test.tolist(), "label": labels.tolist(), "score": scores.tolist()},
         seeds={"head": 1},
-        fingerprint=fingerprint_of_fit(model, FITTING[model], resample, weights if model == "transfer" else None),
+        fingerprint=made_of if folder == "fits" else fingerprint_of_second(made_of, 0),
     )
-    write_json(f"results/fits/ad_hc/n{n}/{replicate}/{model}.json", record)
+    write_json(f"results/{folder}/ad_hc/n{n}/{replicate}/{model}.json", record)
 
 
 @pytest.fixture(scope="module")
@@ -177,15 +183,20 @@ def finished(tmp_path_factory):
                 )
                 for model in ("baseline", "transfer"):
                     write_cnn_fit(model, n, replicate, resample, weights, generator)
+                    if replicate in REFITTED:
+                        write_cnn_fit(model, n, replicate, resample, weights, generator, "second_seeds")
         folder_of = Path("results/statistics")
         fits = [f"results/fits/ad_hc/n{n}/{replicate}/{model}.json"
                 for n in N for replicate in REPLICATES for model in ARMS]  # fmt: skip
         resamples = [f"results/resamples/ad_hc/n{n}/{replicate}.tsv" for n in N for replicate in REPLICATES]
         tables = {name: folder_of / f"{name}.tsv" for name in AGGREGATED}
+        second = [f"results/second_seeds/ad_hc/n{n}/{replicate}/{model}.json"
+                  for n in N for replicate in REFITTED for model in MODELS[1:]]  # fmt: skip
+        files = {"fits": fits, "second_seeds": second, "resamples": resamples, "weights": weights, "participants": []}
         run_script(
             "aggregate",
             patch,
-            given=SimpleNamespace(fits=fits, resamples=resamples, weights=weights, participants=[], **CERTIFIED),
+            given=SimpleNamespace(**files, **CERTIFIED),
             output=Named(**tables),
             fitting=FITTING,
             drawing=DRAWING,
@@ -194,7 +205,7 @@ def finished(tmp_path_factory):
         run_script(
             "compare",
             patch,
-            given=Named(**{name: tables[name] for name in ("aucs", "settings", "predictions", "pools")}),
+            given=Named(**{name: path for name, path in tables.items() if name != "resamples"}),
             output=Named(**summaries),
             seed=1,
             statistics=STATISTICS,
@@ -240,10 +251,13 @@ def test_the_tables_have_the_promised_columns_and_rows(finished):
         "resamples": "task n replicate redraws train_distinct_images train_participants validation_images test_images",
         "predictions": "task n replicate position person label linear baseline transfer covariates",
         "pools": "task n replicates train test participants overlap",
-        "medians": "task n model replicates median mean q1 q3 q025 q975 low high expected_low expected_high",
+        "medians": "task n model replicates median mean q1 q3 q025 q975 low high expected_low expected_high seed_sd",
         "comparisons": "task n first second mean_difference median_difference low high wins wins_low wins_high"
         " p_two_sided p_greater p_less p_holm p_error exact permutations"
-        + "".join(f" p_{test} holm_{test} low_{test} high_{test}" for test in list(NULLS)[1:]),
+        " seed_sd"
+        + "".join(f" p_{test} holm_{test} low_{test} high_{test}" for test in list(NULLS)[1:])
+        + " p_corrected_t low_corrected_t high_corrected_t",
+        "second_seeds": "task n replicate position person label baseline transfer",
         "curves": "task model n auc low high",
         "worth": "task question n auc scans low high reached",
         "selection": "task n model setting values fits chosen share diverged",
@@ -251,12 +265,14 @@ def test_the_tables_have_the_promised_columns_and_rows(finished):
         " one_setting all_settings enough",
     }
     rows = {"aucs": 24, "settings": 30, "resamples": 6, "predictions": 3 * (8 + 16), "pools": 2, "medians": 8}
-    rows |= {"comparisons": 6, "curves": 8, "worth": 5, "selection": 10, "search": 8}
+    rows |= {"second_seeds": 2 * (8 + 16), "comparisons": 6, "curves": 8, "worth": 5, "selection": 10, "search": 8}
     for name, wanted in columns.items():
         table = read_table(finished / f"results/statistics/{name}.tsv")
         assert table.columns.tolist() == wanted.split(" ")
         assert len(table) == rows[name]
     assert set(read_table(finished / "results/statistics/aucs.tsv")["replicate"]) == set(REPLICATES)
+    noise = read_table(finished / "results/statistics/medians.tsv").set_index(["model", "n"])["seed_sd"]
+    assert (noise[["linear", "covariates"]] == 0).all() and (noise >= 0).all()  # they have no random start
     facts = read_facts(finished / "results/statistics/comparisons.tsv")
     assert facts["null"] == NULLS and set(facts["p"].values()) <= set(columns["comparisons"].split(" "))
 
@@ -412,6 +428,30 @@ def test_a_fit_without_an_auc_is_refused(study):
     path.write_text(json.dumps(fit | {"test_auc": float("nan")}))
     with pytest.warns(Warning, match="Only one class"):
         assert refused() == {str(path)}
+
+
+@pytest.mark.parametrize(
+    ("change_of", "values", "why"),
+    [
+        ("second_seeds", {"test_auc": 0.123}, "not the AUC of the scores"),
+        ("second_seeds", {"replicate": "003"}, "not the one of its name"),
+        ("second_seeds", {"fingerprint": "x"}, "the second fit of another first one"),
+        ("fits", {"fingerprint": "x"}, "the second fit of another first one"),
+        (
+            "second_seeds",
+            {"test": {"position": [1, 2], "label": [0, 1], "score": [0.5, 0.6]}, "test_auc": 1.0},
+            "not those of its first fit",
+        ),
+        ("second_seeds", {"test": None}, "it can't be read as a fit"),
+    ],
+)
+def test_a_second_fit_that_does_not_belong_to_its_first_is_refused_by_name(study, change_of, values, why):
+    change(f"results/{change_of}/ad_hc/n20/001/transfer.json", **values)
+    paths = sorted(Path("results/second_seeds").rglob("*.json"))
+    predictions = read_table("results/statistics/predictions.tsv")
+    with pytest.raises(InputError, match=why) as error:
+        read_second_seeds(paths, "results/fits", predictions)
+    assert error.value.file == "results/second_seeds/ad_hc/n20/001/transfer.json"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null"])

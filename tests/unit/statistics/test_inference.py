@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from neurotransfer.errors import InputError
 from neurotransfer.statistics.aggregation import compare, summarise
-from neurotransfer.statistics.inference import ADJUSTED, NULLS, P_VALUES, curves, infer, worth
+from neurotransfer.statistics.inference import ADJUSTED, NULLS, P_VALUES, PRIMARY, curves, draws_for, infer, worth
 from neurotransfer.statistics.populations import draw_participants, expected_value
 from neurotransfer.statistics.tests import corrected_t_test, holm
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 SIZES = (50, 100, 200, 400)
@@ -60,11 +61,13 @@ def test_the_columns_about_the_population_are_those_of_the_tests_themselves():
     row = table.query("task == 'two' and n == 100 and second == 'linear'").iloc[0]
     t = corrected_t_test(wide["transfer"], wide["linear"], train=100, test=60)
     assert (row["p_corrected_t"], row["low_corrected_t"]) == pytest.approx((t.two_sided, t.low), abs=1e-6)
-    for test in ("corrected_t", "participants", "population"):
+    assert not [name for name in table if "holm" in name and "corrected_t" in name]  # it decides nothing
+    for test in ("population", "participants"):
         assert table[f"holm_{test}"].to_numpy() == pytest.approx(holm(table[f"p_{test}"]))
         assert (table[f"low_{test}"] < table["mean_difference"]).all()
         assert (table["mean_difference"] < table[f"high_{test}"]).all()
     assert set(P_VALUES.values()) | set(ADJUSTED.values()) <= set(table.columns)
+    assert table["seed_sd"].isna().all() and medians["seed_sd"].isna().all()
     assert (medians["expected_low"] < medians["mean"]).all() and (medians["mean"] < medians["expected_high"]).all()
 
 
@@ -113,8 +116,6 @@ def test_a_model_that_is_never_passed_is_not_reached():
 
 
 def test_curves_rise_and_their_bands_hold_the_truth(growing):
-    from scipy.stats import norm
-
     table = curves(growing[2])
     assert len(table) == 3 * len(SIZES)
     for model, part in table.groupby("model"):
@@ -139,3 +140,42 @@ def test_every_test_says_which_null_it_speaks_to():
     assert NULLS["sign_flip"] == "this pool"
     assert {NULLS[test] for test in list(NULLS)[1:]} == {"the population"}
     assert list(P_VALUES) == list(ADJUSTED) == list(NULLS)
+    assert {NULLS[test] for test in PRIMARY} == {"this pool", "the population"} and len(PRIMARY) == 2
+
+
+def test_the_noise_of_random_starts_is_taken_out_of_the_error_about_the_population():
+    """Transfer's scores vary by a random start; a second seed shows it, and the linear model has none."""
+    generator = np.random.default_rng(5)
+    aucs, predictions, pools = study({"linear": lambda n: 1.0, "transfer": lambda n: 1.0}, replicates=40, sizes=(50,))
+    starts = {name: generator.normal(0, 1.5, 40) for name in ("first", "second")}
+    at = predictions["replicate"].astype(int).to_numpy() - 1
+    models = {name: predictions["transfer"] + values[at] * predictions["label"] for name, values in starts.items()}
+    first = predictions.assign(transfer=models["first"])
+    second = predictions[["task", "n", "replicate", "person", "label"]].assign(transfer=models["second"])
+    second = second[predictions["replicate"] <= "020"]
+    noisy = [
+        {"auc": roc_auc_score(part["label"], part["transfer"]), "model": "transfer", "task": "one", "n": 50,
+         "replicate": replicate} for replicate, part in first.groupby("replicate")
+    ]  # fmt: skip
+    aucs = pd.concat([aucs[aucs["model"] == "linear"], pd.DataFrame(noisy)])
+    medians = summarise(aucs, bootstrap=20, seed=1)
+    table = compare(aucs, statistic="mean", permutations=500, bootstrap=20, seed=1)
+    pools = pools.assign(overlap=0.4)
+    (_, without, _), (alone, found, _) = (
+        infer(medians, table, first, pools, draws=100, seed=1, second=seconds) for seconds in (None, second)
+    )
+    width = [float((part["high_population"] - part["low_population"]).iloc[0]) for part in (without, found)]
+    assert width[1] < 0.6 * width[0]
+    spread = np.std([norm.cdf((1 + start) / np.sqrt(2)) for start in generator.normal(0, 1.5, 4000)])
+    by_model = alone.set_index("model")["seed_sd"]
+    assert by_model["linear"] == 0 and by_model["transfer"] == pytest.approx(spread, rel=0.3)
+    assert found["seed_sd"].iloc[0] == pytest.approx(by_model["transfer"], rel=0.2)
+    assert (found["p_two_sided"] == without["p_two_sided"]).all()  # nothing about this pool changes
+
+
+def test_draws_are_as_many_as_holms_adjustment_needs():
+    pairs = pd.DataFrame({"first": ["transfer"] * 51, "second": ["linear"] * 51})
+    assert 2000 < (needed := draws_for(pairs, 0.05)) < 2100 and draws_for(pairs[:50], 0.05) == 2000
+    assert 51 * 2 / (needed + 1) < 0.05 <= 51 * 2 / needed
+    further = pairs.assign(second="frozen")
+    assert draws_for(pd.concat([pairs[:10], further]), 0.05) == needed  # each family by itself

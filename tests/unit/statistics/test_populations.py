@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from neurotransfer.statistics.populations import (
     Draws,
+    SecondSeeds,
     bootstrap_test,
     draw_participants,
     expected_value,
     overlap,
     pairs_in_order,
+    seed_variance,
 )
 from scipy import stats
 from sklearn.metrics import roc_auc_score
@@ -145,6 +147,33 @@ def test_the_error_of_an_expected_value_has_its_three_parts():
     apart = expected_value(aucs - 0.7, pool + within, 0.25)
     assert apart.two_sided == pytest.approx(2 * stats.t(399).sf(abs(apart.value) / apart.error))
     assert apart.greater + apart.less == pytest.approx(1)
+
+
+def test_second_seeds_show_the_variance_of_random_starts_apart_from_that_of_test_sets():
+    generator = np.random.default_rng(6)
+    replicates, draws = 20_000, 40
+    fits = generator.normal(0, 0.02, replicates)
+    starts = generator.normal(0, 0.03, (2, replicates))
+    people = generator.normal(0, 0.02, (draws + 1, replicates))  # whom a test set has, the same for both seeds
+    own = generator.normal(0, 0.04, (2, draws + 1, replicates))  # a network ranks them in its own way
+    values = 0.7 + fits + starts[:, None] + people + own
+    second = SecondSeeds(np.arange(replicates), values[1, 0], values[1, 1:])
+    assert seed_variance(values[0, 0], values[0, 1:], second) == pytest.approx(0.03**2, rel=0.1)
+    found = expected_value(values[0, 0], values[0, 1:], 0.5, second=second)
+    without = expected_value(values[0, 0], values[0, 1:], 0.5)
+    assert found.error == pytest.approx(np.sqrt(0.02**2 + np.var(values[0, 0]) / replicates), rel=0.1)
+    assert without.error == pytest.approx(np.hypot(0.02, 0.03), rel=0.1)
+
+
+def test_few_second_seeds_leave_few_degrees_of_freedom_and_equal_ones_change_nothing():
+    generator = np.random.default_rng(7)
+    aucs, drawn = generator.normal(0.7, 0.05, 30), generator.normal(0.7, 0.03, (50, 30))
+    at = np.arange(4)
+    same = SecondSeeds(at, aucs[:4], drawn[:, :4])  # of a model without a random start
+    assert expected_value(aucs, drawn, 0.3, second=same) == expected_value(aucs, drawn, 0.3)
+    other = SecondSeeds(at, aucs[:4] + generator.normal(0, 0.01, 4), drawn[:, :4])
+    found = expected_value(aucs, drawn, 0.3, second=other)
+    assert (found.high - found.value) / found.error == pytest.approx(stats.t(4).ppf(0.975))
 
 
 @pytest.mark.parametrize("count", [1, 3])

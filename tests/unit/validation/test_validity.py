@@ -30,8 +30,10 @@ def test_a_scaler_fitted_on_the_test_set_changes_the_test_auc():
 
 
 def test_a_broken_promise_is_named():
-    intervals = pd.DataFrame({"n": [50], "interval": ["population"], "covered": [0.90]})
-    tests = pd.DataFrame({"n": [50], "scenario": ["this pool"], "test": ["sign_flip"], "rejected": [0.2]})
+    intervals = pd.DataFrame({"starts": ["noisy"], "n": [50], "interval": ["population"], "covered": [0.90]})
+    tests = pd.DataFrame(
+        {"starts": ["noisy"], "n": [50], "scenario": ["this pool"], "test": ["sign_flip"], "rejected": [0.2]}
+    )
     leak = validity.Leak("a leak", 0.5, 0.6, 0.1, 0.01, "a guard", False, False)
     broken = validity.broken_claims(intervals, tests.assign(studies=1000), [leak])
     assert len(broken) == 3 and "covers in 0.900" in broken[0] and "does not find it" in broken[2]

@@ -32,9 +32,10 @@ from ..seeds import seed_from
 from ..split.resampling import read_resample
 from ..study import layout
 from ..study.recipe import RECIPE
-from .settings import choose, fingerprint_of_fit, fit_record, seeds_of_fit
+from .settings import choose, fingerprint_of_fit, fingerprint_of_second, fit_record, seeds_of_fit
 
 logger = logging.getLogger("neurotransfer")
+SEEDS = 3  # that a fit with a second seed tries before its divergence is an error
 
 
 def pretrained_trunk(
@@ -331,6 +332,7 @@ def fit(
     *,
     weights: str | Path | None = None,
     trunk: Mapping[str, torch.Tensor] | None = None,
+    first: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """One replicate of one CNN model type, from its resample's file to its record and the chosen setting's network.
 
@@ -339,27 +341,44 @@ def fit(
     model_name : "baseline" or "transfer"
     fitting : `seed`, `network`, `training` (`models.cnn`) and `settings`
     weights, trunk : for transfer, the file of the pretrained weights and the trunk in it (`pretrained_trunk`)
+    first : the record of the same fit, whose chosen setting alone is trained, with a second seed
 
     Returns
     -------
     record : see settings.fit_record; the test images' scores are logits
     state : the network's, for a head that takes pooled features as they are
+
+    Raises
+    ------
+    InputError
+        if the first fit was made with other parameters, another resample or other weights
     """
     resample, facts = read_resample(resample_path)
     training = fitting["training"]
     device = choose_device(training["device"], training["threads"])
     names = (fitting["seed"], facts["task"], facts["n"], facts["replicate"], model_name)
-    seeds = [seeds_of_fit(*names, position) for position in range(len(fitting["settings"]))]
-    records, chosen, scores, state = fit_settings(
-        ResidentImages(resample, layout.CACHE, device),
-        resample,
-        network=fitting["network"],
-        training=training,
-        settings=fitting["settings"],
-        seeds=seeds,
-        trunk=trunk,
-        device=device,
-    )
+    made_of = fingerprint_of_fit(model_name, fitting, resample_path, weights)
+    options = {"network": fitting["network"], "training": training, "trunk": trunk, "device": device}
+    images = ResidentImages(resample, layout.CACHE, device)
+    if first is None:
+        seeds = [seeds_of_fit(*names, position) for position in range(len(fitting["settings"]))]
+        found = fit_settings(images, resample, settings=fitting["settings"], seeds=seeds, **options)
+    else:
+        if first["fingerprint"] != made_of:
+            path = layout.fit(facts["task"], facts["n"], facts["replicate"], model_name)
+            fix = "delete it, then run the same command again"
+            raise InputError(path, "", "it was made with another configuration, resample or weights", fix)
+        values = [fitting["settings"][first["chosen"]]]
+        for attempt in range(1, SEEDS + 1):  # a setting that diverges from one start may not from the next
+            seeds = [seeds_of_fit(*names, first["chosen"], another=attempt)]
+            try:
+                found = fit_settings(images, resample, settings=values, seeds=seeds, **options)
+                break
+            except InputError:  # every setting diverged, and there is one
+                if attempt == SEEDS:
+                    raise
+        made_of = fingerprint_of_second(made_of, first["chosen"])
+    records, chosen, scores, state = found
     test = np.flatnonzero(resample["role"] == "test")
     labels = resample["label"].to_numpy()[test]
     record = fit_record(
@@ -370,7 +389,7 @@ def fit(
         test_auc=point_metrics(labels, scores, "binary")["auc"],
         test={"position": test.tolist(), "label": labels.tolist(), "score": scores.tolist()},
         seeds=seeds[chosen],
-        fingerprint=fingerprint_of_fit(model_name, fitting, resample_path, weights),
+        fingerprint=made_of,
         recipe=fitting.get("recipe", RECIPE),
     )
     return record, folded(state, training_scale(fitting["network"]["bottleneck"]))

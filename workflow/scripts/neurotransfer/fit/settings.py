@@ -53,13 +53,19 @@ def _is_usable(setting: Mapping[str, Any]) -> bool:
     return setting["status"] == "ok" and all(number is not None and math.isfinite(number) for number in numbers)
 
 
-def seeds_of_fit(seed: int, task: str, n: int, replicate: str, model: str, setting: int) -> dict[str, int]:
+def seeds_of_fit(
+    seed: int, task: str, n: int, replicate: str, model: str, setting: int, *, another: int = 0
+) -> dict[str, int]:
     """Seeds of one setting of one fit: what they name decides them, never when the fit runs.
 
     Head, data order, augmentation and dropout follow from task, n, replicate and setting alone, so baseline
     and transfer share them; the random trunk's also names the model.
+
+    Parameters
+    ----------
+    another : 0 for the fit itself; 1 for the fit that measures how much a random start changes, and more if it diverges
     """
-    parts = (seed, task, n, replicate, setting)
+    parts = (seed, task, n, replicate, setting, *([f"another {another}"] if another else []))
     shared = {name: seed_from(name, *parts) for name in ("head", "order", "augmentation", "dropout")}
     return shared | {"trunk": seed_from("trunk", *parts, model)}
 
@@ -87,6 +93,11 @@ def is_fit_of(
         return False
     found = record.get("fingerprint") if isinstance(record, dict) else None
     return found == fingerprint_of_fit(model, parameters, resample, weights)
+
+
+def fingerprint_of_second(first: str, position: int) -> str:
+    """What a fit with a second seed depends on: the first fit, by its fingerprint, and the setting that it chose."""
+    return fingerprint({"first": first, "setting": position, "seed": "second"})
 
 
 def fit_record(

@@ -31,7 +31,7 @@ from ..study.demands import (
     seconds_per_image,
 )
 from ..study.plan import CNNS, Study
-from ..study.rules import PRETRAINING, RULES, STAGES, cores_of, uses_gpu
+from ..study.rules import PRETRAINING, RULES, SECOND_SEED, STAGES, cores_of, uses_gpu
 
 COLUMNS = ["rule", "key", "seconds", "memory_mb", "units", "device"]
 DEVICE = re.compile(r"computing on (?:the )?(.+?)(?: with \d+ threads)?$", re.MULTILINE)
@@ -112,14 +112,22 @@ def units_of(rule: str, parts: list[str], study: Study, config: Mapping[str, Any
             return study.shards[parts[0]].images
         if rule in CNNS:
             return steps_of_fit(rule, int(parts[1].removeprefix("n")), config)
+        if rule == SECOND_SEED:
+            return steps_of_fit(parts[3], int(parts[1].removeprefix("n")), config, settings=1)
     except (KeyError, ValueError, IndexError):
         return None
     return 1.0 if rule in ("linear", "resample", "pretrain", "evaluate", "features") else None
 
 
-def steps_of_fit(model: str, n: int, config: Mapping[str, Any]) -> float:
-    """Images in training steps that a CNN fit's settings need together, prediction counted as what it costs."""
-    settings, epochs = len(all_settings(config["models"][model]["settings"])), config["models"]["cnn"]["epochs"]
+def steps_of_fit(model: str, n: int, config: Mapping[str, Any], settings: int | None = None) -> float:
+    """Images in training steps that a CNN fit's settings need together, prediction counted as what it costs.
+
+    Parameters
+    ----------
+    settings : how many are trained; None for all
+    """
+    settings = len(all_settings(config["models"][model]["settings"])) if settings is None else settings
+    epochs = config["models"]["cnn"]["epochs"]
     validation = n * config["resampling"]["validation_share"]
     # an epoch ends with a pass that settles batch norm, and a prediction of the validation set
     return settings * epochs * (n + EVALUATION * (n + validation))
@@ -130,9 +138,10 @@ def cost_of(
 ) -> Cost:
     """Seconds per unit of a rule: from this study's finished jobs, else from its rehearsal, else from a table.
 
-    If no fit of one CNN has run, the other CNN's fits count, because both take the same steps.
+    If no fit of one CNN has run, the other CNN's fits count, because both take the same steps; so do both for fits
+    with a second seed.
     """
-    kin = CNNS if rule in CNNS else (rule,)
+    kin = CNNS if rule in (*CNNS, SECOND_SEED) else (rule,)
     for names in ((rule,), kin):
         mine = [row for row in rows if row["rule"] in names]
         if mine:
@@ -141,7 +150,7 @@ def cost_of(
             basis = f"{len(mine)} finished jobs of this study" + (f" on {devices}" if devices else "")
             return Cost(seconds, basis, uses_gpu(rule, config))
     gpu = uses_gpu(rule, config)
-    for name in kin:
+    for name in dict.fromkeys((rule, *kin)):
         if rehearsed and name in rehearsed:
             facts = rehearsed[name]
             return Cost(facts["seconds"], facts["basis"], gpu, facts.get("start", 0.0))
@@ -158,7 +167,7 @@ def cost_of(
         if engine == "derivatives":
             return Cost(0.5, "assumed: half a second to link and check an image's files", False)
         return Cost(*ASSUMED["preprocess", "builtin" if engine == "builtin" else "cpu"], gpu)
-    if rule in (*PRETRAINING, *CNNS, "features"):
+    if rule in (*PRETRAINING, *CNNS, SECOND_SEED, "features"):
         seconds, basis = ASSUMED["network", "gpu" if gpu else "cpu"]
         crop = config["cache"]["crop"]
         return Cost(seconds * crop[0] * crop[1] * crop[2] / PAPER_VOXELS, basis, gpu)

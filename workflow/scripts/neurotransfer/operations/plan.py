@@ -16,15 +16,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from ..files import read_json, read_table
 from ..seeds import seed_from
 from ..split.resampling import INFEASIBLE, draw_rows, labelled, sizes
 from ..split.roles import split_cohort
 from ..study import layout
-from ..study.plan import ARMS, CNNS, MODELS, Study
+from ..study.plan import ARMS, CNNS, MODELS, Study, seconds_of
 from ..study.recipe import RECIPE
-from ..study.rules import ON_REQUEST, PRETRAIN_MINUTES, PRETRAINING, RULES, cores_of
+from ..study.rules import ON_REQUEST, PRETRAIN_MINUTES, PRETRAINING, RULES, SECOND_SEED, cores_of
 from ..text import aligned, byte_size, duration, number
 from .costs import EVALUATION, REHEARSED, Cost, cost_of, gather, share_without_volumes, steps_of_fit
 
@@ -41,6 +42,9 @@ COMPRESSED = 0.16  # of a cached image's bytes, by zstd; measured on four brains
 FIT_KB = {"linear": 12.0, "baseline": 20.0, "transfer": 20.0}  # [assumed] of one fit's record
 AUC = 0.75  # [assumed] of both models, whose difference is tested
 CORRELATION = 0.5  # [assumed] of two models' scores of one image, given its label
+SEED_NOISE = 0.04  # [assumed] standard deviation of a network's AUC over random starts; docs/type-one.md simulates it
+PERSONAL = 0.5  # [assumed] of a test set's variance, what its people bring along, whatever the fit
+DIFFERENCES = 4_000  # simulated studies behind the power about the population
 Z = 1.959964 + 0.841621  # two-sided 5 %, power 80 %
 
 
@@ -131,6 +135,9 @@ def work_of(study: Study, config: Mapping[str, Any], images: pd.DataFrame, role:
     for model in MODELS:
         network = model in CNNS
         work[model] = [steps_of_fit(model, n, config) for n in keys] if network else [1.0] * len(keys)
+    if study.second_seeds:
+        again = [(model, n) for _ in study.tasks for n in study.n for _ in study.second_seeds for model in CNNS]
+        work[SECOND_SEED] = [steps_of_fit(model, n, config, settings=1) for model, n in again]
     return work
 
 
@@ -141,11 +148,12 @@ def jobs_of(study: Study, replicates_per_job: int = 1) -> dict[str, int]:
         ("shard",): len(study.shards),
         ("cohort",): len(study.cohorts),
         ("task", "n", "replicate"): len(study.tasks) * len(study.n) * len(study.batches(replicates_per_job)),
+        ("task", "n", "replicate", "model"): len(study.tasks) * len(study.n) * len(study.second_seeds) * len(CNNS),
     }
     unused = (*ON_REQUEST, "adopt" if study.run == "multitask" else "pretrain")
     jobs = {name: count.get(rule.wildcards, 1) for name, rule in RULES.items() if name not in unused}
     jobs["features"] = len(study.cohorts_with_features())
-    return {name: number for name, number in jobs.items() if number or name != "features"}
+    return {name: number for name, number in jobs.items() if number or name not in ("features", SECOND_SEED)}
 
 
 def hours(rule: str, work: Sequence[float], cost: Cost) -> float:
@@ -168,19 +176,57 @@ def makespan(fits: Mapping[str, Sequence[float]], pretrain: float, gpus: int) ->
     return max(free)
 
 
-def smallest_difference(test: int, positives: float, replicates: int, seed: int) -> float:
+def smallest_difference(test: int, positives: float, replicates: int, seed: int, noise: float = 0.0) -> float:
     """The smallest difference of two AUCs that the paired test over replicates detects with a power of 80 %.
 
-    Simulated: normal scores of two models with a correlation of CORRELATION, on test sets of `test` images; the
-    spread of the difference over test sets, and the normal approximation of the sign-flip test on its mean.
-    Training adds more spread, so this is the best case.
+    The normal approximation of the sign-flip test on the mean difference.  Training adds more spread, so this is the
+    best case.
 
     Parameters
     ----------
+    test : images of a test set
     positives : share of positive images, between 0 and 1
+    noise : standard deviation of the difference over random starts
     """
-    if test > POWER_IMAGES:  # a standard deviation over test sets falls with the root of their size
-        return smallest_difference(POWER_IMAGES, positives, replicates, seed) * math.sqrt(POWER_IMAGES / test)
+    return float(Z * math.hypot(spread_of_difference(test, positives, seed), noise) / math.sqrt(replicates))
+
+
+def smallest_in_population(
+    spread: float, noise: float, *, replicates: int, seconds: int, shared: float, tested: float, seed: int
+) -> float:
+    """The smallest difference that the test about the population detects with a power of 80 %.
+
+    Simulated: the test's own estimate of its error (populations.expected_value), in which the variance of fits that
+    comes from shared training images is 0, but is not known to be.  Without second seeds the random starts' noise
+    counts as such.
+
+    Parameters
+    ----------
+    spread, noise : standard deviations of a replicate's difference over test sets, and over random starts
+    seconds : replicates with a second seed
+    shared : of two replicates' training images, from `expected_overlap`
+    tested : images of a test set as a share of the pool's
+    """
+    if replicates < 2:
+        return math.inf
+    generator = np.random.default_rng(seed)
+    seen = spread**2 + noise**2
+    between = PERSONAL * spread**2 * min(tested, 1.0)  # all replicates together test each of the pool's images
+    uncertain = math.sqrt(2 / (replicates - 1) + (2 / seconds if seconds else 0)) * seen
+    centre, degrees = (0.0, min(seconds, replicates - 1)) if seconds else (noise**2, replicates - 1)
+    fits = np.maximum(0, generator.normal(centre, uncertain, DIFFERENCES)) * shared / (1 - shared)
+    error = np.sqrt(between + fits + seen / replicates)
+    off = generator.normal(0, math.sqrt(between + seen / replicates), DIFFERENCES)
+    return float(np.quantile(stats.t.ppf(0.975, degrees) * error - off, 0.8))
+
+
+def spread_of_difference(test: int, positives: float, seed: int) -> float:
+    """The standard deviation, over test sets of `test` images, of the difference of two models' AUCs.
+
+    Simulated: normal scores of two models with a correlation of CORRELATION.
+    """
+    if test > POWER_IMAGES:  # it falls with the root of their size
+        return spread_of_difference(POWER_IMAGES, positives, seed) * math.sqrt(POWER_IMAGES / test)
     generator = np.random.default_rng(seed)
     count = min(max(round(test * positives), 1), test - 1)
     shift = math.sqrt(2) * _normal_quantile(AUC)
@@ -190,7 +236,14 @@ def smallest_difference(test: int, positives: float, replicates: int, seed: int)
     scores[:, :, :count] += shift
     ranks = scores.argsort(axis=2).argsort(axis=2)[:, :, :count].sum(axis=2)  # of the positive images, from 0
     aucs = (ranks - count * (count - 1) / 2) / (count * (test - count))
-    return float(Z * (aucs[:, 0] - aucs[:, 1]).std(ddof=1) / math.sqrt(replicates))
+    return float((aucs[:, 0] - aucs[:, 1]).std(ddof=1))
+
+
+def expected_overlap(pool: pd.DataFrame, n: int) -> float:
+    """What `populations.overlap` is on average if n images are drawn from a pool with replacement."""
+    shares = pool["participant_id"].value_counts(normalize=True)
+    same = float((shares**2).sum())
+    return n * same / (1 + (n - 1) * same)
 
 
 def _normal_quantile(share: float) -> float:
@@ -306,19 +359,30 @@ def _pools(config, study, pools, warnings) -> str:
 
 def _power(config, pools) -> str:
     settings, replicates = config["resampling"], config["resampling"]["replicates"]
+    noise, seconds = math.sqrt(2) * SEED_NOISE, seconds_of(replicates, settings["second_seeds"])
     lines = [
-        f"Smallest AUC difference that {replicates} replicates detect with 80 % power, for this pool, at best:",
-        f"  (simulated at an AUC of {AUC}, scores correlated by {CORRELATION} [assumed]; in brackets, for the",
-        "  population that pools come from, by Nadeau and Bengio's correction)",
+        f"Smallest AUC difference of two networks that {replicates} replicates detect with 80 % power, in this pool at",
+        f"best; in brackets, for the population that it comes from, with {seconds} second seeds:",
+        f"  (simulated at an AUC of {AUC}, scores correlated by {CORRELATION}, a standard deviation of {SEED_NOISE}",
+        "  in a network's AUC over random starts [assumed])",
     ]
     for name, pool in pools.items():
         if pool["label"].nunique() < 2:
             continue
         parts = []
         for n in settings["n"]:
-            test = sizes(n, settings)[2]
-            least = smallest_difference(test, pool["label"].mean(), replicates, seed_from(config["seed"], "power", n))
-            wider = math.sqrt(1 / replicates + test / n) / math.sqrt(1 / replicates)
-            parts.append(f"n = {n}: {least:.3f} ({least * wider:.3f})")
+            test, seed = sizes(n, settings)[2], seed_from(config["seed"], "power", n)
+            positives = pool["label"].mean()
+            least = smallest_difference(test, positives, replicates, seed, noise)
+            wider = smallest_in_population(
+                spread_of_difference(test, positives, seed),
+                noise,
+                replicates=replicates,
+                seconds=seconds,
+                shared=expected_overlap(pool, n),
+                tested=test / len(pool),
+                seed=seed,
+            )
+            parts.append(f"n = {n}: {least:.3f} ({wider:.3f})")
         lines.append(f"  {name}: " + ", ".join(parts))
     return "\n".join(lines)

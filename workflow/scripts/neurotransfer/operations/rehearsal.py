@@ -32,7 +32,7 @@ from ..study.configuration import merge
 from ..study.demands import has_gpu, seconds_per_image
 from ..study.documents import read_document
 from ..study.plan import CNNS, Study, read_study
-from ..study.rules import ON_REQUEST, RULES
+from ..study.rules import ON_REQUEST, RULES, SECOND_SEED
 from ..text import MISSING, aligned, byte_size, duration
 from .costs import EVALUATION, REHEARSED, by_rule, gather, parts_measured, rows_of_parts
 from .failures import by_kind, failures_of
@@ -345,7 +345,11 @@ def _costs(
             each = seconds_per_image(config["preprocessing"] | {"measured": parts})
         elif rule == "preprocess":  # images at once overlap, so their own clocks may say more than the job's
             each = min(_seconds_per_image(folder) or each, each)
-        elif rule in ("pretrain", "evaluate", *CNNS) and training and math.isfinite(training.images_per_second):
+        elif (
+            rule in ("pretrain", "evaluate", *CNNS, SECOND_SEED)
+            and training
+            and math.isfinite(training.images_per_second)
+        ):
             each = min(1 / training.images_per_second, each)
             if rule == "pretrain":
                 sizes = _sizes(folder)

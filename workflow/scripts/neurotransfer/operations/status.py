@@ -6,6 +6,7 @@ text.  It only reads and holds no lock, so it can be used while jobs run.  Stand
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -20,7 +21,7 @@ from ..files import read_bytes
 from ..jobs.job import SILENCE, holder_in, process_runs
 from ..study import layout
 from ..study.plan import CNNS, Study
-from ..study.rules import PAGES, RULES, STATISTICS
+from ..study.rules import PAGES, RULES, SECOND_SEED, STATISTICS
 from ..text import aligned, duration
 from .failures import Failure, by_kind, failures_of
 from .image_states import EXCLUDED, FAILED, STATES, UNKNOWN, names_in, states_of_images
@@ -311,7 +312,24 @@ def _replicates(
         of = sum(row.of for row in rows)
         title = name if name == "resamples" else f"{name} fits"
         fits.append(Step(title, done, of, "", running, ended, _seconds_left(times[name], of - done)))
+    if study.second_seeds:
+        fits.append(_second_seeds(study, results, failed.get(SECOND_SEED, set())))
     return tuple(rows), tuple(fits)
+
+
+def _second_seeds(study: Study, results: Path, failed: set[str]) -> Step:
+    """All fits with a second seed as one step."""
+    wanted, done, live, times = set(), set(), set(), []
+    for place in itertools.product(study.tasks, map(str, study.n), study.second_seeds, CNNS):
+        key = "-".join(place)
+        path = layout.within(results, RULES[SECOND_SEED].target(place))
+        wanted.add(key)
+        if path.exists():
+            done.add(key)
+            times.append(path.stat().st_mtime)
+        elif _is_live(path.with_name(f"{path.name}.lease")):
+            live.add(key)
+    return _step("second seeds", wanted, done, live, failed, times)
 
 
 def _step(

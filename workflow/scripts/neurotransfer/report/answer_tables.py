@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..statistics.inference import ADJUSTED, NULLS
+from ..statistics.aggregation import of_paper
+from ..statistics.inference import ADJUSTED
 from ..study.plan import ARMS, MODELS, further_arms, further_models
 from ..text import MISSING, interval, p_text, signed
 from .style import marks_of
@@ -20,11 +21,16 @@ ALONE = ARMS[-1]  # the model of covariates alone, outside the comparisons
 
 
 def result_groups(
-    medians: pd.DataFrame, found: Sequence[Verdict], tasks: Mapping[str, Mapping[str, Any]]
+    medians: pd.DataFrame, found: Mapping[str, Sequence[Verdict]], tasks: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Per task, a row per n: each model's median and interval, and the verdicts of transfer's two tests."""
+    """Per task, a row per n: each model's median and interval, and the verdicts on transfer.
+
+    Parameters
+    ----------
+    found : by test, its verdicts
+    """
     auc = medians.set_index(["task", "n", "model"])
-    verdict = {(v.task, v.n, v.second): v for v in found if v.first == "transfer"}
+    verdict = {(v.task, v.n, v.second, test): v for test, mine in found.items() for v in mine if v.first == "transfer"}
     groups = []
     for task in tasks:
         rows = []
@@ -39,7 +45,10 @@ def result_groups(
             highest = max((cell["median"] for model, cell in models.items() if model != ALONE), default=None)
             for model, cell in models.items():
                 cell["highest"] = cell["median"] == highest and model != ALONE
-            tests = {other: verdict.get((task, n, other)) for other in ("baseline", "linear")}
+            tests = {
+                other: [verdict[key] for test in found if (key := (task, n, other, test)) in verdict]
+                for other in ("baseline", "linear")
+            }
             rows.append({"n": int(n), "models": models, "tests": tests})
         groups.append({"title": tasks[task].get("title", task), "rows": rows})
     return groups
@@ -50,9 +59,14 @@ def _in_order(models: Iterable[str]) -> list[str]:
 
 
 def comparison_groups(
-    comparisons: pd.DataFrame, found: Sequence[Verdict], tasks: Mapping[str, Mapping[str, Any]]
+    comparisons: pd.DataFrame, found: Mapping[str, Sequence[Verdict]], tasks: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Per task, a row per n and pair of models: differences, intervals, p-values of all tests, and the verdict."""
+    """Per task, a row per n and pair of models: differences, and interval, p and verdict of the test of each question.
+
+    Parameters
+    ----------
+    found : by test, its verdicts
+    """
     rows = [
         {
             **row,
@@ -63,16 +77,17 @@ def comparison_groups(
             "holm": p_text(row["p_holm"]),
             "won": f"{100 * row['wins']:.0f} %",
             "won_interval": f"{100 * row['wins_low']:.0f} to {100 * row['wins_high']:.0f} %",
-            "population": [
-                {
-                    "p": p_text(row[ADJUSTED[test]]),
-                    "interval": interval(row[f"low_{test}"], row[f"high_{test}"], sign=True),
-                }
-                for test in list(NULLS)[1:]
-            ],
-            "verdict": verdict,
+            "population": {
+                "p": p_text(row["p_population"]),
+                "holm": p_text(row[ADJUSTED["population"]]),
+                "interval": interval(row["low_population"], row["high_population"], sign=True),
+            },
+            "family": "the paper's" if ours else "further",
+            "verdicts": verdicts,
         }
-        for row, verdict in zip(comparisons.to_dict("records"), found, strict=True)
+        for row, ours, *verdicts in zip(
+            comparisons.to_dict("records"), of_paper(comparisons), *found.values(), strict=True
+        )
     ]
     titles = {task: settings.get("title", task) for task, settings in tasks.items()}
     return [{"title": titles[task], "rows": [row for row in rows if row["task"] == task]} for task in tasks]

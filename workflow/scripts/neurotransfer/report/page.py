@@ -20,7 +20,7 @@ from .. import pages
 from ..files import read_table
 from ..split.certificate import duplicates_in_words, statement
 from ..statistics.aggregation import of_paper
-from ..statistics.inference import NULLS
+from ..statistics.inference import PRIMARY
 from ..study import layout
 from ..study.plan import further_models
 from . import answer_tables, pretraining_tables, trust_tables
@@ -28,7 +28,7 @@ from .cells import sample
 from .methods_text import methods
 from .references import bibliography
 from .style import DARK, PUBLISHED
-from .verdicts import TEST_NAMES, answer, verdicts
+from .verdicts import answer, verdicts
 
 MIME = {"svg": "image/svg+xml", "png": "image/png", "tsv": "text/tab-separated-values", "tsv.gz": "application/gzip"}
 LARGE = 2**20  # bytes; larger tables are compressed in the page
@@ -76,7 +76,7 @@ def report_content(
     medians, comparisons = tables["medians"], tables["comparisons"]
     chosen = {name: config["statistics"][name] for name in ("alpha", "statistic")}
     smallest = config["report"]["smallest_cell"]
-    found = verdicts(comparisons, **chosen)
+    found = {test: verdicts(comparisons, **chosen, test=test) for test in PRIMARY}
     replicates = sorted(set(medians["replicates"]))
     paragraphs, cited = methods(config, run, weights, tasks, ledger)
     return {
@@ -102,7 +102,7 @@ def report_content(
         "alt": answer_tables.alternative(medians, tasks),
         "worth": answer_tables.worth_groups(tables["worth"], tasks),
         "search": answer_tables.search_groups(tables["search"], tasks),
-        "tests": [{"name": TEST_NAMES[test], "null": null} for test, null in NULLS.items()],
+        "second_seeds": bool(medians["seed_sd"].notna().any()),
         "metrics": pretraining_tables.metric_groups(tables["metrics"], tables["published"], smallest),
         "sources": sorted({text.partition(",")[0] for text in tables["published"]["source"]}),
         "known": pretraining_tables.known_targets(

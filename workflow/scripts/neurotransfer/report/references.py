@@ -108,16 +108,6 @@ LIBRARY = (
         "International Conference on Learning Representations",
         doi="10.48550/arXiv.1711.05101",
     ),
-    Reference(
-        "nadeau2003",
-        ("Nadeau C", "Bengio Y"),
-        "Inference for the generalization error",
-        2003,
-        "Machine Learning",
-        "52",
-        "239-281",
-        "10.1023/A:1024068626366",
-    ),
 )
 
 

@@ -1,8 +1,8 @@
 """Comparisons into verdicts and three sentences, which claim no more than the tests show.
 
-"Better" and "worse" require a Holm-adjusted p below the threshold.  If only the unadjusted p (the paper's test) is
-below it, the text says so.  Everything else is "not distinguishable", which is not "equal".  The paper's test is about
-this pool of images; each verdict also says how many of the tests about the population agree.
+"Better" and "worse" require a Holm-adjusted p below the threshold.  If only the unadjusted p is below it, the text
+says so.  Everything else is "not distinguishable", which is not "equal".  There are two questions, each with one test
+and its own verdict: the paper's test is about this pool of images, the other about the population that it comes from.
 """
 
 from __future__ import annotations
@@ -15,25 +15,24 @@ from typing import Any
 import pandas as pd
 
 from ..statistics.aggregation import of_paper
-from ..statistics.inference import ADJUSTED, NULLS
+from ..statistics.inference import ADJUSTED, P_VALUES, PRIMARY
 from ..study.plan import FROZEN
 
 OPPONENTS = {"linear": "the linear model on regional volumes", "baseline": "the same network trained from scratch"}
 TEST_NAMES = {  # on pages; inference.NULLS has the null of each
     "sign_flip": "paired sign-flip",
-    "corrected_t": "corrected t",
-    "participants": "participants resampled",
     "population": "participants and overlap",
+    "participants": "participants resampled",
 }
+SCOPES = {"sign_flip": "In this pool of images", "population": "In the population that it comes from"}  # of PRIMARY
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of the paired test for one pair of models at one n of one task.
+    """The result of one test for one pair of models at one n of one task.
 
     `direction` is 1 if the first model is better, -1 if it is worse, 0 if they are not distinguishable; `adjusted` is
-    true if the direction survives Holm's adjustment.  `asked` are the tests about the population that were made (keys
-    of inference.NULLS), `survives` those that agree: same direction, adjusted p below the threshold.
+    true if the direction survives Holm's adjustment.
     """
 
     task: str
@@ -45,21 +44,12 @@ class Verdict:
     p_holm: float
     direction: int
     adjusted: bool
-    asked: tuple[str, ...] = ()
-    survives: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
         """The verdict in words, for a table."""
         word = {1: "better", -1: "worse", 0: "not distinguishable"}[self.direction]
         return word if self.adjusted or not self.direction else f"{word}, unadjusted only"
-
-    @property
-    def population(self) -> str:
-        """How many tests about the population agree, for a table; empty without an adjusted verdict or such tests."""
-        if not (self.adjusted and self.asked):
-            return ""
-        return f"in the population by {len(self.survives)} of {len(self.asked)} tests"
 
     @property
     def kind(self) -> str:
@@ -69,16 +59,19 @@ class Verdict:
         return ("better" if self.direction > 0 else "worse") if self.adjusted else "maybe"
 
 
-def verdicts(comparisons: pd.DataFrame, *, alpha: float, statistic: str) -> list[Verdict]:
-    """A verdict per row of comparisons.tsv; `statistic` is the tested one, "mean" or "median"."""
+def verdicts(comparisons: pd.DataFrame, *, alpha: float, statistic: str, test: str = "sign_flip") -> list[Verdict]:
+    """A verdict per row of comparisons.tsv.
+
+    Parameters
+    ----------
+    statistic : that the sign-flip test tests, "mean" or "median"; a test about the population tests the mean
+    test : one of inference.PRIMARY
+    """
     found = []
     for row in comparisons.to_dict("records"):
-        difference, p, p_holm = row[f"{statistic}_difference"], row["p_two_sided"], row["p_holm"]
+        difference = row[f"{statistic if test == 'sign_flip' else 'mean'}_difference"]
+        p, p_holm = row[P_VALUES[test]], row[ADJUSTED[test]]
         direction = 0 if not p < alpha or difference == 0 else (1 if difference > 0 else -1)
-        adjusted = bool(direction and p_holm < alpha)
-        asked = tuple(test for test, null in NULLS.items() if null == "the population" and ADJUSTED[test] in row)
-        agrees = adjusted and direction * row["mean_difference"] > 0  # the tests about the population test the mean
-        survives = tuple(test for test in asked if agrees and row[ADJUSTED[test]] < alpha)
         found.append(
             Verdict(
                 task=row["task"],
@@ -89,9 +82,7 @@ def verdicts(comparisons: pd.DataFrame, *, alpha: float, statistic: str) -> list
                 p=p,
                 p_holm=p_holm,
                 direction=direction,
-                adjusted=adjusted,
-                asked=asked,
-                survives=survives,
+                adjusted=bool(direction and p_holm < alpha),
             )
         )
     return found
@@ -120,9 +111,9 @@ def answer(
     alpha: float,
     statistic: str,
 ) -> list[str]:
-    """Sentences: transfer against training from scratch, against the linear model, and the limits of both.
+    """Sentences: transfer against training from scratch and against the linear model, and the limits of both.
 
-    Each further arm gets one more sentence, after these three.
+    Each comparison has two, about this pool and about the population.  Each further arm gets two more at the end.
 
     Parameters
     ----------
@@ -130,49 +121,38 @@ def answer(
     alpha : threshold of the adjusted p
     statistic : of the paired differences, "mean" or "median"
     """
-    found = [verdict for verdict in verdicts(comparisons, alpha=alpha, statistic=statistic) if verdict.task in tasks]
+    shown = comparisons[comparisons["task"].isin(list(tasks)) & (comparisons["first"] == "transfer")]
+    found = {test: verdicts(shown, alpha=alpha, statistic=statistic, test=test) for test in PRIMARY}
     comparisons, others = comparisons[of_paper(comparisons)], comparisons[~of_paper(comparisons)]
-    of_transfer = [verdict for verdict in found if verdict.first == "transfer" and verdict.second in OPPONENTS]
-    sentences = [
-        _sentence([verdict for verdict in of_transfer if verdict.second == other], other, tasks)
-        for other in ("baseline", "linear")
-    ]
+
+    def both(other: str) -> list[str]:
+        return [
+            _sentence([verdict for verdict in found[test] if verdict.second == other], other, tasks, SCOPES[test])
+            for test in PRIMARY
+        ]
+
     replicates = int(medians["replicates"].min())
     least = smallest_adjusted_p(comparisons, replicates, statistic)
-    scope = _scope(of_transfer)
+    family = _counted(len(comparisons), "comparison")
     if least >= alpha:
-        counts = f"{_counted(replicates, 'replicate')} and {_counted(len(comparisons), 'comparison')}"
         limit = (
-            f"With {counts} no adjusted p below {least:.2g} is possible, so nothing could be called better or worse at "
-            f"{alpha:g}; more replicates would be needed, and even then {scope}."
+            f"With {_counted(replicates, 'replicate')} and {family} no adjusted p below {least:.2g} is possible in "
+            f"this pool, so nothing could be called better or worse there at {alpha:g}; more replicates are needed."
         )
     else:
         limit = (
-            f"“Better” and “worse” mean a Holm-adjusted p below {alpha:g} over all {len(comparisons)} comparisons; "
-            f"“not distinguishable” does not mean equal, and {scope}."
+            f"“Better” and “worse” mean a p below {alpha:g} after Holm's adjustment over the {family} of the paper's "
+            "three models; “not distinguishable” does not mean equal."
         )
-    further = [verdict for verdict in found if verdict.first == "transfer" and verdict.second not in OPPONENTS]
-    further_sentences = []
-    for arm in dict.fromkeys(verdict.second for verdict in further):
-        sentence = _sentence([verdict for verdict in further if verdict.second == arm], arm, tasks).removesuffix(".")
-        family = _counted(len(others), "comparison")
-        limit_of_arm = f"; this arm is not the paper's, and its p is adjusted over the {family} with such arms"
-        further_sentences.append(f"{sentence}{limit_of_arm}.")
-    return [*sentences, limit, *further_sentences]
-
-
-def _scope(found: Sequence[Verdict]) -> str:
-    """The scope of the verdicts, and how many of them also hold in the population."""
-    pools = "this holds for the pools of images at hand, not for the populations that they come from"
-    sure = [verdict for verdict in found if verdict.adjusted and verdict.asked]
-    if not sure:
-        return pools
-    by_overlap, by_t = (sum(test in verdict.survives for verdict in sure) for test in ("population", "corrected_t"))
-    holding = {0: "none holds", 1: "1 also holds"}.get(by_overlap, f"{by_overlap} also hold")
-    return (
-        f"{pools}: of the {_counted(len(sure), 'verdict')} about transfer, {holding} there by the test that accounts "
-        f"for shared participants and {by_t or 'none'} by the corrected t-test, which is stricter"
-    )
+    further = []
+    for arm in dict.fromkeys(verdict.second for verdict in found["sign_flip"] if verdict.second not in OPPONENTS):
+        pool, population = both(arm)
+        further += [
+            pool,
+            f"{population.removesuffix('.')}; this arm is not the paper's, and its p is adjusted over the "
+            f"{_counted(len(others), 'comparison')} with such arms.",
+        ]
+    return [*both("baseline"), *both("linear"), limit, *further]
 
 
 def opponent(arm: str) -> str:
@@ -185,11 +165,11 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _sentence(found: Sequence[Verdict], other: str, tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """The comparison of transfer with another model, over all tasks and n."""
+def _sentence(found: Sequence[Verdict], other: str, tasks: Mapping[str, Mapping[str, Any]], scope: str) -> str:
+    """The comparison of transfer with another model by one test, over all tasks and n."""
     against = OPPONENTS.get(other) or opponent(other)
     if not found:
-        return f"The pretrained network was not compared with {against}."
+        return f"{scope}, the pretrained network was not compared with {against}."
     sizes = Counter(verdict.task for verdict in found)
     clauses: list[str] = []
     for word, sign in (("better", 1), ("worse", -1)):
@@ -205,7 +185,7 @@ def _sentence(found: Sequence[Verdict], other: str, tasks: Mapping[str, Mapping[
         clauses.append(
             f"not distinguishable in the other {rest}" if rest > 1 else "not distinguishable in the other one"
         )
-    text = f"The pretrained network was {listed(clauses)}"
+    text = f"{scope}, the pretrained network was {listed(clauses)}"
     hints = []
     for word, sign in (("better", 1), ("worse", -1)):
         group = [verdict for verdict in found if verdict.direction == sign and not verdict.adjusted]

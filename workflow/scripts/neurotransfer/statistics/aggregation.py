@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from ..errors import InputError, raise_all
 from ..files import digest_of_file, fingerprint, read_facts, read_json, read_table
-from ..fit.settings import choose
+from ..fit.settings import choose, fingerprint_of_second
 from ..seeds import seed_from
 from ..split.resampling import drawing_of
 from ..study import layout
@@ -102,6 +102,47 @@ def read_fits(
     leading = ["task", "n", "replicate", "position", "label"]
     table = table[[*leading, *(name for name in table if name not in leading)]]
     return pd.DataFrame(aucs), pd.DataFrame(settings), table
+
+
+def read_second_seeds(paths: Iterable[str | Path], fits: str | Path, predictions: pd.DataFrame) -> pd.DataFrame:
+    """Test scores of the fits with a second seed, as a table like `predictions`.
+
+    Parameters
+    ----------
+    paths : of their records, ``<task>/n<n>/<replicate>/<model>.json``
+    fits : the folder of the first fits, which `read_fits` has accepted
+    predictions : from `number_participants`
+
+    Raises
+    ------
+    InputError, InputErrors
+        naming every file that is not the second fit of the first one that is there now
+    """
+    wrong: list[InputError] = []
+    known = dict(list(predictions.groupby(["task", "n", "replicate"], sort=False)))
+    columns = ["task", "n", "replicate", "position", "person", "label"]
+    tables: dict[tuple, pd.DataFrame] = {}
+    for path in map(Path, paths):
+        try:
+            fit = _read_fit(path)
+            key, model, tested = (fit["task"], fit["n"], fit["replicate"]), fit["model"], fit["test"]
+            place = Path(key[0], f"n{key[1]}", key[2], f"{model}.json")
+            if path.parts[-4:] != place.parts:
+                raise InputError(path, "", f"it holds the fit {place}, not the one of its name", AGAIN)
+            first = _read_fit(Path(fits, place))
+            if fit["fingerprint"] != fingerprint_of_second(first["fingerprint"], first["chosen"]):
+                raise InputError(path, "", "it is the second fit of another first one than that there now", AGAIN)
+            if not math.isclose(roc_auc_score(tested["label"], tested["score"]), fit["test_auc"], abs_tol=1e-9):
+                raise InputError(path, "test_auc", "it is not the AUC of the scores beside it", AGAIN)
+            table = tables.setdefault(key, known[key][columns].reset_index(drop=True))
+            if any(table[name].tolist() != tested[name] for name in ("position", "label")):
+                raise InputError(path, "test", "its test images are not those of its first fit", AGAIN)
+            table[model] = tested["score"]
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            what = f"it can't be read as a fit ({error})"
+            wrong.append(error if isinstance(error, InputError) else InputError(path, "", what, AGAIN))
+    raise_all(wrong)
+    return pd.concat(tables.values(), ignore_index=True)
 
 
 def _read_fit(path: Path) -> Any:

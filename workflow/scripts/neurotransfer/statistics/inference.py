@@ -1,7 +1,7 @@
 """Test scores of all replicates in; what holds in the population, and what pretraining is worth in scans, out.
 
-The comparisons of aggregation.py are about this pool.  Here they get company: three answers about the population
-that the pool comes from, and learning curves with bands.
+The comparisons of aggregation.py are about this pool.  Here they get company: the test about the population that the
+pool comes from, two figures beside it that decide nothing, and learning curves with bands.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import pandas as pd
 from ..errors import InputError
 from ..seeds import seed_from
 from ..study import layout
-from .aggregation import holm_by_family
+from .aggregation import holm_by_family, of_paper
 from .learning_curves import monotone, percentile_interval, size_from_which, worth_in_scans
-from .populations import Draws, bootstrap_test, draw_participants, expected_value
+from .populations import Draws, SecondSeeds, bootstrap_test, draw_participants, expected_value, seed_variance
 from .tests import corrected_t_test
 
 NULLS = {  # by test, the null that it speaks to; the order is that of the columns
     "sign_flip": "this pool",
-    "corrected_t": "the population",
-    "participants": "the population",
     "population": "the population",
+    "participants": "the population",
 }
+PRIMARY = ("sign_flip", "population")  # the one test of each question; the verdicts are theirs alone
 P_VALUES = {"sign_flip": "p_two_sided"} | {test: f"p_{test}" for test in list(NULLS)[1:]}
 ADJUSTED = {"sign_flip": "p_holm"} | {test: f"holm_{test}" for test in list(NULLS)[1:]}
 
@@ -54,6 +54,8 @@ def infer(
     *,
     draws: int,
     seed: int,
+    second: pd.DataFrame | None = None,
+    alpha: float | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[tuple[str, int], CellOfTask]]:
     """Add to the tables about this pool what holds in the population.
 
@@ -61,12 +63,16 @@ def infer(
     ----------
     medians, comparisons : from aggregation.summarise and aggregation.compare
     predictions, pools : from aggregation.number_participants
-    draws : of participants
+    draws : of participants; more are taken if Holm's adjustment needs smaller p-values (`draws_for`)
+    second : test scores of the fits with a second seed, as predictions; None if there are none
+    alpha : the threshold of an adjusted p; None takes no more draws than `draws`
 
     Returns
     -------
-    medians : with `expected_low` and `expected_high`, the 95 % interval of the mean AUC over pools
-    comparisons : with `p_`, `holm_`, `low_` and `high_` of each test about the population (the keys of NULLS)
+    medians : with `expected_low` and `expected_high`, the 95 % interval of the mean AUC over pools, and `seed_sd`, the
+        standard deviation of a replicate's AUC over random starts (NaN without second seeds)
+    comparisons : with `p_`, `holm_`, `low_` and `high_` of each test about the population (the keys of NULLS); the
+        corrected t test's p and interval; and `seed_sd` of the difference
     cells : per task and n, for `curves` and `worth`
 
     Raises
@@ -75,20 +81,27 @@ def infer(
         if a model's scores are missing
     """
     known = pools.set_index(["task", "n"])
+    draws = draws if alpha is None else max(draws, draws_for(comparisons, alpha))
+    again = {} if second is None else dict(list(second.groupby(["task", "n"], sort=False)))
     expected, tests, cells = [], [], {}
     for (task, n), group in predictions.groupby(["task", "n"], sort=False):
         models = tuple(medians.loc[(medians["task"] == task) & (medians["n"] == n), "model"])
         pool = known.loc[(task, n)]
-        found = draw_scores(group, models, int(pool["participants"]), draws, seed_from("participants", seed, task))
-        for model, aucs, drawn in zip(models, found.aucs, found.drawn, strict=True):
-            value = expected_value(aucs, drawn, pool["overlap"])
+        seed_of_task = seed_from("participants", seed, task)
+        found = draw_scores(group, models, int(pool["participants"]), draws, seed_of_task)
+        seconds = None
+        if (task, n) in again:
+            seconds = second_fits(found, models, group, again[task, n], int(pool["participants"]), draws, seed_of_task)
+        for at, model in enumerate(models):
+            mine = _at(seconds, at)
+            value = expected_value(found.aucs[at], found.drawn[at], pool["overlap"], second=mine)
             low, high = np.clip((value.low, value.high), 0, 1)
-            row = {"task": task, "n": n, "model": model}
-            expected.append(row | {"expected_low": float(low), "expected_high": float(high)})
+            row = {"task": task, "n": n, "model": model, "expected_low": float(low), "expected_high": float(high)}
+            expected.append(row | {"seed_sd": _seed_sd(found.aucs[at], found.drawn[at], mine)})
         pairs = comparisons[(comparisons["task"] == task) & (comparisons["n"] == n)]
-        for first, second in pairs[["first", "second"]].itertuples(index=False):
-            row = {"task": task, "n": n, "first": first, "second": second}
-            tests.append(row | _tests(found, models.index(first), models.index(second), pool))
+        for first, other in pairs[["first", "second"]].itertuples(index=False):
+            row = {"task": task, "n": n, "first": first, "second": other}
+            tests.append(row | _tests(found, seconds, models.index(first), models.index(other), pool))
         generator = np.random.default_rng(seed_from("curves", seed, task, n))
         cells[task, int(n)] = CellOfTask(models, found.aucs.mean(1), drawn_replicates(found, generator))
     medians = medians.merge(pd.DataFrame(expected), on=["task", "n", "model"], how="left", validate="one_to_one")
@@ -98,6 +111,55 @@ def infer(
         place = comparisons.columns.get_loc(f"p_{test}") + 1
         comparisons.insert(place, f"holm_{test}", holm_by_family(comparisons, f"p_{test}"))
     return medians, comparisons, cells
+
+
+def draws_for(comparisons: pd.DataFrame, alpha: float) -> int:
+    """The fewest draws with which the bootstrap's smallest two-sided p, 2 / (draws + 1), survives Holm at `alpha`."""
+    families = of_paper(comparisons)
+    largest = max(families.sum(), (~families).sum())
+    return int(np.floor(2 * largest / alpha))
+
+
+def second_fits(
+    found: Draws,
+    models: Sequence[str],
+    scores: pd.DataFrame,
+    second: pd.DataFrame,
+    participants: int,
+    draws: int,
+    seed: int,
+) -> SecondSeeds:
+    """The second fits of one task and n under the same draws of participants: `aucs` and `drawn` by model.
+
+    A model without second fits has no random start: its first fits stand in.
+
+    Parameters
+    ----------
+    found : of the first fits
+    scores, second : test scores of the first and second fits
+    """
+    order = {replicate: at for at, replicate in enumerate(pd.factorize(scores["replicate"])[1])}
+    at = np.array([order[replicate] for replicate in pd.factorize(second["replicate"])[1]])
+    refitted = [model for model in models if model in second and not second[model].isna().any()]
+    again = draw_scores(second, refitted, participants, draws, seed)
+    aucs, drawn = found.aucs[:, at].copy(), found.drawn[:, :, at].copy()
+    for position, model in enumerate(refitted):
+        aucs[models.index(model)], drawn[models.index(model)] = again.aucs[position], again.drawn[position]
+    return SecondSeeds(at, aucs, drawn)
+
+
+def _at(second: SecondSeeds | None, first: int, other: int | None = None) -> SecondSeeds | None:
+    """The second fits of one model, or of the difference of two."""
+    if second is None:
+        return None
+    if other is None:
+        return SecondSeeds(second.replicates, second.aucs[first], second.drawn[first])
+    gaps = (values[first] - values[other] for values in (second.aucs, second.drawn))
+    return SecondSeeds(second.replicates, *gaps)
+
+
+def _seed_sd(aucs: np.ndarray, drawn: np.ndarray, second: SecondSeeds | None) -> float:
+    return np.nan if second is None else float(np.sqrt(max(0.0, seed_variance(aucs, drawn, second))))
 
 
 def draw_scores(scores: pd.DataFrame, models: Sequence[str], participants: int, draws: int, seed: int) -> Draws:
@@ -117,13 +179,16 @@ def draw_scores(scores: pd.DataFrame, models: Sequence[str], participants: int, 
     )
 
 
-def _tests(found: Draws, first: int, second: int, pool: pd.Series) -> dict[str, float]:
-    t = corrected_t_test(found.aucs[first], found.aucs[second], train=pool["train"], test=pool["test"])
-    people = bootstrap_test(found, first, second)
-    gap = found.aucs[first] - found.aucs[second]
-    whole = expected_value(gap, found.drawn[first] - found.drawn[second], pool["overlap"])
-    row: dict[str, float] = {}
-    for name, test in (("corrected_t", t), ("participants", people), ("population", whole)):
+def _tests(found: Draws, seconds: SecondSeeds | None, first: int, other: int, pool: pd.Series) -> dict[str, float]:
+    gap, drawn = found.aucs[first] - found.aucs[other], found.drawn[first] - found.drawn[other]
+    second = _at(seconds, first, other)
+    tests = {
+        "population": expected_value(gap, drawn, pool["overlap"], second=second),
+        "participants": bootstrap_test(found, first, other),
+        "corrected_t": corrected_t_test(found.aucs[first], found.aucs[other], train=pool["train"], test=pool["test"]),
+    }
+    row = {"seed_sd": _seed_sd(gap, drawn, second)}
+    for name, test in tests.items():
         row |= {f"p_{name}": test.two_sided, f"low_{name}": test.low, f"high_{name}": test.high}
     return row
 

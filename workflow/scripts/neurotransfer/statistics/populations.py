@@ -4,7 +4,7 @@ Replicates of one pool share its participants, so their AUCs are not independent
 Participants are: the bootstrap here draws them anew, weighs each replicate's test images by how often their
 participant was drawn, takes the AUC *within* each replicate and averages over replicates.  The fits are not
 repeated, so it covers the choice of participants to test on, not that of participants to train on;
-`expected_value` adds an estimate of that part.
+`expected_value` adds an estimate of that part, less what random starts vary by, which fits with a second seed measure.
 """
 
 from __future__ import annotations
@@ -154,7 +154,46 @@ def overlap(counts: np.ndarray) -> float:
     return float(np.clip(shared / (replicates - 1) / squares, 0.0, 1.0))
 
 
-def expected_value(aucs: np.ndarray, drawn: np.ndarray, shared: float, *, level: float = 0.95) -> Estimate:
+@dataclass(frozen=True)
+class SecondSeeds:
+    """Replicates that were fitted once more with another seed, on the same training and test images.
+
+    Attributes
+    ----------
+    replicates : their positions among all replicates, [seconds]
+    aucs : of the second fits (or differences of two models' AUCs), [seconds]
+    drawn : the same under the draws of participants that the first fits had, [draws, seconds]
+    """
+
+    replicates: np.ndarray
+    aucs: np.ndarray
+    drawn: np.ndarray
+
+
+def seed_variance(aucs: np.ndarray, drawn: np.ndarray, second: SecondSeeds) -> float:
+    """The variance, over random starts, of a fit's AUC among all people; the estimate may be below 0.
+
+    Half the mean square of the two seeds' differences, less the part of it that test sets of this size add: two
+    networks rank the same few test images differently even if they are equally good.  That part is the variance of the
+    difference over the draws of participants.
+
+    Parameters
+    ----------
+    aucs, drawn : of the first fits, [replicates] and [draws, replicates]
+    """
+    gaps = aucs[second.replicates] - second.aucs
+    by_test = np.nanvar(drawn[:, second.replicates] - second.drawn, axis=0, dtype=np.float64)
+    return float((gaps**2).mean() - np.nanmean(by_test)) / 2
+
+
+def expected_value(
+    aucs: np.ndarray,
+    drawn: np.ndarray,
+    shared: float,
+    *,
+    second: SecondSeeds | None = None,
+    level: float = 0.95,
+) -> Estimate:
     """An AUC, or a difference of two, expected at n in the population: over pools, fits and test sets.
 
     Three parts add up to its variance:
@@ -162,28 +201,36 @@ def expected_value(aucs: np.ndarray, drawn: np.ndarray, shared: float, *, level:
     * whom the pool has to test on: that of the mean over the draws of participants;
     * whom it has to train on: replicates share `shared` of what their fits have learnt, and no number of
       replicates averages that away; what fits vary by is the variance over replicates beyond their test sets'
-      own, and within a pool 1 - `shared` of it is seen;
+      own and their random starts', and within a pool 1 - `shared` of it is seen;
     * the finite number of replicates.
+
+    Without second seeds the random starts' variance counts as that of shared training images, so that the error is too
+    large for networks.
 
     Parameters
     ----------
     aucs : [replicates]
     drawn : the same under draws of participants, [draws, replicates]
     shared : from `overlap`
+    second : what measures the random starts' variance
 
     Returns
     -------
-    Estimate : from Student's t with as many degrees of freedom as replicates have; nothing to judge by if
-        there are fewer than two replicates or nothing varies
+    Estimate : from Student's t; nothing to judge by if there are fewer than two replicates or nothing varies.  Its
+        degrees of freedom are one less than the replicates, and no more than the second fits, whose variance is
+        known that little
     """
     count, value = len(aucs), float(np.mean(aucs))
     if count < 2 or shared >= 1:
         return unjudged(value)
     averages = _mean_of_defined(drawn, axis=-1)
     within = np.nanvar(drawn, axis=0, dtype=np.float64)  # of each replicate's test set
-    seen = max(0.0, float(np.var(aucs, ddof=1) - np.nanmean(within)))
-    fits = seen / (1 - shared)
-    error = float(np.sqrt(np.nanvar(averages) + fits * shared + seen / count))
+    seen = float(np.var(aucs, ddof=1) - np.nanmean(within))
+    starts, degrees = 0.0, count - 1
+    if second is not None and (aucs[second.replicates] != second.aucs).any():
+        starts, degrees = seed_variance(aucs, drawn, second), min(degrees, len(second.aucs))
+    fits = max(0.0, seen - starts) / (1 - shared)
+    error = float(np.sqrt(np.nanvar(averages) + fits * shared + max(0.0, seen) / count))
     if not error > 1e-9:
         return unjudged(value, 0.0)
-    return student(value, error, count - 1, level)
+    return student(value, error, degrees, level)

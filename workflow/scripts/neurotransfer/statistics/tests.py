@@ -2,8 +2,8 @@
 
 Two questions are kept apart.  *This pool*: replicates are independent draws from it, and the paper's paired
 permutation test (`sign_flip_test`) speaks about them.  *The population* that the pool comes from: replicates
-share the pool, so that test is too generous there; `corrected_t_test` widens its error for it, and the
-bootstrap over participants in populations.py is the other answer.  docs/statistics.md measures all three.
+share the pool, so that test is too generous there; `populations.expected_value` judges it.  `corrected_t_test` is a
+figure for readers who ask for it and decides nothing (docs/statistics.md says why).
 """
 
 from __future__ import annotations
@@ -168,9 +168,8 @@ def corrected_t_test(
 
 def student(value: float, error: float, degrees: int, level: float = 0.95) -> Estimate:
     """A value with a standard error above 0, judged by Student's t with so many degrees of freedom."""
-    distribution = stats.t(degrees)
-    half = float(distribution.ppf((1 + level) / 2)) * error
-    greater, less = (float(distribution.sf(sign * value / error)) for sign in (1, -1))
+    half = float(stats.t.ppf((1 + level) / 2, degrees)) * error
+    greater, less = (float(stats.t.sf(sign * value / error, degrees)) for sign in (1, -1))
     return Estimate(value, error, value - half, value + half, min(1.0, 2 * min(greater, less)), greater, less)
 
 

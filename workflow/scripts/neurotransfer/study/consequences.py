@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from .plan import FROZEN, MODELS, Study
-from .rules import OF_ALL_COHORTS, OF_COHORT, PAGES, STATISTICS
+from .plan import CNNS, FROZEN, MODELS, Study
+from .rules import OF_ALL_COHORTS, OF_COHORT, PAGES, SECOND_SEED, STATISTICS
 
 
 def jobs_after(study: Study, preprocessing: Mapping[str, Collection[str]]) -> list[str]:
@@ -49,6 +49,8 @@ def _jobs_after(study: Study, preprocessing: Mapping[str, Collection[str]]) -> I
     on_weights = ("transfer", "linear") if FROZEN in study.further else ("transfer",)  # the job linear fits frozen, too
     for model in MODELS:
         yield from _replicates(study, model, study.tasks if model in on_weights and pretrains else tasks)
+    for model in CNNS:
+        yield from _second_seeds(study, model, study.tasks if model in on_weights and pretrains else tasks)
     if tasks or pretrains:
         yield from STATISTICS
     yield from PAGES
@@ -59,6 +61,13 @@ def _replicates(study: Study, rule: str, tasks: Iterable[str]) -> Iterator[str]:
         for n in study.n:
             for replicate in study.replicates:
                 yield f"{rule} task={task}, n={n}, replicate={replicate}"
+
+
+def _second_seeds(study: Study, model: str, tasks: Iterable[str]) -> Iterator[str]:
+    for task in tasks:
+        for n in study.n:
+            for replicate in study.second_seeds:
+                yield f"{SECOND_SEED} task={task}, n={n}, replicate={replicate}, model={model}"
 
 
 def counts_by_rule(jobs: Iterable[str]) -> dict[str, int]:

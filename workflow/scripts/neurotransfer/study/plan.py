@@ -7,6 +7,7 @@ define every job.  Standard library only, because the Snakefile is parsed again 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -54,8 +55,8 @@ class Study:
     `roles` maps a cohort to the set of its roles (`pretraining`, `holdout`, names of tasks), and
     `pretraining_shares` to the share of its participants that may pretrain (1 or 0, except for cohorts
     with roles on both sides).  `derivatives` are the cohorts whose images are already preprocessed,
-    `without_volumes` those whose images need no regional volumes, and `further` the arms
-    beyond the paper's.
+    `without_volumes` those whose images need no regional volumes, `further` the arms beyond the paper's,
+    and `second_seeds` the replicates whose networks are fitted once more with another seed.
     """
 
     shards: Mapping[str, Shard]
@@ -68,6 +69,7 @@ class Study:
     derivatives: frozenset[str] = frozenset()
     without_volumes: frozenset[str] = frozenset()
     further: tuple[str, ...] = ()
+    second_seeds: tuple[str, ...] = ()
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -141,18 +143,25 @@ def read_study(config: Mapping, table: str | Path = layout.SHARDS, *, stale_too:
             fix = f"add the role {name!r} to a cohort, or set tasks.{name} to null"
             raise InputError(config["cohorts"], "roles", f"no cohort has the role {name!r}, the pool of that task", fix)
     count, without = config["resampling"]["replicates"], facts.get("without_volumes", ())
+    replicates = tuple(f"{replicate:03d}" for replicate in range(1, count + 1))
     return Study(
         shards=shards,
         roles=roles,
         pretraining_shares=facts["pretraining_shares"],
         tasks=tasks,
         n=tuple(config["resampling"]["n"]),
-        replicates=tuple(f"{replicate:03d}" for replicate in range(1, count + 1)),
+        replicates=replicates,
         run="given" if config["pretrain"]["weights"] else "multitask",
         derivatives=frozenset(facts.get("derivatives", ())),
         without_volumes=frozenset(without if without and may_leave_volumes_out(config) else ()),
         further=further_arms(config.get("models", {})),
+        second_seeds=replicates[: seconds_of(count, config["resampling"].get("second_seeds", 0))],
     )
+
+
+def seconds_of(replicates: int, share: float) -> int:
+    """How many replicates, the first ones, are fitted with a second seed: a share of all, rounded up."""
+    return math.ceil(round(share * replicates, 6))
 
 
 def further_arms(models: Mapping) -> tuple[str, ...]:

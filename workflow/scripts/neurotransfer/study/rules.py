@@ -42,6 +42,9 @@ class Rule:
         return self.result.format(**dict(zip(self.wildcards, values, strict=False)))
 
 
+SECOND_SEED = "second_seed"  # the rule that fits a network's chosen setting once more
+
+
 def _fit(model: str) -> str:
     return layout.FIT.replace("{model}", model)
 
@@ -65,6 +68,7 @@ RULES = {  # in the order in which data passes them
         Rule("resample", layout.RESAMPLE, "resampling"),
         Rule("linear", _fit("linear"), "linear fits"),
         *(Rule(model, _fit(model), f"{model} fits") for model in CNNS),
+        Rule(SECOND_SEED, layout.SECOND_SEED, "second seeds"),
         Rule("best", layout.BEST),
         Rule("final", layout.FINAL),
         Rule("aggregate", layout.AUCS),
@@ -121,7 +125,7 @@ def cores_of(name: str, config: Mapping[str, Any]) -> int:
         return config["preprocessing"]["threads"]
     if name in (*PRETRAINING, "predict"):
         return config["pretrain"]["threads"]
-    if name in (*CNNS, *KEEPING, "features"):
+    if name in (*CNNS, SECOND_SEED, *KEEPING, "features"):
         return config["models"]["cnn"]["threads"]
     return config["models"]["linear"]["threads"] if name == "linear" else 1
 
@@ -132,4 +136,4 @@ def uses_gpu(name: str, config: Mapping[str, Any]) -> bool:
         return has_gpu(config["preprocessing"])
     if name in (*PRETRAINING, "predict"):
         return bool(config["pretrain"]["gpus"])
-    return name in (*CNNS, *KEEPING, "features") and bool(config["models"]["cnn"]["gpus"])
+    return name in (*CNNS, SECOND_SEED, *KEEPING, "features") and bool(config["models"]["cnn"]["gpus"])

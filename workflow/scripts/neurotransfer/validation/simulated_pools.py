@@ -2,8 +2,9 @@
 
 As in a real study, people have several similar images; all replicates draw from one finite pool (by the workflow's own
 `resampling.draw_rows`); fits learn from these draws, so they differ by pool and by replicate; the scores of the two
-models are correlated.  A model is a ridge classifier on a random half of its features; the choice of the half plays
-the part of random initial weights.
+models are correlated.  A model is a ridge classifier on a random half of its features, whose weights a random start
+disturbs; half and disturbance play the part of a network's random initial weights, order and augmentation, and a second
+seed draws both again.
 
 Two null hypotheses hold by symmetry, for any learner.  For *this pool*: both models have the same features and differ
 only in their random halves, so they are exchangeable given any pool.  For *the population*: each model has its own
@@ -35,6 +36,7 @@ class Population:
     stable : share of a feature's variance that all scans of a person share
     alike : share of a feature's variance that the two models' features share
     worse : factor on the second model's separation in `with_difference`
+    noise : of random starts: the length of what disturbs a fit's weights over the length of these
     """
 
     participants: int
@@ -45,11 +47,19 @@ class Population:
     stable: float = 0.8
     alike: float = 0.5
     worse: float = 0.85
+    noise: float = 0.0
 
 
-# The paper's pools: TOP (1,037 images of 861 participants) and ADNI (10,660 of 1,678)
-TOP = Population(861, 1037, separations=(1.05, 1.05))
-ADNI = Population(1678, 10660, cases=0.4, separations=(3.2, 3.2), worse=0.92)
+# The paper's pools: TOP (1,037 images of 861 participants) and ADNI (10,660 of 1,678).  `worse` makes a difference of
+# about 0.05 in AUC; the noise of random starts makes a standard deviation of about 0.04 in a fit's AUC at n = 500.
+TOP = Population(861, 1037, separations=(1.05, 1.05), worse=0.75)
+ADNI = Population(1678, 10660, cases=0.4, separations=(3.2, 3.2), worse=0.8)
+POOLS = {
+    "TOP": TOP,
+    "ADNI": ADNI,
+    "TOP, noisy starts": replace(TOP, noise=1.1, worse=0.65),
+    "ADNI, noisy starts": replace(ADNI, noise=0.85, worse=0.8),
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,7 @@ class ScoredReplicates:
     scores : [models, rows]; a row is a test image of a replicate
     labels, people, replicates : int [rows]
     counts : [replicates, participants], the number of training images of each participant
+    second : [models, rows of the first replicates], scores of fits with a second seed
     """
 
     scores: np.ndarray
@@ -77,6 +88,7 @@ class ScoredReplicates:
     people: np.ndarray
     replicates: np.ndarray
     counts: np.ndarray
+    second: np.ndarray
 
 
 def draw_pool(population: Population, generator: np.random.Generator) -> Pool:
@@ -101,7 +113,15 @@ def draw_pool(population: Population, generator: np.random.Generator) -> Pool:
 
 
 def replicate(
-    pool: Pool, n: int, replicates: int, generator: np.random.Generator, *, same_features: bool, share: float = 0.2
+    pool: Pool,
+    n: int,
+    replicates: int,
+    generator: np.random.Generator,
+    *,
+    same_features: bool,
+    share: float = 0.2,
+    noise: float = 0.0,
+    second_seeds: int = 0,
 ) -> ScoredReplicates:
     """Draw replicates of a pool, fit both models on each and score its test images.
 
@@ -110,6 +130,8 @@ def replicate(
     n : training images
     same_features : if true, both models have the first one's features and differ only in their random halves
     share : numbers of validation and of test images, each as a share of n
+    noise : as Population's
+    second_seeds : replicates, the first ones, that are fitted once more with another random start
     """
     size = round(n * share)
     sets: list[list[np.ndarray]] = []
@@ -118,24 +140,32 @@ def replicate(
         if rows is not None:
             sets.append(rows)
     train, _, test = map(np.array, zip(*sets, strict=True))
-    scores = [
-        fit_and_score(pool.features[0 if same_features else model], pool.labels, train, test, generator)
-        for model in (0, 1)
-    ]
+
+    def scores(count: int) -> np.ndarray:  # [models, rows of the first replicates]
+        features = [pool.features[0 if same_features else model] for model in (0, 1)]
+        sets = (pool.labels, train[:count], test[:count], generator)
+        return np.array([fit_and_score(each, *sets, noise).ravel() for each in features])
+
     counts = np.zeros((replicates, int(pool.people.max()) + 1), dtype=np.float32)
     np.add.at(counts, (np.arange(replicates)[:, None], pool.people[train]), 1)
     scored = test.ravel()
     return ScoredReplicates(
-        scores=np.array(scores).reshape(2, -1),
+        scores=scores(replicates),
         labels=pool.labels[scored],
         people=pool.people[scored],
         replicates=np.repeat(np.arange(replicates), size),
         counts=counts,
+        second=scores(second_seeds),
     )
 
 
 def fit_and_score(
-    features: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, generator: np.random.Generator
+    features: np.ndarray,
+    labels: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    generator: np.random.Generator,
+    noise: float = 0.0,
 ) -> np.ndarray:
     """Ridge classifiers on random halves of the features, one per replicate: scores of their test images.
 
@@ -143,6 +173,7 @@ def fit_and_score(
     ----------
     features : [images, features]; `labels` [images]
     train, test : rows, [replicates, images of the set]
+    noise : as Population's
     """
     replicates, half = len(train), features.shape[1] // 2
     chosen = np.argsort(generator.random((replicates, features.shape[1])), axis=1)[:, :half]
@@ -153,6 +184,9 @@ def fit_and_score(
     across = x.transpose(0, 2, 1)
     gram = across @ x + half * np.eye(half, dtype=np.float32)
     weights = np.linalg.solve(gram, across @ y[..., None])
+    if noise:
+        start = generator.standard_normal(weights.shape, dtype=np.float32)
+        weights = weights + noise * np.linalg.norm(weights, axis=1, keepdims=True) / np.sqrt(half) * start
     return (features[test[..., None], chosen[:, None]] @ weights)[..., 0]
 
 
@@ -164,7 +198,8 @@ def aucs_of_pools(
 
     found = np.empty(pools)
     for number in range(pools):
-        one = replicate(draw_pool(population, generator), n, 1, generator, same_features=True, share=share)
+        pool = draw_pool(population, generator)
+        one = replicate(pool, n, 1, generator, same_features=True, share=share, noise=population.noise)
         positive, negative = (one.scores[0, one.labels == label] for label in (1, 0))
         found[number] = pairs_in_order(positive, negative).mean()
     return found

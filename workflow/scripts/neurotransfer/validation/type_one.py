@@ -15,8 +15,9 @@ import pandas as pd
 
 from ..seeds import seed_from
 from ..statistics.inference import NULLS
-from ..statistics.populations import bootstrap_test, draw_participants, expected_value, overlap
-from ..statistics.tests import bootstrap_interval, corrected_t_test, sign_flip_test
+from ..statistics.populations import Draws, SecondSeeds, bootstrap_test, draw_participants, expected_value, overlap
+from ..statistics.tests import bootstrap_interval, sign_flip_test
+from ..study.plan import seconds_of
 from .simulated_pools import Population, draw_pool, replicate, with_difference
 
 SCENARIOS = ("this pool", "the population", "a difference")
@@ -30,6 +31,7 @@ class Plan:
     ----------
     scenario : the null hypothesis that holds, or a difference in the population
     draws, permutations : numbers for the bootstrap over participants and for the sign-flip test
+    second_seeds : share of replicates that are fitted once more
     """
 
     pool: str
@@ -40,6 +42,7 @@ class Plan:
     draws: int = 119  # makes 0.05 a possible p-value
     permutations: int = 1999
     share: float = 0.2
+    second_seeds: float = 0.2
 
 
 def study(plan: Plan, seed: int) -> dict[str, float]:
@@ -56,19 +59,33 @@ def study(plan: Plan, seed: int) -> dict[str, float]:
     if plan.scenario == "a difference":
         population = with_difference(population)
     same = plan.scenario == "this pool"
+    count = seconds_of(plan.replicates, plan.second_seeds)
     drawn = replicate(
-        draw_pool(population, generator), plan.n, plan.replicates, generator, same_features=same, share=plan.share
+        draw_pool(population, generator),
+        plan.n,
+        plan.replicates,
+        generator,
+        same_features=same,
+        share=plan.share,
+        noise=population.noise,
+        second_seeds=count,
     )
-    people = population.participants
-    found = draw_participants(
-        drawn.scores, drawn.labels, drawn.people, drawn.replicates, people=people, draws=plan.draws, seed=seed
-    )
-    first, second = found.aucs
+
+    def draw(scores: np.ndarray) -> Draws:  # of the first replicates, [models, rows]
+        images = (values[: scores.shape[1]] for values in (drawn.labels, drawn.people, drawn.replicates))
+        return draw_participants(scores, *images, people=population.participants, draws=plan.draws, seed=seed)
+
+    found = draw(drawn.scores)
+    first, other = found.aucs
+    both, one = None, None
+    if count:
+        again, at = draw(drawn.second), np.arange(count)
+        both = SecondSeeds(at, again.aucs[0] - again.aucs[1], again.drawn[0] - again.drawn[1])
+        one = SecondSeeds(at, again.aucs[0], again.drawn[0])
     shared = overlap(drawn.counts)
-    apart = expected_value(first - second, found.drawn[0] - found.drawn[1], shared)
-    alone = expected_value(first, found.drawn[0], shared)
-    flip = sign_flip_test(first, second, statistic="mean", permutations=plan.permutations, seed=seed)
-    t = corrected_t_test(first, second, train=plan.n, test=round(plan.n * plan.share))
+    apart = expected_value(first - other, found.drawn[0] - found.drawn[1], shared, second=both)
+    alone = expected_value(first, found.drawn[0], shared, second=one)
+    flip = sign_flip_test(first, other, statistic="mean", permutations=plan.permutations, seed=seed)
     averages = found.averages()[0]
     limits = {
         "population": (alone.low, alone.high),
@@ -77,9 +94,8 @@ def study(plan: Plan, seed: int) -> dict[str, float]:
     }
     return {
         "auc": float(first.mean()),
-        "difference": float((first - second).mean()),
+        "difference": float((first - other).mean()),
         "p_sign_flip": flip.two_sided,
-        "p_corrected_t": t.two_sided,
         "p_participants": bootstrap_test(found, 0, 1).two_sided,
         "p_population": apart.two_sided,
         **{f"low_{name}": float(low) for name, (low, _) in limits.items()},
