@@ -282,6 +282,8 @@ def _path(work, costs, gpus, cores, warnings) -> str:
     prepare = max(sum(lengths) / at_once, max(lengths, default=0.0))
     pretrain = hours("pretrain", work["pretrain"], costs["pretrain"]) if "pretrain" in work else 0.0
     fits = {m: [costs[m].of_job(units) / 3600 for units in work[m]] for m in CNNS}
+    for at, model in enumerate(CNNS):  # they alternate among the fits with a second seed, each of which follows its own
+        fits[model] += [costs[SECOND_SEED].of_job(units) / 3600 for units in work.get(SECOND_SEED, [])[at :: len(CNNS)]]
     rest = makespan(fits, pretrain, gpus if costs["transfer"].gpu else cores)
     lines = [
         f"Longest path with {gpus} GPUs and {cores} cores at once: {duration(3600 * (prepare + rest))}",

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from ..report.style import PAPER, SOFT, draw_grid, drawing
 from ..report.verdicts import TEST_NAMES, listed
-from ..statistics.inference import NULLS
+from ..statistics.inference import NULLS, PRIMARY
 from .type_one import SCENARIOS
 
+MOST_REJECTED = 0.06  # of studies without a difference, at a nominal 0.05
 STYLES = {
     "sign_flip": ("#D55E00", "s"),
     "population": ("#009E73", "o"),
@@ -62,16 +63,21 @@ def type_one_figure(table: pd.DataFrame) -> str:
 
 def type_one_markdown(table: pd.DataFrame) -> str:
     """The page in Markdown: a description of the simulation, a summary, and tables by pool and scenario."""
-    studies = int(table["studies"].min())
+    studies, broken = int(table["studies"].min()), broken_promises(table)
+    kept = f"**Broken: {'; '.join(broken)}.**" if broken else "**All of them held.**"
     lines = [
         "# Error rates of each test",
         "",
-        f"Made by `make type-one` from {studies:,} simulated studies for each row below: pools of the size of the"
-        f" paper's, its n ({listed(sorted(set(table['n'])))}), 100 replicates, of which 20 are fitted with a second"
+        f"Made by `make type-one` from at least {studies:,} simulated studies for each row below: pools of the size of"
+        f" the paper's, its n ({listed(sorted(set(table['n'])))}), 100 replicates, of which 20 are fitted with a second"
         " seed. Numbers are the share of studies with p ≤ 0.05: without a difference it should be 0.05 or less, with a"
         " difference it is the power. Learners with *noisy starts* have random starts that change a fit's AUC by a"
         " standard deviation of about 0.04, the others have hardly any. The simulated studies and the tests are"
         " described in [statistics.md](statistics.md); all numbers are in [type-one.tsv](type-one.tsv).",
+        "",
+        f"Promises: without a difference the test of each question rejects in at most {100 * MOST_REJECTED:.0f} %"
+        " of the studies, within chance; and about the population it finds a difference of about 0.05 at least half as"
+        f" often as the test about this pool does. {kept}",
         "",
         "## In short",
         "",
@@ -96,6 +102,24 @@ def type_one_markdown(table: pd.DataFrame) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def broken_promises(table: pd.DataFrame) -> list[str]:
+    """The promises that did not hold, in words."""
+    broken = []
+    for (pool, n), part in table.groupby(["pool", "n"], sort=False):
+        shares = part.set_index(["scenario", "test"])
+        for test in PRIMARY:
+            row = shares.loc[(NULLS[test], test)]
+            chance = 1.96 * np.sqrt(MOST_REJECTED * (1 - MOST_REJECTED) / row["studies"])
+            if row["rejected"] > MOST_REJECTED + chance:
+                broken.append(f"{pool}, n = {n}: {TEST_NAMES[test]} rejects {row['rejected']:.3f} without a difference")
+        power, most = (shares.loc[("a difference", test)] for test in reversed(PRIMARY))
+        chance = 1.96 * np.hypot(power["error"], most["error"] / 2)
+        if power["rejected"] < most["rejected"] / 2 - chance:
+            found = f"finds {power['rejected']:.3f} of the differences, this pool's test {most['rejected']:.3f}"
+            broken.append(f"{pool}, n = {n}: {TEST_NAMES[power.name[1]]} {found}")
+    return broken
 
 
 def _in_short(table: pd.DataFrame) -> str:
