@@ -6,9 +6,9 @@ with job(snakemake):
     import logging
     from pathlib import Path
 
-    from neurotransfer.cache.write import BOUNDING_BOX
+    from neurotransfer.cache.provenance import BOUNDING_BOX
     from neurotransfer.files import read_json, written_whole
-    from neurotransfer.pretrain import weights
+    from neurotransfer.pretrain import study_key, weights
     from neurotransfer.study.imported_weights import is_unchecked
 
     source, params, settings = snakemake.input, snakemake.params, snakemake.config["pretrain"]
@@ -20,7 +20,7 @@ with job(snakemake):
     weights.check_head(metadata, params.targets, source.weights, accept=settings["accept_other_head"])
     engines = read_json(source.certificate)["engines"]["test"]  # of the images that the weights will be used on
     weights.check_made_by(metadata, engines, source.weights, accept=accept)
-    if unknown := weights.why_unknown(metadata, weights.read_study_key(settings["participants_key"])):
+    if unknown := study_key.why_unknown(metadata, study_key.read_study_key(settings["participants_key"])):
         message = "%s: the participants in its training are unknown: %s"
         logging.getLogger("neurotransfer").warning(message, source.weights, unknown)
     if is_unchecked(metadata):

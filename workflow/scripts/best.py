@@ -5,7 +5,7 @@ from neurotransfer.jobs.job import job
 with job(snakemake, lease=snakemake.output[0]):
     from neurotransfer.fit.finetuning import pretrained_trunk
     from neurotransfer.fit.kept import best_of, keep, read_fits, repeat
-    from neurotransfer.pretrain.weights import read_study_key
+    from neurotransfer.pretrain.study_key import read_study_key
     from neurotransfer.study import layout
 
     source, params, settings = snakemake.input, snakemake.params, snakemake.config["pretrain"]

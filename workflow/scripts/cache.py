@@ -5,7 +5,8 @@ from neurotransfer.jobs.job import job
 with job(snakemake, lease=snakemake.output.images):
     from pathlib import Path
 
-    from neurotransfer.cache.write import BOUNDING_BOX, images_of_shard, write_cache_table, write_shard
+    from neurotransfer.cache.provenance import BOUNDING_BOX
+    from neurotransfer.cache.write import images_of_shard, write_cache_table, write_shard
     from neurotransfer.files import read_table, read_tables
     from neurotransfer.preprocess.volumes import write_volumes
 

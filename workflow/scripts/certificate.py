@@ -6,7 +6,7 @@ with job(snakemake):
     from pathlib import Path
 
     from neurotransfer.files import digest_of_file, read_json, read_table, write_json, write_table, write_text
-    from neurotransfer.pretrain.weights import make_study_key, read_study_key
+    from neurotransfer.pretrain.study_key import make_study_key, read_study_key
     from neurotransfer.report.certificate_page import certificate_html
     from neurotransfer.report.public import check_public, private_names
     from neurotransfer.split import certificate as proof

@@ -4,7 +4,7 @@ from neurotransfer.jobs.job import job
 
 with job(snakemake, lease=snakemake.output.metrics):
     import pandas as pd
-    from neurotransfer.cache.write import made_by
+    from neurotransfer.cache.provenance import made_by
     from neurotransfer.files import read_table, write_table
     from neurotransfer.network.device import choose_device, place
     from neurotransfer.pretrain import evaluation, weights

@@ -4,11 +4,11 @@ from neurotransfer.jobs.job import job
 
 with job(snakemake):
     import numpy as np
-    from neurotransfer.cache.write import BOUNDING_BOX, made_by
+    from neurotransfer.cache.provenance import BOUNDING_BOX, made_by
     from neurotransfer.files import read_table, written_whole
     from neurotransfer.fit.features import drawable
     from neurotransfer.network.device import choose_device, place
-    from neurotransfer.pretrain import weights
+    from neurotransfer.pretrain import study_key, weights
     from neurotransfer.pretrain.step import features_of
     from neurotransfer.study import layout
 
@@ -21,7 +21,7 @@ with job(snakemake):
     weights.check_weights(metadata, expected, source.weights, accept=accept)
     index, split = read_table(source.index), read_table(source.split)
     weights.check_made_by(metadata, made_by(index), source.weights, accept=accept)
-    seen = weights.seen_by(metadata, index["participant_id"], weights.read_study_key(settings["participants_key"]))
+    seen = study_key.seen_by(metadata, index["participant_id"], study_key.read_study_key(settings["participants_key"]))
     if source.participants:
         seen = set(read_table(source.participants)["participant_id"])
     model = weights.network_from(metadata)

@@ -5,12 +5,12 @@ from neurotransfer.jobs.job import job
 with job(snakemake, lease=snakemake.output[0]):
     import logging
 
-    from neurotransfer.cache.write import made_by
+    from neurotransfer.cache.provenance import made_by
     from neurotransfer.files import read_table
     from neurotransfer.fit.final import expectation, fit_final, settings_that_won
     from neurotransfer.fit.finetuning import matching_trunk
     from neurotransfer.fit.kept import read_fits, write_network
-    from neurotransfer.pretrain.weights import read_study_key
+    from neurotransfer.pretrain.study_key import read_study_key
     from neurotransfer.split.certificate import check_certified
     from neurotransfer.split.resampling import pool_of_task
 

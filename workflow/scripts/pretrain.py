@@ -4,7 +4,7 @@ from neurotransfer.jobs.job import job
 
 with job(snakemake, lease=snakemake.output.weights):
     from neurotransfer.pretrain.job import PretrainingJob, pretrain_in
-    from neurotransfer.pretrain.weights import make_study_key
+    from neurotransfer.pretrain.study_key import make_study_key
     from neurotransfer.split.certificate import check_certified
 
     source, output, params = snakemake.input, snakemake.output, snakemake.params

@@ -9,7 +9,7 @@ with job(snakemake):
     from neurotransfer.manifest.withdrawal import behind_weights, read_withdrawn
     from neurotransfer.operations import costs
     from neurotransfer.preprocess.reasons import MEANINGS
-    from neurotransfer.pretrain import weights
+    from neurotransfer.pretrain import study_key, weights
     from neurotransfer.report import page
     from neurotransfer.report.public import check_public, private_names
     from neurotransfer.report.references import bibliography
@@ -22,7 +22,7 @@ with job(snakemake):
     names += ("settings", "resamples", "published")
     tables = {name: read_table(source[name]) for name in names}
     metadata = weights.read_weights(source.weights)[1]
-    key = weights.read_study_key(snakemake.config["pretrain"]["participants_key"])
+    key = study_key.read_study_key(snakemake.config["pretrain"]["participants_key"])
     left = read_withdrawn(source.withdrawn or None).people
     trained = read_table(source.participants)["participant_id"] if source.participants else None
     study = read_study(params.config)
@@ -32,9 +32,9 @@ with job(snakemake):
         ledger=page.read_ledgers(study.ledgers_of(study.shards), source.quality),
         certificate=check_certified(source.certificate, [source.images]),
         weights=metadata,
-        seen=weights.seen_by(metadata, tables["images"]["participant_id"], key),
-        unknown=weights.why_unknown(metadata, key),
-        withdrawn=behind_weights(left, trained, weights.seen_by(metadata, left, key)),
+        seen=study_key.seen_by(metadata, tables["images"]["participant_id"], key),
+        unknown=study_key.why_unknown(metadata, key),
+        withdrawn=behind_weights(left, trained, study_key.seen_by(metadata, left, key)),
         figures={Path(path).stem: page.embed(path) for path in source.figures if path.endswith(".svg")},
         stages=costs.by_stage(finished, params.config),
         rules=list(costs.summary(finished)),

@@ -5,7 +5,7 @@ from neurotransfer.jobs.job import job
 with job(snakemake, lease=snakemake.output[0]):
     from neurotransfer.files import read_json, write_json
     from neurotransfer.fit.finetuning import fit, pretrained_trunk
-    from neurotransfer.pretrain.weights import read_study_key
+    from neurotransfer.pretrain.study_key import read_study_key
 
     source, fitting, settings = snakemake.input, snakemake.params.fitting, snakemake.config["pretrain"]
     weights, trunk = source.weights or None, None

@@ -8,7 +8,7 @@ def fit_one(snakemake):
     from neurotransfer.files import write_json
     from neurotransfer.fit.finetuning import fit, pretrained_trunk
     from neurotransfer.fit.kept import keep_if_asked
-    from neurotransfer.pretrain.weights import read_study_key
+    from neurotransfer.pretrain.study_key import read_study_key
 
     source, fitting, settings = snakemake.input, snakemake.params.fitting, snakemake.config["pretrain"]
     trunk = pretrained_trunk(

@@ -13,7 +13,8 @@ from neurotransfer.errors import InputError
 from neurotransfer.exchange import exporting
 from neurotransfer.files import write_table
 from neurotransfer.network.sfcn import SFCN
-from neurotransfer.pretrain.weights import digests_of, write_weights
+from neurotransfer.pretrain.study_key import digests_of
+from neurotransfer.pretrain.weights import write_weights
 from runs import REPOSITORY
 from torch import nn
 

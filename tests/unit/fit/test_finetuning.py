@@ -14,8 +14,9 @@ from neurotransfer.fit import finetuning
 from neurotransfer.fit.settings import fingerprint_of_second, seeds_of_fit
 from neurotransfer.network.sfcn import trunk_of
 from neurotransfer.pretrain.batches import ResidentImages
+from neurotransfer.pretrain.study_key import digests_of
 from neurotransfer.pretrain.targets import as_metadata, learn_targets
-from neurotransfer.pretrain.weights import digests_of, write_weights
+from neurotransfer.pretrain.weights import write_weights
 from neurotransfer.split.resampling import write_resample
 from sklearn.metrics import log_loss, roc_auc_score
 

@@ -8,24 +8,19 @@ import pandas as pd
 import pytest
 import torch
 from neurotransfer import __version__
-from neurotransfer.cache.write import made_by
+from neurotransfer.cache.provenance import made_by
 from neurotransfer.cli import main
 from neurotransfer.errors import InputError
 from neurotransfer.network.sfcn import SFCN
+from neurotransfer.pretrain.study_key import digests_of, key_id, make_study_key, read_study_key, seen_by, why_unknown
 from neurotransfer.pretrain.weights import (
     check_head,
     check_made_by,
     check_weights,
-    digests_of,
     expected_of,
-    key_id,
-    make_study_key,
     network_from,
-    read_study_key,
     read_weights,
-    seen_by,
     show,
-    why_unknown,
     write_weights,
 )
 

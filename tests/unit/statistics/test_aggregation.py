@@ -15,7 +15,7 @@ import pytest
 from neurotransfer.errors import InputError, InputErrors
 from neurotransfer.files import digest_of_file, read_facts, read_json, read_table, write_json, write_table
 from neurotransfer.fit.settings import choose, fingerprint_of_fit, fingerprint_of_second, fit_record
-from neurotransfer.jobs import job
+from neurotransfer.jobs import batch, job
 from neurotransfer.statistics.aggregation import (
     check_resamples,
     compare,
@@ -70,11 +70,12 @@ def run_script(rule, monkeypatch, *, given, output, wildcards=None, **params):
     fake = SimpleNamespace(
         input=given,
         output=output,
-        wildcards=SimpleNamespace(**(wildcards or {})),
+        wildcards=SimpleNamespace(**(wildcards or {"replicate": "001"})),
         params=SimpleNamespace(**params),
         config={"cohorts": "cohorts.tsv", "withdrawn": None},
     )
-    monkeypatch.setattr(job, "job", lambda snakemake, lease=None: contextlib.nullcontext())
+    for module in (job, batch):
+        monkeypatch.setattr(module, "job", lambda snakemake, lease=None: contextlib.nullcontext())
     runpy.run_path(str(SCRIPTS / f"{rule}.py"), init_globals={"snakemake": fake})
 
 
@@ -157,7 +158,7 @@ def finished(tmp_path_factory):
                     "resample",
                     patch,
                     given=SimpleNamespace(**CERTIFIED),
-                    output=[resample],
+                    output=Named(resample=resample),
                     wildcards=wildcards,
                     seed=1,
                     task=TASK,
@@ -310,6 +311,8 @@ def test_further_arms_are_fitted_tested_and_adjusted_apart(study):
     pd.testing.assert_frame_equal(
         table[table["family"] == "paper"].drop(columns="family").reset_index(drop=True), paper
     )
+    write_table(table, "comparisons.tsv")
+    pd.testing.assert_frame_equal(read_table("comparisons.tsv"), table, check_dtype=False)
     second = table[table["family"] == "further"]
     pairs = {("transfer", arm) for arm in further} | {(arm, model) for arm in further for model in MODELS[:2]}
     assert set(second[["first", "second"]].itertuples(index=False, name=None)) == pairs and len(second) == 2 * 6

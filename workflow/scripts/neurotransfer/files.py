@@ -41,6 +41,7 @@ TEXT_COLUMNS = frozenset(
         *("acquisition", "reconstruction", "derivatives"),
         *("reason", "detail", "status", "engine", "engine_version", "checksum", "file", "split", "target"),
         *("task", "model", "replicate", "first", "second", "metric", "group", "why", "question", "values", "by"),
+        "family",
         *("image_1", "participant_1", "cohort_1", "image_2", "participant_2", "cohort_2", "kind"),
         *("panel", "item", "quantity", "rule", "key", "device", "flags"),
     ]

@@ -11,10 +11,10 @@ import hashlib
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
-from markupsafe import Markup
+if TYPE_CHECKING:
+    import jinja2
 
 from . import __version__
 from .text import number, p_text, signed
@@ -26,6 +26,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @cache
 def _environment() -> jinja2.Environment:
+    import jinja2  # jobs that write no page import this module for its constants
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -52,6 +54,8 @@ def render(content: Mapping[str, Any], template: str, script: str | None = None)
     jinja2.UndefinedError
         if the template needs a variable that `content` does not have
     """
+    from markupsafe import Markup
+
     text = (TEMPLATES / script).read_text(encoding="utf-8") if script else ""
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     policy = f"{POLICY}; script-src 'sha256-{digest}'" if script else POLICY

@@ -19,6 +19,7 @@ from neurotransfer.files import read_json, write_json
 from neurotransfer.preprocess import reasons, run
 from neurotransfer.preprocess.engines import containers, fastsurfer, fastsurfer_logs, processes
 from neurotransfer.preprocess.engines.processes import Commands, Stopped, TimedOut
+from neurotransfer.preprocess.status import read_status
 from neurotransfer.preprocess.volumes import read_stats, statistics_of
 from neurotransfer.simulation.study import simulate_study
 from neurotransfer.study import demands
@@ -149,7 +150,7 @@ def test_a_cohort_that_joins_a_task_gets_its_volumes_from_the_kept_segmentation(
     assert "--no_asegdkt" in arguments and "--no_biasfield" not in arguments
     assert before == {name: (first / name).read_bytes() for name in names}
     assert statistics_of(first).volumes == statistics_of(expected / "x-0001/x_1").volumes
-    assert run.read_status(first)["fingerprint"] == run.read_status(expected / "x-0001/x_1")["fingerprint"]
+    assert read_status(first)["fingerprint"] == read_status(expected / "x-0001/x_1")["fingerprint"]
 
     # an image that has volumes needs nothing more, with them or without
     count = len(trace("start"))
@@ -185,7 +186,7 @@ def test_an_images_status_has_the_seconds_of_each_part(head, tmp_path, trace, mo
     lasting = {"start": 0.3, "import": 0.3, "networks": 0.3, "conform": 0.4, "network": 0.5, "statistics": 0.6}
     monkeypatch.setenv("STANDIN_SECONDS", json.dumps(lasting))
     run.preprocess_images(table({"x_1": ""}, head, tmp_path), settings(keep="needed"), tmp_path / "subjects")
-    status = run.read_status(tmp_path / "subjects/x-0001/x_1")
+    status = read_status(tmp_path / "subjects/x-0001/x_1")
     parts = status["parts"]
     assert set(parts) == set(demands.PARTS)
     for part, seconds in lasting.items():

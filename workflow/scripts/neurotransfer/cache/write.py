@@ -23,6 +23,7 @@ from ..files import digest_of_file, digest_of_rows, write_table
 from ..preprocess.volumes import Statistics, statistics_of
 from ..study import layout
 from .image_figures import FIGURES, Box, bounding_box, quality_figures
+from .provenance import BOUNDING_BOX, PYMENT
 from .shard_file import checksum, shard_written
 from .small_volumes import small_volume
 
@@ -30,7 +31,6 @@ FROM_LEDGER = ("image_id", "status", "reason", "engine", "engine_version")
 COLUMNS = ["image_id", "row", *FROM_LEDGER[1:], *FIGURES, "checksum"]
 UNREADABLE = "delete this folder and the shard's ledgers, then run the same command again"
 GZIP = 31  # zlib's code for data with a gzip header; zlib then checks its checksum and length
-BOUNDING_BOX, PYMENT = "bounding_box", "pyment"  # values of cache.crop_rule
 PLANES = 3  # slices of each image
 
 
@@ -293,19 +293,3 @@ def write_cache_table(
         facts["crop_rule"] = crop_rule
     facts["files"] = {Path(file).name: digest_of_file(file) for file in beside}
     write_table(table, path, facts)
-
-
-def made_by(images: pd.DataFrame) -> list[list[str]]:
-    """The engines that made these images: a sorted list of distinct [engine, version].
-
-    Parameters
-    ----------
-    images : of an index, with `engine` and `engine_version`
-    """
-    pairs = images[["engine", "engine_version"]].drop_duplicates().fillna("unknown")
-    return sorted(pairs.astype(str).to_numpy().tolist())
-
-
-def named_engines(pairs: Sequence[Sequence[str]]) -> str:
-    """Engines and versions as text: "fastsurfer 2.4.2, freesurfer 7.4.1"."""
-    return ", ".join(" ".join(pair) for pair in pairs) or "nothing"

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..cache.write import BOUNDING_BOX, PYMENT, cropped_brain, read_subject
+from ..cache.provenance import BOUNDING_BOX, PYMENT
+from ..cache.write import cropped_brain, read_subject
 from ..errors import InputError
 from ..files import digest_of_file
 from ..network.device import choose_device, place

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from .. import __version__
-from ..cache.write import named_engines
+from ..cache.provenance import named_engines
 from ..files import read_table
 from ..pretrain.training_people import FEWEST
 from ..study.imported_weights import is_unchecked

@@ -14,7 +14,21 @@ import pandas as pd
 
 from ..errors import InputError
 from ..study import layout
-from .linear import rows_of_index
+
+
+def rows_of_index(path: str | Path, rows: np.ndarray) -> np.ndarray:
+    """Rows of a matrix that has one for each image of a cohort's index: [rows, columns], copied.
+
+    Raises
+    ------
+    InputError
+        if the matrix has fewer rows
+    """
+    matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    if rows.max() >= len(matrix):
+        what = f"it has {len(matrix)} rows, fewer than its index"
+        raise InputError(path, "", what, "delete it, then run the same command again")
+    return matrix[rows]
 
 
 def drawable(index: pd.DataFrame, split: pd.DataFrame, seen: Iterable[str]) -> np.ndarray:

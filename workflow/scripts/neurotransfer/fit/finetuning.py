@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
-from ..cache.write import BOUNDING_BOX
+from ..cache.provenance import BOUNDING_BOX
 from ..errors import InputError
 from ..files import read_table
 from ..network.device import choose_device, place
@@ -27,7 +27,8 @@ from ..pretrain.distributed import passes_of
 from ..pretrain.evaluation import point_metrics
 from ..pretrain.optimiser import Optimiser, WeightAverage, learning_rate, make_optimiser
 from ..pretrain.step import backward_passes, predict
-from ..pretrain.weights import check_made_by, check_weights, expected_of, read_weights, seen_by, why_unknown
+from ..pretrain.study_key import seen_by, why_unknown
+from ..pretrain.weights import check_made_by, check_weights, expected_of, read_weights
 from ..seeds import seed_from
 from ..split.resampling import read_resample
 from ..study import layout

@@ -15,15 +15,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..cache.write import BOUNDING_BOX
+from ..cache.provenance import BOUNDING_BOX
 from ..errors import InputError
 from ..files import read_json
 from ..network.device import choose_device
 from ..network.sfcn import folded, training_scale
 from ..pretrain.batches import ResidentImages
+from ..pretrain.study_key import digests_of, read_study_key
 from ..pretrain.targets import Target, as_metadata
 from ..pretrain.training_people import people_by_age
-from ..pretrain.weights import digests_of, facts_of_use, read_study_key, write_weights
+from ..pretrain.weights import facts_of_use, write_weights
 from ..quality.reference import reference_of
 from ..split.resampling import read_resample
 from ..study import layout

@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ..errors import InputError
 from ..files import read_json
+from .features import rows_of_index
 from .settings import choose, fingerprint_of_fit, fit_record
 
 logger = logging.getLogger("neurotransfer")
@@ -83,21 +84,6 @@ def read_volumes(
         at = [columns.index(ids[cohort][place]) for place in positions]
         volumes[np.ix_(resample.index.get_indexer(rows), at)] = matrix[:, positions]
     return volumes
-
-
-def rows_of_index(path: str | Path, rows: np.ndarray) -> np.ndarray:
-    """Rows of a matrix that has one for each image of a cohort's index: [rows, columns], copied.
-
-    Raises
-    ------
-    InputError
-        if the matrix has fewer rows
-    """
-    matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    if rows.max() >= len(matrix):
-        what = f"it has {len(matrix)} rows, fewer than its index"
-        raise InputError(path, "", what, "delete it, then run the same command again")
-    return matrix[rows]
 
 
 def shares_of_mask(volumes: np.ndarray) -> np.ndarray:

@@ -47,8 +47,8 @@ def each_replicate(
     SystemExit
         if a replicate failed, or the job was stopped
     """
-    if "replicate" in snakemake.wildcards.keys():  # noqa: SIM118  (Snakemake's object is a list of values)
-        with job(snakemake, lease=lease and snakemake.output[lease]):
+    if hasattr(snakemake.wildcards, "replicate"):
+        with job(snakemake, lease=lease and getattr(snakemake.output, lease)):
             work(snakemake)
         return
     told: list[str] = []
@@ -60,7 +60,7 @@ def each_replicate(
             if is_finished and all(map(os.path.exists, one.output)) and is_finished(one):
                 told.append(f"replicate {name}: finished before, kept")
                 continue
-            with job(one, lease=lease and one.output[lease]):
+            with job(one, lease=lease and getattr(one.output, lease)):
                 work(one)
             told.append(f"replicate {name}: done in {_write_benchmark(one, *start):.1f} s")
         except Stopped:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..fit.settings import all_settings
 from ..preprocess.engines.parts import seconds_in_log
-from ..preprocess.run import read_status
+from ..preprocess.status import read_status
 from ..study import layout
 from ..study.demands import (
     MEASURED,

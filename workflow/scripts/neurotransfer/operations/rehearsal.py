@@ -25,7 +25,7 @@ from ..cache.shard_file import ShardFile
 from ..files import read_table, write_json, write_text
 from ..jobs.snakemake_run import Ended, command_of, run_snakemake
 from ..preprocess.reasons import REASONS
-from ..preprocess.run import read_status
+from ..preprocess.status import read_status
 from ..quality.page import thumbnails
 from ..study import layout
 from ..study.configuration import merge

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..cache.write import BOUNDING_BOX, PYMENT
+from ..cache.provenance import BOUNDING_BOX, PYMENT
 from ..errors import InputError
 from ..files import digest_of_file, read_facts, table_text, write_text
 from ..manifest.compile import COLUMNS, assign_shards, read_assignments

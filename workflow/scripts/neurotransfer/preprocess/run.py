@@ -24,12 +24,13 @@ from typing import Any, cast
 import pandas as pd
 
 from ..errors import ImageError, InstallationError, TryAlone
-from ..files import fingerprint, path_within, read_json, restrict, write_json
+from ..files import fingerprint, path_within, restrict, write_json
 from ..manifest.withdrawal import erase, erase_strays
 from ..study import layout
 from .engines import Engine, EngineInput, Made, open_engine
 from .engines.inputs import check_file
 from .reasons import REASONS
+from .status import read_status, read_whole_json
 
 logger = logging.getLogger("neurotransfer")
 LEDGER = ["image_id", "status", "reason", "detail", "engine", "engine_version"]
@@ -268,7 +269,7 @@ class _Task:
 
     def death(self) -> dict[str, Any] | None:
         """The mark that a killed process left of this image, with this fingerprint."""
-        mark = _read_json(self.mark)
+        mark = read_whole_json(self.mark)
         return mark if mark is not None and mark.get("fingerprint") == self.fingerprint else None
 
 
@@ -392,15 +393,3 @@ def _record(task: _Task, outcome: Outcome, outcomes: Outcomes | None) -> dict[st
         if outcome.reason:
             outcomes.refuse_run(task.shard, outcome.reason, outcome.detail)
     return status
-
-
-def read_status(folder: Path) -> dict[str, Any] | None:
-    """An image's ``status.json``; None if it has no outcome yet."""
-    return _read_json(folder / "status.json")
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return read_json(path)
-    except (OSError, ValueError):
-        return None

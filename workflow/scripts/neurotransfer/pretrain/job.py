@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..cache.write import BOUNDING_BOX, made_by
+from ..cache.provenance import BOUNDING_BOX, made_by
 from ..errors import InputError
 from ..files import fingerprint, read_tables, write_table
 from ..network.device import choose_device, place
 from ..quality.reference import reference_of
 from ..study import layout
 from ..study.recipe import RECIPE
-from . import weights
+from . import study_key, weights
 from .age_bias import fit_age_bias
 from .batches import Images
 from .checkpoints import Checkpoints
@@ -96,7 +96,7 @@ def pretrain_study(job: PretrainingJob) -> None:
         return
     made_with: dict[str, Any] = {"network": job.network, "crop": job.crop, "preprocessing": job.preprocessing}
     made_with["crop_rule"] = job.crop_rule
-    metadata = metadata_of(result, tables, targets, key=weights.make_study_key(job.key), **made_with)
+    metadata = metadata_of(result, tables, targets, key=study_key.make_study_key(job.key), **made_with)
     metadata["age_bias"] = _age_bias(metadata, result.state, validation, tables[1], job.training, device)
     write_table(participants_of(tables), job.participants)
     write_table(result.history, job.history)
@@ -190,7 +190,7 @@ def metadata_of(
         "images_made_by": made_by(tables[0]),
         "quality": reference_of(tables[0]),
         "people": people_by_age(tables[0]),
-        "participants": weights.digests_of(participants_of(tables)["participant_id"], key),
+        "participants": study_key.digests_of(participants_of(tables)["participant_id"], key),
     }
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import logging
-import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,18 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from .. import __version__
-from ..cache.write import BOUNDING_BOX, named_engines
+from ..cache.provenance import BOUNDING_BOX, named_engines
 from ..errors import InputError
-from ..files import read_bytes, written_whole
+from ..files import written_whole
 from ..network.sfcn import SFCN
 from ..text import printable
+from .study_key import SCHEME
 from .targets import from_metadata
 from .weight_checks import CHECKSUM, check_facts, check_tensors, checksum_of, facts_in
 
 logger = logging.getLogger("neurotransfer")
 FORMAT, WITHOUT_CHECKSUM = "neurotransfer-2", "neurotransfer-1"
-SCHEME = "hmac-sha256"  # of the participants' digests, cut to 128 bits
-KEY_BYTES = 32
 SAFETENSORS = {torch.float32: "F32", torch.int64: "I64"}  # its names of types
 KEYS = {"crop": "cache.crop", "crop_rule": "cache.crop_rule", "scaling": "network.scaling"}  # that a fact is set by
 SCALING = "none"  # of intensities on their way into the network: 0 to 255 as they are [published]
@@ -217,100 +212,6 @@ def check_made_by(
         return
     fix = "use weights that match, or say pretrain.accept_other_preprocessing: true"
     raise InputError(path, "images_made_by", what, fix)
-
-
-def digests_of(participants: Iterable[str], key: bytes) -> dict[str, Any]:
-    """HMAC-SHA256 digests of the participants behind weights, by which a later study with the key finds its people.
-
-    Without the key they say nothing: names are short, so plain or salted hashes would be guessed.  `key_id`
-    distinguishes a wrong key from people who are not among them.
-    """
-    return {
-        "scheme": SCHEME,
-        "key_id": key_id(key),
-        "digests": sorted(_digest(name, key) for name in set(participants)),
-    }
-
-
-def seen_by(metadata: Mapping[str, Any], participants: Iterable[str], key: bytes | None) -> set[str] | None:
-    """Those of `participants` who are behind the weights; None if that is not known.
-
-    Parameters
-    ----------
-    key : the study key that the weights' digests were made with; None if there is none
-    """
-    known = metadata.get("participants")
-    if not known or key is None or known.get("scheme") != SCHEME or known["key_id"] != key_id(key):
-        return None
-    digests = set(known["digests"])
-    return {name for name in participants if _digest(name, key) in digests}
-
-
-def why_unknown(metadata: Mapping[str, Any], key: bytes | None) -> str:
-    """Why `seen_by` gives None, in words; empty if it does not."""
-    known = metadata.get("participants")
-    if not known:
-        return "the file of weights holds no digests of its participants"
-    if known.get("scheme") != SCHEME:
-        return "the file of weights holds digests of an older kind, not used because they can be guessed"
-    if key is None:
-        return "there is no study key to check the weights' digests of participants with"
-    return "" if known["key_id"] == key_id(key) else "the study key is not the one of the weights' digests"
-
-
-def _digest(participant: str, key: bytes) -> str:
-    return hmac.new(key, b"participant:" + participant.encode(), hashlib.sha256).hexdigest()[:32]
-
-
-def key_id(key: bytes) -> str:
-    """A name for a study key that does not give it away."""
-    return hmac.new(key, b"study key", hashlib.sha256).hexdigest()[:16]
-
-
-def read_study_key(path: str | Path) -> bytes | None:
-    """The study key in a file, None if there is no such file.
-
-    Raises
-    ------
-    InputError
-        if the file holds no key, or others than its owner's group may read it
-    """
-    path = Path(path)
-    try:
-        key = bytes.fromhex(read_bytes(path, 10_000).decode("ascii").strip())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        key = b""
-    if len(key) < KEY_BYTES:
-        fix = "put the study's key back, or move the file away and let a new one be made"
-        raise InputError(path, "", f"it holds no study key ({2 * KEY_BYTES} hexadecimal digits)", fix)
-    if path.stat().st_mode & 0o007:
-        raise InputError(path, "", "everybody on this machine may read the study key", f"chmod 600 {path}")
-    return key
-
-
-def make_study_key(path: str | Path) -> bytes:
-    """The study key in a file; if there is none yet, a random one is written, readable by its owner alone."""
-    path = Path(path)
-    if (key := read_study_key(path)) is not None:
-        return key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    key = secrets.token_bytes(KEY_BYTES)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
-    handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:  # a full disk leaves no empty key, and of two processes that make one the first wins
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(f"{key.hex()}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(part, path)
-    except FileExistsError:
-        return make_study_key(path)
-    finally:
-        part.unlink(missing_ok=True)
-    logger.info("%s: made a study key; keep it safe, inside your site and out of any repository", path)
-    return key
 
 
 def show(path: str | Path) -> str:

@@ -14,7 +14,7 @@ from ..statistics.aggregation import of_paper
 from ..statistics.inference import ADJUSTED
 from ..study.plan import ARMS, MODELS, further_arms, further_models
 from ..text import MISSING, interval, p_text, signed
-from .style import marks_of
+from .colours import marks_of
 from .verdicts import Verdict
 
 ALONE = ARMS[-1]  # the model of covariates alone, outside the comparisons

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import pages
-from ..cache.write import named_engines
+from ..cache.provenance import named_engines
 from ..split.certificate import duplicates_in_words, statement
 from .cells import sample, shown, shown_row
-from .style import DARK
+from .colours import DARK
 
 
 def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int) -> str:

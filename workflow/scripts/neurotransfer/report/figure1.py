@@ -17,8 +17,9 @@ from matplotlib.patches import Rectangle
 from ..study.targets import TARGETS, UNITS
 from ..text import number
 from .cells import YEARS, age_bins, age_spread, coarse_share, enough, shown
+from .colours import FAINT, INK, PAPER, SOFT
 from .pretraining_tables import SPLIT_NAMES, target_name
-from .style import FAINT, INK, PAPER, SOFT, draw_grid, drawing
+from .style import draw_grid, drawing
 
 # Okabe & Ito's colours (2008) that Figure 2 does not use for a model
 ROLES = {"train": "#56B4E9", "validation": "#CC79A7", "test": "#D55E00", "unused": "#B0B7C0"}

@@ -12,18 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from sklearn.metrics import roc_auc_score
 
+from .colours import INK, MARKS, PAPER, PUBLISHED, SOFT, marks_of
 from .style import (
-    INK,
-    MARKS,
-    PAPER,
-    PUBLISHED,
     RASTER,
-    SOFT,
     draw_chance,
     draw_grid,
     drawing,
     legend_of_models,
-    marks_of,
     rows_and_columns,
     wrapped,
 )  # fmt: skip

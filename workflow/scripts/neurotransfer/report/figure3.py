@@ -12,14 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, NullLocator
 
+from .colours import INK, PAPER, marks_of
 from .style import (
-    INK,
-    PAPER,
     draw_chance,
     draw_grid,
     drawing,
     legend_of_models,
-    marks_of,
     rows_and_columns,
     wrapped,
 )  # fmt: skip

@@ -25,9 +25,9 @@ from ..study import layout
 from ..study.plan import further_models
 from . import answer_tables, pretraining_tables, trust_tables
 from .cells import sample
+from .colours import DARK, PUBLISHED
 from .methods_text import methods
 from .references import bibliography
-from .style import DARK, PUBLISHED
 from .verdicts import answer, verdicts
 
 MIME = {"svg": "image/svg+xml", "png": "image/png", "tsv": "text/tab-separated-values", "tsv.gz": "application/gzip"}

@@ -11,7 +11,6 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib
 import pandas as pd
@@ -21,23 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..files import write_table, written_whole
-from ..study.plan import further_models
+from .colours import FAINT, INK, PAPER, PUBLISHED, SOFT, marks_of
 
-
-class Mark(NamedTuple):
-    """A model's colour and matplotlib marker."""
-
-    colour: str
-    marker: str
-
-
-# Okabe & Ito's palette (2008), which people with a colour-vision deficiency tell apart; the shape repeats the colour
-MARKS = {"linear": Mark("#0072B2", "s"), "baseline": Mark("#E69F00", "D"), "transfer": Mark("#009E73", "o")}
-# Of further arms, in their order; again from the first if there are more
-FURTHER = (Mark("#CC79A7", "v"), Mark("#D55E00", "^"), Mark("#56B4E9", "P"), Mark("#8C6D31", "X"))
-INK, SOFT, FAINT, PAPER = "#1F2328", "#59636E", "#D1D9E0", "#FFFFFF"
-# The same inks on a dark page; the figures' files keep the light ones
-DARK = {INK: "#E6EDF3", SOFT: "#9AA7B4", FAINT: "#30363D", PAPER: "#161B22", MARKS["linear"].colour: "#56B4E9"}
 STYLE = {
     "font.family": "DejaVu Sans",  # part of matplotlib, so every machine draws the same picture
     "font.size": 9,
@@ -59,7 +43,6 @@ STYLE = {
     "svg.hashsalt": "neurotransfer",
     "svg.fonttype": "path",
 }
-PUBLISHED = "published"  # prefix of the SVG ids of the overlay of published medians, which is hidden at first
 HIDE = rb'(<g id="published-[A-Za-z0-9_-]+")>'
 RASTER = 1500  # above this number of points per panel an SVG holds them as an image, which is smaller
 WIDTH = 11.0  # inches of a row of panels; further panels start another row
@@ -95,13 +78,6 @@ def draw_grid(axes: Axes, axis: str) -> None:
 def draw_chance(axes: Axes) -> None:
     """A dotted line at the AUC of chance."""
     axes.axhline(0.5, color=SOFT, linewidth=0.8, linestyle=":", zorder=0)
-
-
-def marks_of(models: Iterable[str]) -> dict[str, Mark]:
-    """The marks of those of these models that are compared: the paper's first, then further arms in their order."""
-    known = dict.fromkeys(models)
-    marks = {model: mark for model, mark in MARKS.items() if model in known}
-    return marks | {model: FURTHER[place % len(FURTHER)] for place, model in enumerate(further_models(known))}
 
 
 def legend_of_models(models: Iterable[str]) -> list[Line2D]:

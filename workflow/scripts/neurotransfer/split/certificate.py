@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..cache.write import made_by, named_engines
+from ..cache.provenance import made_by, named_engines
 from ..errors import InputError, Mistakes, raise_all
 from ..files import digest_of_file, read_json
 from ..study import layout

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..cache.write import made_by
+from ..cache.provenance import made_by
 from ..errors import InputError
 from ..files import digest_of_rows, fingerprint, read_facts, read_table, write_table
 from ..study import layout

@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..report.style import PAPER, SOFT, draw_grid, drawing
+from ..report.colours import PAPER, SOFT
+from ..report.style import draw_grid, drawing
 from ..report.verdicts import TEST_NAMES, listed
 from ..statistics.inference import NULLS, PRIMARY
 from .type_one import SCENARIOS
