@@ -184,7 +184,7 @@ def test_ages_in_other_units():
     Path("A/participants.json").write_text('{"age": {"Units": "decades"}}')
     assert "participants.json: age, Units: 'decades' is no unit of an age" in refused()[0]
     Path("A/participants.json").write_text("{")
-    assert "it cannot be read" in "".join(refused()) and ages(age_unit="months") == [20, 20.5]
+    assert "participants.json: it is not JSON" in "".join(refused()) and ages(age_unit="months") == [20, 20.5]
 
 
 def test_units_of_sessions_are_their_own_or_those_of_participants():

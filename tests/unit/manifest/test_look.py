@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from data_sets import add_scan, people, write_cohort, write_rows
 from neurotransfer.cli import main
 from neurotransfer.errors import InputError
@@ -96,13 +97,36 @@ def test_what_init_writes_compiles(healthy, capsys):
     assert "it is there already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("patients", "controls", "n", "share"), [(51, 21, [50], 0.2), (30, 14, [20], 0.5), (60, 3, None, None)]
+)
+def test_a_rare_class_gets_sets_that_can_be_drawn_and_one_that_is_too_rare_no_task(patients, controls, n, share):
+    """Of 30 patients and 9 controls, which are left of 14, a set of four rarely holds two of each."""
+    rows = [
+        {"participant_id": f"sub-{at:02d}", "age": 20 + at % 30, "group": "control" if at < controls else "depr"}
+        for at in range(patients + controls)
+    ]
+    assert main(["init", str(data_set("clinic", rows)), "--directory", "study"]) == 0
+    written = yaml.safe_load(Path("study/my-study.yaml").read_text())
+    assert written.get("resampling") == (n and {"n": n, "validation_share": share, "test_share": share})
+    if n:
+        assert main(["manifest", "--directory", "study", "--configfile", "study/my-study.yaml"]) == 0
+
+
+def test_a_sidecar_that_cannot_be_read_is_named_and_the_rest_is_shown():
+    root = data_set("B", patients(4))
+    (root / "participants.json").write_bytes(b"{")
+    text = look(root).text()
+    assert "participants.json: it is not JSON" in text and "age: AgeAtScan" in text
+
+
 def test_two_folders_of_one_name_and_a_folder_without_images():
     for parent in ("a", "b"):
         data_set(f"{parent}/bids", people(30))
-    start_study([Path("a/bids"), Path("b/bids")], Path("study"))
+    start_study([Path("a/bids"), Path("b/bids")], Path("study"), lambda *_: [20])
     lines = [line for line in Path("study/cohorts.tsv").read_text().splitlines() if not line.startswith("#")]
     assert [line.split("\t")[0] for line in lines] == ["cohort", "bids", "bids2"]
     Path("none").mkdir()
     with pytest.raises(InputError, match="no T1-weighted image"):
-        start_study([Path("none")], Path("other"))
+        start_study([Path("none")], Path("other"), lambda *_: [20])
     assert not Path("other").exists()

@@ -27,7 +27,7 @@ def test_failed_images_have_pictures_if_they_can_be_read_and_one_that_killed_is_
     files = [f"{tmp_path}/{row[0]}.nii.gz" for row in rows]
     write_table(pd.DataFrame({"image_id": [row[0] for row in rows], "t1w": files}), manifest)
 
-    found = {image["id"]: image for image in page.failed_images([ledger], [manifest])}
+    found = {image["id"]: image for image in page.failed_images(page.read_ledgers([ledger]), [manifest])}
     assert found.keys() == {"a", "b", "c", *(f"e{at}" for at in range(10))}
     assert found["b"]["picture"] is None and found["c"]["picture"] is None and found["e3"]["of"] == 30
     assert found["a"]["remedy"] == REASONS["mask_failed"].remedy

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -260,8 +260,16 @@ def _look(chosen: argparse.Namespace) -> None:
 
 def _init(chosen: argparse.Namespace) -> None:
     from .manifest.look import start_study
+    from .split.pools import feasible_sizes
+    from .study.configuration import load_config
 
-    for path in start_study(chosen.folders, chosen.directory):
+    config = load_config(REPOSITORY)
+
+    def feasible(positive: int, negative: int, sizes: Sequence[int], share: float) -> list[int]:
+        settings = config["resampling"] | {"validation_share": share, "test_share": share}
+        return feasible_sizes(positive, negative, sizes, settings, config["seed"])
+
+    for path in start_study(chosen.folders, chosen.directory, feasible):
         print(f"written: {path}")
     print("check the guesses in both; then: neurotransfer manifest --configfile my-study.yaml")
 

@@ -153,8 +153,8 @@ def _scans(anat: os.DirEntry[str], subject: str, session: str, excluded: list[Ex
         if entry.name.startswith("."):
             continue
         if name is None:
-            fixes = (fix for pattern, fix in NEAR_MISSES if pattern.fullmatch(entry.name))
-            near += [Exclusion(printable(entry), "near_miss", fix) for fix in list(fixes)[:1]]
+            if fix := next((fix for pattern, fix in NEAR_MISSES if pattern.fullmatch(entry.name)), None):
+                near.append(Exclusion(printable(entry), "near_miss", fix))
             continue
         if problem := _problem(entry, prefix):
             excluded.append(Exclusion(printable(entry), *problem))

@@ -7,14 +7,16 @@ values mean is not known here.
 from __future__ import annotations
 
 import csv
-import json
+import io
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError, Mistakes
+from ..files import opened, read_json
 from .bids import key_of
 
 MISSING = ("", "n/a")  # what BIDS calls missing, and nothing else
@@ -66,8 +68,8 @@ def read_tsv(
     kept: list[int] = []
     lines: list[tuple[int, list[str]]] = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter="\t", strict=True)
+        with opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+            reader = csv.reader(text, delimiter="\t", strict=True)
             for cells in reader:
                 if not any(map(str.strip, cells)) or (comments and cells[0].lstrip().startswith("#")):
                     continue
@@ -177,21 +179,35 @@ def _find_by_participant(table: Table, sessions: Sequence[str], fix: str, mistak
 def read_header(path: Path) -> tuple[str, ...]:
     """The columns of a table, without reading its rows; empty if it has none or is no text."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return tuple(cell.strip() for cell in next(csv.reader(file, delimiter="\t"), []))
-    except (UnicodeDecodeError, csv.Error):
+        with opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+            return tuple(cell.strip() for cell in next(csv.reader(text, delimiter="\t"), []))
+    except (UnicodeDecodeError, csv.Error, InputError):
         return ()
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """A JSON object beside a table or a data set, such as participants.json; empty if there is no such file.
+
+    Raises
+    ------
+    InputError
+        if it cannot be read, or is no JSON object
+    """
+    fix = "correct it, or remove it"
+    try:
+        facts = read_json(path)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(path, "", f"it cannot be read ({error.strerror})", fix) from None
+    if not isinstance(facts, dict):
+        raise InputError(path, "", "it is no JSON object", fix)
+    return facts
 
 
 def read_units(path: Path, column: str) -> str | None:
     """What a table's sidecar (participants.json) calls the unit of a column; None if it does not say."""
-    try:
-        described = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, OSError) as error:
-        raise InputError(path, "", f"it cannot be read ({error})", "correct it, or remove it") from None
-    about = described.get(column) if isinstance(described, dict) else None
+    about = read_sidecar(path).get(column)
     units = about.get("Units") if isinstance(about, dict) else None
     return units if isinstance(units, str) and units.strip() not in MISSING else None
 

@@ -142,7 +142,7 @@ def _role_mistakes(row: Mapping[str, str], tasks: Collection[str]) -> Iterator[t
 def _cell_mistakes(row: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """What is wrong within a cell of codes, a file, or a rule or pattern for files: column, mistake and fix."""
     for name in ("sex", "handedness"):
-        for value, meaning in _codes(row.get(f"{name}_codes", "")).items():
+        for value, meaning in codes_of(row.get(f"{name}_codes", "")).items():
             if meaning not in ("0", "1", None):
                 yield (f"{name}_codes", f"{value} means {meaning!r}", "it must mean 0, 1 or n/a")
     for name in (*FIELDS, *EXTRA_FIELDS):
@@ -160,10 +160,10 @@ def _cohort(row: Mapping[str, str], where: str, images_per_job: int) -> Cohort:
     roles = _roles(row["roles"])
     share = float(row["pretraining_share"]) if "pretraining_share" in row else float("pretraining" in roles)
     codes = {
-        name: _codes(row[f"{name}_codes"]) for name in ("sex", "handedness", "diagnosis") if row.get(f"{name}_codes")
+        name: codes_of(row[f"{name}_codes"]) for name in ("sex", "handedness", "diagnosis") if row.get(f"{name}_codes")
     }
     given = {name: row[name] for name in (*FIELDS, *EXTRA_FIELDS) if name in row}
-    ages = _codes(given.pop("age")) if "=" in given.get("age", "") else {}
+    ages = codes_of(given.pop("age")) if "=" in given.get("age", "") else {}
     unused = {name for name, text in given.items() if text == NO_COLUMN} | ({"age"} if ages else set())
     sources = {name: _place(given.get(name, name)) for name in FIELDS if name not in unused}
     sources |= {name: _place(given[name]) for name in EXTRA_FIELDS if name in given.keys() - unused}
@@ -213,7 +213,8 @@ def _place(text: str) -> tuple[str, str]:
     return (file.strip(), column.strip()) if colon and file.endswith(".tsv") else ("", text)
 
 
-def _codes(text: str) -> dict[str, str | None]:
+def codes_of(text: str) -> dict[str, str | None]:
+    """What each value means by a cell such as "depr=MDD,control=HC"; None for a missing one, as in "9=n/a"."""
     pairs = (pair.split("=", 1) for pair in text.split(",") if "=" in pair)
     return {value.strip(): None if meaning.strip() in MISSING else meaning.strip() for value, meaning in pairs}
 

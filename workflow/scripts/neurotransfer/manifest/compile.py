@@ -11,7 +11,6 @@ whose images are all gone keeps its file, without rows, because its number must 
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -30,9 +29,9 @@ from ..study.plan import digest_of_cohorts
 from ..study.targets import TARGETS
 from ..text import aligned
 from .bids import PROCESSED, Exclusion, Participant, Scan, find_participants, key_of, safe
-from .bids_tables import Table, day_of, read_acquisitions, read_participants, read_sessions
+from .bids_tables import Table, day_of, read_acquisitions, read_participants, read_sessions, read_sidecar
 from .cohorts import Cohort, read_cohorts
-from .image_choice import choose_scans
+from .image_choice import choose_scans, entities_named
 from .labels import Labels, mapped_columns
 from .path_patterns import fill_in
 from .people import Person, Visit
@@ -210,7 +209,7 @@ def images_of_cohort(
         people.append(known)
     for row, values in zip(rows, labels.values(people), strict=True):
         row |= values
-    labels.check_columns(table)
+    labels.report(table)
     labels.notes[:0] = notes_on_columns(cohort, participants, labels.has("diagnosis"))
     _check_derivatives(cohort, table, rows, labels.notes, mistakes)
     if not rows:
@@ -229,11 +228,10 @@ def _refuse_derivatives(cohort: Cohort, mistakes: Mistakes) -> None:
     """The images of a derivative data set are no raw scans, unless the column t1w names what is meant."""
     path = cohort.path / "dataset_description.json"
     try:
-        about = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+        kind = read_sidecar(path).get("DatasetType")
+    except InputError:
         return  # BIDS wants this file; nothing here needs it
-    kind = about.get("DatasetType") if isinstance(about, dict) else None
-    named = any(part.split("-", 1)[0] in PROCESSED for word in cohort.t1w for part in word.split("_"))
+    named = entities_named(cohort.t1w) & set(PROCESSED)
     if isinstance(kind, str) and kind.lower() == "derivative" and not named:
         what = "DatasetType says that this is a derivative data set, and its images are no raw scans"
         fix = (

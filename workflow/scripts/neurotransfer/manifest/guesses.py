@@ -6,14 +6,13 @@ the guess.  A guess is for a person to look at; nothing else in the program reli
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .bids_tables import MISSING, Table
+from .bids_tables import MISSING, Table, read_sidecar
 from .decimal_commas import NUMBER
 
 # Names of columns, in the order in which they are preferred; the first that a table has is taken.
@@ -53,16 +52,12 @@ class Guess:
 
 
 def read_levels(root: Path) -> dict[str, dict[str, str]]:
-    """The meaning of each value of each column, as participants.json gives it; empty if there is no such file."""
-    try:
-        about = json.loads((root / "participants.json").read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
+    """The meaning of each value of each column, as participants.json gives it; empty if it does not."""
     found = {}
-    for name, facts in about.items() if isinstance(about, dict) else ():
+    for name, facts in read_sidecar(root / "participants.json").items():
         levels = facts.get("Levels") if isinstance(facts, dict) else None
         if isinstance(levels, dict):
-            found[str(name)] = {str(value): str(text) for value, text in levels.items()}
+            found[name] = {str(value): str(text) for value, text in levels.items()}
     return found
 
 

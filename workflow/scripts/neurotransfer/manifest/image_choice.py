@@ -32,6 +32,11 @@ def rule_mistake(rule: Sequence[str]) -> str | None:
     return None
 
 
+def entities_named(rule: Sequence[str]) -> set[str]:
+    """The entities that a rule's words name, such as {"acq", "rec"}; plain words such as first are among them."""
+    return {part.split("-", 1)[0] for word in rule for part in word.split("_")}
+
+
 def choose_scans(scans: Sequence[Scan], rule: Sequence[str]) -> tuple[list[Scan], list[Exclusion]]:
     """Divide the scans of one session into those that the rule takes and those that it leaves out.
 
@@ -44,7 +49,7 @@ def choose_scans(scans: Sequence[Scan], rule: Sequence[str]) -> tuple[list[Scan]
         detail = "an image with a contrast agent is taken only if the column t1w names it, as ce-<label>"
         excluded = [Exclusion(scan.path, "contrast_agent", detail) for scan in scans if "ce" in scan.labels]
         scans = [scan for scan in scans if "ce" not in scan.labels]
-    named = {part.split("-", 1)[0] for word in rule for part in word.split("_")}
+    named = entities_named(rule)
     made = [scan for scan in scans if _is_processed(scan) and not named & set(PROCESSED)]
     detail = "a program has made it of a scan; it is taken only if the column t1w names it, as desc-<label>"
     excluded += [Exclusion(scan.path, "processed", detail) for scan in made]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -191,33 +191,40 @@ class Labels:
                 f"sessions of the same person (first: {found[0]})"
             )
 
-    def check_columns(self, table_of_cohorts: object) -> None:
-        """Complain about columns that cohorts.tsv names and no table of the cohort has; to be called at the end."""
-        for session, name in self.cohort.ages.items():
-            if name not in self.participants.header:
-                what = f"{self.participants.path} has no column {name!r}, the age of session {session}"
-                near = difflib.get_close_matches(name, self.participants.header, 1, cutoff=0.5)
-                fix = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(self.participants.header[:12])}"
-                self.mistakes.add(InputError(table_of_cohorts, f"{self.cohort.where}, age", what, fix))
+    def report(self, table_of_cohorts: object) -> None:
+        """Hand over the complaints about cells and about columns that no table has; to be called at the end."""
         for (_, column, _), (number, error) in self._complaints.items():
             what = f"{error.what}, {number:,} times" if number > 1 else error.what
             again = InputError(error.file, error.where, what, error.fix)
             self.mistakes.add(again, str(self.cohort.path), f"column {column}")
-        self._complaints.clear()
+        for field_name, what, fix in (*self._ages_without_column(), *self._fields_without_column()):
+            self.mistakes.add(InputError(table_of_cohorts, f"{self.cohort.where}, {field_name}", what, fix))
+
+    def _ages_without_column(self) -> Iterator[tuple[str, str, str]]:
+        """Columns for ages of sessions that participants.tsv lacks: field, mistake and fix."""
+        for session, name in self.cohort.ages.items():
+            if name not in self.participants.header:
+                what = f"{self.participants.path} has no column {name!r}, the age of session {session}"
+                yield "age", what, self._nearest_column(name)
+
+    def _fields_without_column(self) -> Iterator[tuple[str, str, str]]:
+        """Columns that cohorts.tsv names and no table of the cohort has: field, mistake and fix."""
         for field_name in sorted(self.cohort.given - self._found):
             name = self.cohort.columns[field_name]
-            where = f"{self.cohort.where}, {field_name}"
             if field_name in self._several:
                 files = self._several[field_name]
                 what = f"a column {name!r} stands in several phenotype files ({', '.join(files)})"
-                fix = f"name the one that is meant, as {files[0]}:{name}"
+                yield field_name, what, f"name the one that is meant, as {files[0]}:{name}"
             elif field_name in self.cohort.files:
-                what, fix = f"{self.cohort.path / self.cohort.files[field_name]} has no column {name!r}", "correct it"
+                file = self.cohort.path / self.cohort.files[field_name]
+                yield field_name, f"{file} has no column {name!r}", "correct it"
             else:
-                near = difflib.get_close_matches(name, self.participants.header, 1, cutoff=0.5)
-                fix = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(self.participants.header[:12])}"
                 what = f"neither {self.participants.path} nor a sessions.tsv or phenotype file has a column {name!r}"
-            self.mistakes.add(InputError(table_of_cohorts, where, what, fix))
+                yield field_name, what, self._nearest_column(name)
+
+    def _nearest_column(self, name: str) -> str:
+        near = difflib.get_close_matches(name, self.participants.header, 1, cutoff=0.5)
+        return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(self.participants.header[:12])}"
 
     def _columns_of(self, table: Table) -> dict[str, int]:
         """Position of each field's column; a default name also finds a column in another case, such as Age."""

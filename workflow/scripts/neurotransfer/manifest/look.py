@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,26 +17,34 @@ from ..files import write_text
 from ..text import aligned, number
 from .bids import Exclusion, Participant, find_participants, key_of
 from .bids_tables import MISSING, Table, read_header, read_tsv
+from .cohorts import codes_of
 from .guesses import Guess, guesses_of, read_levels
 from .image_choice import choose_scans
 from .unnamed_columns import KEYS, described
 
 COLUMNS = 40  # columns of a table that are described
 SHARE = 0.3  # of the healthy people of a cohort that pretrains and is tested
-PER_N = 1.5  # people for each training image: validation and test have a fifth each, and both classes are in each
 SIZES = (20, 50, 100, 200, 300, 400, 500)
+SET_SHARES = (0.2, 0.5)  # of n in validation and in test: the paper's; more if a class is rare
 COHORTS, STUDY = "cohorts.tsv", "my-study.yaml"
+# The sizes n whose resamples can be drawn of a number of positive and of negative people, with a share of n in
+# validation and in test: split.pools.feasible_sizes.
+FeasibleSizes = Callable[[int, int, Sequence[int], float], list[int]]
 
 
 @dataclass(frozen=True)
 class Look:
-    """A data set: its people, what is left out, participants.tsv (None if there is none), and the guesses."""
+    """A data set: its people, what is left out, participants.tsv (None if there is none), and the guesses.
+
+    `problem` says why participants.json was not read, if it is there and cannot be.
+    """
 
     folder: Path
     people: Sequence[Participant]
     excluded: Sequence[Exclusion]
     participants: Table | None
     guesses: Mapping[str, Guess]
+    problem: str = ""
 
     @property
     def name(self) -> str:
@@ -81,7 +89,7 @@ class Look:
         tables = next((person.sessions_table for person in self.people if person.sessions_table), None)
         for path in [*([tables] if tables else []), *others]:
             lines.append(f"{path.relative_to(self.folder)}: {', '.join(read_header(path)[:COLUMNS])}")
-        lines += ["", "guesses for cohorts.tsv:"]
+        lines += ["", *([self.problem] if self.problem else []), "guesses for cohorts.tsv:"]
         lines += [f"  {_said(field, guess)}" for field, guess in self.guesses.items()] or ["  none"]
         return "\n".join(lines)
 
@@ -99,14 +107,19 @@ def look(folder: Path) -> Look:
     excluded: list[Exclusion] = []
     people = list(find_participants(folder, excluded))
     path = folder / "participants.tsv"
-    participants, guesses = None, {}
+    participants, guesses, problem = None, {}, ""
     if path.is_file():
         participants = read_tsv(path)
         if "participant_id" in participants.columns:
             keys = participants.column("participant_id")
             participants.rows.update({(key_of(key, "sub-"), ""): (0, []) for key in keys})
-            guesses = guesses_of(participants, read_levels(folder))
-    return Look(folder, people, excluded, participants, guesses)
+            levels = {}
+            try:
+                levels = read_levels(folder)
+            except InputError as error:
+                problem = str(error)
+            guesses = guesses_of(participants, levels)
+    return Look(folder, people, excluded, participants, guesses, problem)
 
 
 def _said(field: str, guess: Guess) -> str:
@@ -115,12 +128,13 @@ def _said(field: str, guess: Guess) -> str:
     return f"{field}: {column}{codes}{f' ({guess.why})' if guess.why else ''}"
 
 
-def start_study(folders: Sequence[Path], target: Path) -> list[Path]:
+def start_study(folders: Sequence[Path], target: Path, feasible: FeasibleSizes) -> list[Path]:
     """Write cohorts.tsv and my-study.yaml for data sets; both have what was guessed as comments.
 
     Parameters
     ----------
     target : the study's folder
+    feasible : split.pools.feasible_sizes with the configuration's resampling
 
     Returns
     -------
@@ -140,10 +154,11 @@ def start_study(folders: Sequence[Path], target: Path) -> list[Path]:
         if not any(person.scans for person in one.people):
             raise InputError(one.folder, "", "it holds no T1-weighted image", f"see: neurotransfer look {one.folder}")
     names = _unique([one.name for one in found])
-    tasks = {name: task for name, one in zip(names, found, strict=True) if (task := _task_of(name, one))}
+    guessed = {name: task for name, one in zip(names, found, strict=True) if (task := _task_of(name, one))}
+    tasks, sizes, share = _drawable(guessed, feasible)
     target.mkdir(parents=True, exist_ok=True)
     write_text(paths[0], _cohorts_text(names, found, tasks))
-    write_text(paths[1], _study_text(tasks))
+    write_text(paths[1], _study_text(tasks, sizes, share))
     return paths
 
 
@@ -154,7 +169,18 @@ class _Task:
     name: str
     positive: str
     negative: str
-    people: int  # that are left if a share of the controls pretrains
+    people: tuple[int, int]  # with either, that are left if a share of the controls pretrains
+
+
+def _drawable(tasks: Mapping[str, _Task], feasible: FeasibleSizes) -> tuple[dict[str, _Task], list[int], float]:
+    """The tasks whose resamples can be drawn, the sizes n that all of them allow, and the sets' share of n."""
+    allowed: dict[str, set[int]] = {}
+    for share in SET_SHARES:
+        allowed = {name: set(feasible(*task.people, SIZES, share)) for name, task in tasks.items()}
+        if allowed and (common := set.intersection(*allowed.values())):
+            return dict(tasks), sorted(common), share
+    kept = {name: task for name, task in tasks.items() if allowed[name]}
+    return kept, sorted(set.intersection(*(allowed[name] for name in kept))) if kept else [], share
 
 
 def _unique(names: Sequence[str]) -> list[str]:
@@ -170,22 +196,21 @@ def _task_of(name: str, one: Look) -> _Task | None:
     guess = one.guesses.get("diagnosis")
     if guess is None or one.participants is None:
         return None
-    codes = dict(pair.split("=", 1) for pair in guess.codes.split(",")) if guess.codes else {}
+    codes = codes_of(guess.codes)
     imaged = {key_of(person.label, "sub-") for person in one.people if any(choose_scans(person.scans, ("first",))[0])}
     keys, words = one.participants.column("participant_id"), one.participants.column(guess.column)
     counts = Counter(
-        codes.get(word, word)
+        meaning
         for key, word in zip(keys, words, strict=True)
-        if word not in MISSING and key_of(key, "sub-") in imaged
+        if word not in MISSING and key_of(key, "sub-") in imaged and (meaning := codes.get(word, word))
     )
     if len(counts) < 2:
         return None
     first, second = [word for word, _ in counts.most_common(2)]
     if "HC" in counts:
         first, second = next(word for word, _ in counts.most_common() if word != "HC"), "HC"
-    people = counts[first] + int(counts[second] * (1 - SHARE if second == "HC" else 1))  # some controls may pretrain
-    if people < PER_N * SIZES[0] or min(counts[first], counts[second]) < SIZES[0] // 2:
-        return None
+    # some of the controls may pretrain
+    people = counts[first], int(counts[second] * (1 - SHARE if second == "HC" else 1))
     return _Task(f"{name.lower()}_{first.lower()}", first, second, people)
 
 
@@ -231,7 +256,7 @@ def _height_unit(one: Look) -> str:
     return "m" if values and max(values) < 3 else "cm"
 
 
-def _study_text(tasks: Mapping[str, _Task]) -> str:
+def _study_text(tasks: Mapping[str, _Task], sizes: Sequence[int], share: float) -> str:
     """my-study.yaml: what differs from config.yaml."""
     lines = [
         "# Made by `neurotransfer init`: what differs from config/config.yaml, where every key is explained.",
@@ -244,17 +269,19 @@ def _study_text(tasks: Mapping[str, _Task]) -> str:
         "  scz_bd: null",
     ]
     for task in tasks.values():
+        first, second = task.people
         lines += [
-            f"  {task.name}:  # guessed from the two most frequent diagnoses, {task.people} people",
+            f"  {task.name}:  # guessed from the two most frequent diagnoses, {first} and {second} people",
             f"    title: {task.positive} or {task.negative}",
             f"    positive: [{task.positive}]",
             f"    negative: [{task.negative}]",
             "    seed: 0",
         ]
     if tasks:
-        smallest = min(task.people for task in tasks.values())
-        sizes = [n for n in SIZES if PER_N * n <= smallest]
-        lines += ["resampling:", f"  n: {sizes}              # training images; validation and test have a fifth each"]
+        lines += ["resampling:", f"  n: {list(sizes)}              # training images"]
+        why = "as in the paper" if share == SET_SHARES[0] else "more than in the paper, because a class is rare"
+        lines += [f"  {name}: {share:g}    # of n, {why}" for name in ("validation_share", "test_share")]
     else:
-        lines.append("  # no cohort has two diagnoses of 10 people or more: write a task, see config.yaml")
+        what = f"no cohort has two diagnoses that {SIZES[0]} training images can be drawn of"
+        lines.append(f"  # {what}: write a task, see config.yaml")
     return "\n".join(lines) + "\n"

@@ -28,6 +28,7 @@ from .judge import badness
 
 ODD = 3.5  # robust z-score from which a figure counts as a reason (Iglewicz and Hoaglin, 1993)
 PER_RULE = 10  # images shown of those that a rule excludes, and of those that failed with one reason
+PLACE = ("shard", "file", "line")  # of a ledger's row
 LARGEST = 512**3  # voxels of a failed image that has a picture
 SMALLEST = 180  # pixels of a slice; smaller ones are enlarged, so that an outline is thin
 QUALITY = 82  # of JPEG
@@ -59,11 +60,12 @@ def quality_content(
     """
     tables = [table for table in tables if len(table)]
     images = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["cohort", "status", "unusual"])
-    images = images.assign(flag=flags(images, notes(ledgers), settings["flag_below_mm3"]))
+    recorded = read_ledgers(ledgers)
+    images = images.assign(flag=flags(images, notes(recorded), settings["flag_below_mm3"]))
     shown = most_unusual(images, settings["images"], settings["per_cohort"])
     groups = {name: compared_with(table) for name, table in _by_cohort(tables)}
     pictures = {Path(path).name.removesuffix(".slices.npy"): path for path in slices}
-    rows = ledger_rows(shown, ledgers)
+    rows = ledger_rows(shown, recorded)
     cards = []
     for image in shown.to_dict("records"):
         picture, outline = thumbnails(ShardFile(pictures[image["shard"]]).image(int(image["row"])))
@@ -89,7 +91,7 @@ def quality_content(
             for name, table in _by_cohort(tables)
         ],
         "settings": dict(settings),
-        "failed": failed_images(ledgers, manifests),
+        "failed": failed_images(recorded, manifests),
         "threshold": ODD,
         "data": {
             "cards": cards,
@@ -115,15 +117,25 @@ def compared_with(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def notes(ledgers: Sequence[str | Path]) -> dict[str, str]:
+def read_ledgers(paths: Sequence[str | Path]) -> pd.DataFrame:
+    """The rows of all ledgers, with the `shard` of each, its `file` (relative to the page) and its `line` there."""
+    tables = []
+    for path in map(Path, paths):
+        table = read_table(path)
+        shard, file = path.parent.name, f"../preprocessed/{path.parent.name}/{path.name}"
+        tables.append(table.assign(shard=shard, file=file, line=range(2, len(table) + 2)))
+    if not tables:
+        return pd.DataFrame(columns=["image_id", "status", "reason", "detail", *PLACE])
+    return pd.concat(tables, ignore_index=True)
+
+
+def notes(recorded: pd.DataFrame) -> dict[str, str]:
     """What an engine has noted of images that it has completed, by image, without the figure that every image has."""
     found: dict[str, str] = {}
-    for path in ledgers:
-        table = read_table(path)
-        for row in table[(table["status"] == "ok") & table["detail"].notna()].itertuples():
-            said = [part for part in str(row.detail).split("; ") if not part.startswith(FIT)]
-            if said:
-                found[row.image_id] = "; ".join(said)
+    for row in recorded[(recorded["status"] == "ok") & recorded["detail"].notna()].itertuples():
+        said = [part for part in str(row.detail).split("; ") if not part.startswith(FIT)]
+        if said:
+            found[row.image_id] = "; ".join(said)
     return found
 
 
@@ -198,53 +210,48 @@ def card(image: Mapping[str, Any], group: pd.Series) -> dict[str, Any]:
     }
 
 
-def ledger_rows(shown: pd.DataFrame, ledgers: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
+def ledger_rows(shown: pd.DataFrame, recorded: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Of each image its row of the ledger, with the file (relative to the page) and the line that it stands in."""
-    wanted = set(shown["image_id"]) if len(shown) else set()
-    shards = set(shown["shard"]) if len(shown) else set()
-    rows = {}
-    for path in map(Path, ledgers):
-        if path.parent.name not in shards:
-            continue
-        for at, row in enumerate(read_table(path).to_dict("records")):
-            if row["image_id"] in wanted:
-                facts = {name: None if pd.isna(value) else str(value) for name, value in row.items()}
-                file = f"../preprocessed/{path.parent.name}/{path.name}"
-                rows[row["image_id"]] = facts | {"file": file, "line": at + 2}
-    return rows
+    if shown.empty:
+        return {}
+    rows = recorded[recorded["image_id"].isin(shown["image_id"]) & recorded["shard"].isin(shown["shard"])]
+    found = {}
+    for row in rows.to_dict("records"):
+        facts = {name: None if pd.isna(value) else str(value) for name, value in row.items() if name not in PLACE}
+        found[row["image_id"]] = facts | {"file": row["file"], "line": row["line"]}
+    return found
 
 
-def failed_images(ledgers: Sequence[str | Path], manifests: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """The first failed images of each reason, with what is recorded of them and three slices if they can be read."""
-    tables = {Path(path).stem: path for path in manifests}
-    found: list[dict[str, Any]] = []
-    counts: dict[str, int] = {}
-    for path in map(Path, ledgers):
-        if path.parent.name not in tables or not path.is_file():
-            continue
-        rows = read_table(path)
-        rows = rows[rows["status"] == "failed"]
-        files = read_table(tables[path.parent.name]).set_index("image_id")["t1w"] if len(rows) else {}
-        for row in rows.to_dict("records"):
-            name, reason = row["image_id"], str(row["reason"])
-            counts[reason] = counts.get(reason, 0) + 1
-            if counts[reason] > PER_RULE or name not in files:
-                continue
-            # an image that killed its job would kill this one, too
-            picture = None if reason == "killed" else picture_of_file(Path(str(files[name])))
-            found.append(
-                {
-                    "id": name,
-                    "cohort": path.parent.name.rpartition("-")[0],
-                    "reason": reason,
-                    "detail": None if pd.isna(row["detail"]) else str(row["detail"]),
-                    "remedy": REASONS[reason].remedy if reason in REASONS else None,
-                    "picture": picture,
-                }
-            )
-    for image in found:
-        image["of"] = counts[image["reason"]]
-    return sorted(found, key=lambda image: image["reason"])
+def failed_images(recorded: pd.DataFrame, manifests: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """The first failed images of each reason, with what is recorded of them and three slices if they can be read.
+
+    Parameters
+    ----------
+    recorded : from read_ledgers
+    manifests : of each shard; a failed image that none of them lists is left out
+    """
+    failed = recorded[recorded["status"] == "failed"]
+    tables = [read_table(path)[["image_id", "t1w"]] for path in manifests if Path(path).stem in set(failed["shard"])]
+    if not tables:
+        return []
+    failed = failed.merge(pd.concat(tables), on="image_id").sort_values("reason", kind="stable")
+    counts = failed["reason"].value_counts()
+    found = []
+    for row in failed.groupby("reason").head(PER_RULE).to_dict("records"):
+        reason = str(row["reason"])
+        found.append(
+            {
+                "id": row["image_id"],
+                "cohort": row["shard"].rpartition("-")[0],
+                "reason": reason,
+                "detail": None if pd.isna(row["detail"]) else str(row["detail"]),
+                "remedy": REASONS[reason].remedy if reason in REASONS else None,
+                # an image that killed its job would kill this one, too
+                "picture": None if reason == "killed" else picture_of_file(Path(str(row["t1w"]))),
+                "of": int(counts[reason]),
+            }
+        )
+    return found
 
 
 def picture_of_file(path: Path) -> str | None:

@@ -13,7 +13,7 @@ import pandas as pd
 from ..errors import InputError, Mistakes
 from ..manifest.cohorts import Cohort
 from ..seeds import seed_from
-from .resampling import check_task, labelled
+from .resampling import INFEASIBLE, check_task, failing_share, labelled
 from .roles import split_cohort
 
 
@@ -45,3 +45,17 @@ def check_pools(config: Mapping[str, Any], images: pd.DataFrame, cohorts: Sequen
             check_task(name, pool, settings["n"], settings, seed_from(config["seed"], "check", name))
         except InputError as error:
             mistakes.add(error)
+
+
+def feasible_sizes(
+    positive: int, negative: int, sample_sizes: Sequence[int], settings: Mapping[str, Any], seed: int
+) -> list[int]:
+    """The sample sizes whose resamples can be drawn of so many people with one image each.
+
+    Parameters
+    ----------
+    positive, negative : numbers of people with either label
+    settings : the configuration's `resampling`
+    """
+    people = pd.DataFrame({"participant_id": range(positive + negative), "label": [1] * positive + [0] * negative})
+    return [n for n in sample_sizes if failing_share(people, n, settings, seed) <= INFEASIBLE]

@@ -288,4 +288,8 @@ def check_task(
                 f"the pool of task {name} is too small for n = {n} ({train} training images, then {validation} "
                 f"validation and {test} test images of other participants): {contents}"
             )
-            raise InputError("configuration", "resampling.n", what, "choose a smaller n or add cohorts to the task")
+            fix = (
+                f"choose a smaller n, add cohorts to the task, or, if a class is rare, raise validation_share and "
+                f"test_share (each set needs {settings['min_per_class']} images of each class)"
+            )
+            raise InputError("configuration", "resampling.n", what, fix)
