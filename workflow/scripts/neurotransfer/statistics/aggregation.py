@@ -371,7 +371,11 @@ def headline(medians: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     width = max(12, *(len(task) + 2 for task in medians["task"]))
     head = f"{'task':<{width}}{'n':>5}   {'linear':>7}{'baseline':>10}{'transfer':>10}"
     head += f"   {'p vs baseline (Holm)':>22}{'p vs linear (Holm)':>22}"
-    lines = ["Median test AUC, and the paired permutation test of transfer against each:", "", head]
+    lines = [
+        "Median test AUC, and the paired permutation test of transfer against each in this pool of images:",
+        "",
+        head,
+    ]
     for task, n in medians[["task", "n"]].drop_duplicates().itertuples(index=False):
         line = f"{task:<{width}}{n:>5}   " + f"{auc[task, n, 'linear']:>7.3f}"
         line += "".join(f"{auc[task, n, model]:>10.3f}" for model in CNNS) + "   "
