@@ -87,7 +87,7 @@ fewer-scans: $(VENV)/.installed ## from how many healthy scans on pretraining pa
 dry-run: $(VENV)/.installed ## tables, manifest and dry run at the size of the paper's study; IMAGES_PER_JOB=1 for a job per image
 	@python benchmarks/dry_run.py --images-per-job $(IMAGES_PER_JOB)
 
-validate: $(VENV)/.installed ## coverage, rejections and planted leaks on simulated studies, 1 to 2 minutes: docs/validity.md
+validate: $(VENV)/.installed ## coverage, rejections and planted leaks on simulated studies, 3 to 5 minutes: docs/validity.md
 	@python benchmarks/validate.py --processes $(CORES)
 
 type-one: $(VENV)/.installed ## type-I error and power of every test at the paper's sizes, 12 minutes on 2 cores: docs/type-one.md
