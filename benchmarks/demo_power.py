@@ -43,7 +43,7 @@ def run(folder: Path, seed: int, cores: int) -> None:
     started = time.monotonic()
     simulate_demo(Path(), seed, processes=cores)
     compile_manifest(load_config(REPOSITORY, overlays), check_pools)
-    options = [*NEEDED, "--profile", str(REPOSITORY / "profiles/local"), "--cores", str(cores), "--nolock"]
+    options = ["--profile", str(REPOSITORY / "profiles/local"), "--cores", str(cores), "--nolock", *NEEDED]
     ended = run_snakemake(command_of(REPOSITORY, overlays, options), str(seed), costs=SECONDS)
     if ended.status:
         sys.exit("\n".join([*ended.lines, f"seed {seed}: Snakemake has failed"]))

@@ -155,7 +155,7 @@ def _draw_cohorts(axes: Axes, images: pd.DataFrame, order: Sequence[str], smalle
             axes.plot(ages["median"], row + shift, marker="|", color=PAPER, markersize=4, markeredgewidth=1.2)
     sizes = {cohort: _size(images[images["cohort"] == cohort], smallest) for cohort in order}
     axes.set_yticks(range(len(order)), [f"{_short(cohort)} ({sizes[cohort]})" for cohort in order])
-    axes.tick_params(axis="y", length=0, labelsize=8 if len(order) < 25 else 7)
+    axes.tick_params(axis="y", length=0, labelsize=10 if len(order) < 25 else 9)
     axes.set_ylim(-0.7, len(order) - 0.3)
     draw_grid(axes, "x")
     more = f", the largest {COHORTS} of {cohorts}" if (cohorts := images["cohort"].nunique()) > COHORTS else ""
@@ -183,7 +183,7 @@ def _draw_targets(axes: Axes, shares: pd.DataFrame, order: Sequence[str]) -> Non
             axes.add_patch(Rectangle(corner, 0.84, 0.76, **frame))
     axes.set(title="Known targets", xlim=(-0.6, len(shares.columns) - 0.4), ylim=(-0.7, len(order) - 0.3))
     axes.set_yticks([])
-    axes.set_xticks(range(len(shares.columns)), [SHORT.get(name, name) for name in shares], rotation=90, fontsize=8)
+    axes.set_xticks(range(len(shares.columns)), [SHORT.get(name, name) for name in shares], rotation=90, fontsize=9.5)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     key = [Rectangle((0, 0), 1, 1, alpha=DARKEST * share, **ink) for share in (0.1, 0.5, 1.0)]
@@ -255,7 +255,7 @@ def _draw_skill(axes: Axes, rows: pd.DataFrame) -> None:
             )
         else:
             label = f"{row.metric.upper()} not defined here"
-        axes.text(1.03, height, label, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5)
+        axes.text(1.03, height, label, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
     axes.axvline(0, color=SOFT, linewidth=0.8, linestyle=":")
     lowest = np.fmin.reduce([*rows["low_skill"], *rows["skill"], 0.0])
     axes.set_xlim(max(-1.0, lowest - 0.05), 1.03)

@@ -58,9 +58,9 @@ def figure2(
     rows, columns = rows_and_columns(len(shown), width)
     found = verdicts(comparisons, alpha=alpha, statistic=statistic)
     with drawing():
-        figure = Figure(figsize=(max(5.6, width * columns + 1.1), 4.0 * rows + 0.9), layout="constrained")
+        figure = Figure(figsize=(max(5.9, width * columns + 1.1), 4.3 * rows + 0.9), layout="constrained")
         bands = figure.subfigures(rows, 1, squeeze=False)[:, 0]
-        grid = [band.subplots(2, columns, squeeze=False, height_ratios=(0.36, 3)) for band in bands]
+        grid = [band.subplots(2, columns, squeeze=False, height_ratios=(0.5, 3)) for band in bands]
         figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, hspace=0.0, wspace=0.03)
         dots = aucs.loc[aucs["model"].isin(list(marks_of(medians["model"]))), "auc"]
         lowest = max(0.0, min(0.45, float(dots.min()) - 0.03))
@@ -158,7 +158,7 @@ def _draw_marks(strip: Axes, sizes: Sequence[int], found: Sequence[Verdict]) -> 
             strip.scatter(sizes.index(verdict.n), height, s=26, marker=marker, linewidths=0.9, **style)
     strip.set(xlim=(-0.5, len(sizes) - 0.5), ylim=(-0.75, 1.6))
     strip.set_xticks([])
-    strip.set_yticks((1, 0), [f"transfer vs {other}" for other in others], fontsize=8)
+    strip.set_yticks((1, 0), [f"transfer vs {other}" for other in others], fontsize=10.3)
     strip.tick_params(length=0, labelleft=False)
     strip.spines[:].set_visible(False)
 
@@ -180,12 +180,16 @@ def _legend_of_figure2(
         Line2D([], [], marker="v", label="worse, likewise", **mark),
         Line2D([], [], marker="_", label="not distinguishable", **mark | {"color": SOFT}),
     ]
-    wide = figure.get_figwidth() > 7.5
+    width = figure.get_figwidth()
     figure.legend(
-        handles=lines, loc="outside upper center", ncols=6 if wide else 3, columnspacing=1.4, handlelength=1.8
+        handles=lines,
+        loc="outside upper center",
+        ncols=7 if width > 9 else 4 if width > 7.5 else 3,
+        columnspacing=1.4,
+        handlelength=1.8,
     )
     if len(comparisons):
-        ncols = 4 if wide else 2
+        ncols = 4 if width > 9 else 2
         figure.legend(handles=marks, loc="outside lower center", ncols=ncols, handletextpad=0.3, columnspacing=1.2)
 
 

@@ -24,14 +24,14 @@ from .colours import FAINT, INK, PAPER, PUBLISHED, SOFT, marks_of
 
 STYLE = {
     "font.family": "DejaVu Sans",  # part of matplotlib, so every machine draws the same picture
-    "font.size": 9,
+    "font.size": 10.5,  # so that it is 9 points at least where a page shows it smaller
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": SOFT,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
-    "axes.titlesize": 9.5,
+    "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlepad": 8,
     "xtick.color": SOFT,
@@ -39,7 +39,7 @@ STYLE = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 10.3,
     "svg.hashsalt": "neurotransfer",
     "svg.fonttype": "path",
 }
