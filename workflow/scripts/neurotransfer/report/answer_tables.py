@@ -12,10 +12,10 @@ import pandas as pd
 
 from ..statistics.aggregation import of_paper
 from ..statistics.inference import ADJUSTED
-from ..study.plan import ARMS, MODELS, further_arms, further_models
+from ..study.plan import ARMS, CNNS, MODELS, further_arms, further_models
 from ..text import MISSING, interval, p_text, signed
 from .colours import marks_of
-from .verdicts import Verdict
+from .verdicts import Verdict, listed
 
 ALONE = ARMS[-1]  # the model of covariates alone, outside the comparisons
 
@@ -52,6 +52,16 @@ def result_groups(
             rows.append({"n": int(n), "models": models, "tests": tests})
         groups.append({"title": tasks[task].get("title", task), "rows": rows})
     return groups
+
+
+def noise_of_starts(medians: pd.DataFrame) -> str:
+    """By how much networks' AUCs change with the seed alone: standard deviations over all tasks and n, in words.
+
+    Empty without second seeds.
+    """
+    variances = (medians["seed_sd"] ** 2).groupby(medians["model"]).mean()
+    known = {model: variances[model] ** 0.5 for model in CNNS if variances.get(model, float("nan")) >= 0}
+    return listed(f"{sd:.3f} ({model})" for model, sd in known.items()) if known else ""
 
 
 def _in_order(models: Iterable[str]) -> list[str]:

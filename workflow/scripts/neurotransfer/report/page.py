@@ -102,7 +102,7 @@ def report_content(
         "alt": answer_tables.alternative(medians, tasks),
         "worth": answer_tables.worth_groups(tables["worth"], tasks),
         "search": answer_tables.search_groups(tables["search"], tasks),
-        "second_seeds": bool(medians["seed_sd"].notna().any()),
+        "seed_sd": answer_tables.noise_of_starts(medians),
         "metrics": pretraining_tables.metric_groups(tables["metrics"], tables["published"], smallest),
         "sources": sorted({text.partition(",")[0] for text in tables["published"]["source"]}),
         "known": pretraining_tables.known_targets(
