@@ -164,6 +164,16 @@ def test_later_steps_say_how_many_of_how_many(tmp_path):
     assert found.replicates[0].of == 2
 
 
+def test_second_seeds_are_one_step(tmp_path):
+    study, _ = plant(tmp_path)
+    assert "second seeds" not in {step.name for step in status_of(study, tmp_path).fits}
+    study = replace(study, second_seeds=("001",))
+    write(tmp_path / "second_seeds/ad_hc/n18/001/baseline.json", "{}")
+    plant_lease(tmp_path, "second_seeds/ad_hc/n18/001/transfer.json", socket.gethostname(), os.getpid())
+    (step,) = [step for step in status_of(study, tmp_path).fits if step.name == "second seeds"]
+    assert (step.done, step.of, step.running, step.failed) == (1, 2, 1, 0)
+
+
 def test_jobs_are_done_running_failed_or_waiting(tmp_path):
     """Per step, and per task, n and model; from the files alone, wherever Snakemake and its jobs run."""
     study = study_of([Shard("A-0001", "A", 5, 1), Shard("A-0002", "A", 5, 5)], replicates=8)
