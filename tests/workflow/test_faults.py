@@ -85,6 +85,21 @@ def test_replicates_that_share_a_job_fail_alone_and_finished_fits_are_kept(study
     assert failures_of(study) == []
 
 
+def test_second_seeds_that_share_a_job_keep_those_of_todays_fits(study, tmp_path):
+    shared = tmp_path / "shared.yaml"
+    shared.write_text("{resampling: {second_seeds: 0.5}, models: {replicates_per_job: 4}}")  # three, of six replicates
+    overlays, folder = [*OVERLAYS, shared], study / "results/second_seeds/ad_hc/n18"
+    target, options = "results/second_seeds/ad_hc/n18/002/transfer.json", (*CORES, "--rerun-triggers", "mtime")
+    assert snakemake(study, target, *options, overlays=overlays).returncode == 0
+    made = {path: path.read_bytes() for path in folder.glob("*/transfer.json")}
+    assert {path.parent.name for path in made} == {"001", "002", "003"}
+    (study / target).unlink()
+    assert snakemake(study, target, *options, overlays=overlays).returncode == 0
+    assert {path: path.read_bytes() for path in folder.glob("*/transfer.json")} == made
+    said = (study / "logs/second_seed/ad_hc/n18/001-003/transfer.log").read_text()
+    assert said.count("finished before, kept") == 2 and "replicate 002: done in" in said
+
+
 def wait_for(condition, seconds: float, what: str) -> None:
     end = time.monotonic() + seconds
     while not condition():

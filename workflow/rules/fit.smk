@@ -55,9 +55,9 @@ def kept_networks_of(model, batch):
     return {"network": made_by_batch(path, batch)} if KEEP == "chosen" else {}
 
 
-def minutes_of_fits(batch):
-    """The time that a job of a network's fits asks for."""
-    return lambda wildcards, attempt: (15 + int(wildcards.n) // 5 * len(batch or [0])) * attempt
+def minutes_of_fits(batch, share=1):
+    """The time that a job of a network's fits asks for; a fit of few settings takes a share of it, as 1 / share."""
+    return lambda wildcards, attempt: (15 + int(wildcards.n) // (5 * share) * len(batch or [0])) * attempt
 
 
 def kept_networks(wildcards):
@@ -204,30 +204,34 @@ for BATCH in BATCHES:
             "../scripts/transfer.py"
 
 
-rule second_seed:
-    """The chosen setting of a network's fit once more, with a second seed: how much a random start changes by itself."""
-    input:
-        fit="results/fits/{task}/n{n}/{replicate}/{model}.json",
-        resample="results/resamples/{task}/n{n}/{replicate}.tsv",
-        weights=lambda wc: WEIGHTS if wc.model == "transfer" else [],
-        participants=lambda wc: PRETRAINED_PARTICIPANTS if wc.model == "transfer" else [],
-    output:
-        "results/second_seeds/{task}/n{n}/{replicate}/{model}.json",
-    log:
-        "logs/second_seed/{task}/n{n}/{replicate}/{model}.log",
-    benchmark:
-        "results/benchmarks/second_seed/{task}/n{n}/{replicate}/{model}.tsv"
-    wildcard_constraints:
-        model="baseline|transfer",
-    threads: config["models"]["cnn"]["threads"]
-    resources:
-        mem_mb=lambda wc, attempt: (8000 + 10 * int(wc.n)) * attempt,
-        runtime=lambda wc, attempt: (15 + int(wc.n) // 20) * attempt,
-        gpu=config["models"]["cnn"]["gpus"],
-    params:
-        fitting=lambda wc: FITTING[wc.model],
-    script:
-        "../scripts/second_seed.py"
+for BATCH in SECOND_BATCHES:
+
+    rule:
+        """The chosen setting of a network's fit once more, with a second seed: how much a random start changes by itself."""
+        name:
+            rule_for("second_seed", BATCH)
+        input:
+            fit=of_batch("results/fits/{task}/n{n}/{replicate}/{model}.json", BATCH),
+            resample=of_batch("results/resamples/{task}/n{n}/{replicate}.tsv", BATCH),
+            weights=lambda wc: WEIGHTS if wc.model == "transfer" else [],
+            participants=lambda wc: PRETRAINED_PARTICIPANTS if wc.model == "transfer" else [],
+        output:
+            again=made_by_batch("results/second_seeds/{task}/n{n}/{replicate}/{model}.json", BATCH),
+        log:
+            log_of_batch("logs/second_seed/{task}/n{n}/{replicate}/{model}.log", BATCH),
+        benchmark:
+            benchmark_of_batch("results/benchmarks/second_seed/{task}/n{n}/{replicate}/{model}.tsv", BATCH)
+        wildcard_constraints:
+            model="baseline|transfer",
+        threads: config["models"]["cnn"]["threads"]
+        resources:
+            mem_mb=lambda wc, attempt: (8000 + 10 * int(wc.n)) * attempt,
+            runtime=minutes_of_fits(BATCH, share=4),
+            gpu=config["models"]["cnn"]["gpus"],
+        params:
+            fitting=lambda wc: FITTING[wc.model],
+        script:
+            "../scripts/second_seed.py"
 
 
 rule best:

@@ -1,8 +1,10 @@
-"""Fit the chosen setting of a network's fit once more, with a second seed."""
+"""Fit the chosen setting of a network's fit on each resample once more, with a second seed."""
 
-from neurotransfer.jobs.job import job
+from neurotransfer.jobs.batch import each_replicate
 
-with job(snakemake, lease=snakemake.output[0]):
+
+def fit_again(snakemake):
+    """The second fit of one replicate."""
     from neurotransfer.files import read_json, write_json
     from neurotransfer.fit.finetuning import fit, pretrained_trunk
     from neurotransfer.pretrain.study_key import read_study_key
@@ -20,4 +22,14 @@ with job(snakemake, lease=snakemake.output[0]):
         )
     again = {"weights": weights, "trunk": trunk, "first": read_json(source.fit)}
     record, _ = fit(snakemake.wildcards.model, source.resample, fitting, **again)
-    write_json(snakemake.output[0], record)
+    write_json(snakemake.output.again, record)
+
+
+def is_finished(snakemake):
+    """Whether the second fit of a replicate is of today's first one."""
+    from neurotransfer.fit.settings import is_second_of
+
+    return is_second_of(snakemake.output.again, snakemake.input.fit)
+
+
+each_replicate(snakemake, fit_again, lease="again", is_finished=is_finished)

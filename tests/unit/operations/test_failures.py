@@ -46,6 +46,9 @@ def test_a_job_that_was_killed_without_a_word_is_explained_by_slurms_log(tmp_pat
     [
         ("rule_quality_page", "results/quality/quality.html"),
         ("rule_nt_transfer/ad_hc_100_007", "results/fits/ad_hc/n100/007/transfer.json"),
+        ("rule_nt_transfer_011/ad_hc_100", "results/fits/ad_hc/n100/011/transfer.json"),
+        ("rule_second_seed/ad_hc_100_007_transfer", "results/second_seeds/ad_hc/n100/007/transfer.json"),
+        ("rule_second_seed_001/ad_hc_100_baseline", "results/second_seeds/ad_hc/n100/001/baseline.json"),
         ("rule_2nd_rule", "2nd_rule"),
     ],
 )

@@ -145,7 +145,8 @@ def test_the_plan_says_what_there_is_to_know_before_a_gpu_is_touched(config, tmp
     together = int(row("together")[1].replace(",", ""))
     assert together == sum(plan.jobs_of(study).values())
     shared = plan.jobs_of(study, 30)
-    assert shared["baseline"] == shared["resample"] == 2 * 4 and shared["cache"] == plan.jobs_of(study)["cache"]
+    assert shared["baseline"] == shared["resample"] == 2 * 4 and shared["second_seed"] == 2 * 2
+    assert shared["cache"] == plan.jobs_of(study)["cache"]
     assert row("cache")[1] == "45"
     assert f"cache {len(rows) * 224 * 192 * 224 / 1e9:9.0f} GB".split() in [line[:3] for line in lines]
     assert any(line[:5] == ["Longest", "path", "with", "8", "GPUs"] for line in lines)

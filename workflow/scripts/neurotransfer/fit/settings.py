@@ -79,6 +79,11 @@ def fingerprint_of_fit(
     return fingerprint(facts)
 
 
+def fingerprint_of_second(first: str, position: int) -> str:
+    """What a fit with a second seed depends on: the first fit, by its fingerprint, and the setting that it chose."""
+    return fingerprint({"first": first, "setting": position, "seed": "second"})
+
+
 def is_fit_of(
     path: str | Path,
     model: str,
@@ -87,17 +92,23 @@ def is_fit_of(
     weights: str | Path | None = None,
 ) -> bool:
     """Whether a file holds the fit of these parameters on this resample, by its fingerprint; False without one."""
-    try:
-        record = read_json(path)
-    except InputError:
-        return False
-    found = record.get("fingerprint") if isinstance(record, dict) else None
+    found = _record_in(path).get("fingerprint")
     return found == fingerprint_of_fit(model, parameters, resample, weights)
 
 
-def fingerprint_of_second(first: str, position: int) -> str:
-    """What a fit with a second seed depends on: the first fit, by its fingerprint, and the setting that it chose."""
-    return fingerprint({"first": first, "setting": position, "seed": "second"})
+def is_second_of(path: str | Path, first: str | Path) -> bool:
+    """Whether a file holds the fit with a second seed of another file's fit; False without one."""
+    fit = _record_in(first)
+    return _record_in(path).get("fingerprint") == fingerprint_of_second(fit["fingerprint"], fit["chosen"])
+
+
+def _record_in(path: str | Path) -> dict[str, Any]:
+    """The record in a file; an empty one if none can be read."""
+    try:
+        record = read_json(path)
+    except InputError:
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def fit_record(

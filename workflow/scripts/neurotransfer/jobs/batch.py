@@ -22,6 +22,7 @@ from ..study.rules import RULES, base_name
 from .job import Stopped, began, job, set_up_logging
 
 logger = logging.getLogger("neurotransfer")
+OF_REPLICATE = ("resample", "fit")  # inputs of which each replicate has its own
 
 
 def each_replicate(
@@ -83,24 +84,24 @@ class _Files(list):
 
     def __init__(self, named: Mapping[str, Any]) -> None:
         super().__init__(file for value in named.values() for file in ([value] if isinstance(value, str) else value))
-        self._named = dict(named)
+        self.named = dict(named)
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return self.__dict__["_named"][name]
+            return self.__dict__["named"][name]
         except KeyError:
             raise AttributeError(name) from None
 
     def __getitem__(self, key: Any) -> Any:
-        return self._named[key] if isinstance(key, str) else super().__getitem__(key)
+        return self.named[key] if isinstance(key, str) else super().__getitem__(key)
 
     def get(self, name: str, default: Any = None) -> Any:
         """The file or files of this name; the default if there are none."""
-        return self._named.get(name, default)
+        return self.named.get(name, default)
 
 
 def _replicates(snakemake: Any) -> Iterator[SimpleNamespace]:
-    """Snakemake's object for each replicate of a job, whose outputs and input `resample` are lists in its order."""
+    """Snakemake's object for each replicate of a job, whose outputs and inputs OF_REPLICATE are lists in order."""
     name = base_name(snakemake.rule)
     pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(RULES[name].result))
     outputs = dict(snakemake.output.items())
@@ -109,16 +110,19 @@ def _replicates(snakemake: Any) -> Iterator[SimpleNamespace]:
         found = re.fullmatch(pattern, path)
         assert found, path
         values = found.groupdict()
-        inputs = dict(snakemake.input.items())
-        if "resample" in inputs:
-            inputs["resample"] = inputs["resample"][at]
+        inputs = {key: files[at] if key in OF_REPLICATE else files for key, files in snakemake.input.items()}
         yield SimpleNamespace(
             input=_Files(inputs),
             output=_Files({key: files[at] for key, files in outputs.items()}),
             wildcards=_Files(values),
-            log=[layout.log(name, values["task"], f"n{values['n']}", values["replicate"])],
+            log=[layout.log(name, *_parts(values))],
             **{key: getattr(snakemake, key) for key in ("params", "resources", "threads", "rule", "config")},
         )
+
+
+def _parts(values: Mapping[str, str]) -> list[str]:
+    """The parts of the paths of a replicate's log and costs."""
+    return [f"n{value}" if key == "n" else value for key, value in values.items()]
 
 
 def _write_benchmark(one: Any, start: float, used: float) -> float:
@@ -130,8 +134,7 @@ def _write_benchmark(one: Any, start: float, used: float) -> float:
     ----------
     start, used : when the replicate began, in seconds since 1970, and the process's CPU seconds by then
     """
-    values = one.wildcards
-    path = Path(layout.benchmark(base_name(one.rule), values.task, f"n{values.n}", values.replicate))
+    path = Path(layout.benchmark(base_name(one.rule), *_parts(one.wildcards.named)))
     seconds, cpu = time.time() - start, sum(os.times()[:2]) - used
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
     with written_whole(path, "w") as file:

@@ -139,8 +139,7 @@ def _killed(folder: Path) -> Iterator[Failure]:
             if log.parent not in newest or log.stat().st_mtime > newest[log.parent].stat().st_mtime:
                 newest[log.parent] = log
         for parent, log in newest.items():
-            parts = [] if parent == logs else _wildcards(parent.relative_to(logs), 2 if first else 3)
-            parts += [first] if first else []
+            parts = [] if parent == logs else _wildcards(parent.relative_to(logs), rule, first)
             target = target_of(rule, parts)
             if (folder / target).exists():
                 continue
@@ -154,13 +153,22 @@ def _cause_of_kill(log: Path) -> str | None:
     return next((cause for pattern, cause in KILLED if pattern.search(text)), None)
 
 
-def _wildcards(path: Path, count: int) -> list[str]:
+def _wildcards(path: Path, rule: str, first: str | None) -> list[str]:
     """The wildcards in the name that the plugin gives a log's folder: joined by _, which a task's name may hold too.
 
-    `count` is how many a fit has.
+    Parameters
+    ----------
+    first : the first replicate of a job of several, whose folder does not name it
     """
-    found = re.match("^(.+)" + r"_(\d+)" * (count - 1) + "$", str(path))
-    return list(found.groups()) if found else str(path).split("_")
+    names = RULES[rule].wildcards if rule in RULES else ()
+    kinds = {"task": "(.+)", "n": r"(\d+)", "replicate": r"(\d+)"}
+    found = re.fullmatch(
+        "_".join(kinds.get(name, "([^_]+)") for name in names if not (first and name == "replicate")), str(path)
+    )
+    parts = list(found.groups()) if found else str(path).split("_")
+    if first and "replicate" in names:
+        parts.insert(names.index("replicate"), first)
+    return parts
 
 
 def _tail(path: Path, size: int = 20_000) -> str:

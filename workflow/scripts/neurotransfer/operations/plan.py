@@ -143,12 +143,13 @@ def work_of(study: Study, config: Mapping[str, Any], images: pd.DataFrame, role:
 
 def jobs_of(study: Study, replicates_per_job: int = 1) -> dict[str, int]:
     """How many jobs each rule has; those of one or more replicates have so many."""
+    second = -(-len(study.second_seeds) // replicates_per_job)  # the first replicates are those with second seeds
     count = {
         ("shard", "job"): sum(len(shard.jobs) for shard in study.shards.values()),
         ("shard",): len(study.shards),
         ("cohort",): len(study.cohorts),
         ("task", "n", "replicate"): len(study.tasks) * len(study.n) * len(study.batches(replicates_per_job)),
-        ("task", "n", "replicate", "model"): len(study.tasks) * len(study.n) * len(study.second_seeds) * len(CNNS),
+        ("task", "n", "replicate", "model"): len(study.tasks) * len(study.n) * second * len(CNNS),
     }
     unused = (*ON_REQUEST, "adopt" if study.run == "multitask" else "pretrain")
     jobs = {name: count.get(rule.wildcards, 1) for name, rule in RULES.items() if name not in unused}
