@@ -3,6 +3,8 @@
 import pytest
 from neurotransfer import cli
 
+CHECK = ["weights", "check", "w.safetensors", "--crops", ".", "--expected", "e.tsv"]
+
 
 @pytest.mark.parametrize(
     ("options", "said"),
@@ -10,6 +12,9 @@ from neurotransfer import cli
         (["plan", "--cores", "0"], "--cores: it is '0' but must be a whole number from 1 to 1000000"),
         (["plan", "--gpus", "9" * 5_000], "--gpus: it is '999"),
         (["verify", "--threads", "-1"], "--threads: it is '-1' but must be a whole number"),
+        ([*CHECK, "--threads", "0"], "--threads: it is '0' but must be a whole number"),
+        ([*CHECK, "--tolerance", "nan"], "--tolerance: it is 'nan' but must be a number"),
+        ([*CHECK, "--tolerance", "0"], "--tolerance: it is '0' but must be a number"),
         (["rehearse", "--minutes", "nan"], "--minutes: it is 'nan' but must be a number"),
         (["simulate", "x", "--seed", "1e3"], "--seed: it is '1e3' but must be a whole number from 0"),
         (["failures", "--n", "\x1b[31m"], "must be a whole number"),

@@ -17,7 +17,7 @@ from neurotransfer.report import figure1
 from neurotransfer.report.cells import age_bins, age_spread, sample, shown, shown_row
 from neurotransfer.report.public import Private, check_public, check_public_files, private_names
 from neurotransfer.report.style import save_figure
-from neurotransfer.report.trust_tables import cohort_rows, configuration_lines, failure_rows
+from neurotransfer.report.trust_tables import accounting, cohort_rows, configuration_lines, failure_rows
 from synthetic_results import draw_figures, make_results, page_of
 
 PRIVATE = Private(
@@ -172,3 +172,21 @@ def test_tables_of_cohorts_and_failures_show_no_small_count(results):
     assert {row["failed"] for row in rows} == {0, "< 5"}
     failed = failure_rows(results.ledger, {}, 5)
     assert [(row["images"], row["cohorts"]) for row in failed] == [("< 5", "mood < 5"), ("< 5", "north < 5")]
+
+
+def test_a_small_count_does_not_follow_from_the_others_and_their_sum():
+    """Of 15 and 2 failed images the second follows from the first, because the sum of both stands beside them."""
+    names = [f"A_{at:03d}" for at in range(60)]
+    status = pd.Series(["failed"] * 17 + ["ok"] * 43)
+    reason = pd.Series(["truncated"] * 15 + ["killed"] * 2 + [None] * 43)
+    cohort = ["A"] * 12 + ["B"] * 3 + ["A"] * 45
+    ledger = pd.DataFrame({"image_id": names, "cohort": cohort, "status": status, "reason": reason})
+    roles = ["train"] * 33 + ["test"] * 7 + ["validation"] * 3
+    images = pd.DataFrame({"image_id": names[17:], "role": roles, "reason": None})
+    excluded = pd.DataFrame(columns=["cohort", "file", "reason", "detail"])
+    found = {row["text"]: row["images"] for row in accounting(ledger, excluded, images, 5)["rows"]}
+    assert found["failed: killed"] == "< 5" and found["failed: truncated"] == "hidden"
+    assert found["pretraining: validation"] == "< 5" and found["never pretrained on"] == "hidden"
+    assert found["pretraining: training"] == 33 and found["in the manifest"] == 60
+    [truncated, _] = failure_rows(ledger, {}, 5)
+    assert truncated["cohorts"] == "A hidden, B < 5"

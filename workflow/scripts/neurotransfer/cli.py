@@ -169,9 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument(
         "--expected", type=Path, required=True, metavar="TABLE", help="published predictions, CSV or TSV"
     )
-    check.add_argument("--tolerance", type=float, default=0.001, help="in the target's unit; default: %(default)s")
+    check.add_argument("--tolerance", type=_tolerance, default=0.001, help="in the target's unit; default: %(default)s")
     check.add_argument("--column", metavar="NAME", help="of TABLE, with the first target, if its name is another one")
-    check.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
+    check.add_argument("--threads", type=_count, default=os.cpu_count() or 1, help="default: %(default)s")
     check.set_defaults(run=_check_weights)
     export = inner.add_parser("export", help="write weights for other programs, with a model card beside them")
     export.add_argument("file", type=Path, metavar="FILE")
@@ -216,6 +216,10 @@ def _seed(text: str) -> int:
 
 def _positive(text: str) -> float:
     return _between(float, text, 0.001, 1e6)
+
+
+def _tolerance(text: str) -> float:
+    return _between(float, text, 1e-9, 1e6)
 
 
 def _between(kind: Callable[[str], float], text: str, low: float, high: float) -> float:

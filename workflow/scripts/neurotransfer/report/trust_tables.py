@@ -43,17 +43,17 @@ def accounting(ledger: pd.DataFrame, excluded: pd.DataFrame, images: pd.DataFram
     `rows` (`text`, `images` and `level` of indentation) and `complete`
     """
     usable = int((ledger["status"] == "ok").sum())
-    rows = [_row("T1-weighted images found", len(excluded) + len(ledger))]
-    rows += _rows_by_reason("left out of the manifest", excluded, smallest)
-    rows.append(_row("in the manifest", len(ledger)))
+    lost: dict[str, pd.DataFrame] = {}
     for status, name in LOST.items():
-        rows += _rows_by_reason(name, ledger[ledger["status"] == status], smallest)
-    rows.append(_row("preprocessed and cached", usable))
+        lost |= _named(name, ledger[ledger["status"] == status])
     names = {"train": "pretraining: training", "validation": "pretraining: validation", "test": "never pretrained on"}
-    for role, name in names.items():
-        mine = images[images["role"] == role]
-        rows.append(_row(name, shown(len(mine), _people(mine), smallest), 1))
-    rows += _rows_by_reason("unused", images[images["role"] == "unused"], smallest)
+    roles = {name: images[images["role"] == role] for role, name in names.items()}
+    rows = [_row("T1-weighted images found", len(excluded) + len(ledger))]
+    rows += _rows_of(_named("left out of the manifest", excluded), smallest)
+    rows.append(_row("in the manifest", len(ledger)))
+    rows += _rows_of(lost, smallest)
+    rows.append(_row("preprocessed and cached", usable))
+    rows += _rows_of(roles | _named("unused", images[images["role"] == "unused"]), smallest)
     known = int(images["role"].isin([*names, "unused"]).sum())
     return {"rows": rows, "complete": usable == len(images) == known}
 
@@ -62,11 +62,16 @@ def _row(text: str, images: int | str, level: int = 0) -> dict[str, Any]:
     return {"text": text, "images": images, "level": level}
 
 
-def _rows_by_reason(name: str, images: pd.DataFrame, smallest: int) -> list[dict[str, Any]]:
-    return [
-        _row(f"{name}: {words(reason)}", shown(len(group), _people(group), smallest), 1)
-        for reason, group in _by(images, "reason")
-    ]
+def _named(name: str, images: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Images by reason, the most frequent first, under what a row of the account says of them."""
+    return {f"{name}: {words(reason)}": group for reason, group in _by(images, "reason")}
+
+
+def _rows_of(parts: Mapping[str, pd.DataFrame], smallest: int) -> list[dict[str, Any]]:
+    """Rows of parts whose sum stands above or below them, so that never a single one is hidden beside others."""
+    people = {name: _people(part) for name, part in parts.items()}
+    cells = shown_row({name: len(part) for name, part in parts.items()}, people, smallest)
+    return [_row(name, cell, 1) for name, cell in cells.items()]
 
 
 def _people(images: pd.DataFrame) -> int:
@@ -86,7 +91,9 @@ def failure_rows(ledger: pd.DataFrame, reasons: Mapping[str, str], smallest: int
     """Failed and excluded images by reason and cohort, with the meaning of the reason; of few people no number."""
     rows = []
     for reason, group in _by(ledger[ledger["status"] != "ok"], "reason"):
-        counts = {cohort: shown(len(mine), _people(mine), smallest) for cohort, mine in _by(group, "cohort")}
+        parts = {str(cohort): mine for cohort, mine in _by(group, "cohort")}
+        people = {cohort: _people(mine) for cohort, mine in parts.items()}
+        counts = shown_row({cohort: len(mine) for cohort, mine in parts.items()}, people, smallest)
         cohorts = ", ".join(f"{cohort} {number(count)}" for cohort, count in counts.items())
         images = shown(len(group), _people(group), smallest)
         known = EXCLUDED if (group["status"] == "excluded").all() else "no reason was recorded"
