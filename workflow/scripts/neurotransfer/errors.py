@@ -136,8 +136,8 @@ class ImageError(ValueError):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, " ".join(detail.split())
+        self.reason, self.detail = reason, printable(" ".join(detail.split()))
+        super().__init__(f"{reason}: {self.detail}")
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
         return type(self), (self.reason, self.detail)  # for pickle, between processes

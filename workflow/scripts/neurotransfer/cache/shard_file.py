@@ -22,7 +22,7 @@ import xxhash
 import zstandard
 
 from ..errors import InputError
-from ..files import written_whole
+from ..files import opened, written_whole
 
 AGAIN = "delete it, then run the same command again"
 LEVEL = 1  # of zstd; level 9 needs 3 % less space and five times as long
@@ -107,8 +107,10 @@ class ShardFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            with self.path.open("rb", buffering=0) as file:
-                self._read_header(file)
+            with opened(self.path) as file:
+                self._read_header(file.raw)
+        except InputError:
+            raise
         except (OSError, ValueError, EOFError) as error:
             raise InputError(path, "", f"the shard can't be read ({error})", AGAIN) from None
 
@@ -145,12 +147,12 @@ class ShardFile:
             raise InputError(self.path, "", what, AGAIN)
         start, end = self.starts[row : row + 2].tolist()
         try:
-            with self.path.open("rb", buffering=0) as file:
+            with opened(self.path) as file:
                 if not self.compressed:
-                    _fill(image, file, start)
+                    _fill(image, file.raw, start)
                     return
                 frame = np.empty(end - start, np.uint8)
-                _fill(frame, file, start)
+                _fill(frame, file.raw, start)
             with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
                 if reader.readinto(memoryview(image).cast("B")) < image.nbytes:
                     raise EOFError("its frame ends too early")

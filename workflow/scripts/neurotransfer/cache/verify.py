@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
-from ..files import digest_of_file, digest_of_rows, read_table
+from ..files import digest_of_file, digest_of_rows, read_bytes, read_table
 from ..study import layout
 from ..study.plan import Study
 from .shard_file import ShardFile, checksum
@@ -140,7 +140,7 @@ def verify_shard(name: str, study: Study) -> VerifiedShard:
 def _read_cache_table(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A shard's table and its facts; ValueError if a byte of them has changed."""
     # bytes, because reading as text hides changed line ends
-    first, _, _ = path.read_bytes().partition(b"\n")
+    first, _, _ = read_bytes(path).partition(b"\n")
     facts = json.loads(first.removeprefix(b"# "))
     names = set(facts) - {"crop_rule"}  # which only shards of another rule than the default have
     if names != {"crop", "rows", "files"} or first.decode() != f"# {json.dumps(facts, sort_keys=True)}":

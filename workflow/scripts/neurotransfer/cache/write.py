@@ -19,7 +19,7 @@ import pandas as pd
 from nibabel.freesurfer.mghformat import MGHError, MGHHeader
 
 from ..errors import InputError
-from ..files import digest_of_file, digest_of_rows, write_table
+from ..files import digest_of_file, digest_of_rows, read_bytes, write_table
 from ..preprocess.volumes import Statistics, statistics_of
 from ..study import layout
 from .image_figures import FIGURES, Box, bounding_box, quality_figures
@@ -45,12 +45,14 @@ def read_mgz(path: Path) -> tuple[np.ndarray, np.ndarray]:
         if it is missing, damaged or incomplete
     """
     try:
-        packed = path.read_bytes()
+        packed = read_bytes(path)
         length = int.from_bytes(packed[-4:], "little")  # gzip ends with the length of its content
         raw = zlib.decompress(packed, GZIP, bufsize=max(1, length))
         header = MGHHeader.from_fileobj(io.BytesIO(raw))
         shape = header.get_data_shape()
         voxels = np.frombuffer(raw, header.get_data_dtype(), int(np.prod(shape)), header.get_data_offset())
+    except InputError:
+        raise
     except (OSError, zlib.error, ValueError, MGHError, nibabel.spatialimages.HeaderDataError) as error:
         raise InputError(path, "", f"it can't be read ({error})", UNREADABLE) from None
     return voxels.reshape(shape, order="F"), header.get_affine()

@@ -20,7 +20,7 @@ from .. import __version__
 from ..cache.provenance import BOUNDING_BOX, PYMENT
 from ..cache.write import cropped_brain, read_subject
 from ..errors import InputError
-from ..files import digest_of_file
+from ..files import digest_of_file, read_bytes
 from ..network.device import choose_device, place
 from ..network.sfcn import SFCN
 from ..pretrain.targets import decode, from_metadata
@@ -147,7 +147,7 @@ def read_expected(path: str | Path, targets: list[str], column: str | None) -> d
         if the file has no such column, an image twice, or a value that is no number
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(path, "", f"it can't be read ({error})", "correct --expected") from None
     rows = list(csv.reader(text.splitlines(), delimiter="\t" if "\t" in text.partition("\n")[0] else ","))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..files import opened
 
 SHAPES = ("Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Dropout")  # no arithmetic
 POOLING = {"GlobalMaxPool": "max", "ReduceMax": "max", "GlobalAveragePool": "average", "ReduceMean": "average"}
@@ -42,11 +43,14 @@ class _Walk:
 
         self.path = path
         try:
-            graph = onnx.load(path).graph
+            with opened(path):  # onnx opens it again, by its path, because tensors may lie in files beside it
+                graph = onnx.load(path).graph
             self.values = {value.name: onnx.numpy_helper.to_array(value) for value in graph.initializer}
             for node in graph.node:
                 if node.op_type == "Constant" and node.attribute[0].name == "value":
                     self.values[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+        except InputError:
+            raise
         except (DecodeError, ValueError, TypeError, OSError, IndexError) as error:
             what = f"it is no whole ONNX file ({' '.join(str(error).split())[:200]})"
             raise InputError(path, "", what, "download it again") from None

@@ -5,6 +5,7 @@ The trunk's features of a cohort's images are computed once; every resample take
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
+from ..files import opened
 from ..study import layout
 
 
@@ -92,7 +94,7 @@ def read_table_of_features(resample: pd.DataFrame, path: str | Path) -> np.ndarr
     """
     wanted = set(resample["image_id"])
     found: dict[str, np.ndarray] = {}
-    with Path(path).open(encoding="utf-8-sig") as file:
+    with opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace") as file:
         names = file.readline().rstrip("\r\n").split("\t")
         if "image_id" not in names or len(names) < 2:
             what = f"its columns are {', '.join(names[:5])}"

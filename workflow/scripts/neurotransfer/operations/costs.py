@@ -6,7 +6,6 @@ job (seconds, memory, device), and seconds per unit of work (an image, or an ima
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InputError
+from ..files import read_bytes, rows_if_any
 from ..fit.settings import all_settings
 from ..preprocess.engines.parts import seconds_in_log
 from ..preprocess.status import read_status
@@ -82,9 +83,10 @@ def gather(study: Study, config: Mapping[str, Any], base: str | Path = "") -> li
         units = units_of(rule, parts, study, config, share)
         if units is None:
             continue
-        with path.open(encoding="utf-8", newline="") as file:
-            for found in csv.DictReader(file, delimiter="\t"):
-                row = {"rule": rule, "key": "/".join(parts), "seconds": float(found["s"]), "units": units}
+        for found in rows_if_any(path):
+            seconds = _number(found.get("s"))
+            if seconds is not None:
+                row = {"rule": rule, "key": "/".join(parts), "seconds": seconds, "units": units}
                 rows.append(row | {"memory_mb": _number(found.get("max_rss")), "device": _device(rule, parts, base)})
     return rows
 
@@ -197,8 +199,8 @@ def parts_measured(base: str | Path = "") -> dict[str, float]:
 
 def _parts_in_log(path: Path, seconds: float | None) -> dict[str, float]:
     try:
-        parts = seconds_in_log(path.read_text(encoding="utf-8", errors="replace"))
-    except OSError:
+        parts = seconds_in_log(read_bytes(path).decode("utf-8", errors="replace"))
+    except (OSError, InputError):
         return {}
     if "network" not in parts or seconds is None:
         return {}
@@ -261,8 +263,8 @@ def by_stage(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[dict
 
 def _log(rule: str, parts: list[str], base: str | Path = "") -> str:
     try:
-        return Path(base, layout.log(rule, *parts)).read_text(encoding="utf-8")
-    except OSError:
+        return read_bytes(Path(base, layout.log(rule, *parts))).decode("utf-8", errors="replace")
+    except (OSError, InputError):
         return ""
 
 

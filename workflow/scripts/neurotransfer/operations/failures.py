@@ -6,13 +6,13 @@ cause, with the last informative lines and the command that repeats each job.  R
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import opened, read_json
 from ..study import layout
 from ..study.rules import RULES, base_name, first_of_batch, target_of
 
@@ -104,9 +104,9 @@ def by_kind(failures: Sequence[Failure]) -> list[list[Failure]]:
 def _recorded(folder: Path, results: Path) -> Iterator[Failure]:
     for path in layout.within(results, layout.FAILURES).glob("*/*.json"):
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = read_json(path)
             rule, key, cause, when = (facts[name] for name in ("rule", "key", "cause", "time"))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
         parts = facts.get("wildcards") or _parts(rule, key)
         log = folder / facts["log"] if facts.get("log") else None
@@ -172,7 +172,7 @@ def _wildcards(path: Path, rule: str, first: str | None) -> list[str]:
 
 
 def _tail(path: Path, size: int = 20_000) -> str:
-    with path.open("rb") as file:
+    with opened(path) as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - size))
         return file.read().decode(errors="replace")

@@ -6,14 +6,13 @@ control.  Comes out: a state per image.  Read only; standard library, because th
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
+from ..files import RESTORE, read_bytes, read_cells, read_json
 from ..study import layout
 
 STATES = OK, FAILED, EXCLUDED, WAITING = ("ok", "failed", "excluded", "waiting")
@@ -71,18 +70,14 @@ def read_rows(path: str | Path, *columns: str) -> Iterator[dict[str, str]]:
     Raises
     ------
     InputError
-        if a column is missing
+        if it is no table, or a column is missing
     """
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file, delimiter="\t")
-        header = next(reader, [])
-        if header and header[0].startswith("#"):  # facts about the table
-            header = next(reader, [])
-        indices = _indices(path, header, columns)
-        last = max(indices)
-        for cells in reader:
-            if len(cells) > last:
-                yield {name: cells[at] for name, at in zip(columns, indices, strict=True)}
+    rows = read_cells(path)
+    indices = _indices(path, next(rows, []), columns)
+    last = max(indices)
+    for cells in rows:
+        if len(cells) > last:
+            yield {name: cells[at] for name, at in zip(columns, indices, strict=True)}
 
 
 def _indices(path: str | Path, header: Sequence[str], columns: Sequence[str]) -> list[int]:
@@ -99,10 +94,11 @@ def ledger_rows(results: str | Path, shard: str) -> dict[str, tuple[str, str | N
     columns = ("image_id", "status", "reason")
     for path in ledgers_of(results, shard):
         try:
-            with open(path, "rb") as file:  # noqa: PTH123 (114,257 of them if a job has one image)
-                lines = file.read().decode().split("\n")
+            lines = read_bytes(path).decode().split("\n")
         except FileNotFoundError:  # its job has just begun again
             continue
+        except UnicodeDecodeError as error:
+            raise InputError(path, "", f"it is no table ({error})", RESTORE) from None
         # these three are codes, which are never quoted; only later columns are
         image_at, status_at, reason_at = _indices(path, lines[0].split("\t"), columns)
         for line in lines[1:-1]:
@@ -120,7 +116,7 @@ def ledgers_of(results: str | Path, shard: str) -> list[str]:
 
 def _status_json(folder: Path) -> tuple[str, str | None] | None:
     try:
-        status = json.loads((folder / "status.json").read_bytes())
+        status = read_json(folder / "status.json")
         state = status["state"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

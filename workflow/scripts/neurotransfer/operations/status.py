@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from ..errors import InputError
 from ..files import read_bytes
 from ..jobs.job import SILENCE, holder_in, process_runs
 from ..study import layout
@@ -373,9 +374,10 @@ def _progress(study: Study, results: Path) -> str:
     if study.run == "given" or not names_in(layout.within(results, layout.CHECKPOINTS), ".pt"):
         return ""
     try:
-        lines = Path(results.parent, layout.log("pretrain", "multitask")).read_text(encoding="utf-8").splitlines()
-    except OSError:
+        log = read_bytes(Path(results.parent, layout.log("pretrain", "multitask")))
+    except (OSError, InputError):
         return "begun"
+    lines = log.decode("utf-8", errors="replace").splitlines()
     newest = next((line for line in reversed(lines) if " epoch " in line), "")
     return f"begun: {newest[newest.index(' epoch ') + 1 :]}" if newest else "begun"
 

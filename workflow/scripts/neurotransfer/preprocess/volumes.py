@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
-from ..files import read_facts, read_json, read_table, write_table
+from ..files import read_bytes, read_facts, read_json, read_table, write_table
 
 MASK_VOLUME, MASK_NAME = -1, "MaskVol"
 AGAIN = "process the image again"
@@ -127,7 +127,7 @@ def read_stats(path: str | Path) -> Statistics:
     names: dict[int, str] = {}
     voxels: dict[int, float] = {}
     means: dict[int, float] = {}
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_bytes(path).decode("utf-8", errors="replace").splitlines():
         if line.startswith("# ColHeaders"):
             headers = line.split()[2:]
         elif line.startswith("# SegVolFile "):

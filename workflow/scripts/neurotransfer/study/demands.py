@@ -6,11 +6,12 @@ only, because the Snakefile is parsed again inside each cluster job.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from ..files import read_json
 
 
 class Demand(NamedTuple):
@@ -101,7 +102,7 @@ def seconds_per_image(settings: Mapping[str, Any]) -> float:
 def as_measured(settings: Mapping[str, Any], path: str | Path = MEASURED) -> dict[str, Any]:
     """The settings with the parts that a rehearsal in this study's folder has measured, if there was one."""
     try:
-        parts = json.loads(Path(path).read_text(encoding="utf-8"))["preprocess"]["parts"]
+        parts = read_json(path)["preprocess"]["parts"]
         measured = {name: float(seconds) for name, seconds in parts.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return dict(settings)

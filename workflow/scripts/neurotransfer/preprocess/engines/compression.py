@@ -13,6 +13,8 @@ import nibabel
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ...files import opened
+
 GZIP_START = b"\x1f\x8b"
 CHUNK = 1 << 20  # bytes
 AFTER = 1 << 26  # bytes that may follow the last voxel, such as tags and padding
@@ -21,7 +23,7 @@ LARGEST_MGZ = 1 << 30  # bytes, decompressed: [assumed] more than a label image 
 
 def is_gzip(path: Path) -> bool:
     """Whether a file begins as a gzip file does."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         return file.read(2) == GZIP_START
 
 

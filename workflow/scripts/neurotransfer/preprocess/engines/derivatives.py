@@ -22,6 +22,7 @@ import nibabel
 import numpy as np
 
 from ...errors import ImageError, InputError
+from ...files import opened, read_bytes
 from ..volumes import ATLASES, NAMES, read_stats
 from . import EngineInput
 from .outputs import MASK, ORIG, SEGMENTATION, STATISTICS, UNREADABLE, Outputs, check_outputs
@@ -175,7 +176,7 @@ def freesurfer_statistics(folder: Path) -> str:
             prefix = f"ctx-{side}-"
             regions = [seg_id for seg_id, name in ATLASES["DKT"].items() if name.startswith(prefix)]
             rows |= {seg_id: (NAMES[seg_id], volumes[NAMES[seg_id].removeprefix(prefix)]) for seg_id in regions}
-    except (InputError, KeyError, *UNREADABLE) as error:
+    except (InputError, LookupError, *UNREADABLE) as error:
         what = error.what if isinstance(error, InputError) else error
         raise ImageError("output_damaged", f"{path.name}: {what}") from None
     lines = [
@@ -197,7 +198,7 @@ def _of_cortex() -> dict[str, str]:
 def _measures(path: Path) -> dict[str, float]:
     """The header's measures by their second name."""
     found = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_bytes(path).decode("utf-8", errors="replace").splitlines():
         if line.startswith("# Measure "):
             fields = [field.strip() for field in line.split(",")]
             found[fields[1]] = float(fields[3])
@@ -208,7 +209,7 @@ def _grey_volumes(path: Path) -> dict[str, float]:
     """Grey matter volume (mm³) by region, from a hemisphere's table, read by its own column headers."""
     headers: list[str] = []
     found = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_bytes(path).decode("utf-8", errors="replace").splitlines():
         if line.startswith("# ColHeaders"):
             headers = line.split()[2:]
         elif line.strip() and not line.startswith("#"):
@@ -221,9 +222,9 @@ def made_by(folder: Path) -> tuple[str, str]:
     """Engine and version that a folder's logs name: ("fastsurfer", "2.4.2"), ("freesurfer", "7.4.1"), or "unknown"."""
     for engine, name, pattern in VERSIONS:
         try:
-            with (folder / name).open(encoding="utf-8", errors="replace") as file:
-                found = pattern.findall(file.read(1_000_000))
-        except OSError:
+            with opened(folder / name) as file:
+                found = pattern.findall(file.read(1_000_000).decode("utf-8", errors="replace"))
+        except (OSError, InputError):
             continue
         if found:
             return engine, found[-1]  # a log that was appended to: the last run made the files

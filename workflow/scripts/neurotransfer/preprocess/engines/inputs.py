@@ -43,7 +43,9 @@ class HeadImage(NamedTuple):
 
 
 def check_file(source: Path) -> None:
-    """Raise ImageError if the file is missing (or a link to nothing), empty or not readable for this user."""
+    """Raise ImageError if it is missing (or a link to nothing), no file, empty or not readable for this user."""
+    if source.exists() and not source.is_file():
+        raise ImageError("not_an_image", f"{source.name} is no regular file")
     if not source.is_file():
         raise ImageError("missing", f"{source} is not there")
     if not source.stat().st_size:
@@ -62,6 +64,7 @@ def read_image(source: Path) -> HeadImage:
     """
     if found := re.search(r"_(chunk-[A-Za-z0-9]+)_", source.name):
         raise ImageError("part_of_head", f"{source.name}: {found[1]} is one part of an image")
+    check_file(source)
     image = _open(source)
     _check_shape(source, image)
     notes = _check_affine(source, image)
