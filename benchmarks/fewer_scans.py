@@ -112,7 +112,7 @@ def fit(start: str, n: int, replicate: int, folder: Path) -> None:
     model = "baseline" if start == "random" else "transfer"
     settings = config["models"][model]["settings"]
     trunk = None if start == "random" else trunk_of(load_file(folder / f"networks/{start}.safetensors"))
-    _, chosen, scores, _ = finetuning.fit_settings(
+    _, chosen, scores, *_ = finetuning.fit_settings(
         ResidentImages(resample, folder / "clinic", torch.device("cpu")),
         resample,
         network=config["network"],

@@ -20,17 +20,20 @@ from neurotransfer.report.figure2 import figure2, figure2_data, published_median
 from neurotransfer.report.figure3 import figure3, figure3_data
 from neurotransfer.report.style import save_figure
 from neurotransfer.split.certificate import certify
+from neurotransfer.split.confounding import confounding_of
 from neurotransfer.split.duplicates import COLUMNS as PAIR
+from neurotransfer.statistics import classifiers
 from neurotransfer.statistics.aggregation import compare, summarise
+from neurotransfer.statistics.confounding import confounding, describe_sets, gains, strata_of
 from neurotransfer.statistics.inference import curves, infer, worth
 from neurotransfer.statistics.settings_search import search_table, winners
 from neurotransfer.study.configuration import load_config, merge
-from neurotransfer.study.plan import ARMS
+from neurotransfer.study.plan import ARMS, CNNS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PUBLISHED = REPOSITORY / "workflow/resources/published.tsv"
 TABLES = ("images", "excluded", "metrics", "groups", "calibration", "medians", "comparisons", "worth", "search")
-TABLES += ("settings", "resamples")
+TABLES += ("settings", "resamples", "confounding", "gains", "sets", "classifiers", "calibration_curves", "subgroups")
 DUPLICATES = {
     "images": 360, "images_compared": 360, "pairs_compared": 64620, "least_similarity": 4.2, "pairs_found": 3,
     "pairs_listed": 3, "scans": 1, "heads": 2,
@@ -92,6 +95,13 @@ def make_results(
         [images, about[["age", "sex", "handedness", "bmi", "fluid_intelligence", "neuroticism"]]], axis=1
     )
     images["diagnosis"] = about["diagnosis"]
+    few = scores[scores["replicate"] <= "003"]  # enough for tables of which no test needs the numbers
+    pools, drawn = _drawn(few, tasks, cohorts, generator)
+    proof["confounding"] = {task: confounding_of(pool) for task, pool in pools.items()}
+    strata = {task: strata_of(pool.set_index("image_id"), 10) for task, pool in pools.items()}
+    known = {task: pool.set_index("image_id") for task, pool in pools.items()}
+    measures = confounding(few, drawn, strata, **options)[1]
+    behind = _behind_aucs(few, drawn, known, people=2 * max(n))
     predictions, metrics, groups, calibrated = _predictions(images, config, generator, given, holdout)
     return SimpleNamespace(
         images=images,
@@ -109,6 +119,10 @@ def make_results(
         selection=winners(tried),
         search=search_table(aucs, tried, **options),
         resamples=_resamples(tasks, n, replicates, generator),
+        confounding=measures,
+        gains=gains(aucs, [*ARMS[:-1], *further], statistic="mean", permutations=2000, **options),
+        sets=describe_sets(drawn, known),
+        **behind,
         ledger=_ledger(images),
         excluded=pd.DataFrame(
             {
@@ -144,7 +158,7 @@ def _aucs(tasks, n, replicates, generator, further=()) -> tuple[pd.DataFrame, pd
             for replicate in range(1, replicates + 1):
                 key = {"task": task, "n": size, "replicate": f"{replicate:03d}"}
                 hard = generator.normal(0, 0.03)  # a test set is hard for all models equally
-                table = {"label": np.arange(2 * half) % 2, "position": np.arange(2 * half) + size}
+                table = {"label": np.arange(2 * half) % 2, "position": np.arange(2 * half) + size + size // 5}
                 table["person"] = generator.choice(people, 2 * half, replace=False)
                 shapes = {model: shape for model, *shape in zip(ARMS, starts, gains, strict=True)}
                 for model, (start, gain) in (shapes | dict.fromkeys(further, (0.8, 0.05))).items():
@@ -155,6 +169,47 @@ def _aucs(tasks, n, replicates, generator, further=()) -> tuple[pd.DataFrame, pd
                     rows.append(row | {"validation_auc": min(1.0, auc + 0.02), "setting": replicate % 3})
                 scores.append(pd.DataFrame(table).assign(**key))
     return pd.DataFrame(rows), pd.concat(scores, ignore_index=True), pd.DataFrame(pools)
+
+
+def _drawn(scores, tasks, cohorts, generator) -> tuple[dict, dict]:
+    """The pool of each task, and resamples whose test images are those of the scores."""
+    pools, drawn = {}, {}
+    for task in tasks:
+        mine = scores[scores["task"] == task]
+        people = 1 + int(mine["person"].max())
+        pool = pd.DataFrame({"participant_id": [f"{cohorts[-1]}_Q{person:04d}x" for person in range(people)]})
+        pool["image_id"], pool["label"] = pool["participant_id"], np.arange(people) % 2
+        pool["cohort"] = np.where(generator.random(people) < 0.3 + 0.3 * pool["label"], cohorts[-1], cohorts[-2])
+        pool["age"], pool["sex"] = generator.normal(60, 9, people), generator.integers(0, 2, people)
+        pool["mask_volume_mm3"] = generator.normal(1.4e6, 1e5, people)
+        pools[task] = pool
+        for (n, replicate), part in mine.groupby(["n", "replicate"], sort=False):
+            rest = pool.drop(index=part["person"])
+            rows = [rest.sample(n, replace=True, random_state=n).assign(role="train")]
+            rows += [rest.sample(n // 5, random_state=n + 1).assign(role="validation")]
+            rows.append(pool.loc[part["person"]].assign(role="test", label=part["label"].to_numpy()))
+            drawn[task, n, replicate] = pd.concat(rows, ignore_index=True)
+    return pools, drawn
+
+
+def _behind_aucs(scores, drawn, known, people) -> dict[str, pd.DataFrame]:
+    """Tables of classifiers, of scores that are squeezed into probabilities, or logits."""
+    table, options = scores.copy(), {"bootstrap": 20, "seed": 1}
+    for model in classifiers.models_of(scores):
+        logits = (scores[model] - scores[model].mean()) / scores[model].std()
+        table[model] = logits if model in CNNS else 1 / (1 + np.exp(-logits))
+    kept = {
+        (*key, model): {"label": part["label"], "score": part[model]}
+        for key, part in table.groupby(["task", "n", "replicate"])
+        for model in classifiers.models_of(scores)
+    }
+    images = pd.concat(known.values()).loc[lambda rows: ~rows.index.duplicated()]
+    groups = classifiers.subgroups_of(table, drawn, images, 10)
+    return {
+        "classifiers": classifiers.classifier_figures(table, kept, **options),
+        "calibration_curves": classifiers.calibration_curves(table, 5, **options),
+        "subgroups": classifiers.subgroup_aucs(table, groups, dict.fromkeys(known, people), 5, **options),
+    }
 
 
 def _scores(labels, pairs, generator) -> np.ndarray:

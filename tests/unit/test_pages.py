@@ -8,7 +8,9 @@ import jinja2
 import pytest
 from neurotransfer import pages
 
-PAGES = sorted(path.name for path in pages.TEMPLATES.glob("*.html.j2") if path.name != "base.html.j2")
+PARTS = sorted(path.name for path in pages.TEMPLATES.glob("part_*.html.j2"))  # which pages include
+PAGES = sorted({path.name for path in pages.TEMPLATES.glob("*.html.j2")} - {"base.html.j2", *PARTS})
+FORBIDDEN = r"<head>|<meta http-equiv|<script(?! type=\"application/json\")|\son[a-z]+=|javascript:"
 HOSTILE = "</title></style><script>alert(1)</script><img src=x onerror=alert(1)> {{ 7 * 7 }}"
 
 
@@ -16,11 +18,17 @@ def test_there_are_the_five_pages():
     assert {f"{name}.html.j2" for name in ("certificate", "preview", "quality", "rehearsal", "report")} <= set(PAGES)
 
 
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_a_page_has_no_script_and_escapes_everything(name):
+    text = (pages.TEMPLATES / name).read_text()
+    assert not re.search(FORBIDDEN, text) and "|safe" not in text
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_takes_head_policy_and_script_from_the_base(name):
     text = (pages.TEMPLATES / name).read_text()
     assert text.startswith('{% extends "base.html.j2" %}')
-    assert not re.search(r"<head>|<meta http-equiv|<script(?! type=\"application/json\")|\son[a-z]+=|javascript:", text)
+    assert not re.search(FORBIDDEN, text)
     # the data of the quality page are JSON without "<"; nothing else is left as it is
     assert re.findall(r"\{\{[^}]*\|\s*safe[^}]*\}\}", text) == (
         ["{{ data|safe }}"] if name == "quality.html.j2" else []

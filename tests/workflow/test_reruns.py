@@ -15,7 +15,7 @@ from runs import OVERLAYS, neurotransfer, planned_jobs, snakemake
 TASKS = ("ad_hc", "control")
 N = (18,)
 REPLICATES = tuple(f"{replicate:03d}" for replicate in range(1, 7))
-SUMMARY = {"aggregate", "compare", "figures", "report"}
+SUMMARY = {"aggregate", "confounding", "classifiers", "compare", "figures", "report"}
 
 
 def replicate_jobs(rule: str, task: str) -> set[str]:

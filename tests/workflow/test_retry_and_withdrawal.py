@@ -123,7 +123,7 @@ def test_a_withdrawn_participant_is_in_no_result(study):
     done = snakemake(study, *CORES, "--quiet", "rules", "--omit-from", *networks)
     assert done.returncode == 0, done.stdout
     left = {job.split()[0] for job in planned_jobs(study)}
-    assert left == {*networks, "aggregate", "compare", "figures", "report"}
+    assert left == {*networks, "aggregate", "confounding", "classifiers", "compare", "figures", "report"}
 
     ledgers = sorted((study / f"results/preprocessed/{shard}").glob("*.tsv"))
     tables = [*(str(path.relative_to(study)) for path in ledgers), f"results/cache/{shard}.tsv"]

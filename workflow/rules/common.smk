@@ -6,6 +6,8 @@ PREPROCESSING = demands.identity(config["preprocessing"])
 PRETRAINED_PARTICIPANTS = "results/pretrain/multitask/participants.tsv" if study.run == "multitask" else []
 # The rule that places the crop enters params and fingerprints only if it is not the one of before there was a choice.
 CROP_RULE = {key: value for key, value in identity(config, "cache").items() if key == "crop_rule"}
+# The scanners of the tasks' images; a manifest of an earlier version has no such table.
+SCANNERS = "results/manifest/scanners.tsv" if Path("results/manifest/scanners.tsv").is_file() else []
 
 
 def of_cohorts(folder, *roles):

@@ -66,6 +66,12 @@ rule report:
         search="results/statistics/search.tsv",
         settings="results/statistics/settings.tsv",
         resamples="results/statistics/resamples.tsv",
+        confounding="results/statistics/confounding.tsv",
+        gains="results/statistics/gains.tsv",
+        sets="results/statistics/sets.tsv",
+        classifiers="results/statistics/classifiers.tsv",
+        calibration_curves="results/statistics/calibration.tsv",
+        subgroups="results/statistics/subgroups.tsv",
         published=PUBLISHED,
     output:
         page=report(

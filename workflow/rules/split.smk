@@ -79,6 +79,7 @@ rule certificate:
         pairs="results/duplicates/pairs.tsv",
         summary="results/duplicates/summary.json",
         manifest="results/manifest/images.tsv",
+        scanners=SCANNERS,
     output:
         images=update("results/split/images.tsv"),
         certificate=update("results/split/certificate.json"),

@@ -72,6 +72,61 @@ def of_statistics(name, shows):
     )
 
 
+rule confounding:
+    """The site alone on the same resamples, AUCs within strata, gains over the covariates, and who is in the sets."""
+    input:
+        aucs="results/statistics/aucs.tsv",
+        predictions="results/statistics/predictions.tsv",
+        resamples=all_resamples,
+        indices=of_cohorts("index", *study.tasks),
+        scanners=SCANNERS,
+    output:
+        measures="results/statistics/confounding.tsv",
+        site="results/statistics/site.tsv",
+        gains="results/statistics/gains.tsv",
+        sets="results/statistics/sets.tsv",
+    log:
+        "logs/confounding.log",
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        seed=config["seed"],
+        tasks=list(study.tasks),
+        age_band=config["split"]["age_band"],
+        statistics=identity(config, "statistics"),
+    script:
+        "../scripts/confounding.py"
+
+
+rule classifiers:
+    """Calibration, thresholds from validation, precision and recall, AUCs of subgroups: from the scores that fits keep."""
+    input:
+        predictions="results/statistics/predictions.tsv",
+        pools="results/statistics/pools.tsv",
+        fits=all_fits,
+        resamples=all_resamples,
+        indices=of_cohorts("index", *study.tasks),
+    output:
+        figures="results/statistics/classifiers.tsv",
+        curves="results/statistics/calibration.tsv",
+        subgroups="results/statistics/subgroups.tsv",
+    log:
+        "logs/classifiers.log",
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        seed=config["seed"],
+        age_band=config["split"]["age_band"],
+        bootstrap=config["statistics"]["bootstrap"],
+        smallest_cell=config["report"]["smallest_cell"],
+    script:
+        "../scripts/classifiers.py"
+
+
 rule compare:
     """Medians with intervals, every pair of models by tests of both nulls, curves, selection and worth in scans."""
     input:

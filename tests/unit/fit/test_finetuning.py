@@ -59,11 +59,13 @@ def fits(study, resample, model, trunk, settings):
 
 
 def test_a_diverging_setting_is_recorded_and_the_others_go_on(study, resample):
-    records, chosen, scores, _ = fits(study, resample, "baseline", None, settings_of(1e30, 0.02))
+    records, chosen, scores, _, validated = fits(study, resample, "baseline", None, settings_of(1e30, 0.02))
     assert [record["status"] for record in records] == ["diverged", "ok"]
     assert records[0]["validation_auc"] is None
     assert chosen == 1
-    assert len(scores) == 12
+    assert len(scores) == 12 and len(validated) == (resample["role"] == "validation").sum()
+    truth = resample.loc[resample["role"] == "validation", "label"]
+    assert records[1]["validation_auc"] == roc_auc_score(truth, validated)
 
 
 def test_where_every_setting_diverges_one_line_says_so(study, resample):
@@ -108,7 +110,7 @@ def test_frozen_layers_stay_as_they_are_and_the_others_learn(study, resample, tr
 
     monkeypatch.setattr(finetuning, "fit_setting", watched)
     values = settings_of(0.02)[0] | {"freeze": first}
-    records, _, scores, _ = fits(study, resample, "transfer", trunk if pretrained else None, [values])
+    records, _, scores, *_ = fits(study, resample, "transfer", trunk if pretrained else None, [values])
     before, after = states
     frozen = tuple(f"blocks.{block}." for block in range(2 if first == "trunk" else first))
     frozen += ("bottleneck.", "norm.") if first == "trunk" else ()

@@ -39,7 +39,7 @@ def test_probabilities_are_those_of_the_penalised_likelihood_solved_by_scipy():
 
     best = optimize.minimize(objective, np.zeros(z.shape[1] + 1), method="BFGS", options={"gtol": 1e-8}).x
     expected = expit(z @ best[1:] + best[0])
-    records, chosen, scores = fit_settings(features, labels, roles, [{"c": c}], ITERATIONS)
+    records, chosen, scores, _ = fit_settings(features, labels, roles, [{"c": c}], ITERATIONS)
     validation = roles == "validation"
     assert chosen == 0 and records[0]["values"] == {"c": c} and records[0]["status"] == "ok"
     assert scores == pytest.approx(expected[roles == "test"], abs=1e-3)
@@ -84,11 +84,11 @@ def test_nothing_is_learned_from_validation_and_test_rows():
     """Their volumes may be anything: what is imputed, standardised and fitted stays the training set's."""
     features, labels, roles = problem()
     features[::7, 3] = np.nan
-    _, _, scores = fit_settings(features, labels, roles, [{"c": 1.0}], ITERATIONS)
+    _, _, scores, _ = fit_settings(features, labels, roles, [{"c": 1.0}], ITERATIONS)
     wild, test = features.copy(), np.flatnonzero(roles == "test")
     wild[test[1:]] *= 50
     wild[roles == "validation"] *= 50
-    _, _, changed = fit_settings(wild, labels, roles, [{"c": 1.0}], ITERATIONS)
+    _, _, changed, _ = fit_settings(wild, labels, roles, [{"c": 1.0}], ITERATIONS)
     assert changed[0] == scores[0]
     assert not np.allclose(changed[1:], scores[1:])
 
@@ -146,7 +146,7 @@ def test_a_signal_is_found_and_noise_is_not():
 def test_a_setting_that_does_not_converge_is_logged_and_still_usable(caplog):
     features, labels, roles = problem()
     with caplog.at_level(logging.WARNING, logger="neurotransfer"):
-        records, _, scores = fit_settings(features, labels, roles, [{"c": 1e-4}, {"c": 1e4}], 2)
+        records, _, scores, _ = fit_settings(features, labels, roles, [{"c": 1e-4}, {"c": 1e4}], 2)
     assert [line for line in caplog.messages if "10000.0" in line and "did not converge in 2 iterations" in line]
     assert [record["status"] for record in records] == ["ok", "ok"]
     assert np.isfinite(scores).all()

@@ -422,3 +422,26 @@ def test_the_template_of_the_papers_setting_is_understood(study):
     config["cohorts"] = str(REPOSITORY / "config/cohorts.tsv")
     lines = lines_of(config)
     assert len(lines) == 5 and all("there is no folder /data" in line for line in lines), "its paths are examples"
+
+
+def test_a_task_whose_label_is_the_cohort_or_the_scanner_is_refused(study):
+    """Nothing is written then; with the waiver the study goes on and says so."""
+    config, _ = study
+    summary = compile_manifest(config, check_pools)
+    assert any(line.startswith("ad_hc: positive and negative participants by cohort: B ") for line in summary.pools)
+    table = images()
+    for path, diagnosis in table.loc[table["diagnosis"].isin(["AD", "HC"]), ["t1w", "diagnosis"]].to_numpy():
+        maker = {"AD": "Siemens", "HC": "GE"}[diagnosis]
+        Path(path.replace(".nii.gz", ".json")).write_text(f'{{"Manufacturer": "{maker}", "MagneticFieldStrength": 3}}')
+    before = SHARDS.read_bytes()
+    with pytest.raises(InputError) as caught:
+        compile_manifest(config, check_pools)
+    (line,) = str(caught.value).splitlines()
+    assert "the scanner alone predicts the label" in line and "confounding.waived: [ad_hc]" in line
+    assert SHARDS.read_bytes() == before and read_table("results/manifest/scanners.tsv").empty
+    config["confounding"]["waived"] = ["ad_hc"]
+    waived = compile_manifest(config, check_pools)
+    assert "AUC 1.00, waived by confounding.waived" in waived.text() and waived.new_images == 0
+    scanners = read_table("results/manifest/scanners.tsv")
+    assert set(scanners["manufacturer"]) == {"Siemens", "GE"} and (scanners["field_strength"] == 3).all()
+    assert all(table.loc[scanners["image_id"], "cohort"] == "B"), "cohorts in no task are not looked at"

@@ -97,7 +97,7 @@ def test_the_list_and_the_jobs_are_told(study):
         "preprocess": "1", "cache": "1", "quality": "1", "index": "1", "split": "1",
         "heads": "1", "quality_page": "1", "duplicates": "1", "certificate": "1", "resample": "2", "linear": "2",
         "baseline": "2", "transfer": "2", "aggregate": "1",
-        "compare": "1", "figures": "1", "report": "1",
+        "confounding": "1", "classifiers": "1", "compare": "1", "figures": "1", "report": "1",
     }  # fmt: skip
 
 

@@ -54,6 +54,7 @@ def study():
 
 
 KEY = b"k" * 32
+CONFIG = {"tasks": {}, "confounding": {"shown_from": 0.6, "waived": ["ad_hc"], "refused_from": 0.9}}
 
 
 def image_with(study, role, cohort=None):
@@ -269,7 +270,7 @@ def certificate_page(study, **changes):
         "duplicates": SUMMARY | changes,
         "files": {"results/index/P.tsv": "0" * 64},
     }
-    return certificate_html(proof, 'A study <script>alert("1")</script>', 5), proof
+    return certificate_html(proof, 'A study <script>alert("1")</script>', 5, CONFIG), proof
 
 
 def test_the_page_shows_the_certificate_names_nobody_and_loads_nothing(study):
@@ -300,7 +301,7 @@ def test_the_page_has_no_plain_digest_of_people_and_no_age_of_a_person(study):
     for role in SETS:
         people = sorted(set(images.loc[images["role"] == role, "participant_id"]))
         old[role] = hashlib.sha256("\n".join(people).encode()).hexdigest()
-    text = certificate_html(proof | {"duplicates": SUMMARY, "files": {}, "digests": old}, "old", 5)
+    text = certificate_html(proof | {"duplicates": SUMMARY, "files": {}, "digests": old}, "old", 5, CONFIG)
     assert not any(digest in text for digest in old.values()) and "there was no study key" in text
     for age in images["age"].dropna():
         assert not re.search(rf"\b{age:.1f} to|to {age:.1f}\b", text)
@@ -308,11 +309,22 @@ def test_the_page_has_no_plain_digest_of_people_and_no_age_of_a_person(study):
 
 def test_the_page_shows_no_cell_of_fewer_people_than_the_smallest(study):
     proof = certify(*study, ROLES, NOBODY) | {"duplicates": SUMMARY, "files": {}}
-    text = re.sub(r"<style>.*?</style>", "", certificate_html(proof, "study", 1000), flags=re.S)
+    text = re.sub(r"<style>.*?</style>", "", certificate_html(proof, "study", 1000, CONFIG), flags=re.S)
     rows = re.findall(r"<tr>.*?</tr>", text, flags=re.S)
     cells = [cell for row in rows if "<td>" in row for cell in re.findall(r"<td>(.*?)</td>", row, flags=re.S)]
     assert "&lt; 1000" in cells and not any(re.search(r"[1-9]", cell.replace("&lt; 1000", "")) for cell in cells)
     assert "fewer than 1000 in train" in text
+
+
+def test_the_page_says_that_a_label_is_the_cohort_and_hides_small_cells(study):
+    rows = [("A", 40, 3), ("B", 0, 31)]
+    sites = [{"site": name, "positive": one, "negative": other} for name, one, other in rows]
+    found = {"confounding": {"ad_hc": {"cohort": {"auc": 0.96, "sites": sites}}}}
+    proof = certify(*study, ROLES, NOBODY) | {"duplicates": SUMMARY, "files": {}} | found
+    text = certificate_html(proof, "study", 5, CONFIG)
+    assert "cross-validated AUC of 0.960" in text and "Waived:" in text
+    assert re.search(r'<th scope="row">A</th><td>hidden</td><td>&lt; 5</td>', text)
+    assert re.search(r'<th scope="row">B</th><td>0</td><td>31</td>', text)
 
 
 def test_the_page_says_if_there_were_too_few_images_to_compare(study):

@@ -261,3 +261,77 @@ def test_a_participant_of_the_pretraining_is_noticed_from_any_image(role):
     check_not_pretrained(resample, [split])
     with pytest.raises(InputError, match="1 participants also train or validate the pretraining"):
         check_not_pretrained(resample, [split, split.iloc[1:].assign(role=role)])
+
+
+@st.composite
+def pools_with_cohorts(draws):
+    pool, n, plan, seed = draws(pools_and_plans())
+    generator = np.random.default_rng(draws(st.integers(0, 99)))
+    cohort = dict(
+        zip(pool["participant_id"].unique(), generator.integers(0, draws(st.integers(1, 5)), 100), strict=False)
+    )
+    return pool.assign(cohort=pool["participant_id"].map(cohort).map("c{}".format)), n, plan, seed
+
+
+@settings(max_examples=100, deadline=None)
+@given(pools_with_cohorts(), st.sampled_from(["all", "one"]), st.booleans())
+def test_no_cohort_is_tested_that_trains_or_validates(drawn, per_participant, stratify):
+    pool, n, plan, seed = drawn
+    plan |= {"by": "cohort", "per_participant": per_participant, "stratify": stratify}
+    try:
+        resample, _ = draw(pool, n, plan, seed)
+    except InputError:
+        assume(False)
+    cohorts = {role: set(part["cohort"]) for role, part in resample.groupby("role")}
+    assert not cohorts["test"] & (cohorts["train"] | cohorts["validation"])
+    check_disjoint(resample)
+    assert resample["role"].value_counts().to_dict() == dict(
+        zip(("train", "validation", "test"), sizes(n, plan), strict=True)
+    )
+    assert (
+        resample.groupby("role")["label"].apply(lambda part: min(part.sum(), (1 - part).sum())).min()
+        >= plan["min_per_class"]
+    )
+
+
+def test_a_pool_of_one_cohort_is_refused_if_cohorts_are_left_out():
+    pool = random_pool(300, 0.5, 0).assign(cohort="A")
+    with pytest.raises(InputError, match="the latter of other cohorts"):
+        check_task("ad_hc", pool, [20], SETTINGS | {"by": "cohort"}, 0, draws=50)
+    check_task("ad_hc", pool, [20], SETTINGS, 0, draws=50)
+
+
+def test_one_image_of_each_participant_takes_part_and_each_may():
+    pool = random_pool(80, 0.5, 3, most_images=4)
+    seen = set()
+    for seed in range(60):
+        resample, _ = draw(pool, 40, SETTINGS | {"per_participant": "one"}, seed)
+        assert resample.groupby("participant_id")["image_id"].nunique().max() == 1
+        seen |= set(resample["image_id"])
+    assert len(seen) > 0.95 * len(pool)
+
+
+def test_stratified_sets_have_the_pools_share_of_positive_images():
+    pool = random_pool(400, 0.3, 4)
+    share = pool["label"].mean()
+    for n in (50, 100):
+        resample, redraws = draw(pool, n, SETTINGS | {"stratify": True}, 1)
+        positive = resample.groupby("role")["label"].sum()
+        assert redraws == 0 and positive.to_dict() == {
+            role: round(count * share)
+            for role, count in zip(("train", "validation", "test"), sizes(n, SETTINGS), strict=True)
+        }
+
+
+def test_the_papers_draw_is_that_of_before_there_were_options():
+    """n rows with replacement, then rows of other people, from one generator."""
+    pool = random_pool(120, 0.5, 5).sort_values("image_id", ignore_index=True)
+    resample, redraws = draw(pool, 50, SETTINGS | {"by": "participant", "per_participant": "all", "stratify": False}, 9)
+    generator, people = np.random.default_rng(9), pool["participant_id"].to_numpy()
+    rows = [generator.integers(len(pool), size=50)]
+    for count in (10, 10):
+        gone = {people[row] for part in rows for row in part}
+        rows.append(
+            generator.choice([row for row in range(len(pool)) if people[row] not in gone], count, replace=False)
+        )
+    assert redraws == 0 and resample["image_id"].tolist() == pool["image_id"].iloc[np.concatenate(rows)].tolist()

@@ -43,6 +43,7 @@ TEXT_COLUMNS = frozenset(
         *("task", "model", "replicate", "first", "second", "metric", "group", "why", "question", "values", "by"),
         "family",
         *("image_1", "participant_1", "cohort_1", "image_2", "participant_2", "cohort_2", "kind"),
+        *("manufacturer", "strata"),
         *("panel", "item", "quantity", "rule", "key", "device", "flags"),
     ]
 )

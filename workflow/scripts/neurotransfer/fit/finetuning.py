@@ -293,7 +293,7 @@ def fit_settings(
     seeds: Sequence[Mapping[str, int]],
     trunk: Mapping[str, torch.Tensor] | None,
     device: torch.device,
-) -> tuple[list[dict[str, Any]], int, np.ndarray, dict[str, torch.Tensor]]:
+) -> tuple[list[dict[str, Any]], int, np.ndarray, dict[str, torch.Tensor], np.ndarray]:
     """Every setting on one resample; the chosen one's scores of the test rows, and its network.
 
     A setting that diverges is recorded as such and the others go on.
@@ -302,6 +302,7 @@ def fit_settings(
     -------
     records, chosen, scores : as linear.fit_settings; scores are logits
     state : of the chosen setting's network, as it was trained (see `sfcn.folded`)
+    validated : its logits of the validation rows
 
     Raises
     ------
@@ -322,8 +323,9 @@ def fit_settings(
     model = first_network(network, 0.0, seeds[chosen], None)
     model.load_state_dict(states[chosen])
     place(model, device, training["data_type"])
-    scores = predict(model, images, rows["test"], training["batch_size"], device)[:, 0]
-    return records, chosen, scores, states[chosen]
+    batch = training["batch_size"]
+    scores, validated = (predict(model, images, rows[role], batch, device)[:, 0] for role in ("test", "validation"))
+    return records, chosen, scores, states[chosen], validated
 
 
 def fit(
@@ -379,8 +381,8 @@ def fit(
                 if attempt == SEEDS:
                     raise
         made_of = fingerprint_of_second(made_of, first["chosen"])
-    records, chosen, scores, state = found
-    test = np.flatnonzero(resample["role"] == "test")
+    records, chosen, scores, state, validated = found
+    test, validation = (np.flatnonzero(resample["role"] == role) for role in ("test", "validation"))
     labels = resample["label"].to_numpy()[test]
     record = fit_record(
         facts=facts,
@@ -392,5 +394,6 @@ def fit(
         seeds=seeds[chosen],
         fingerprint=made_of,
         recipe=fitting.get("recipe", RECIPE),
+        validation={"label": resample["label"].to_numpy()[validation].tolist(), "score": validated.tolist()},
     )
     return record, folded(state, training_scale(fitting["network"]["bottleneck"]))

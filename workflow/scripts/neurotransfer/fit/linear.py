@@ -119,7 +119,7 @@ def pipeline(c: float, max_iterations: int, penalty: str = "l2") -> Pipeline:
 
 def fit_settings(
     features: np.ndarray, labels: np.ndarray, roles: np.ndarray, settings: Sequence[Mapping[str, Any]], iterations: int
-) -> tuple[list[dict[str, Any]], int, np.ndarray]:
+) -> tuple[list[dict[str, Any]], int, np.ndarray, np.ndarray]:
     """Fit every setting on the training rows, choose on the validation rows, score the test rows once.
 
     Parameters
@@ -133,10 +133,10 @@ def fit_settings(
     -------
     records : values, status, validation AUC and loss per setting
     chosen : position of the chosen one
-    scores : its probabilities for the test rows, in their order
+    scores, validated : its probabilities for the test rows and for the validation rows, in their order
     """
     train, validation, test = (roles == role for role in ("train", "validation", "test"))
-    records, models = [], []
+    records, models, validated = [], [], []
     for values in settings:
         model = pipeline(values["c"], iterations, values.get("penalty", "l2"))
         with warnings.catch_warnings():
@@ -150,8 +150,9 @@ def fit_settings(
         record["validation_loss"] = float(log_loss(labels[validation], scores, labels=[0, 1]))
         records.append(record)
         models.append(model)
+        validated.append(scores)
     chosen = choose(records)
-    return records, chosen, models[chosen].predict_proba(features[test])[:, 1]
+    return records, chosen, models[chosen].predict_proba(features[test])[:, 1], validated[chosen]
 
 
 def fit(
@@ -179,7 +180,8 @@ def fit(
     see selection.fit_record; the test images' scores are probabilities
     """
     labels, roles = resample["label"].to_numpy(), resample["role"].to_numpy(str)
-    records, chosen, scores = fit_settings(features, labels, roles, fitting["settings"], fitting["max_iterations"])
+    found = fit_settings(features, labels, roles, fitting["settings"], fitting["max_iterations"])
+    records, chosen, scores, validated = found
     test = np.flatnonzero(roles == "test")
     return fit_record(
         facts=facts,
@@ -190,4 +192,5 @@ def fit(
         test={"position": test.tolist(), "label": labels[test].tolist(), "score": scores.tolist()},
         seeds={},
         fingerprint=fingerprint_of_fit(model, fitting, path, made_of),
+        validation={"label": labels[roles == "validation"].tolist(), "score": validated.tolist()},
     )

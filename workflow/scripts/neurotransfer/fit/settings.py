@@ -122,6 +122,7 @@ def fit_record(
     seeds: Mapping[str, int],
     fingerprint: str,
     recipe: int | None = None,
+    validation: Mapping[str, Sequence] | None = None,
 ) -> dict[str, Any]:
     """The content of ``results/fits/<task>/n<n>/<replicate>/<model>.json``.
 
@@ -130,6 +131,7 @@ def fit_record(
     facts : `task`, `n` and `replicate`, from the resample's first line
     settings : a record per setting: values, status, validation AUC and loss, epoch
     test : `position` (row in the resample), `label` and `score` of each test image
+    validation : `label` and `score` of each validation image, for thresholds
     recipe : that a network was trained by (study/recipe.py); None for other models
     """
     record = {
@@ -145,6 +147,8 @@ def fit_record(
         "fingerprint": fingerprint,
         "version": __version__,
     }
+    if validation is not None:
+        record["validation"] = {key: list(values) for key, values in validation.items()}
     return record if recipe is None else record | {"recipe": recipe}
 
 

@@ -1,7 +1,7 @@
 """The manifest: cohorts and their BIDS folders -> images, shards, and what was left out.
 
 Goes in: cohorts.tsv, the data sets it names, and the shards of the last time.  Comes out:
-``results/manifest/{images,shards,excluded}.tsv`` and ``shards/<shard>.tsv``.
+``results/manifest/{images,shards,excluded,scanners}.tsv`` and ``shards/<shard>.tsv``.
 
 An image that has a shard keeps it, and its place in it.  The memory is the shard files themselves: images
 that are gone leave theirs, new ones get new shards, and only files whose content changed are written.  A shard
@@ -35,6 +35,7 @@ from .image_choice import choose_scans, entities_named
 from .labels import Labels, mapped_columns
 from .path_patterns import fill_in
 from .people import Person, Visit
+from .scanners import scanners_of, with_scanner
 from .unnamed_columns import notes_on_columns
 from .withdrawal import Apart, emptied, fill_positions, read_withdrawn, set_apart
 
@@ -44,7 +45,7 @@ COLUMNS = [
 ]
 GAINS_VOLUMES = "its images get regional volumes now; its preprocessing jobs run again, without FastSurfer's network"
 EXCLUDED = ["cohort", "file", "reason", "detail"]
-PoolsCheck = Callable[[Mapping[str, Any], pd.DataFrame, Sequence[Cohort], Mistakes], None]
+PoolsCheck = Callable[[Mapping[str, Any], pd.DataFrame, Sequence[Cohort], Mistakes], list[str]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Summary:
 
     `images` and `excluded` are the tables written; `notes` are sentences about what deserves a look; `written`,
     `new_images` and `gone_images` say what changed since the last time.  `withdrawn_shards` are those in which
-    other images are withdrawn now: what depends on them is made again.
+    other images are withdrawn now: what depends on them is made again.  `pools` are lines about the tasks' labels.
     """
 
     images: pd.DataFrame
@@ -65,6 +66,7 @@ class Summary:
     gone_images: int
     shards: int
     withdrawn_shards: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ()
 
     def text(self) -> str:
         """A table: per cohort its images, participants, the share of images without each label, what is left out."""
@@ -75,7 +77,8 @@ class Summary:
             rows.append(self._row(cohort, self.images["cohort"] == cohort, self.excluded["cohort"] == cohort))
         if len(self.cohorts) > 1:
             rows.append(self._row("total", self.images["cohort"].notna(), self.excluded["cohort"].notna()))
-        lines = [aligned(rows, "l" + "r" * (len(header) - 2) + "l"), *(f"note: {note}" for note in self.notes)]
+        lines = [aligned(rows, "l" + "r" * (len(header) - 2) + "l"), *self.pools]
+        lines += [f"note: {note}" for note in self.notes]
         gone = f" {self.gone_images} are gone," if self.gone_images else ""
         changed = f"{self.new_images} images are new,{gone} {self.written} files were written"
         changed = changed if self.written else "no change"
@@ -121,11 +124,14 @@ def compile_manifest(
     excluded = excluded[~withdrawn.own(excluded)]
     mistakes.raise_if_any()
     images = assign_shards(images, previous, numbers, config["manifest"]["images_per_shard"])
-    check_pools(config, images, cohorts, mistakes)
+    in_tasks = {cohort.name: cohort.path for cohort in cohorts if {*cohort.roles} - {"pretraining", "holdout"}}
+    scanners = scanners_of(images, in_tasks)
+    pools = check_pools(config, with_scanner(images, scanners), cohorts, mistakes)
     mistakes.raise_if_any()
     known = _known_without_volumes(folder)
     without_volumes = _without_volumes(config, cohorts, images, folder, known)
-    written = _write(folder, table, cohorts, images, excluded, previous, apart, without_volumes)
+    about = {"images.tsv": images, "excluded.tsv": excluded, "scanners.tsv": scanners}
+    written = _write(folder, table, cohorts, about, previous, apart, without_volumes)
     gaining = [cohort.name for cohort in cohorts if cohort.name in known and cohort.name not in without_volumes]
     for shard in images.loc[images["cohort"].isin(gaining), "shard"].unique():
         for ledger in _ledgers(folder, shard):
@@ -140,6 +146,7 @@ def compile_manifest(
         gone_images=_gone(previous, {*images["image_id"], *apart.positions}, cohorts),
         shards=images["shard"].nunique(),
         withdrawn_shards=apart.shards,
+        pools=tuple(pools),
     )
 
 
@@ -471,14 +478,14 @@ def _write(
     folder: Path,
     table: Path,
     cohorts: Sequence[Cohort],
-    images: pd.DataFrame,
-    excluded: pd.DataFrame,
+    about: Mapping[str, pd.DataFrame],
     previous: Mapping[str, tuple[str, int]],
     apart: Apart,
     without_volumes: Sequence[str],
 ) -> int:
     """Write what has changed, shards.tsv last, because it means that the rest is there; the number of files written."""
     by_name = {cohort.name: cohort for cohort in cohorts}
+    images = about["images.tsv"]
     texts = {}
     shards = []
     for name, rows in fill_positions(images, apart, previous).groupby("shard", sort=False):
@@ -499,8 +506,7 @@ def _write(
         **({"without_volumes": list(without_volumes)} if without_volumes else {}),
         **apart.facts,
     }
-    texts["images.tsv"] = table_text(images)
-    texts["excluded.tsv"] = table_text(excluded)
+    texts |= {name: table_text(rows) for name, rows in about.items()}
     columns = ["shard", "cohort", "images", "images_per_job", "withdrawn"]
     texts["shards.tsv"] = table_text(pd.DataFrame(shards, columns=columns), facts)
     return sum(_write_changed(folder / name, text) for name, text in texts.items())

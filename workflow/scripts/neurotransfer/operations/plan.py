@@ -20,7 +20,7 @@ from scipy import stats
 
 from ..files import read_json, read_table
 from ..seeds import seed_from
-from ..split.resampling import INFEASIBLE, draw_rows, labelled, sizes
+from ..split.resampling import INFEASIBLE, draw_rows, labelled, options_of, sizes
 from ..split.roles import split_cohort
 from ..study import layout
 from ..study.plan import ARMS, CNNS, MODELS, Study, seconds_of
@@ -335,9 +335,9 @@ def expected_draws(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed
     if pool["label"].nunique() < 2:
         return 1.0, math.nan, math.nan
     labels, people = pool["label"].to_numpy(), pd.factorize(pool["participant_id"])[0]
-    generator, found = np.random.default_rng(seed), []
+    generator, found, options = np.random.default_rng(seed), [], options_of(pool, settings)
     for _ in range(DRAWS):
-        sets = draw_rows(labels, people, sizes(n, settings), settings["min_per_class"], generator)
+        sets = draw_rows(labels, people, sizes(n, settings), settings["min_per_class"], generator, **options)
         if sets is not None:
             found.append((len(np.unique(sets[0])), len(np.unique(people[sets[0]]))))
     means = np.mean(found, axis=0) if found else (math.nan, math.nan)

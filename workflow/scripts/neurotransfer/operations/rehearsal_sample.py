@@ -168,6 +168,7 @@ def overrides(sample: Sample, config: Mapping[str, Any], study: Study) -> dict[s
         },
         "statistics": {"bootstrap": BOOTSTRAP},
         "report": {"truth": None},
+        "confounding": {"waived": list(study.tasks)},  # a few images show nothing of it
     }
     if features := config["models"]["features"]:
         found["models"]["features"] = {name: str(Path(file).absolute()) for name, file in features.items()}

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from ..seeds import seed_from
-from .targets import Target
+
+if TYPE_CHECKING:  # torch, which jobs on predictions alone do without
+    from .targets import Target
 
 METRICS = {"continuous": ("mae", "rmse", "r", "bias"), "binary": ("auc", "accuracy")}
 PREDICTIONS = ["image_id", "participant_id", "cohort", "split", "target", "truth", "prediction"]
@@ -94,7 +97,7 @@ def metrics_with_intervals(
     {'value': 0.89, 'low': 0.73, 'high': 1.0}
     """
     draws: dict[str, list[np.ndarray]] = {name: [] for name in METRICS[kind]}
-    for weights in _weightings(participants, resamples, seed):
+    for weights in participant_weights(participants, resamples, seed):
         for name, values in weighted_metrics(truth, predicted, weights, kind).items():
             draws[name].append(values)
     rows = []
@@ -105,7 +108,7 @@ def metrics_with_intervals(
     return pd.DataFrame(rows)
 
 
-def _weightings(participants: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def participant_weights(participants: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each image counts when its people are drawn with replacement: [some resamples, images] at a time."""
     people, person = np.unique(participants, return_inverse=True)
     generator = np.random.default_rng(seed)
@@ -226,7 +229,7 @@ def calibration(predictions: pd.DataFrame, targets: list[Target], *, resamples: 
             place = np.searchsorted(edges, predicted, side="right")
             inside = (place[:, None] == np.arange(len(edges) + 1)).astype(float)  # [images, bins]
             drawn = []
-            for weights in _weightings(people, resamples, seed_from("calibration", seed, split, target.name)):
+            for weights in participant_weights(people, resamples, seed_from("calibration", seed, split, target.name)):
                 with np.errstate(invalid="ignore", divide="ignore"):
                     drawn.append((weights * truth) @ inside / (weights @ inside))
             shares = np.concatenate(drawn)

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ..statistics.aggregation import of_paper
+from ..statistics.confounding import SITE
 from ..statistics.inference import ADJUSTED
 from ..study.plan import ARMS, CNNS, MODELS, further_arms, further_models
 from ..text import MISSING, interval, p_text, signed
@@ -18,6 +19,7 @@ from .colours import marks_of
 from .verdicts import Verdict, listed
 
 ALONE = ARMS[-1]  # the model of covariates alone, outside the comparisons
+OUTSIDE = (ALONE, SITE)  # what confounding alone predicts
 
 
 def result_groups(
@@ -42,9 +44,9 @@ def result_groups(
                     # one replicate has no interval
                     between = interval(row["low"], row["high"]) if row["replicates"] > 1 else MISSING
                     models[model] = {"median": f"{row['median']:.3f}", "interval": between}
-            highest = max((cell["median"] for model, cell in models.items() if model != ALONE), default=None)
+            highest = max((cell["median"] for model, cell in models.items() if model not in OUTSIDE), default=None)
             for model, cell in models.items():
-                cell["highest"] = cell["median"] == highest and model != ALONE
+                cell["highest"] = cell["median"] == highest and model not in OUTSIDE
             tests = {
                 other: [verdict[key] for test in found if (key := (task, n, other, test)) in verdict]
                 for other in ("baseline", "linear")
@@ -65,7 +67,7 @@ def noise_of_starts(medians: pd.DataFrame) -> str:
 
 
 def _in_order(models: Iterable[str]) -> list[str]:
-    return [*MODELS, *further_models(models), ALONE]
+    return [*MODELS, *further_models(set(models) - {SITE}), *OUTSIDE]
 
 
 def comparison_groups(

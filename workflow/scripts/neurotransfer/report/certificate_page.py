@@ -10,9 +10,10 @@ from ..cache.provenance import named_engines
 from ..split.certificate import duplicates_in_words, statement
 from .cells import sample, shown, shown_row
 from .colours import DARK
+from .confounding_tables import site_groups
 
 
-def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int) -> str:
+def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int, config: Mapping[str, Any]) -> str:
     """The page as HTML.
 
     Parameters
@@ -20,6 +21,7 @@ def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int) 
     certificate : from split.certificate.certify, with `duplicates` (summary of duplicates.find_pairs) and `files`
     study : its name
     smallest : number of people in the smallest cell of a table
+    config : the study's `tasks` and `confounding`
     """
     names = {"train": "training", "validation": "validation", "test": "test", "unused": "not used"}
     shared = []
@@ -44,6 +46,7 @@ def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int) 
         "statement": statement(certificate["counts"], certificate["waived_scans"], smallest),
         "samples": {role: sample(known, smallest) for role, known in certificate["counts"].items()},
         "cohorts": cohorts,
+        "sites": site_groups(certificate.get("confounding", {}), config["confounding"], config["tasks"], smallest),
         "smallest": smallest,
     }
     return pages.render(content, "certificate.html.j2")

@@ -162,7 +162,8 @@ def _comparison(config: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]
         {_count(resampling["replicates"], "resample")} were drawn from images that pretraining never saw: n training
         images with replacement, then {resampling["validation_share"]:g} n validation and
         {resampling["test_share"]:g} n test images without replacement, from participants not drawn yet. Each set had
-        at least {_count(resampling["min_per_class"], "image")} of each class, or the draw was redone. On each
+        at least {_count(resampling["min_per_class"], "image")} of each class, or the draw was
+        redone.{_options(resampling)} On each
         resample, logistic regression with a {penalties} penalty on {volumes} divided by the brain mask's
         (linear), the network from random weights (baseline) and the network from the pretrained weights (transfer)
         were fitted with {settings};
@@ -187,6 +188,17 @@ def _further(config: Mapping[str, Any]) -> str:
         with {"this arm" if len(arms) == 1 else "these arms"} are a second family, adjusted apart."""
 
 
+def _options(resampling: Mapping[str, Any]) -> str:
+    """Sentences on how the draw differs from the paper's."""
+    said = {
+        "Test images were of cohorts that trained and validated nothing in that resample.": resampling["by"]
+        == "cohort",
+        "One image of each participant took part in a resample.": resampling["per_participant"] == "one",
+        "Each set had the pool's share of positive images.": resampling["stratify"],
+    }
+    return "".join(f" {sentence}" for sentence, holds in said.items() if holds)
+
+
 def _testing(config: Mapping[str, Any]) -> str:
     statistics = config["statistics"]
     return f"""
@@ -203,7 +215,9 @@ def _testing(config: Mapping[str, Any]) -> str:
         resamples' variance beyond that of their test sets{_second_seeds(config)}; and that of a finite number of
         resamples. It was adjusted in the same way. Learning curves of the mean AUC were made monotone by isotonic
         regression and interpolated linearly in the logarithm of n. A logistic regression on age, sex and mask volume,
-        outside the comparisons, shows the AUC of these confounders alone."""
+        and one on the names of cohort and scanner, outside the comparisons, show the AUC of these confounders alone;
+        AUCs within one cohort, scanner, age band, sex and third of the mask volume are over pairs of images of the same
+        stratum [@janes2009]."""
 
 
 def _second_seeds(config: Mapping[str, Any]) -> str:

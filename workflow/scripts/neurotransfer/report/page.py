@@ -23,7 +23,7 @@ from ..statistics.aggregation import of_paper
 from ..statistics.inference import PRIMARY
 from ..study import layout
 from ..study.plan import further_models
-from . import answer_tables, pretraining_tables, trust_tables
+from . import answer_tables, classifier_tables, confounding_tables, pretraining_tables, trust_tables
 from .cells import sample
 from .colours import DARK, PUBLISHED
 from .methods_text import methods
@@ -57,7 +57,8 @@ def report_content(
     Parameters
     ----------
     tables : images (of the split), excluded, metrics, groups, calibration, medians, comparisons, worth, search,
-        settings, resamples and published (the paper's numbers, with their source)
+        settings, resamples, confounding, gains, sets, classifiers, calibration_curves, subgroups and published
+        (the paper's numbers, with their source)
     ledger : of all preprocessing jobs, with a column `cohort`, see `read_ledgers`
     certificate : of the split
     weights : metadata of the pretrained weights
@@ -91,7 +92,21 @@ def report_content(
         "replicates": " to ".join(str(count) for count in dict.fromkeys((replicates[0], replicates[-1]))),
         **chosen,
         "sentences": answer(comparisons, medians, tasks, **chosen),
-        "results": answer_tables.result_groups(medians, found, tasks),
+        "results": answer_tables.result_groups(
+            pd.concat([medians, confounding_tables.site_alone(tables["confounding"])]), found, tasks
+        ),
+        "sites": confounding_tables.site_groups(
+            certificate.get("confounding", {}), config["confounding"], tasks, smallest
+        ),
+        "within": confounding_tables.within_groups(tables["confounding"], tasks),
+        "strata": confounding_tables.names_of_strata(tables["confounding"]),
+        "gains": confounding_tables.gain_groups(tables["gains"], tasks),
+        "sets": confounding_tables.set_groups(tables["sets"], tasks, smallest),
+        "age_band": config["split"]["age_band"],
+        "classifiers": classifier_tables.figure_groups(tables["classifiers"], tasks),
+        "subgroup_aucs": classifier_tables.subgroup_rows(tables["subgroups"], tasks),
+        "curves": classifier_tables.curve_groups(tables["calibration_curves"], tasks),
+        "files_of_classifiers": classifier_tables.files(tables),
         "comparisons": answer_tables.comparison_groups(comparisons, found, tasks),
         "count": int(of_paper(comparisons).sum()),
         "further": further_models(medians["model"]),

@@ -108,6 +108,17 @@ LIBRARY = (
         "International Conference on Learning Representations",
         doi="10.48550/arXiv.1711.05101",
     ),
+    Reference(
+        "janes2009",
+        ("Janes H", "Pepe MS"),
+        "Adjusting for covariate effects on classification accuracy using the covariate-adjusted receiver operating "
+        "characteristic curve",
+        2009,
+        "Biometrika",
+        "96",
+        "371-382",
+        "10.1093/biomet/asp002",
+    ),
 )
 
 

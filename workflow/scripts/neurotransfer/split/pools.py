@@ -1,6 +1,7 @@
 """Check that a manifest has enough images for pretraining and for each task's resamples.
 
-Goes in: the manifest's images, before any is preprocessed.  Comes out: one line for each set or pool that is too small.
+Goes in: the manifest's images, before any is preprocessed.  Comes out: one line for each set or pool that is too small,
+and for each task whose label is known from the site; and what a person should see of the others.
 """
 
 from __future__ import annotations
@@ -13,16 +14,27 @@ import pandas as pd
 from ..errors import InputError, Mistakes
 from ..manifest.cohorts import Cohort
 from ..seeds import seed_from
+from .confounding import check_confounding, confounding_of, in_words
 from .resampling import INFEASIBLE, check_task, failing_share, labelled
 from .roles import split_cohort
 
 
-def check_pools(config: Mapping[str, Any], images: pd.DataFrame, cohorts: Sequence[Cohort], mistakes: Mistakes) -> None:
-    """Check that pretraining has both its sets, and that each task's pool allows its resamples.
+def check_pools(
+    config: Mapping[str, Any], images: pd.DataFrame, cohorts: Sequence[Cohort], mistakes: Mistakes
+) -> list[str]:
+    """Check that pretraining has both its sets, and that each task's pool allows its resamples and is no site's label.
 
     The check is optimistic, because the images that preprocessing will fail on are not known yet.
+
+    Parameters
+    ----------
+    images : of the manifest, with `scanner` if any is known
+
+    Returns
+    -------
+    lines about each task's labels by site
     """
-    parts = []
+    parts, lines = [], []
     for cohort in cohorts:
         index = images[images["cohort"] == cohort.name]
         split = split_cohort(index, cohort.roles, cohort.pretraining_share, config["split"], config["seed"])
@@ -45,6 +57,12 @@ def check_pools(config: Mapping[str, Any], images: pd.DataFrame, cohorts: Sequen
             check_task(name, pool, settings["n"], settings, seed_from(config["seed"], "check", name))
         except InputError as error:
             mistakes.add(error)
+            continue
+        found = confounding_of(pool)
+        for wrong in check_confounding(name, found, config["confounding"]):
+            mistakes.add(wrong)
+        lines += in_words(name, found, config["confounding"])
+    return lines
 
 
 def feasible_sizes(

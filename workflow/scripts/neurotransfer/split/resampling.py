@@ -1,7 +1,7 @@
 """A task's pool of labelled images, and the replicates drawn from it, whose sets share no participant.
 
 The draw follows Leonardsen et al. (2025): n training images with replacement, then validation and test images
-without replacement from participants not drawn yet.
+without replacement from participants not drawn yet.  `resampling.by`, `per_participant` and `stratify` change it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def draw(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> 
     ----------
     pool : from `pool_of_task`; the order of its rows has no effect
     n : number of training images
-    settings : `validation_share`, `test_share` (of n), `min_per_class`, `max_redraws`
+    settings : `validation_share`, `test_share` (of n), `min_per_class`, `max_redraws`; see `options_of` for others
 
     Returns
     -------
@@ -115,9 +115,9 @@ def draw(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> 
     generator = np.random.default_rng(seed)
     pool = pool.sort_values("image_id", ignore_index=True)
     labels = pool["label"].to_numpy()
-    people = pd.factorize(pool["participant_id"])[0]
+    people, options = pd.factorize(pool["participant_id"])[0], options_of(pool, settings)
     for redraws in range(settings["max_redraws"] + 1):
-        sets = draw_rows(labels, people, sizes(n, settings), settings["min_per_class"], generator)
+        sets = draw_rows(labels, people, sizes(n, settings), settings["min_per_class"], generator, **options)
         if sets is not None:
             parts = [pool.iloc[rows].assign(role=role) for role, rows in zip(SETS, sets, strict=True)]
             return pd.concat(parts, ignore_index=True), redraws
@@ -141,8 +141,33 @@ def drawing_of(
     return fingerprint([dict(key), seed, dict(task), dict(settings), converters])
 
 
+def options_of(pool: pd.DataFrame, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `draw_rows` that a configuration chooses; a key that is not there means the paper's draw.
+
+    Parameters
+    ----------
+    pool : in the order of the draw; `cohort` if `by` is cohort
+    settings : the configuration's `resampling`: `by` (participant or cohort: test sets are of cohorts that neither
+        train nor validate), `per_participant` (all or one: an image of each, drawn for each replicate), `stratify`
+        (each set has the pool's share of positive images)
+    """
+    return {
+        "cohorts": pd.factorize(pool["cohort"])[0] if settings.get("by") == "cohort" else None,
+        "one_image": settings.get("per_participant") == "one",
+        "stratify": settings.get("stratify", False),
+    }
+
+
 def draw_rows(
-    labels: np.ndarray, people: np.ndarray, counts: Sequence[int], min_per_class: int, generator: np.random.Generator
+    labels: np.ndarray,
+    people: np.ndarray,
+    counts: Sequence[int],
+    min_per_class: int,
+    generator: np.random.Generator,
+    *,
+    cohorts: np.ndarray | None = None,
+    one_image: bool = False,
+    stratify: bool = False,
 ) -> list[np.ndarray] | None:
     """Rows of the three sets in one draw; None if a set is too small or lacks a class.
 
@@ -151,19 +176,69 @@ def draw_rows(
     labels : int [images], 0 or 1
     people : int [images], participants numbered from 0
     counts : numbers of training, validation and test images
+    cohorts : int [images], numbered from 0, if whole cohorts are left to the test set: the first in random order that
+        hold it
+    one_image : whether one image of each participant takes part in this draw
+    stratify : whether each set has the share of positive images of all that take part
     """
-    sets = [generator.integers(len(labels), size=counts[0])]
+    rows = np.arange(len(labels))
+    if one_image:
+        order = generator.permutation(rows)
+        rows = np.sort(order[np.unique(people[order], return_index=True)[1]])
+    sources = [rows, rows, rows]
+    if cohorts is not None:
+        tests = _tested_cohorts(labels[rows], cohorts[rows], counts[2], min_per_class, generator)
+        sources = [rows[~tests], rows[~tests], rows[tests]]
+    share = labels[rows].mean() if stratify else None
     drawn = np.zeros(people.max() + 1, dtype=bool)
-    for count in counts[1:]:
-        drawn[people[sets[-1]]] = True
-        free = np.flatnonzero(~drawn[people])
-        if len(free) < count:
+    sets: list[np.ndarray] = []
+    for source, count in zip(sources, counts, strict=True):
+        free = source[~drawn[people[source]]]
+        chosen = _choose(free, labels, count, share, bool(sets), generator)
+        if chosen is None:
             return None
-        sets.append(generator.choice(free, size=count, replace=False))
-    for rows in sets:
-        if np.bincount(labels[rows], minlength=2).min() < min_per_class:
+        drawn[people[chosen]] = True
+        sets.append(chosen)
+    for chosen in sets:
+        if np.bincount(labels[chosen], minlength=2).min() < min_per_class:
             return None
     return sets
+
+
+def _tested_cohorts(
+    labels: np.ndarray, cohorts: np.ndarray, count: int, min_per_class: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Which images are of the test set's cohorts: the first ones in random order that hold enough of each class."""
+    tests = np.zeros(len(labels), dtype=bool)
+    for cohort in generator.permutation(cohorts.max() + 1):
+        tests |= cohorts == cohort
+        if tests.sum() >= count and np.bincount(labels[tests], minlength=2).min() >= min_per_class:
+            break
+    return tests
+
+
+def _choose(
+    rows: np.ndarray,
+    labels: np.ndarray,
+    count: int,
+    share: float | None,
+    once: bool,
+    generator: np.random.Generator,
+) -> np.ndarray | None:
+    """So many of some rows, each at most once or with replacement; with a share, so many of them positive."""
+    parts = [(rows, count)]
+    if share is not None:
+        positive = round(count * share)
+        parts = [(rows[labels[rows] == 1], positive), (rows[labels[rows] == 0], count - positive)]
+    chosen = []
+    for part, size in parts:
+        if len(part) < (size if once else min(size, 1)):
+            return None
+        take = (
+            generator.choice(part, size=size, replace=False) if once else part[generator.integers(len(part), size=size)]
+        )
+        chosen.append(take)
+    return np.concatenate(chosen)
 
 
 def write_resample(resample: pd.DataFrame, path: str | Path, facts: Mapping[str, Any]) -> None:
@@ -243,7 +318,8 @@ def invalid_share(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed:
     generator = np.random.default_rng(seed)
     labels, people = pool["label"].to_numpy(), pd.factorize(pool["participant_id"])[0]
     counts = sizes(n, settings)
-    invalid = [draw_rows(labels, people, counts, settings["min_per_class"], generator) is None for _ in range(draws)]
+    options, fewest = options_of(pool, settings), settings["min_per_class"]
+    invalid = [draw_rows(labels, people, counts, fewest, generator, **options) is None for _ in range(draws)]
     return float(np.mean(invalid))
 
 
@@ -284,9 +360,10 @@ def check_task(
     for n in sample_sizes:
         if failing_share(pool, n, settings, seed, draws) > INFEASIBLE:
             train, validation, test = sizes(n, settings)
+            others = "participants" if settings.get("by") != "cohort" else "participants, the latter of other cohorts"
             what = (
                 f"the pool of task {name} is too small for n = {n} ({train} training images, then {validation} "
-                f"validation and {test} test images of other participants): {contents}"
+                f"validation and {test} test images of other {others}): {contents}"
             )
             fix = (
                 f"choose a smaller n, add cohorts to the task, or, if a class is rare, raise validation_share and "

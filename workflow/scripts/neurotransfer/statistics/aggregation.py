@@ -196,6 +196,12 @@ def check_resamples(
     raise_all(wrong)
 
 
+def read_resamples(paths: Iterable[str | Path]) -> dict[tuple[str, int, str], pd.DataFrame]:
+    """The rows of resamples by task, n and replicate."""
+    facts = {path: read_facts(path) for path in paths}
+    return {(f["task"], f["n"], f["replicate"]): read_table(path) for path, f in facts.items()}
+
+
 def describe_resamples(paths: Iterable[str | Path]) -> pd.DataFrame:
     """Per resample: redraws, distinct training images and participants, validation and test images."""
     rows = []

@@ -269,6 +269,11 @@ def _odd_keys(document: object, path: tuple = ()) -> Iterator[Mistake]:
 def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:
     """Mistakes beyond a schema: keys that do not fit each other, and files that do not exist."""
     yield from _task_mistakes(config["tasks"])
+    for at, name in enumerate(config["confounding"]["waived"]):
+        if name not in config["tasks"]:
+            near = difflib.get_close_matches(name, config["tasks"], 1)
+            fix = f"did you mean {near[0]!r}?" if near else f"tasks are: {', '.join(config['tasks'])}"
+            yield Mistake(("confounding", "waived", at), f"there is no task {name!r}", fix)
     yield from _network_mistakes(config)
     yield from _quality_mistakes(config["quality"]["exclude"])
     yield from _resampling_mistakes(config["resampling"], sum(task is not None for task in config["tasks"].values()))

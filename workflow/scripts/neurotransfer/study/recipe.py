@@ -30,6 +30,9 @@ ADDED: dict[str, Any] = {
     "quality.page.flag_below_mm3": 700_000,  # it changes the page only
     "cache.crop_rule": "bounding_box",
     "network.scaling": "none",
+    "resampling.by": "participant",
+    "resampling.per_participant": "all",
+    "resampling.stratify": False,
 }
 
 

@@ -72,6 +72,8 @@ RULES = {  # in the order in which data passes them
         Rule("best", layout.BEST),
         Rule("final", layout.FINAL),
         Rule("aggregate", layout.AUCS),
+        Rule("confounding", layout.CONFOUNDING),
+        Rule("classifiers", layout.CLASSIFIERS),
         Rule("compare", layout.COMPARISONS),
         Rule("figures", layout.FIGURE2),
         Rule("report", layout.REPORT),
@@ -83,7 +85,7 @@ KEEPING = ("best", "final")  # rules that train a network of a task beside its f
 # between the cache and pretraining
 OF_COHORT = tuple(name for name, rule in RULES.items() if rule.wildcards == ("cohort",) and name != "features")
 OF_ALL_COHORTS = ("quality_page", "duplicates", "certificate")
-STATISTICS = ("aggregate", "compare")
+STATISTICS = ("aggregate", "confounding", "classifiers", "compare")
 PAGES = ("figures", "report")
 PRETRAINING = ("pretrain", "evaluate")
 STAGES: dict[str, tuple[str, ...]] = {}  # the rules whose cost is counted, by stage

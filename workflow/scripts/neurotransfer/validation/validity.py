@@ -167,7 +167,7 @@ def _pool(population: Population, seed: int, *, null: bool) -> tuple[pd.DataFram
 def _fit(features: np.ndarray, resample: pd.DataFrame) -> tuple[list[dict[str, Any]], float]:
     """The linear model's records, and the chosen setting's test AUC."""
     labels, roles = resample["label"].to_numpy(), resample["role"].to_numpy(str)
-    records, _, scores = linear.fit_settings(features, labels, roles, GRID, 5000)
+    records, _, scores, _ = linear.fit_settings(features, labels, roles, GRID, 5000)
     return records, float(roc_auc_score(labels[roles == "test"], scores))
 
 
