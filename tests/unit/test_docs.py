@@ -117,3 +117,10 @@ def test_hooks_run_programs_that_the_lock_pins():
 
 def test_the_readme_is_short():
     assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 110
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_test_that_a_page_names_exists(page):
+    known = {path.name for path in (REPOSITORY / "tests").rglob("*.py")}
+    named = {text for text in CODE.findall(page.read_text()) if re.fullmatch(r"test_\w+\.py", text)}
+    assert named <= known
