@@ -7,6 +7,7 @@ what is left out, with why.  No label of any person is needed.
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -138,8 +139,10 @@ def _of_list(
         if not given:
             left_out.append(Exclusion(f"{path.name}, row {number}", "missing", "the row names no file"))
             continue
-        scan = str(path.parent / Path(given).expanduser())
-        if printable(scan) != scan:
+        scan = f"{path.parent}/{given}"
+        if printable(scan) == scan:
+            scan = str(path.parent / os.path.expanduser(given))
+        else:
             left_out.append(Exclusion(printable(scan), "odd_name", "its path has a control character; rename it"))
             continue
         if scan in seen:

@@ -209,9 +209,9 @@ def _mistake_of_value(error: Any) -> Mistake:
 def _unknown_keys(path: tuple, given: Mapping, schema: Mapping) -> Iterator[Mistake]:
     known, patterns = list(schema.get("properties", {})), list(schema.get("patternProperties", {}))
     for key in given:
-        if key in known or any(re.search(pattern, key) for pattern in patterns):
+        if key in known or any(re.search(pattern, str(key)) for pattern in patterns):
             continue
-        near = difflib.get_close_matches(key, known, 1)
+        near = difflib.get_close_matches(str(key), known, 1)
         if near:
             yield Mistake((*path, key), "there is no such key", f"did you mean {near[0]!r}?")
         elif known:

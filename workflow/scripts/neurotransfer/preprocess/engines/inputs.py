@@ -29,6 +29,10 @@ LEAST_RANGE = 1e-6  # [assumed] of intensities; R1 per millisecond, the smallest
 UNITS = {"meter": ("metres", 1000.0), "micron": ("micrometres", 0.001)}  # in mm; a header may also say nothing
 
 
+# what nibabel raises on a damaged header or on voxels that are not whole
+DAMAGED = (OSError, EOFError, ValueError, KeyError, OverflowError, zlib.error)
+
+
 class HeadImage(NamedTuple):
     """A T1-weighted image that has been checked.
 
@@ -70,7 +74,7 @@ def read_image(source: Path) -> HeadImage:
     notes = _check_affine(source, image)
     try:
         data = read_voxels(source, image, np.float32)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except DAMAGED as error:
         raise ImageError("truncated", f"{source.name}: {error}") from None
     data, share = without_nan_background(data.reshape(image.shape[:3]))
     if not np.isfinite(data).all():
@@ -94,7 +98,7 @@ def _open(source: Path) -> Any:
         return nibabel.load(source)
     except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
         raise ImageError("not_an_image", f"{source.name}: {error}") from None
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except DAMAGED as error:
         raise ImageError("truncated", f"{source.name}: {error}") from None
 
 
