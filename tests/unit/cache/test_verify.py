@@ -261,3 +261,14 @@ def test_the_command_prints_each_mistake_and_fails_if_there_is_one(study, monkey
     assert len(lines) == 1 + int(broken) * 1
     assert lines[-1].startswith("3 shards, 15 images, 0.0 GB verified: ")
     assert lines[-1].endswith("1 wrong" if broken else "all as written")
+
+
+def test_the_command_names_a_certificate_page_of_an_earlier_version(study, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_enter_study", lambda chosen: {})
+    monkeypatch.setattr("neurotransfer.study.plan.read_study", lambda config: study)
+    page = Path("results/split/certificate.html")
+    page.parent.mkdir(parents=True)
+    page.write_text("<td>44.7 (18.1 to 93.2)</td>")
+    assert cli.main(["verify", "--threads", "2"]) == 0, "the cache is as written"
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith(f"{page}: ") and "snakemake --forcerun certificate" in line

@@ -14,7 +14,7 @@ from browsers import chromium, visit
 from crowds import crowd, index_of
 from neurotransfer.errors import InputError
 from neurotransfer.files import digest_of_file, write_json, write_table
-from neurotransfer.report.certificate_page import certificate_html
+from neurotransfer.report.certificate_page import certificate_html, check_page
 from neurotransfer.split.certificate import (
     certify,
     check_behind_weights,
@@ -305,6 +305,25 @@ def test_the_page_has_no_plain_digest_of_people_and_no_age_of_a_person(study):
     assert not any(digest in text for digest in old.values()) and "there was no study key" in text
     for age in images["age"].dropna():
         assert not re.search(rf"\b{age:.1f} to|to {age:.1f}\b", text)
+
+
+@pytest.mark.parametrize(
+    ("now", "before"),
+    [
+        (r"(\d+) to (\d+)\)</td>", r"\1.3 to \2.0)</td>"),
+        (r">HMAC-SHA256 of each set's", ">SHA-256 of each set's"),
+    ],
+)
+def test_a_page_of_an_earlier_version_is_named_with_the_command_that_makes_it_again(study, tmp_path, now, before):
+    page = tmp_path / "certificate.html"
+    check_page(page)  # there is none yet
+    text, _ = certificate_page(study)
+    page.write_text(text, encoding="utf-8")
+    check_page(page)
+    page.write_text(re.sub(now, before, text), encoding="utf-8")
+    with pytest.raises(InputError, match=r"do not mail it; run snakemake --forcerun certificate") as refused:
+        check_page(page)
+    assert str(page) in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_the_page_shows_no_cell_of_fewer_people_than_the_smallest(study):

@@ -521,10 +521,16 @@ def _verify(chosen: argparse.Namespace) -> int:
     study = read_study(config)
     found = verify_cache(study, chosen.threads, progress)
     from .manifest.carrying_out import pending_shards
+    from .report.certificate_page import check_page
+    from .study import layout
 
     for mistake in found.mistakes:
         print(mistake)
     print(found.text())
+    try:
+        check_page(layout.CERTIFICATE_PAGE)
+    except InputError as error:  # of the page alone: nothing is wrong with the study
+        print(error)
     if pending := pending_shards(study):
         print(f"{PENDING.format(number=len(pending))}; run snakemake again, which carries it out")
     return 1 if found.mistakes or pending else 0

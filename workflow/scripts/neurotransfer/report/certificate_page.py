@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .. import pages
 from ..cache.provenance import named_engines
+from ..errors import InputError
+from ..files import read_bytes
 from ..split.certificate import duplicates_in_words, statement
 from .cells import sample, shown, shown_row
 from .colours import DARK
 from .confounding_tables import site_groups
+
+# in pages of earlier versions: ages of the youngest and the oldest person, and plain digests of lists of people
+TELLING = re.compile(r"<td>\d+\.\d \(\d+\.\d to \d+\.\d\)</td>|>SHA-256 of each set's")
 
 
 def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int, config: Mapping[str, Any]) -> str:
@@ -50,3 +57,20 @@ def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int, 
         "smallest": smallest,
     }
     return pages.render(content, "certificate.html.j2")
+
+
+def check_page(path: str | Path) -> None:
+    """Refuse a page of an earlier version that has exact ages, or digests of people that can be guessed.
+
+    Parameters
+    ----------
+    path : the page; it may be missing
+
+    Raises
+    ------
+    InputError
+        with the command that makes the page again; nothing that depends on the certificate is repeated
+    """
+    if Path(path).is_file() and TELLING.search(read_bytes(path).decode("utf-8", errors="replace")):
+        what = "an earlier version wrote it, with exact ages or plain digests of people: do not mail it"
+        raise InputError(path, "", what, "run snakemake --forcerun certificate, with the profile of your other runs")
