@@ -1,7 +1,11 @@
 """How the methods text names the optimiser, whatever it is, and the targets, if anybody has them."""
 
+import numpy as np
+import pandas as pd
+from neurotransfer.pretrain.targets import as_metadata, learn_targets
 from neurotransfer.report.methods_text import _optimisation, _pretraining
 from neurotransfer.study.configuration import load_config
+from neurotransfer.study.targets import TARGETS
 from runs import REPOSITORY
 
 
@@ -22,12 +26,12 @@ def test_each_optimiser_and_schedule_has_its_words():
 
 
 def test_only_targets_that_a_training_image_had_are_called_learned():
+    """As the weights of a training say it: no image had the other four targets."""
     config = load_config(REPOSITORY)
-    facts = {
-        "age": (48.2, 16.0), "sex": (0.5, 1.0), "handedness": (0.0, 1.0), "bmi": (0.0, 1.0),
-        "fluid_intelligence": (0.0, 1.0), "neuroticism": (0.0, 1.0),
-    }  # fmt: skip
-    metadata = {"targets": [{"name": name, "mean": mean, "sd": sd} for name, (mean, sd) in facts.items()]}
-    assert "learned age and sex together from healthy" in " ".join(_pretraining(config, "multitask", metadata).split())
-    del metadata["targets"][1]
-    assert "learned age from healthy" in " ".join(_pretraining(config, "multitask", metadata).split())
+    training = pd.DataFrame({"age": [30.0, 51, 62, None], "sex": [0.0, 1, 1, 0]}).reindex(columns=list(TARGETS))
+    for name in ("sex", "age"):
+        metadata = {"targets": as_metadata(learn_targets(config["targets"], training))}
+        assert {target["name"] for target in metadata["targets"]} == set(config["targets"])
+        said = "age and sex together" if name == "sex" else "age"
+        assert f"learned {said} from healthy" in " ".join(_pretraining(config, "multitask", metadata).split())
+        training[name] = np.nan

@@ -183,7 +183,7 @@ def _check_top(seen: np.ndarray, heights: np.ndarray) -> None:
     empty = float((seen < EMPTY * np.median(seen))[heights > np.quantile(heights, 1 - TOP_SHARE)].mean())
     if empty > MOST_EMPTY:
         what = f"{empty:.0%} of the top of the brain lies outside of the head (at most {MOST_EMPTY:.0%})"
-        raise ImageError("mask_failed", f"{what}: its top is cut off, or it is another contrast")
+        raise ImageError("mask_failed", f"{what}: its top is cut off or stripped away, or it is another contrast")
 
 
 def _level(image: np.ndarray, affine: np.ndarray, blur: float) -> _Level:
