@@ -16,6 +16,7 @@ from neurotransfer.manifest.carrying_out import pending_shards, renew, running, 
 from neurotransfer.manifest.compile import compile_manifest
 from neurotransfer.manifest.withdrawal import erase_strays, read_withdrawn
 from neurotransfer.operations.withdrawal_search import BLOCK, Names, clean_logs, names_of, search, statement
+from neurotransfer.preprocess.volumes import Statistics, read_volumes, volumes_of, write_volumes
 from neurotransfer.split.certificate import check_sources
 from neurotransfer.split.pools import check_pools
 from neurotransfer.study.plan import read_study
@@ -51,9 +52,20 @@ def write_results(config) -> None:
             with shard_written(f"results/cache/{name}.npy", len(rows), (2, 2, 2)) as write:
                 for absent in gone:
                     write(np.full((2, 2, 2), 0 if absent else 7, np.uint8))
-            kept.append(rows.loc[~gone, ["image_id", "participant_id", "cohort"]])
+            images = rows.loc[~gone, ["image_id", "participant_id", "cohort"]]
+            statistics = {
+                image: Statistics({17: 10.0 + place}, {17: "a"}, 9.0) for place, image in images["image_id"].items()
+            }
+            write_volumes(statistics, f"results/cache/{name}.volumes.tsv")
+            kept.append(images.assign(mask_volume_mm3=9.0))
         table = pd.concat(kept)
+        tables = [f"results/cache/{name}.volumes.tsv" for name in study.shards_of(cohort)]
+        Path("results/index").mkdir(exist_ok=True)
+        np.save(f"results/index/{cohort}.volumes.npy", volumes_of(table, read_volumes(tables)[0]))
         write_table(table, f"results/index/{cohort}.tsv")
+        for place in ("results/features", "results/duplicates/heads"):
+            Path(place).mkdir(parents=True, exist_ok=True)
+            np.save(f"{place}/{cohort}.npy", np.ones((len(table), 2), np.float32))
         write_table(table.assign(role="test"), f"results/split/cohorts/{cohort}.tsv")
 
 
@@ -147,6 +159,50 @@ def test_a_brain_in_an_emptied_row_is_found(finished, person):
     withdrawn = read_withdrawn(LIST)
     found = search(read_study(finished), withdrawn, names_of(withdrawn))
     assert found.voxels == ["results/cache/A-0001.npy, row 2"] and not found.is_clean
+
+
+@pytest.mark.parametrize("late", ["index/A.volumes.npy", "features/A.npy", "duplicates/heads/A.npy"])
+def test_a_row_in_an_array_that_names_nobody_is_found(finished, person, late):
+    """A job that had read the index from before wrote it, or nothing makes it again any more."""
+    path = Path("results", late)
+    before = path.read_bytes()
+    withdraw(finished, person)
+    write_results(finished)
+    withdrawn = read_withdrawn(LIST)
+    found = search(read_study(finished), withdrawn, names_of(withdrawn))
+    assert found.is_clean and found.compared == 3, found.text()
+    path.write_bytes(before)
+    found = search(read_study(finished), withdrawn, names_of(withdrawn))
+    assert len(found.left) == 1 and found.left[0].startswith(f"{path} has ") and not found.is_clean
+    assert f"{found.left[0]}; delete it" in found.text() and "found: 1 places" in found.text()
+
+
+def test_rows_of_other_images_are_found_if_there_are_as_many(finished, person):
+    withdraw(finished, person)
+    write_results(finished)
+    volumes, features = Path("results/index/A.volumes.npy"), Path("results/features/A.npy")
+    changed = np.load(volumes)
+    changed[1, 1] += 1
+    np.save(volumes, changed)
+    os.utime(features, (0, 0))
+    Path("results/duplicates/heads/A.npy").write_bytes(b"no array")
+    withdrawn = read_withdrawn(LIST)
+    found = search(read_study(finished), withdrawn, names_of(withdrawn))
+    assert found.left == [
+        f"{volumes} has rows of other images than results/index/A.tsv",
+        "results/duplicates/heads/A.npy can't be read",
+        f"{features} is older than results/index/A.tsv",
+    ]
+
+
+def test_an_unfinished_array_of_a_killed_job_is_found(finished, person):
+    withdraw(finished, person)
+    write_results(finished)
+    for name in (".A-0001.npy.0123456789ab.part", ".A-0001.tsv.0123456789ab.part"):
+        Path("results/cache", name).write_bytes(b"\x07" * 100)
+    withdrawn = read_withdrawn(LIST)
+    (line,) = search(read_study(finished), withdrawn, names_of(withdrawn)).left
+    assert line.startswith("results/cache/.A-0001.npy.0123456789ab.part was left by a job that was killed")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The search of a study for people who have withdrawn, and the statement on it.
 
 Goes in: the list of withdrawn people and every file of the study.  Comes out: the files that still name one of them or
-hold their voxels, and a text that can be filed.  Old logs, which no job writes again, are cleaned first.
+hold rows of theirs, and a text that can be filed.  Old logs, which no job writes again, are cleaned first.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import os
 import re
 import string
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from .. import __version__
 from ..cache.shard_file import ShardFile
@@ -22,6 +23,7 @@ from ..errors import InputError
 from ..files import digest_of_file, read_table, write_text
 from ..manifest.carrying_out import pending_shards
 from ..manifest.withdrawal import Withdrawn
+from ..preprocess.volumes import read_volumes, volumes_of
 from ..study import access, layout
 from ..study.plan import Study
 from .rehearsal_sample import FOLDER as REHEARSAL
@@ -30,6 +32,7 @@ FOLDERS = (*access.FOLDERS, REHEARSAL)
 LOGS = (layout.LOGS, layout.FAILURES, layout.OUTCOMES, ".snakemake")  # what is cleaned instead of being made again
 # arrays of voxels and figures, which hold no text except in their names
 ARRAYS = (".npy", ".mgz", ".nii", ".nii.gz")
+UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{12}\.part")  # a file of files.written_whole that was never renamed
 WORD = re.compile(rb"[A-Za-z0-9_-]+")
 LETTERS = f"{string.ascii_letters}{string.digits}_-".encode()  # of words
 BLOCK = 2**22  # bytes that are searched at once
@@ -39,21 +42,26 @@ GONE = b"withdrawn-person"
 
 @dataclass
 class Search:
-    """The result: `names` are files that name a withdrawn person, `voxels` rows of the cache that are not empty."""
+    """The result: `names` are files that name a withdrawn person, `voxels` rows of the cache that are not empty.
+
+    `left` says of other arrays why they may hold a row of one; `compared` of them were compared with their index.
+    """
 
     people: int
     files: int = 0
     bytes: int = 0
     arrays: int = 0
     rows: int = 0
+    compared: int = 0
     names: list[str] = field(default_factory=list)
     voxels: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
     pending: list[str] = field(default_factory=list)
 
     @property
     def is_clean(self) -> bool:
         """Whether nothing was found."""
-        return not (self.names or self.voxels or self.pending)
+        return not (self.names or self.voxels or self.left or self.pending)
 
     def text(self) -> str:
         """What was searched and found, a line per fact."""
@@ -62,14 +70,17 @@ class Search:
             f"files searched for their names: {self.files:,} ({self.bytes:,} bytes) in {', '.join(FOLDERS)}",
             f"arrays whose names were searched, and which hold no other text: {self.arrays:,}",
             f"rows of the cache that keep the place of a withdrawn image, checked to be zero: {self.rows:,}",
+            f"volumes, heads and features of their cohorts, compared with the images that are left: {self.compared:,}",
         ]
         lines += [f"{path} names a person who has withdrawn" for path in self.names]
         lines += [f"{place} is not empty" for place in self.voxels]
+        lines += [f"{what}; delete it" for what in self.left]
         lines += [f"files of the shard {shard} still hold a person who has withdrawn" for shard in self.pending]
         if self.is_clean:
             return "\n".join([*lines, "found: nothing. No searched file names them or holds their voxels."])
         fix = "run snakemake, then neurotransfer withdraw --verify again"
-        return "\n".join([*lines, f"found: {len(self.names) + len(self.voxels) + len(self.pending):,} places; {fix}"])
+        places = sum(map(len, (self.names, self.voxels, self.left, self.pending)))
+        return "\n".join([*lines, f"found: {places:,} places; {fix}"])
 
 
 class Names:
@@ -129,7 +140,7 @@ def clean_logs(names: Names, folder: str | Path = ".") -> int:
 
 
 def search(study: Study, withdrawn: Withdrawn, names: Names, folder: str | Path = ".") -> Search:
-    """Search every file of the study in a folder for the names, and the cache for rows that should be zero."""
+    """Search every file of the study in a folder for the names, and its arrays for rows of withdrawn images."""
     folder = Path(folder)
     found = Search(len(withdrawn.rows))
     for path in _paths(folder, FOLDERS):
@@ -145,9 +156,13 @@ def search(study: Study, withdrawn: Withdrawn, names: Names, folder: str | Path 
             named = named or _names_somebody(path, names)
         if named:
             found.names.append(shown)
-    for shard in study.shards.values():
-        if shard.withdrawn:
-            _search_rows(shard.name, folder, found)
+        elif (part := UNFINISHED.fullmatch(path.name)) and part[1].endswith(ARRAYS):
+            found.left.append(f"{shown} was left by a job that was killed, and may hold their images")
+    concerned = [shard for shard in study.shards.values() if shard.withdrawn]
+    for shard in concerned:
+        _search_rows(shard.name, folder, found)
+    for cohort in dict.fromkeys(shard.cohort for shard in concerned):
+        _search_by_index(cohort, study.shards_of(cohort), folder, found)
     found.pending = pending_shards(study, folder / layout.RESULTS)
     return found
 
@@ -171,6 +186,37 @@ def _search_rows(shard: str, folder: Path, found: Search) -> None:
                 continue
             if values.any():
                 found.voxels.append(f"{path}, row {row}")
+
+
+def _search_by_index(cohort: str, shards: Sequence[str], folder: Path, found: Search) -> None:
+    """Note the arrays with a row for each image of a cohort's index that were made with more or other images.
+
+    Volumes are compared with the shards' tables.  Heads and features, which would take long to make again, must have
+    as many rows as the index and be no older than it.
+    """
+    listed = folder / layout.index(cohort)
+    volumes = listed.with_suffix(".volumes.npy")
+    index = read_table(listed) if listed.is_file() else pd.DataFrame({"image_id": []})
+    for path in (volumes, *(folder / place.format(cohort=cohort) for place in (layout.HEADS, layout.FEATURES))):
+        if not path.is_file():
+            continue
+        found.compared += 1
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            rows = len(array)
+        except (OSError, ValueError, TypeError, EOFError):
+            found.left.append(f"{path} can't be read")
+            continue
+        if rows != len(index):
+            found.left.append(f"{path} has {rows:,} rows, and {listed} {len(index):,} images")
+        elif path == volumes:
+            tables = [folder / layout.CACHE / f"{shard}.volumes.tsv" for shard in shards]
+            if not all(table.is_file() for table in tables):
+                found.left.append(f"{path} can't be compared, because a table beside the cohort's shards is missing")
+            elif not np.array_equal(array, volumes_of(index, read_volumes(tables)[0]), equal_nan=True):
+                found.left.append(f"{path} has rows of other images than {listed}")
+        elif path.stat().st_mtime_ns < listed.stat().st_mtime_ns:
+            found.left.append(f"{path} is older than {listed}")
 
 
 def statement(found: Search, withdrawn: Withdrawn, study: str) -> str:
