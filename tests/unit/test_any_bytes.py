@@ -4,6 +4,8 @@ Examples are bytes at random, and whole files of the kind with bytes changed, cu
 NEUROTRANSFER_EXAMPLES sets their number for each reader; CI tries a few dozen.
 """
 
+import hashlib
+import math
 import os
 import signal
 from collections.abc import Callable, Iterable
@@ -28,6 +30,7 @@ from neurotransfer.exchange.torch_file import read_torch
 from neurotransfer.files import read_facts, read_json, read_table, rows_if_any
 from neurotransfer.fit.features import read_table_of_features
 from neurotransfer.jobs.job import holder_in
+from neurotransfer.jobs.lock_note import end_run, explain_lock, runs_now
 from neurotransfer.manifest.bids_tables import (
     read_acquisitions,
     read_participants,
@@ -40,12 +43,18 @@ from neurotransfer.manifest.cohorts import read_cohorts
 from neurotransfer.manifest.guesses import read_levels
 from neurotransfer.manifest.withdrawal import read_withdrawn
 from neurotransfer.network.sfcn import SFCN
+from neurotransfer.operations.costs import read_rehearsed
+from neurotransfer.operations.failures import failures_of, report
 from neurotransfer.operations.image_states import ledger_rows, read_rows
 from neurotransfer.predict.scans import find_scans
+from neurotransfer.preprocess.engines.derivatives import freesurfer_statistics
 from neurotransfer.preprocess.engines.inputs import read_image
-from neurotransfer.preprocess.volumes import read_stats
+from neurotransfer.preprocess.status import read_status, read_whole_json
+from neurotransfer.preprocess.volumes import ATLASES, read_stats
+from neurotransfer.pretrain.checkpoints import Checkpoints
 from neurotransfer.pretrain.study_key import read_study_key
 from neurotransfer.pretrain.weights import read_weights, write_weights
+from neurotransfer.study.demands import as_measured
 from neurotransfer.study.documents import read_document
 from neurotransfer.study.plan import read_study
 
@@ -90,6 +99,58 @@ def features(path: Path) -> None:
 
 def ledger(path: Path) -> None:
     ledger_rows(path.parents[2], path.parent.name)
+
+
+def freesurfer(path: Path) -> None:
+    """Both kinds of FreeSurfer's files: `path` is one of them, the others are whole."""
+    for name, content in FREESURFER.items():
+        if name != path.name:
+            path.with_name(name).write_text(content)
+    freesurfer_statistics(path.parents[1])
+
+
+def rehearsed(path: Path) -> None:
+    """The readers of what a rehearsal has measured, and what they do with it."""
+    as_measured({}, path)
+    for facts in read_rehearsed(path).values():
+        assert math.isfinite(float(facts.get("seconds", 0))), facts
+
+
+def image_status(path: Path) -> None:
+    found = read_status(path.parent)
+    assert found is None or found["state"] in ("ok", "failed")
+    read_whole_json(path)
+
+
+def failures(path: Path) -> None:
+    """All that the commands `failures` and `status` say of it, which is text for a terminal."""
+    found = failures_of(path.parents[3])
+    assert report(found, 3).replace("\n", " ").isprintable()
+
+
+def lock(path: Path) -> None:
+    (path.parent / "locks").mkdir(exist_ok=True)
+    (path.parent / "locks/0.input.lock").touch()
+    here = Path.cwd()
+    os.chdir(path.parents[1])
+    try:
+        for said in (runs_now(), explain_lock([])):
+            assert said and said.isprintable(), said
+        end_run()
+    finally:
+        os.chdir(here)
+
+
+def checkpoint(path: Path) -> None:
+    Checkpoints(path.parent, FINGERPRINT).load()
+
+
+def checkpoint_with_its_digest(path: Path) -> None:
+    """Bytes that somebody has written on purpose, with the digest that they then have."""
+    content = path.read_bytes()
+    path.write_bytes(hashlib.sha256(content).digest() + content)
+    found = Checkpoints(path.parent, FINGERPRINT).load()
+    assert found is None or isinstance(found, dict)
 
 
 def holder(path: Path) -> None:
@@ -169,6 +230,17 @@ def keras(path: Path) -> None:
     path.with_name("k.data-00000-of-00001").write_bytes((HERE / "exchange/keras.data-00000-of-00001").read_bytes())
 
 
+def whole_checkpoint(folder: Path) -> list[bytes]:
+    Checkpoints(folder / "d", FINGERPRINT).save(1, {"step": 3, "weights": torch.ones(3)})
+    return [path.read_bytes() for path in (folder / "d").glob("*.pt")]
+
+
+def saved_training(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    torch.save({"fingerprint": FINGERPRINT, "state": {"step": 3, "weights": torch.ones(3)}}, path)
+
+
+FINGERPRINT = "0" * 64
 LEDGER = texts("image_id\tstatus\treason\tdetail", "a_1\tok\t\tcorrelation", "a_2\tfailed\tmissing\t")
 PEOPLE = texts("participant_id\tage\tsex", "sub-01\t20\tF", "sub-02\t31Y\tn/a")
 STATS = texts(
@@ -176,6 +248,28 @@ STATS = texts(
     "# ColHeaders Index SegId NVoxels Volume_mm3 StructName normMean",
     "1 2 100 100.0 Left-Cerebral-White-Matter 110.0",
     "2 17 50 50.0 Left-Hippocampus 80.0",
+)
+CORTEX = [name.removeprefix("ctx-lh-") for name in ATLASES["DKT"].values() if name.startswith("ctx-lh-")]
+GREY = "\n".join(
+    ["# ColHeaders StructName NumVert SurfArea GrayVol ThickAvg", *(f"{name} 9 8 700.5 2" for name in CORTEX)]
+)
+FREESURFER = {
+    "aseg.stats": "# Measure Mask, MaskVol, Mask Volume, 1000000.0, mm^3\n"
+    "# Measure lhCerebralWhiteMatter, lhCerebralWhiteMatterVol, Left white, 240000.5, mm^3\n"
+    "# Measure rhCerebralWhiteMatter, rhCerebralWhiteMatterVol, Right white, 250000.5, mm^3\n"
+    "# ColHeaders Index SegId NVoxels Volume_mm3 StructName normMean\n1 17 50 50.0 Left-Hippocampus 80.0\n",
+    **{f"{side}.aparc.DKTatlas.stats": f"{GREY}\n" for side in ("lh", "rh")},
+}
+FAILED = (
+    '{"rule": "cache", "key": "A-0001", "cause": "no space\\nleft", "time": 1.5e9, "wildcards": ["A-0001"], '
+    '"log": "logs/cache/A-0001.log", "slurm_job": null, "version": "0.1.0"}'
+)
+STATUS = (
+    '{"state": "ok", "reason": null, "seconds": 3.5, "parts": {"network": 2.0}, "engine": "builtin", "volumes": false}'
+)
+COSTS = (
+    '{"cache": {"seconds": 1.5, "start": 2.0, "basis": "rehearsed"}, "disk": {"bytes": 1e6, "files": 9}, '
+    '"preprocess": {"seconds": 1, "basis": "b", "parts": {"network": 3.0}}}'
 )
 MAPPINGS = [b"network: {}\ntargets: [{name: age, kind: continuous}]\n", b"0:"]
 SCANS = [b"t1w\timage_id\n/a_T1w.nii\ta\n", b"~\x01\n", b"~nobody/a.nii"]
@@ -214,6 +308,26 @@ SURFACES = {
     "mgz": Surface("a.mgz", read_image, written(mgz, "m.mgz")),
     "mgz in the cache": Surface("orig.mgz", read_mgz, written(mgz, "m.mgz")),
     "statistics": Surface("aseg+DKT.stats", read_stats, STATS),
+    **{
+        f"freesurfer's {name}": Surface(f"stats/{name}", freesurfer, texts(content.rstrip("\n")))
+        for name, content in list(FREESURFER.items())[:2]
+    },
+    "status of an image": Surface("a/status.json", image_status, texts(STATUS)),
+    "failure": Surface("results/failures/cache/A-0001.json", failures, texts(FAILED)),
+    "rehearsal": Surface("costs.json", rehearsed, texts(COSTS)),
+    "note of a run": Surface(
+        ".snakemake/neurotransfer.json",
+        lock,
+        texts(f'{{"host": "n1", "pid": {os.getpid()}, "started": "1", "user": "u", "since": "2026-01-01 10:00"}}'),
+    ),
+    "checkpoint": Surface(
+        f"c/{FINGERPRINT[:16]}-000000000001.pt",
+        checkpoint,
+        whole_checkpoint,
+    ),
+    "checkpoint with its digest": Surface(
+        f"c/{FINGERPRINT[:16]}-000000000001.pt", checkpoint_with_its_digest, written(saved_training, "d/s.pt"), False
+    ),
     "ledger": Surface("preprocessed/A-0001/0000.tsv", ledger, LEDGER),
     "table": Surface("t.tsv", lambda path: (read_table(path), read_facts(path)), LEDGER),
     "rows": Surface("t.tsv", lambda path: list(read_rows(path, "image_id", "status")), LEDGER),

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -190,6 +191,14 @@ def read_json(path: str | Path) -> Any:
     except (ValueError, RecursionError) as error:
         what = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is not JSON ({error})"
         raise InputError(path, "", what, RESTORE) from None
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a JSON file is a number that a float can hold, neither infinite nor NaN."""
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def table_text(table: pd.DataFrame, facts: Mapping[str, object] | None = None) -> str:

@@ -135,9 +135,8 @@ def _log_resources(snakemake: Any, failure: Path) -> None:
     job = os.environ.get("SLURM_JOB_ID")
     slurm = f", Slurm job {job} on {os.environ.get('SLURMD_NODENAME', socket.gethostname())}" if job else ""
     logger.info("%s: threads %s, %s%s", snakemake.rule, snakemake.threads, ", ".join(parts), slurm)
-    with contextlib.suppress(OSError, ValueError):
-        before = read_json(failure)
-        logger.info("an earlier attempt failed: %s", before["cause"])
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # whatever stands there, the job goes on
+        logger.info("an earlier attempt failed: %s", read_json(failure)["cause"])
 
 
 def _work_of(snakemake: Any) -> str:

@@ -5,17 +5,19 @@ Snakemake's own lock only shows that a process runs, or was killed.  The note be
 
 from __future__ import annotations
 
-import contextlib
 import getpass
+import json
 import os
 import shlex
 import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..files import read_json, write_json
-from .job import process_runs, start_of
+from ..text import printable
+from .job import holder_in, process_runs, start_of
 
 NOTE = Path(".snakemake/neurotransfer.json")
 LOCKS = Path(".snakemake/locks")
@@ -30,20 +32,17 @@ def note_run() -> None:
 
 def end_run() -> None:
     """Remove this process's note."""
-    with contextlib.suppress(OSError, ValueError):
-        if read_json(NOTE)["pid"] == os.getpid():
-            NOTE.unlink()
+    note = _noted()
+    if note and note["pid"] == os.getpid():
+        NOTE.unlink(missing_ok=True)
 
 
 def runs_now(folder: str | Path = ".") -> str:
     """The Snakemake process that holds the lock of a study's folder, in words; empty if the folder is not locked."""
     if not any(Path(folder, LOCKS).glob("*.lock")):
         return ""
-    try:
-        note = read_json(Path(folder, NOTE))
-        return f"Snakemake of {note['user']} (process {note['pid']} on {note['host']}, since {note['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "a Snakemake that has locked this folder, or was killed"
+    note = _noted(folder)
+    return _process(note) if note else "a Snakemake that has locked this folder, or was killed"
 
 
 def explain_lock(arguments: Sequence[str]) -> str | None:
@@ -57,11 +56,10 @@ def explain_lock(arguments: Sequence[str]) -> str | None:
         return None
     clear = shlex.join(["snakemake", *arguments, "--unlock"])
     again = f"clear its lock with `{clear}`, then run the same command again"
-    try:
-        note = read_json(NOTE)
-        process = f"Snakemake of {note['user']} (process {note['pid']} on {note['host']}, since {note['since']})"
-    except (OSError, ValueError, KeyError):
+    note = _noted()
+    if note is None:
         return f"{Path.cwd()}: a Snakemake runs here, or was killed; if none does, {again}"
+    process = _process(note)
     if note["host"] != socket.gethostname():
         fix = f"wait for it or end it there; if it is dead, {again}"
         return f"{Path.cwd()}: {process} runs this study, as far as can be known from here; {fix}"
@@ -69,3 +67,17 @@ def explain_lock(arguments: Sequence[str]) -> str | None:
         return f"{Path.cwd()}: {process} runs this study; wait for it, or end it with `kill -INT {note['pid']}`"
     kept = "its jobs that still run are not started twice"
     return f"{Path.cwd()}: {process} was killed; {again} ({kept})"
+
+
+def _noted(folder: str | Path = ".") -> dict[str, Any] | None:
+    """The note in a study's folder; None if there is none, or none that `note_run` has written."""
+    try:
+        note = read_json(Path(folder, NOTE))
+        process = holder_in(json.dumps(note).encode())
+    except (OSError, ValueError):
+        return None
+    return process if all(isinstance(process.get(name), str) for name in ("user", "since")) else None
+
+
+def _process(note: dict[str, Any]) -> str:
+    return printable(f"Snakemake of {note['user']} (process {note['pid']} on {note['host']}, since {note['since']})")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..files import read_bytes, rows_if_any
+from ..files import is_number, read_bytes, read_json, rows_if_any
 from ..fit.settings import all_settings
 from ..preprocess.engines.parts import seconds_in_log
 from ..preprocess.status import read_status
@@ -174,6 +174,33 @@ def cost_of(
         crop = config["cache"]["crop"]
         return Cost(seconds * crop[0] * crop[1] * crop[2] / PAPER_VOXELS, basis, gpu)
     return Cost(*ASSUMED[rule, "cpu"], False)
+
+
+def read_rehearsed(path: str | Path = REHEARSED) -> dict[str, Any]:
+    """What a rehearsal in this study's folder has measured, by rule; empty if there was none.
+
+    Raises
+    ------
+    InputError
+        if the file holds anything else
+    """
+    if not Path(path).is_file():
+        return {}
+    found = read_json(path)
+    rules = {name: facts for name, facts in found.items() if name != "disk"} if isinstance(found, dict) else {"": None}
+    usable = all(
+        isinstance(facts, dict)
+        and isinstance(facts.get("basis"), str)
+        and is_number(facts.get("seconds"))
+        and is_number(facts.get("start", 0.0))
+        for facts in rules.values()
+    )
+    disk = found.get("disk", {"bytes": 0, "files": 0}) if usable else None
+    if not isinstance(disk, dict) or not all(is_number(disk.get(name)) for name in ("bytes", "files")):
+        raise InputError(
+            path, "", "it is not what a rehearsal writes", "delete it, or run neurotransfer rehearse again"
+        )
+    return found
 
 
 def parts_measured(base: str | Path = "") -> dict[str, float]:

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import opened, read_json
+from ..files import is_number, opened, read_json
 from ..study import layout
 from ..study.rules import RULES, base_name, first_of_batch, target_of
+from ..text import printable
 
 SUMMARY = layout.AUCS  # it needs every fit, so asking for it repeats the fits that a group did not make
 LINES = 4  # of a log that are shown
@@ -105,12 +106,23 @@ def _recorded(folder: Path, results: Path) -> Iterator[Failure]:
     for path in layout.within(results, layout.FAILURES).glob("*/*.json"):
         try:
             facts = read_json(path)
-            rule, key, cause, when = (facts[name] for name in ("rule", "key", "cause", "time"))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError):
             continue
+        if not _is_failure(facts):
+            continue
+        rule, key, cause = ("\n".join(map(printable, facts[name].splitlines())) for name in ("rule", "key", "cause"))
         parts = facts.get("wildcards") or _parts(rule, key)
         log = folder / facts["log"] if facts.get("log") else None
-        yield Failure(rule, key, cause, target_of(rule, parts), _last_lines(log, skip=cause), when)
+        yield Failure(rule, key, cause, printable(target_of(rule, parts)), _last_lines(log, cause), facts["time"])
+
+
+def _is_failure(facts: object) -> bool:
+    """Whether a JSON value is what a job that failed leaves (jobs/job.py)."""
+    if not isinstance(facts, dict) or not all(isinstance(facts.get(name), str) for name in ("rule", "key", "cause")):
+        return False
+    when, log, parts = facts.get("time"), facts.get("log"), facts.get("wildcards")
+    listed = parts is None or (isinstance(parts, list) and all(isinstance(part, str) for part in parts))
+    return listed and is_number(when) and (log is None or isinstance(log, str))
 
 
 def _parts(rule: str, key: str) -> list[str]:
@@ -182,4 +194,4 @@ def _last_lines(path: Path | None, skip: str = "") -> tuple[str, ...]:
     if path is None or not path.is_file():
         return ()
     lines = [line.rstrip() for line in _tail(path).splitlines() if not NOISE.search(line)]
-    return tuple(line[:200] for line in lines if not (skip and skip in line))[-LINES:]
+    return tuple(printable(line[:200]) for line in lines if not (skip and skip in line))[-LINES:]

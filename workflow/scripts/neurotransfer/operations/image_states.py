@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
-from ..files import RESTORE, read_bytes, read_cells, read_json
+from ..files import RESTORE, read_bytes, read_cells
+from ..preprocess.status import read_status
 from ..study import layout
 
 STATES = OK, FAILED, EXCLUDED, WAITING = ("ok", "failed", "excluded", "waiting")
@@ -115,12 +116,8 @@ def ledgers_of(results: str | Path, shard: str) -> list[str]:
 
 
 def _status_json(folder: Path) -> tuple[str, str | None] | None:
-    try:
-        status = read_json(folder / "status.json")
-        state = status["state"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return (state, status.get("reason") or None) if state in (OK, FAILED) else None
+    status = read_status(folder)
+    return (status["state"], status.get("reason") or None) if status else None
 
 
 def _excluded(table: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..files import read_json, read_table
+from ..files import read_table
 from ..seeds import seed_from
 from ..split.resampling import INFEASIBLE, draw_rows, labelled, options_of, sizes
 from ..split.roles import split_cohort
@@ -27,7 +27,7 @@ from ..study.plan import ARMS, CNNS, MODELS, Study, seconds_of
 from ..study.recipe import RECIPE
 from ..study.rules import ON_REQUEST, PRETRAIN_MINUTES, PRETRAINING, RULES, SECOND_SEED, cores_of
 from ..text import aligned, byte_size, duration, number
-from .costs import EVALUATION, REHEARSED, Cost, cost_of, gather, share_without_volumes, steps_of_fit
+from .costs import EVALUATION, Cost, cost_of, gather, read_rehearsed, share_without_volumes, steps_of_fit
 
 DRAWS = 200  # simulated resamples per task and n
 POWER_DRAWS = 400  # simulated test sets
@@ -59,7 +59,7 @@ def forecast(config: Mapping[str, Any], study: Study, *, gpus: int, cores: int) 
     role = roles_of(images, study, config)
     rows = gather(study, config)
     work = work_of(study, config, images, role)
-    rehearsed = read_json(REHEARSED) if REHEARSED.is_file() else {}
+    rehearsed = read_rehearsed()
     costs = {rule: cost_of(rule, rows, config, rehearsed) for rule in work}
     pools = {name: pool_of(images, role, name, task, study, config) for name, task in study.tasks.items()}
     warnings = list(_older_recipe(study))

@@ -120,7 +120,7 @@ class Outcomes:
 
     def _is_failed(self, line: Sequence[str]) -> bool:
         status = read_status(self._subjects / line[0] / line[1])
-        return status is not None and status["state"] == "failed" and status["reason"] == line[2]
+        return status is not None and status["state"] == "failed" and status.get("reason") == line[2]
 
 
 def _cohort(line: Sequence[str]) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
-from ..files import read_bytes, read_facts, read_json, read_table, write_table
+from ..files import read_bytes, read_facts, read_table, write_table
+from .status import read_status
 
 MASK_VOLUME, MASK_NAME = -1, "MaskVol"
 AGAIN = "process the image again"
@@ -103,11 +104,7 @@ def statistics_of(folder: str | Path) -> Statistics:
     try:
         path = stats_file(folder)
     except InputError:
-        try:
-            needed = read_json(Path(folder, "status.json")).get("volumes", True)
-        except (OSError, ValueError):
-            needed = True
-        if needed:
+        if (read_status(Path(folder)) or {}).get("volumes", True):
             raise
         return Statistics({}, {}, np.nan)
     return read_stats(path)

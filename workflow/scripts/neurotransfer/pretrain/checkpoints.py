@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import io
 import logging
-import pickle
 import shutil
 import signal
 import time
@@ -16,9 +15,10 @@ from typing import Any
 
 import torch
 
-from ..files import written_whole
+from ..files import read_bytes, written_whole
 
 logger = logging.getLogger("neurotransfer")
+MOST_BYTES = 2**34  # of a checkpoint
 KEPT = 2  # the newest, and the one before in case the newest is damaged
 DIGEST = hashlib.sha256().digest_size  # bytes at a file's start, because torch does not notice a flipped bit
 
@@ -66,17 +66,20 @@ class Checkpoints:
             logger.warning("%s: checkpoints of another configuration or of other images, ignored", self.folder)
         for path in mine:
             try:
-                content = path.read_bytes()
+                content = read_bytes(path, MOST_BYTES)
                 if hashlib.sha256(memoryview(content)[DIGEST:]).digest() != content[:DIGEST]:
                     raise ValueError("its digest is another")
                 saved = torch.load(io.BytesIO(memoryview(content)[DIGEST:]), map_location="cpu", weights_only=True)
                 if saved["fingerprint"] != self.fingerprint:
                     raise ValueError("its fingerprint is another")
-            except (OSError, RuntimeError, KeyError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+                state = saved["state"]
+                if not isinstance(state, dict):
+                    raise ValueError("it holds no state")
+            except Exception as error:  # torch's reader raises nearly anything on a damaged file
                 logger.warning("%s: damaged, ignored (%s)", path, " ".join(str(error).split())[:200])
                 continue
             logger.info("resumed from %s", path)
-            return saved["state"]
+            return state
         return None
 
     def delete(self) -> None:

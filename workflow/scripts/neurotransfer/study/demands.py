@@ -104,9 +104,10 @@ def as_measured(settings: Mapping[str, Any], path: str | Path = MEASURED) -> dic
     try:
         parts = read_json(path)["preprocess"]["parts"]
         measured = {name: float(seconds) for name, seconds in parts.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return dict(settings)
-    return dict(settings) | ({"measured": measured} if measured.get("network", 0) > 0 else {})
+    usable = all(map(math.isfinite, measured.values())) and measured.get("network", 0) > 0
+    return dict(settings) | ({"measured": measured} if usable else {})
 
 
 def images_per_job(config: Mapping[str, Any]) -> int:

@@ -12,6 +12,7 @@ come from surfaces, while FastSurfer counts voxels; the ledger's engine keeps th
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -201,7 +202,7 @@ def _measures(path: Path) -> dict[str, float]:
     for line in read_bytes(path).decode("utf-8", errors="replace").splitlines():
         if line.startswith("# Measure "):
             fields = [field.strip() for field in line.split(",")]
-            found[fields[1]] = float(fields[3])
+            found[fields[1]] = _finite(fields[3])
     return found
 
 
@@ -214,8 +215,16 @@ def _grey_volumes(path: Path) -> dict[str, float]:
             headers = line.split()[2:]
         elif line.strip() and not line.startswith("#"):
             row = dict(zip(headers, line.split(), strict=False))
-            found[row["StructName"]] = float(row["GrayVol"])
+            found[row["StructName"]] = _finite(row["GrayVol"])
     return found
+
+
+def _finite(text: str) -> float:
+    """A volume; ValueError if the text is no finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not a number")
+    return value
 
 
 def made_by(folder: Path) -> tuple[str, str]:
