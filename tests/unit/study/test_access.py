@@ -40,10 +40,10 @@ def test_a_configuration_without_a_known_key_leaves_files_to_their_owner():
 def test_what_an_older_run_left_open_is_named_with_the_command_that_closes_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tmp_path.chmod(0o755)
-    for name in ("results", "logs"):
+    for name in ("results", "logs", "rehearsal"):
         (tmp_path / name).mkdir(mode=0o755)
     found = left_open(OWNER)
-    assert "everybody on this machine may enter results, logs" in found
+    assert "everybody on this machine may enter results, logs, rehearsal of" in found
     subprocess.run(found.rpartition(": ")[2], shell=True, check=True)
     assert left_open(OWNER) is None
     (tmp_path / "results").chmod(0o750)

@@ -22,10 +22,11 @@ from ..seeds import seed_from
 from ..split.resampling import labelled
 from ..split.roles import split_cohort
 from ..study import layout
+from ..study.access import REHEARSAL
 from ..study.plan import CNNS, Study
 from .plan import expected_draws
 
-FOLDER = "rehearsal"
+FOLDER = REHEARSAL
 OVERRIDES = "rehearsal.yaml"
 PER_COHORT, AT_LEAST, PER_CLASS = 2, 24, 8  # images per cohort and in all, participants per class of each task
 STEPS = 30  # of pretraining

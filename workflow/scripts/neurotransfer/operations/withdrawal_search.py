@@ -24,11 +24,10 @@ from ..files import digest_of_file, read_table, write_text
 from ..manifest.carrying_out import pending_shards
 from ..manifest.withdrawal import Withdrawn
 from ..preprocess.volumes import read_volumes, volumes_of
-from ..study import access, layout
+from ..study import layout
+from ..study.access import FOLDERS
 from ..study.plan import Study
-from .rehearsal_sample import FOLDER as REHEARSAL
 
-FOLDERS = (*access.FOLDERS, REHEARSAL)
 LOGS = (layout.LOGS, layout.FAILURES, layout.OUTCOMES, ".snakemake")  # what is cleaned instead of being made again
 # arrays of voxels and figures, which hold no text except in their names
 ARRAYS = (".npy", ".mgz", ".nii", ".nii.gz")

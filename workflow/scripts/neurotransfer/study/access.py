@@ -17,7 +17,8 @@ from .layout import LOGS, RESULTS
 OWNER = 0o077  # the umask that leaves files to their owner
 UMASKS = {"owner": OWNER, "group": 0o027}  # by the key readable_by
 SNAKEMAKE = ".snakemake"
-FOLDERS = (RESULTS, LOGS, SNAKEMAKE)
+REHEARSAL = "rehearsal"  # a small study of its own, with its own results and logs
+FOLDERS = (RESULTS, LOGS, SNAKEMAKE, REHEARSAL)
 
 
 def set_umask(config: Mapping[str, Any]) -> int:
