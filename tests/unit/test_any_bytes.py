@@ -5,6 +5,7 @@ NEUROTRANSFER_EXAMPLES sets their number for each reader; CI tries a few dozen.
 """
 
 import hashlib
+import json
 import math
 import os
 import signal
@@ -54,6 +55,7 @@ from neurotransfer.preprocess.volumes import ATLASES, read_stats
 from neurotransfer.pretrain.checkpoints import Checkpoints
 from neurotransfer.pretrain.study_key import read_study_key
 from neurotransfer.pretrain.weights import read_weights, write_weights
+from neurotransfer.report.analysis_plan import conformity
 from neurotransfer.study.demands import as_measured
 from neurotransfer.study.documents import read_document
 from neurotransfer.study.plan import read_study
@@ -65,6 +67,10 @@ TARGET = {
     "positive_weight": 1.0,
 }  # fmt: skip
 PLAN = {"tasks": {}, "resampling": {"replicates": 2, "n": [20]}, "pretrain": {"weights": None}}
+FACTS = {
+    "format": 1, "version": "1.0.0", "configuration": {"seed": 1, "resampling.n": [20]}, "files_sha256": {"a": "b"},
+    "certificate_sha256": "c", "pools": {"ad_hc": {"images": {"positive": 9, "negative": "< 5"}}},
+}  # fmt: skip
 HERE = Path(__file__).parent
 
 
@@ -275,6 +281,11 @@ MAPPINGS = [b"network: {}\ntargets: [{name: age, kind: continuous}]\n", b"0:"]
 SCANS = [b"t1w\timage_id\n/a_T1w.nii\ta\n", b"~\x01\n", b"~nobody/a.nii"]
 SURFACES = {
     "configuration": Surface("c.yaml", read_document, texts("study: a", "n: [1, 2]", "x: &y {z: 1}", "w: *y")),
+    "analysis plan": Surface(
+        "plan.md",
+        lambda path: conformity(path, FACTS),
+        texts("# Plan", "```json", json.dumps(FACTS | {"written": "2026-01-02"}), "```"),
+    ),
     "json": Surface("c.json", read_json, texts('{"a": [1, 2.5e3, null, "\\u00e9"]}')),
     "cohorts": Surface(
         "cohorts.tsv",

@@ -2,6 +2,9 @@
 
 PUBLISHED = str(REPOSITORY / "workflow/resources/published.tsv")  # the paper's numbers, with their source
 
+# The analysis plan, if one was written before the first fit (neurotransfer freeze).
+PLAN = "analysis-plan.md" if Path("analysis-plan.md").is_file() else []
+
 
 def of_figure(number, shows):
     """A figure's files: SVG, PNG and the table behind it, each with its place in Snakemake's own report."""
@@ -73,6 +76,7 @@ rule report:
         calibration_curves="results/statistics/calibration.tsv",
         subgroups="results/statistics/subgroups.tsv",
         published=PUBLISHED,
+        plan=PLAN,
     output:
         page=report(
             "results/report/report.html",

@@ -10,7 +10,7 @@ with job(snakemake):
     from neurotransfer.operations import costs
     from neurotransfer.preprocess.reasons import MEANINGS
     from neurotransfer.pretrain import study_key, weights
-    from neurotransfer.report import page
+    from neurotransfer.report import analysis_plan, page
     from neurotransfer.report.public import check_public, private_names
     from neurotransfer.report.references import bibliography
     from neurotransfer.split.certificate import check_certified
@@ -28,13 +28,20 @@ with job(snakemake):
     trained = read_table(source.participants)["participant_id"] if source.participants else None
     study = read_study(params.config)
     finished = costs.gather(study, params.config)
+    certificate = check_certified(source.certificate, [source.images])
+    planned = None
+    if source.plan:
+        pools = analysis_plan.pool_counts(tables["images"], study, params.config)
+        facts = analysis_plan.facts_of_study(params.config, certificate, pools)
+        planned = analysis_plan.conformity(source.plan, facts)
     shown = page.report_content(
         tables,
         ledger=page.read_ledgers(study.ledgers_of(study.shards), source.quality),
-        certificate=check_certified(source.certificate, [source.images]),
+        certificate=certificate,
         weights=metadata,
         seen=study_key.seen_by(metadata, tables["images"]["participant_id"], key),
         unknown=study_key.why_unknown(metadata, key),
+        plan=planned,
         withdrawn=behind_weights(left, trained, study_key.seen_by(metadata, left, key)),
         figures={Path(path).stem: page.embed(path) for path in source.figures if path.endswith(".svg")},
         stages=costs.by_stage(finished, params.config),

@@ -304,6 +304,20 @@ def test_the_noise_of_random_starts_is_said_if_second_seeds_measured_it(results,
     assert "without second seeds" not in text
 
 
+def test_the_page_says_whether_results_follow_an_analysis_plan(results, page, drawings):
+    assert "analysis plan" not in plain(page)
+    plan = {"written": "2026-03-04 05:06 UTC", "version": "1", "sha256": "ab" * 32, "certified": True}
+    plan |= {"changes": [], "pools": []}
+    text = plain(page_of(results, drawings, plan=plan))
+    assert "written down on 2026-03-04 05:06 UTC, before the first fit. The results follow this plan" in text
+    assert "no certified image and no given file has changed since" in text and "ab" * 32 in text
+    changed = plan | {"changes": [f"statistics.alpha: {HOSTILE} (plan: 0.05)"], "certified": False}
+    text = page_of(results, drawings, plan=changed | {"pools": ["pool of ad_hc: 28 positive"]})
+    assert "<script>alert(1)" not in text
+    assert "Since then 1 thing has changed" in plain(text) and "results follow this plan" not in plain(text)
+    assert "before the certificate of the split" in plain(text) and "now: pool of ad_hc: 28 positive" in plain(text)
+
+
 def test_further_arms_have_a_column_a_line_and_a_family_of_their_own(tmp_path):
     results = make_results(tasks=("ad_hc",), n=(20, 40), replicates=8, further=("frozen", "radiomics"))
     text = plain(page_of(results, draw_figures(results, tmp_path)))

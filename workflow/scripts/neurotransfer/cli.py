@@ -81,6 +81,10 @@ def main(arguments: list[str] | None = None) -> int:
     plan.add_argument("--cores", type=_count, default=64, help="cores in use at once; default: %(default)s")
     plan.set_defaults(run=_plan)
 
+    freeze = commands.add_parser("freeze", help="write the analysis plan, before the first fit, as a file to register")
+    _add_study(freeze)
+    freeze.set_defaults(run=_freeze)
+
     rehearse = commands.add_parser("rehearse", help="run the workflow on a few of the study's images, in rehearsal/")
     _add_study(rehearse)
     rehearse.add_argument("--profile", metavar="PROFILE", help="as Snakemake's; default: this machine, with --cores")
@@ -387,6 +391,14 @@ def _plan(chosen: argparse.Namespace) -> None:
     from .study.plan import read_study
 
     print(forecast(config, read_study(config), gpus=chosen.gpus, cores=chosen.cores))
+
+
+def _freeze(chosen: argparse.Namespace) -> None:
+    config = _enter_study(chosen)
+    from .operations.freeze import freeze
+    from .study.plan import read_study
+
+    print(freeze(config, read_study(config)))
 
 
 def _rehearse(chosen: argparse.Namespace) -> int:

@@ -49,6 +49,7 @@ def report_content(
     seen: Collection[str] | None = None,
     withdrawn: int | None = 0,
     unknown: str = "",
+    plan: Mapping[str, Any] | None = None,
     stages: Sequence[Mapping[str, Any]] = (),
     rules: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
@@ -70,6 +71,7 @@ def report_content(
     seen : this study's participants on whom given weights were trained; None if unknown
     withdrawn : number of withdrawn participants on whom the weights were trained; None if unknown
     unknown : the reason why `seen` is unknown
+    plan : whether the results follow the analysis plan, from analysis_plan.conformity; None if there is none
     stages, rules : the costs, from costs.by_stage and costs.summary
     """
     gone = ledger["status"] == "withdrawn"
@@ -88,6 +90,7 @@ def report_content(
         "published": trust_tables.published_weights(weights),
         "withdrawn": {"images": int(gone.sum()), "behind_weights": withdrawn, "weights": weights_name(config, run)},
         "unknown": unknown,
+        "plan": plan,
         "simulated": bool(config["report"]["truth"]),
         "replicates": " to ".join(str(count) for count in dict.fromkeys((replicates[0], replicates[-1]))),
         **chosen,

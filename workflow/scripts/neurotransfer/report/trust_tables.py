@@ -213,7 +213,7 @@ def configuration_lines(
     """
     lines = []
     for key, value in config.items():
-        name = f"{'  ' * indent}{_flow(key)}:"
+        name = f"{'  ' * indent}{flow(key)}:"
         known = defaults is not None and key in defaults
         there = (defaults or {}).get(key)
         if isinstance(value, Mapping) and value and (isinstance(there, Mapping) or not known):
@@ -221,27 +221,27 @@ def configuration_lines(
             lines += configuration_lines(value, there, indent + 1)
         else:
             differs = not known or value != there
-            public = _public(key, value) if differs or key == SECRET else value
-            paper = _flow(_public(key, there)) if known else None
-            lines.append({"text": f"{name} {_flow(public)}", "differs": differs, "paper": paper})
+            public = public_value(key, value) if differs or key == SECRET else value
+            paper = flow(public_value(key, there)) if known else None
+            lines.append({"text": f"{name} {flow(public)}", "differs": differs, "paper": paper})
     return lines
 
 
-def _public(key: Any, value: Any) -> Any:
+def public_value(key: Any, value: Any) -> Any:
     """A value of the configuration without names of people and without folders."""
     if key == SECRET:
         return "not shown"
     if key == "waived_duplicates":
         return f"{len(value)} pairs, not shown" if value else value
     if isinstance(value, list):
-        return [_public(key, part) for part in value]
+        return [public_value(key, part) for part in value]
     if isinstance(value, Mapping):
-        return {name: _public(name, part) for name, part in value.items()}
+        return {name: public_value(name, part) for name, part in value.items()}
     registry = key == "image" and isinstance(value, str) and not is_file_reference(value)
     return f"…/{Path(value).name}" if isinstance(value, str) and "/" in value and not registry else value
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """A value as YAML on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...").strip()

@@ -1,4 +1,4 @@
-"""Every path of results/ and logs/, relative to the study's folder; no other module spells one.
+"""Every path of results/ and logs/, and the analysis plan, relative to the study's folder; no other module spells one.
 
 Names in braces are wildcards, as Snakemake writes them; the functions fill them in.  Standard library only, because
 the Snakefile is parsed again inside each cluster job.
@@ -10,6 +10,7 @@ from pathlib import Path
 
 RESULTS = "results"
 LOGS = "logs"
+ANALYSIS_PLAN = "analysis-plan.md"
 
 MANIFEST = f"{RESULTS}/manifest"
 IMAGES = f"{MANIFEST}/images.tsv"
@@ -48,7 +49,8 @@ RESAMPLE = f"{RESAMPLES}/{{task}}/n{{n}}/{{replicate}}.tsv"
 FITS = f"{RESULTS}/fits"
 FIT = f"{FITS}/{{task}}/n{{n}}/{{replicate}}/{{model}}.json"
 NETWORK = f"{FITS}/{{task}}/n{{n}}/{{replicate}}/{{model}}.safetensors"
-SECOND_SEED = f"{RESULTS}/second_seeds/{{task}}/n{{n}}/{{replicate}}/{{model}}.json"
+SECOND_SEEDS = f"{RESULTS}/second_seeds"
+SECOND_SEED = f"{SECOND_SEEDS}/{{task}}/n{{n}}/{{replicate}}/{{model}}.json"
 BEST = f"{RESULTS}/best/{{task}}.safetensors"
 FINAL = f"{RESULTS}/final/{{task}}.safetensors"
 STATISTICS = f"{RESULTS}/statistics"
