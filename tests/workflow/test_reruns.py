@@ -38,6 +38,23 @@ def test_a_finished_study_has_nothing_to_do(small_study):
     assert planned_jobs(small_study) == set()
 
 
+def test_an_analysis_plan_makes_the_report_alone_again_which_says_that_results_follow_it(study, tmp_path):
+    """The plan is written while fits, statistics and report lie elsewhere, and they return as they were."""
+    away = tmp_path / "away"
+    away.mkdir()
+    for name in ("fits", "statistics", "report"):
+        (study / "results" / name).rename(away / name)
+    written = neurotransfer("freeze", "--directory", study, "--configfile", *OVERLAYS)
+    assert written.returncode == 0, written.stderr
+    for path in away.iterdir():
+        path.rename(study / "results" / path.name)
+    assert planned_jobs(study) == {"report"}
+    done = snakemake(study, "--cores", 1)
+    assert done.returncode == 0, done.stdout
+    assert "The results follow this plan" in (study / "results/report/report.html").read_text()
+    assert neurotransfer("freeze", "--directory", study, "--configfile", *OVERLAYS).returncode == 2
+
+
 def test_a_deleted_fit_reruns_that_fit_and_the_summaries(study):
     (study / "results/fits/ad_hc/n18/002/transfer.json").unlink()
     assert planned_jobs(study) == {"transfer task=ad_hc, n=18, replicate=002"} | SUMMARY
