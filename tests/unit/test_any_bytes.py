@@ -42,6 +42,7 @@ from neurotransfer.manifest.bids_tables import (
 )
 from neurotransfer.manifest.cohorts import read_cohorts
 from neurotransfer.manifest.guesses import read_levels
+from neurotransfer.manifest.same_people import read_same_people
 from neurotransfer.manifest.withdrawal import read_withdrawn
 from neurotransfer.network.sfcn import SFCN
 from neurotransfer.operations.costs import read_rehearsed
@@ -292,6 +293,7 @@ SURFACES = {
         lambda path: collected(lambda mistakes: read_cohorts(path, ["ad_hc"], 1, mistakes)),
         texts("cohort\tpath\troles\tsex_codes", "A\tA\tpretraining\t1=0,2=1", "B\tB\tad_hc\t"),
     ),
+    "same people": Surface("s.tsv", read_same_people, texts("# people", "A_01\tB_02", "A_03\tA_04\tB_05")),
     "withdrawn": Surface("w.tsv", read_withdrawn, texts("participant_id\timage_id\tdate", "A_01\t\t2026-01-01")),
     "participants": Surface(
         "participants.tsv",

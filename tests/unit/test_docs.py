@@ -19,7 +19,7 @@ FOLDERS = ("workflow", "docs", "tests", "config", "benchmarks", "profiles", "env
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 LIBRARY = REPOSITORY / "workflow/scripts/neurotransfer"
-MADE_BY_USERS = {"config/withdrawn.tsv", "config/study.key", "envs/neurotransfer.sif"}
+MADE_BY_USERS = {"config/withdrawn.tsv", "config/same_people.tsv", "config/study.key", "envs/neurotransfer.sif"}
 
 
 def name_of(page: Path) -> str:

@@ -8,6 +8,22 @@ PRETRAINED_PARTICIPANTS = "results/pretrain/multitask/participants.tsv" if study
 CROP_RULE = {key: value for key, value in identity(config, "cache").items() if key == "crop_rule"}
 # The scanners of the tasks' images; a manifest of an earlier version has no such table.
 SCANNERS = "results/manifest/scanners.tsv" if Path("results/manifest/scanners.tsv").is_file() else []
+# The people with several names; a study without them has no such table.
+SAME_PEOPLE = "results/manifest/same_people.tsv" if Path("results/manifest/same_people.tsv").is_file() else []
+# What the split of a cohort depends on, without its people with several names.
+SPLITTING = identity(config, "split", ["waived_duplicates"])
+
+
+def splitting_of(cohort):
+    """What a cohort's split depends on: also its people with several names, if it pretrains; else all are test."""
+    digest = study.people.for_split(cohort).digest if "pretraining" in study.roles[cohort] else None
+    return SPLITTING | ({"same_people": digest} if digest else {})
+
+
+def drawing_of_task(name):
+    """A task, and the people with several names in its pool, who are drawn as one person each."""
+    digest = study.people.among(study.cohorts_of(name)).digest
+    return dict(study.tasks[name]) | ({"same_people": digest} if digest else {})
 
 
 def of_cohorts(folder, *roles):

@@ -3,7 +3,7 @@
 # Everything besides its pool on which a resample depends; aggregate refuses resamples drawn with other values.
 DRAWING = {
     "seed": config["seed"],
-    "tasks": study.tasks,
+    "tasks": {name: drawing_of_task(name) for name in study.tasks},
     "settings": identity(config, "resampling", ["n", "replicates", "second_seeds"]),
     "converters": config["manifest"]["converters"],
 }

@@ -1,7 +1,5 @@
 # Index -> roles in pretraining, validation and test -> the proof that no participant is in two of them.
 
-SPLITTING = identity(config, "split", ["waived_duplicates"])
-
 
 rule split:
     """The role of each image of one cohort; a cohort's split depends on that cohort alone."""
@@ -17,7 +15,7 @@ rule split:
         runtime=10,
     params:
         seed=config["seed"],
-        split=SPLITTING,
+        split=lambda wc: splitting_of(wc.cohort),
         roles=lambda wc: sorted(study.roles[wc.cohort]),
         pretraining_share=lambda wc: study.pretraining_shares[wc.cohort],
     script:
@@ -80,6 +78,7 @@ rule certificate:
         summary="results/duplicates/summary.json",
         manifest="results/manifest/images.tsv",
         scanners=SCANNERS,
+        same_people=SAME_PEOPLE,
     output:
         images=update("results/split/images.tsv"),
         certificate=update("results/split/certificate.json"),

@@ -13,11 +13,12 @@ with job(snakemake):
         read_second_seeds,
     )
     from neurotransfer.study import layout
+    from neurotransfer.study.same_people import read_people
 
     source, output = snakemake.input, snakemake.output
     check_certified(source.certificate, [*source.indices, *source.splits])
     indices, splits = ([read_table(path) for path in paths] for paths in (source.indices, source.splits))
-    check_resamples_certified(source.resamples, indices, splits)
+    check_resamples_certified(source.resamples, indices, splits, read_people())
     if source.participants:
         check_behind_weights(read_table(source.participants), splits, source.participants)
     check_resamples(source.resamples, **snakemake.params.drawing)

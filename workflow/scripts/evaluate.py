@@ -12,6 +12,7 @@ with job(snakemake, lease=snakemake.output.metrics):
     from neurotransfer.pretrain.targets import from_metadata
     from neurotransfer.split.certificate import check_certified
     from neurotransfer.study import layout
+    from neurotransfer.study.same_people import read_people
 
     source, params = snakemake.input, snakemake.params
     check_certified(source.certificate, [*source.indices, *source.splits])
@@ -21,6 +22,7 @@ with job(snakemake, lease=snakemake.output.metrics):
     device = choose_device(params.device, params.threads)
     place(model, device, params.data_type)
     images, splits = (pd.concat([read_table(path) for path in paths]) for paths in (source.indices, source.splits))
+    images = read_people().among(images["cohort"].unique()).named(images)
     role = images["image_id"].map(splits.set_index("image_id")["role"])
     # given weights may have been trained on any participant, so no set of this study is their validation set
     parts = {"validation": images[role == "validation"]} if snakemake.wildcards.run == "multitask" else {}

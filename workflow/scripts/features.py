@@ -11,6 +11,7 @@ with job(snakemake):
     from neurotransfer.pretrain import study_key, weights
     from neurotransfer.pretrain.step import features_of
     from neurotransfer.study import layout
+    from neurotransfer.study.same_people import read_people
 
     source, params, settings = snakemake.input, snakemake.params, snakemake.config["pretrain"]
     state, metadata = weights.read_weights(source.weights)
@@ -21,7 +22,8 @@ with job(snakemake):
     weights.check_weights(metadata, expected, source.weights, accept=accept)
     index, split = read_table(source.index), read_table(source.split)
     weights.check_made_by(metadata, made_by(index), source.weights, accept=accept)
-    seen = study_key.seen_by(metadata, index["participant_id"], study_key.read_study_key(settings["participants_key"]))
+    key = study_key.read_study_key(settings["participants_key"])
+    seen = study_key.seen_by(metadata, index["participant_id"], key, read_people())
     if source.participants:
         seen = set(read_table(source.participants)["participant_id"])
     model = weights.network_from(metadata)

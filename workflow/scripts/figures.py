@@ -9,12 +9,14 @@ with job(snakemake):
     from neurotransfer.report import figure1, figure2, figure3
     from neurotransfer.report.public import check_public_files, private_names
     from neurotransfer.report.style import save_figure
+    from neurotransfer.study.same_people import read_people
 
     source, params, output = snakemake.input, snakemake.params, snakemake.output
     tables = {name: read_table(source[name]) for name in ("images", "metrics", "predictions")}
     tables["history"] = read_table(source.history) if source.history else None
-    first = figure1.figure1(**tables, smallest=params.smallest_cell)
-    data = figure1.figure1_data(**tables, smallest=params.smallest_cell)
+    counted = tables | {"images": read_people().named(tables["images"])}
+    first = figure1.figure1(**counted, smallest=params.smallest_cell)
+    data = figure1.figure1_data(**counted, smallest=params.smallest_cell)
     save_figure(first, data, Path(output.figure1[0]).with_suffix(""))
     results = {name: read_table(source[name]) for name in ("aucs", "medians", "comparisons")}
     results["bounds"] = figure2.latent_bounds(read_table(source.truth), tables["images"]) if source.truth else None

@@ -13,12 +13,15 @@ with job(snakemake, lease=snakemake.output[0]):
     from neurotransfer.pretrain.study_key import read_study_key
     from neurotransfer.split.certificate import check_certified
     from neurotransfer.split.resampling import pool_of_task
+    from neurotransfer.study.same_people import read_people
 
     source, params, task = snakemake.input, snakemake.params, snakemake.wildcards.task
     check_certified(source.certificate, [*source.indices, *source.splits])
     records = read_fits(source.fits, {"transfer": params.fitting}, source.weights)
     winner = settings_that_won(records)
     indices, splits = ([read_table(path) for path in paths] for paths in (source.indices, source.splits))
+    people = read_people()
+    indices, splits = ([people.named(table) for table in tables] for tables in (indices, splits))
     pool = pool_of_task(indices, splits, params.task, params.converters)
     settings = snakemake.config["pretrain"]
     key = read_study_key(settings["participants_key"])

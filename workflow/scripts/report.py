@@ -27,6 +27,7 @@ with job(snakemake):
     left = read_withdrawn(source.withdrawn or None).people
     trained = read_table(source.participants)["participant_id"] if source.participants else None
     study = read_study(params.config)
+    tables["images"] = study.people.named(tables["images"])
     finished = costs.gather(study, params.config)
     certificate = check_certified(source.certificate, [source.images])
     planned = None
@@ -39,7 +40,7 @@ with job(snakemake):
         ledger=page.read_ledgers(study.ledgers_of(study.shards), source.quality),
         certificate=certificate,
         weights=metadata,
-        seen=study_key.seen_by(metadata, tables["images"]["participant_id"], key),
+        seen=study_key.seen_by(metadata, tables["images"]["participant_id"], key, study.people),
         unknown=study_key.why_unknown(metadata, key),
         plan=planned,
         withdrawn=behind_weights(left, trained, study_key.seen_by(metadata, left, key)),

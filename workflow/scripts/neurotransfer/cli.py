@@ -58,6 +58,14 @@ def main(arguments: list[str] | None = None) -> int:
     withdraw.add_argument("--verify", action="store_true", help="search every file of the study, and write a statement")
     withdraw.set_defaults(run=_withdraw)
 
+    same = commands.add_parser("same-people", help="people with several participant ids; add pairs that look alike")
+    _add_study(same)
+    same.add_argument(
+        "--add", nargs="+", metavar="NAME", help="participants or images: their pairs in results/duplicates/pairs.tsv"
+    )
+    same.add_argument("--dry-run", "-n", action="store_true", help="show what would be repeated, and write nothing")
+    same.set_defaults(run=_same_people)
+
     status = commands.add_parser("status", help="the images by state, cohort and reason, and the progress of each step")
     _add_study(status)
     status.add_argument("--watch", action="store_true", help="show it on one screen until all is done")
@@ -338,6 +346,46 @@ def _withdraw(chosen: argparse.Namespace) -> int:
     write_text(STATEMENT, statement(found, withdrawn, config["study"]))
     print(f"written: {STATEMENT}")
     return 0
+
+
+def _same_people(chosen: argparse.Namespace) -> None:
+    config = _enter_study(chosen)
+    from .manifest.same_people import DEFAULT, add_groups, found_pairs, read_same_people
+    from .study import layout
+    from .study.consequences import jobs_after_people, listed_by_rule
+    from .study.plan import read_study
+    from .study.same_people import joined, people_of
+
+    path = config["same_people"]
+    if path is None:
+        raise InputError("configuration", "same_people", "the study has no list of people", f"set it to {DEFAULT}")
+    listed = joined(group.names for group in read_same_people(path))
+    if not chosen.add:
+        print(f"{path}: {len(listed):,} people with {sum(map(len, listed)):,} participant ids")
+        return
+    pairs = found_pairs(chosen.add, layout.PAIRS)
+    new = [pair for pair in pairs if not any({*pair} <= {*group} for group in listed)]
+    if not new:
+        print(f"{path}: it has these people already")
+        return
+    study = read_study(config, stale_too=True)
+    there = _participants()
+    if gone := {name for group in new for name in group} - there:
+        raise InputError(layout.PAIRS, min(gone), "the study has no such participant any more", "leave it out")
+    groups = [[name for name in group if name in there] for group in joined([*listed, *new])]  # others have withdrawn
+    people = people_of(groups, study.roles)
+    print(f"then the next run of snakemake does: {listed_by_rule(jobs_after_people(study, people)) or 'nothing'}")
+    if chosen.dry_run:
+        return
+    add_groups(path, new)
+    print(f"written: {path}, {len(new):,} more lines; now: neurotransfer manifest")
+
+
+def _participants() -> set[str]:
+    from .files import read_dicts
+    from .study import layout
+
+    return {row["participant_id"] for row in read_dicts(layout.IMAGES, "participant_id")}
 
 
 def _wait_for_runs() -> None:

@@ -39,6 +39,7 @@ NUMBERS = frozenset(["boolean", "empty", "floating", "integer", "mixed-integer-f
 TEXT_COLUMNS = frozenset(
     [
         *("image_id", "participant_id", "cohort", "session", "run", "t1w", "diagnosis", "shard", "role", "roles"),
+        *("same_as", "in_split"),
         *("acquisition", "reconstruction", "derivatives"),
         *("reason", "detail", "status", "engine", "engine_version", "checksum", "file", "split", "target"),
         *("task", "model", "replicate", "first", "second", "metric", "group", "why", "question", "values", "by"),

@@ -33,6 +33,7 @@ from ..seeds import seed_from
 from ..split.resampling import read_resample
 from ..study import layout
 from ..study.recipe import RECIPE
+from ..study.same_people import read_people
 from .settings import choose, fingerprint_of_fit, fingerprint_of_second, fit_record, seeds_of_fit
 
 logger = logging.getLogger("neurotransfer")
@@ -122,7 +123,7 @@ def check_unseen(
     InputError
         with how many they are
     """
-    seen = seen_by(metadata, people, key)
+    seen = seen_by(metadata, people, key, read_people())
     if participants:
         seen = people & set(read_table(participants)["participant_id"])
     if seen is None:

@@ -29,6 +29,7 @@ from ..quality.reference import reference_of
 from ..split.resampling import read_resample
 from ..study import layout
 from ..study.recipe import RECIPE
+from ..study.same_people import read_people
 from .finetuning import first_of_setting, fit_setting
 from .settings import fingerprint_of_fit, seeds_of_fit
 
@@ -73,7 +74,7 @@ def write_network(
         "people": people_by_age(images),
     }
     if key is not None:
-        facts["participants"] = digests_of(images["participant_id"], key)
+        facts["participants"] = digests_of(images["participant_id"], key, read_people())
     write_weights(path, state, facts)
 
 

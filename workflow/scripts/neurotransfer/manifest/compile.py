@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from ..errors import InputError, Mistakes
 from ..files import path_within, read_dicts, read_facts, table_text, write_text
 from ..study import layout
 from ..study.demands import images_per_job, may_leave_volumes_out
-from ..study.plan import digest_of_cohorts
+from ..study.plan import digest_of_cohorts, digest_of_list
+from ..study.same_people import COLUMNS as SAME_PEOPLE
+from ..study.same_people import People, rows_of
 from ..study.targets import TARGETS
 from ..text import aligned
 from .bids import PROCESSED, Exclusion, Participant, Scan, find_participants, key_of, safe
@@ -35,6 +37,7 @@ from .image_choice import choose_scans, entities_named
 from .labels import Labels, mapped_columns
 from .path_patterns import fill_in
 from .people import Person, Visit
+from .same_people import people_in, read_same_people
 from .scanners import scanners_of, with_scanner
 from .unnamed_columns import notes_on_columns
 from .withdrawal import Apart, emptied, fill_positions, read_withdrawn, set_apart
@@ -45,7 +48,7 @@ COLUMNS = [
 ]
 GAINS_VOLUMES = "its images get regional volumes now; its preprocessing jobs run again, without FastSurfer's network"
 EXCLUDED = ["cohort", "file", "reason", "detail"]
-PoolsCheck = Callable[[Mapping[str, Any], pd.DataFrame, Sequence[Cohort], Mistakes], list[str]]
+PoolsCheck = Callable[[Mapping[str, Any], pd.DataFrame, Sequence[Cohort], Mistakes, People], list[str]]
 
 
 @dataclass(frozen=True)
@@ -122,25 +125,35 @@ def compile_manifest(
     withdrawn = read_withdrawn(config["withdrawn"], mistakes)
     images, apart = set_apart(withdrawn, images, previous, folder, mistakes)
     excluded = excluded[~withdrawn.own(excluded)]
+    listed, known = config.get("same_people"), set(images["participant_id"])
+    groups, roles = read_same_people(listed, mistakes), {cohort.name: cohort.roles for cohort in cohorts}
+    people, on_people = people_in(groups, listed, known, withdrawn, roles, mistakes)
     mistakes.raise_if_any()
     images = assign_shards(images, previous, numbers, config["manifest"]["images_per_shard"])
     in_tasks = {cohort.name: cohort.path for cohort in cohorts if {*cohort.roles} - {"pretraining", "holdout"}}
     scanners = scanners_of(images, in_tasks)
-    pools = check_pools(config, with_scanner(images, scanners), cohorts, mistakes)
+    pools = check_pools(config, with_scanner(images, scanners), cohorts, mistakes, people)
     mistakes.raise_if_any()
-    known = _known_without_volumes(folder)
-    without_volumes = _without_volumes(config, cohorts, images, folder, known)
+    begun = _known_without_volumes(folder)
+    without_volumes = _without_volumes(config, cohorts, images, folder, begun)
     about = {"images.tsv": images, "excluded.tsv": excluded, "scanners.tsv": scanners}
+    digest = digest_of_list(listed)
+    facts = dict(apart.facts) | ({"same_people_sha256": digest} if digest else {})
+    if people:
+        about["same_people.tsv"] = pd.DataFrame(rows_of(people), columns=list(SAME_PEOPLE))
+    else:
+        (folder / "same_people.tsv").unlink(missing_ok=True)
+    apart = replace(apart, facts=facts)
     written = _write(folder, table, cohorts, about, previous, apart, without_volumes)
-    gaining = [cohort.name for cohort in cohorts if cohort.name in known and cohort.name not in without_volumes]
+    gaining = [cohort.name for cohort in cohorts if cohort.name in begun and cohort.name not in without_volumes]
     for shard in images.loc[images["cohort"].isin(gaining), "shard"].unique():
         for ledger in _ledgers(folder, shard):
             ledger.unlink()  # Snakemake makes it again, also if it has no record of how the old one was made
     return Summary(
-        images=images,
+        images=people.named(images),
         excluded=excluded,
         cohorts=tuple(cohort.name for cohort in cohorts),
-        notes=(*notes, *apart.notes, *(f"{name}: {GAINS_VOLUMES}" for name in gaining)),
+        notes=(*notes, *apart.notes, *on_people, *(f"{name}: {GAINS_VOLUMES}" for name in gaining)),
         written=written,
         new_images=int((~images["image_id"].isin(list(previous))).sum()),
         gone_images=_gone(previous, {*images["image_id"], *apart.positions}, cohorts),

@@ -24,7 +24,7 @@ from ..errors import InputError, Mistakes
 from ..files import read_cells, read_dicts, read_facts, remove_within, write_text
 from ..study import layout
 from ..study.consequences import jobs_after, listed_by_rule
-from ..study.plan import digest_of_withdrawn, read_study
+from ..study.plan import digest_of_list, read_study
 from .bids import safe
 from .carrying_out import strays
 
@@ -238,7 +238,7 @@ def set_apart(
         added = f"; {len(new):,} of them had a place until now" if new else ""
         notes.append(f"withdrawn: {counts.total():,} images of {len(gone_people):,} people ({listed}){added}")
     facts = {
-        "withdrawn_sha256": digest_of_withdrawn(withdrawn.path),
+        "withdrawn_sha256": digest_of_list(withdrawn.path),
         "withdrawn_known": sorted(row.digest for row in withdrawn.rows),
     }
     return images[~gone].reset_index(drop=True), Apart(positions, tuple(sorted(changed)), facts, tuple(notes))

@@ -101,7 +101,8 @@ def roles_of(images: pd.DataFrame, study: Study, config: Mapping[str, Any]) -> p
     parts = []
     for cohort, index in images.groupby("cohort", sort=False):
         roles = sorted(study.roles[cohort])
-        part = split_cohort(index, roles, study.pretraining_shares[cohort], config["split"], config["seed"])
+        drawing = (roles, study.pretraining_shares[cohort], config["split"], config["seed"], study.people)
+        part = split_cohort(index, *drawing)
         parts.append(part["role"].set_axis(index.index))
     return pd.concat(parts).reindex(images.index)
 
@@ -109,7 +110,7 @@ def roles_of(images: pd.DataFrame, study: Study, config: Mapping[str, Any]) -> p
 def pool_of(images: pd.DataFrame, role: pd.Series, name: str, task: Mapping, study: Study, config) -> pd.DataFrame:
     """A task's pool if no image fails."""
     unseen = images[images["cohort"].isin(study.cohorts_of(name)) & (role == "test")]
-    return labelled(unseen, task, config["manifest"]["converters"])
+    return labelled(study.people.among(study.cohorts_of(name)).named(unseen), task, config["manifest"]["converters"])
 
 
 def work_of(study: Study, config: Mapping[str, Any], images: pd.DataFrame, role: pd.Series) -> dict[str, list[float]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,8 @@ def overrides(sample: Sample, config: Mapping[str, Any], study: Study) -> dict[s
     found: dict[str, Any] = {
         "cohorts": str(Path(config["cohorts"]).absolute()),
         "withdrawn": str(Path(config["withdrawn"]).absolute()) if config["withdrawn"] else None,
-        "split": {"validation_share": VALIDATION_SHARE, "waived_duplicates": _waived(sample, config)},
+        "same_people": None,
+        "split": {"validation_share": VALIDATION_SHARE, "waived_duplicates": _waived(sample, config, study)},
         "pretrain": {  # the full rate from the first step on, because that is where a run diverges
             "epochs": math.ceil(STEPS / steps),
             "warmup": 0,
@@ -208,10 +210,14 @@ def _two_settings(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     return [largest, others[0]]
 
 
-def _waived(sample: Sample, config: Mapping[str, Any]) -> list[list[str]]:
-    """The waived pairs of which both are in the sample; of others the certificate would say that it has none."""
+def _waived(sample: Sample, config: Mapping[str, Any], study: Study) -> list[list[str]]:
+    """The waived pairs of which both are in the sample; of others the certificate would say that it has none.
+
+    Names of one person are waived, too: a rehearsal takes them for two people, and keeps no result.
+    """
     names = set(sample.images["image_id"]) | set(sample.images["participant_id"])
-    return [list(pair) for pair in config["split"]["waived_duplicates"] if set(pair) <= names]
+    same = [pair for group in study.people.groups for pair in combinations(group, 2)]
+    return [list(pair) for pair in [*config["split"]["waived_duplicates"], *same] if set(pair) <= names]
 
 
 def lay_out(sample: Sample, config: Mapping[str, Any], study: Study, folder: str | Path = FOLDER) -> Path:

@@ -151,6 +151,7 @@ def _overrides(own: Mapping[str, Any], metadata: Mapping[str, Any], weights: Pat
         "study": "predictions",
         "cohorts": "cohorts.tsv",
         "withdrawn": None,
+        "same_people": None,
         "manifest": {"images_per_shard": PER_SHARD},
         "preprocessing": preprocessing,
         "cache": {"crop": list(metadata["crop"]), "crop_rule": _crop_rule(own, metadata, weights)},

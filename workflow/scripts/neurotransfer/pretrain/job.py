@@ -22,6 +22,7 @@ from ..network.device import choose_device, place
 from ..quality.reference import reference_of
 from ..study import layout
 from ..study.recipe import RECIPE
+from ..study.same_people import NOBODY, People, read_people
 from . import study_key, weights
 from .age_bias import fit_age_bias
 from .batches import Images
@@ -96,6 +97,7 @@ def pretrain_study(job: PretrainingJob) -> None:
         return
     made_with: dict[str, Any] = {"network": job.network, "crop": job.crop, "preprocessing": job.preprocessing}
     made_with["crop_rule"] = job.crop_rule
+    made_with["people"] = read_people()
     metadata = metadata_of(result, tables, targets, key=study_key.make_study_key(job.key), **made_with)
     metadata["age_bias"] = _age_bias(metadata, result.state, validation, tables[1], job.training, device)
     write_table(participants_of(tables), job.participants)
@@ -163,20 +165,23 @@ def metadata_of(
     preprocessing: Mapping[str, Any],
     key: bytes,
     crop_rule: str = BOUNDING_BOX,
+    people: People = NOBODY,
 ) -> dict[str, Any]:
     """What the file of weights says of them: what they must be used with, and what they come from.
 
     Parameters
     ----------
     key : the study key that the participants' digests are made with; it is not among what is returned
+    people : who has several names; a person counts once, and each name has a digest
     """
     best = result.history.iloc[result.epoch]
     metrics = {name: float(best[name]) for name in best.index if is_metric(name) and math.isfinite(best[name])}
+    persons = people.named(tables[0])
     figures = {
         "epoch": result.epoch,
         "epochs": len(result.history),
         "images": len(tables[0]),
-        "participants": int(tables[0]["participant_id"].nunique()),
+        "participants": int(persons["participant_id"].nunique()),
         "validation_images": len(tables[1]),
         "validation_loss": float(best["validation_loss"]),
         **metrics,
@@ -189,8 +194,8 @@ def metadata_of(
         "recipe": RECIPE,
         "images_made_by": made_by(tables[0]),
         "quality": reference_of(tables[0]),
-        "people": people_by_age(tables[0]),
-        "participants": study_key.digests_of(participants_of(tables)["participant_id"], key),
+        "people": people_by_age(persons),
+        "participants": study_key.digests_of(participants_of(tables)["participant_id"], key, people),
     }
 
 

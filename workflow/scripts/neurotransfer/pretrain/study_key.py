@@ -16,37 +16,45 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import read_bytes
+from ..study.same_people import NOBODY, People
 
 logger = logging.getLogger("neurotransfer")
 SCHEME = "hmac-sha256"  # of the participants' digests, cut to 128 bits
 KEY_BYTES = 32
 
 
-def digests_of(participants: Iterable[str], key: bytes) -> dict[str, Any]:
+def digests_of(participants: Iterable[str], key: bytes, people: People = NOBODY) -> dict[str, Any]:
     """HMAC-SHA256 digests of the participants behind weights, by which a later study with the key finds its people.
 
     Without the key they say nothing: names are short, so plain or salted hashes would be guessed.  `key_id`
     distinguishes a wrong key from people who are not among them.
+
+    Parameters
+    ----------
+    people : who has several names; all names of a participant's person have digests
     """
     return {
         "scheme": SCHEME,
         "key_id": key_id(key),
-        "digests": sorted(_digest(name, key) for name in set(participants)),
+        "digests": sorted(_digest(name, key) for name in people.names(participants)),
     }
 
 
-def seen_by(metadata: Mapping[str, Any], participants: Iterable[str], key: bytes | None) -> set[str] | None:
+def seen_by(
+    metadata: Mapping[str, Any], participants: Iterable[str], key: bytes | None, people: People = NOBODY
+) -> set[str] | None:
     """Those of `participants` who are behind the weights; None if that is not known.
 
     Parameters
     ----------
     key : the study key that the weights' digests were made with; None if there is none
+    people : who has several names; a participant is behind the weights if another name of the person is
     """
     known = metadata.get("participants")
     if not known or key is None or known.get("scheme") != SCHEME or known["key_id"] != key_id(key):
         return None
     digests = set(known["digests"])
-    return {name for name in participants if _digest(name, key) in digests}
+    return {name for name in participants if any(_digest(one, key) in digests for one in people.names([name]))}
 
 
 def why_unknown(metadata: Mapping[str, Any], key: bytes | None) -> str:

@@ -42,15 +42,16 @@ def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int, 
         cells = [shown_row(counts, people, smallest) for counts in (images, people)]
         cohorts[cohort] = {role: [cell[role] for cell in cells] for role in known}
     engines = [(names[role], named_engines(pairs)) for role, pairs in certificate["engines"].items() if pairs]
+    several = certificate.get("same_people", {})
     content = {
         "study": study,
         "inks": DARK,
         "names": names,
         "shared": shared,
         "engines": engines,
-        "duplicates": duplicates_in_words(certificate["duplicates"]),
+        "duplicates": duplicates_in_words(certificate["duplicates"], several.get("pairs", 0)),
         "certificate": certificate,
-        "statement": statement(certificate["counts"], certificate["waived_scans"], smallest),
+        "statement": statement(certificate["counts"], certificate["waived_scans"], smallest, several.get("people", 0)),
         "samples": {role: sample(known, smallest) for role, known in certificate["counts"].items()},
         "cohorts": cohorts,
         "sites": site_groups(certificate.get("confounding", {}), config["confounding"], config["tasks"], smallest),

@@ -74,6 +74,7 @@ def report_content(
     plan : whether the results follow the analysis plan, from analysis_plan.conformity; None if there is none
     stages, rules : the costs, from costs.by_stage and costs.summary
     """
+    several = certificate.get("same_people", {})
     gone = ledger["status"] == "withdrawn"
     ledger = ledger[~gone]
     medians, comparisons = tables["medians"], tables["comparisons"]
@@ -130,9 +131,9 @@ def report_content(
         "calibration": pretraining_tables.calibration_groups(tables["calibration"], smallest),
         "certificate": certificate,
         "samples": {role: sample(known, smallest) for role, known in certificate["counts"].items()},
-        "statement": statement(certificate["counts"], certificate["waived_scans"], smallest),
+        "statement": statement(certificate["counts"], certificate["waived_scans"], smallest, several.get("people", 0)),
         "smallest": smallest,
-        "duplicates": duplicates_in_words(certificate["duplicates"]),
+        "duplicates": duplicates_in_words(certificate["duplicates"], several.get("pairs", 0)),
         "accounting": trust_tables.accounting(ledger, tables["excluded"], tables["images"], smallest),
         "failures": trust_tables.failure_rows(ledger, reasons, smallest),
         "cohorts": trust_tables.cohort_rows(tables["images"], ledger, tables["excluded"], smallest),

@@ -20,6 +20,7 @@ from ..cache.provenance import made_by, named_engines
 from ..errors import InputError, Mistakes, raise_all
 from ..files import digest_of_file, read_json
 from ..study import layout
+from ..study.same_people import NOBODY, People
 from .duplicates import COLUMNS as PAIR
 from .duplicates import HEAD, SCAN
 from .resampling import read_resample
@@ -37,6 +38,7 @@ def certify(
     waived: Sequence[Sequence[str]] = (),
     one_engine: bool = True,
     key: bytes | None = None,
+    people: People = NOBODY,
 ) -> dict[str, Any]:
     """Prove that no participant, and no scan under two names, is in two of training, validation and test.
 
@@ -51,13 +53,16 @@ def certify(
     waived : pairs of participants or of images that the user has examined and accepts
     one_engine : if true, refuse images of engines, or versions of engines, that made no training image
     key : the study key, for the digests of participants; None: no digests
+    people : who has several names; a person counts once, and must not cross under any of them
 
     Returns
     -------
     JSON values: `counts` per set and per cohort and set (participants, images, age in years, share of females),
     `overlaps` of every pair of sets (participants; pairs that look like one scan, waived ones, pairs that look like
     one head), the same pairs `within` each set and in the tasks' `pools`, `keyed_digests` (of each set's participants,
-    see `digest_of_participants`), `shared_cohorts` (both in training and in test), `engines` per set, `statement`
+    see `digest_of_participants`), `shared_cohorts` (both in training and in test), `engines` per set, `statement`, and
+    of people with several names, if there are any, `same_people`: how many they are, their names, and the pairs that
+    join two of them
 
     Raises
     ------
@@ -65,12 +70,15 @@ def certify(
         one line for each participant or scan in two sets, each participant that validates with several images, each
         cohort that pretrains without that role and each set with images of an engine that made no training image
     """
-    images = join_splits(splits, indices)
+    images = people.named(join_splits(splits, indices))
+    listed = people.named(pairs, "participant_1", "participant_2")
+    same = listed["participant_1"] == listed["participant_2"]
+    waived = [[people.first(name) for name in pair] for pair in waived]
     about = pd.concat(indices, ignore_index=True)
     names = ["checksum", "engine", "engine_version"]
     images[names] = about[names]
     used = images[images["role"].isin(SETS)]
-    alike = _with_sets(pd.concat([_identical(used), pairs[PAIR]]), used, roles, waived)
+    alike = _with_sets(pd.concat([_identical(used), listed.loc[~same, PAIR]]), used, roles, waived)
     engines = {role: made_by(images[images["role"] == role]) for role in SETS}
     mistakes = Mistakes()
     for error in _crossings(used):
@@ -82,14 +90,14 @@ def certify(
     for error in _other_engines(engines) if one_engine else ():
         mistakes.add(error, layout.INDEX)
     mistakes.raise_if_any()
-    people = {role: set(used.loc[used["role"] == role, "participant_id"]) for role in SETS}
+    persons = {role: set(used.loc[used["role"] == role, "participant_id"]) for role in SETS}
     counts = {role: _counts(images[images["role"] == role]) for role in ROLES}
     by_cohort = {
         cohort: {role: _counts(images[(images["cohort"] == cohort) & (images["role"] == role)]) for role in ROLES}
         for cohort in roles
     }
     overlaps = [
-        {"sets": [one, other], "participants": len(people[one] & people[other])}
+        {"sets": [one, other], "participants": len(persons[one] & persons[other])}
         | _alike_counts(alike, [has == (one, other) for has in alike["sets"]])
         for one, other in combinations(SETS, 2)
     ]
@@ -97,6 +105,7 @@ def certify(
     tasks = sorted({task for has in roles.values() for task in has} - {"pretraining", "holdout"})
     pools = {task: _alike_counts(alike, [task in has for has in alike["tasks"]]) for task in tasks}
     waivers = int((alike["waived"] & (alike["kind"] == SCAN)).sum())
+    several = {"people": len(people), "names": sum(map(len, people.groups)), "pairs": int(same.sum())}
     return {
         "counts": counts,
         "cohorts": by_cohort,
@@ -104,14 +113,15 @@ def certify(
         "within": within,
         "pools": pools,
         "shared_cohorts": [c for c, has in by_cohort.items() if has["test"]["images"] and has["train"]["images"]],
-        "keyed_digests": {role: digest_of_participants(people[role], key) for role in SETS} if key else {},
+        "keyed_digests": {role: digest_of_participants(persons[role], key) for role in SETS} if key else {},
         "engines": engines,
         "waived_scans": waivers,
-        "statement": statement(counts, waivers),
+        "statement": statement(counts, waivers, several_names=len(people)),
+        **({"same_people": several} if people else {}),
     }
 
 
-def statement(counts: Mapping[str, Mapping[str, Any]], waivers: int, smallest: int = 1) -> str:
+def statement(counts: Mapping[str, Mapping[str, Any]], waivers: int, smallest: int = 1, several_names: int = 0) -> str:
     """What the certificate proves, in a sentence.
 
     Parameters
@@ -119,12 +129,18 @@ def statement(counts: Mapping[str, Mapping[str, Any]], waivers: int, smallest: i
     counts : `participants` of each set
     waivers : pairs of scans that were waived
     smallest : number of people; a smaller set is "fewer than 5"
+    several_names : people with several participant ids
     """
-    people = {role: counts[role]["participants"] for role in SETS}
-    said = {role: f"fewer than {smallest}" if 0 < count < smallest else count for role, count in people.items()}
-    sizes = ", ".join(f"{said[role]} in {role}" for role in SETS)
+
+    def said(count: int) -> str:
+        return f"fewer than {smallest}" if 0 < count < smallest else str(count)
+
+    sizes = ", ".join(f"{said(counts[role]['participants'])} in {role}" for role in SETS)
     waived = f"; {waivers} pairs of scans that look identical were waived by name" if waivers else ""
-    return f"No participant and no scan is in two of training, validation and test ({sizes}){waived}."
+    known = ""
+    if several_names:
+        known = f"; people listed with several participant ids, who count once: {said(several_names)}"
+    return f"No participant and no scan is in two of training, validation and test ({sizes}){waived}{known}."
 
 
 def digest_of_participants(people: Collection[str], key: bytes) -> str:
@@ -143,6 +159,7 @@ def check_sources(
     pretraining_shares: Mapping[str, float],
     settings: Mapping[str, Any],
     seed: int,
+    people: People = NOBODY,
 ) -> None:
     """Refuse an index whose people differ from the manifest's, and a split that differs from the one its index gives.
 
@@ -150,7 +167,7 @@ def check_sources(
     ----------
     splits, indices : by cohort, in the order of `roles`
     manifest : `image_id`, `participant_id` and `cohort` of every image
-    pretraining_shares, settings, seed : arguments of `split_cohort`
+    pretraining_shares, settings, seed, people : arguments of `split_cohort`
 
     Raises
     ------
@@ -174,7 +191,7 @@ def check_sources(
         if other:
             what = f"{other} of its images have another participant than in {layout.IMAGES}"
             wrong.append(InputError(layout.index(cohort), "participant_id", what, AGAIN))
-        drawn = split_cohort(index, has, pretraining_shares[cohort], settings, seed)
+        drawn = split_cohort(index, has, pretraining_shares[cohort], settings, seed, people)
         columns = ["image_id", "participant_id", "role"]
         if not split[columns].reset_index(drop=True).equals(drawn[columns].reset_index(drop=True)):
             what = "its roles are not those that the configuration draws from the cohort's index"
@@ -223,13 +240,17 @@ def check_certified(certificate: str | Path, files: Iterable[str | Path]) -> dic
 
 
 def check_resamples_certified(
-    paths: Iterable[str | Path], indices: Sequence[pd.DataFrame], splits: Sequence[pd.DataFrame]
+    paths: Iterable[str | Path],
+    indices: Sequence[pd.DataFrame],
+    splits: Sequence[pd.DataFrame],
+    people: People = NOBODY,
 ) -> None:
     """Refuse resamples whose rows have changed, or that contain an image which the certificate excludes from tasks.
 
     Parameters
     ----------
     indices, splits : of the tasks' cohorts, certified
+    people : who has several names; a resample names a person by one of them
 
     Raises
     ------
@@ -239,11 +260,11 @@ def check_resamples_certified(
     about = ["participant_id", "shard", "row", "checksum"]
     images = pd.concat(indices, ignore_index=True).set_index("image_id")
     role = pd.concat(splits, ignore_index=True).set_index("image_id")["role"]
-    images = images.loc[role.reindex(images.index) == "test", about]
+    images = people.named(images.loc[role.reindex(images.index) == "test", about])
     wrong: list[InputError] = []
     for path in paths:
         try:
-            resample = read_resample(path)[0].set_index("image_id")[about]
+            resample = people.named(read_resample(path)[0].set_index("image_id")[about])
         except InputError as error:
             wrong.append(error)
             continue
@@ -294,12 +315,13 @@ def check_behind_weights(participants: pd.DataFrame, splits: Sequence[pd.DataFra
     return int(today.isna().sum())
 
 
-def duplicates_in_words(summary: Mapping[str, Any]) -> str:
+def duplicates_in_words(summary: Mapping[str, Any], same: int = 0) -> str:
     """The result of the comparison of all heads, in one or two sentences without names.
 
     Parameters
     ----------
     summary : from duplicates.find_pairs
+    same : how many of the pairs join two names of one person
     """
     if summary["least_similarity"] is None:
         return "Too few images to look for one person under two names."
@@ -307,6 +329,8 @@ def duplicates_in_words(summary: Mapping[str, Any]) -> str:
         f"Among {summary['pairs_compared']:,} pairs of images, {summary['scans']:,} of two participants look like the "
         f"same scan and {summary['heads']:,} like one head in two scans; pairs of the second kind cause no error."
     )
+    if same:
+        text += f" Of these pairs, {same:,} are of people listed with both names."
     if summary["pairs_found"] > summary["pairs_listed"]:
         text += f" {summary['pairs_found'] - summary['pairs_listed']:,} more pairs are as similar and are not listed."
     if summary["images"] > summary["images_compared"]:

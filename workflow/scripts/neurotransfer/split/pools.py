@@ -14,13 +14,18 @@ import pandas as pd
 from ..errors import InputError, Mistakes
 from ..manifest.cohorts import Cohort
 from ..seeds import seed_from
+from ..study.same_people import NOBODY, People
 from .confounding import check_confounding, confounding_of, in_words
 from .resampling import INFEASIBLE, check_task, failing_share, labelled
 from .roles import split_cohort
 
 
 def check_pools(
-    config: Mapping[str, Any], images: pd.DataFrame, cohorts: Sequence[Cohort], mistakes: Mistakes
+    config: Mapping[str, Any],
+    images: pd.DataFrame,
+    cohorts: Sequence[Cohort],
+    mistakes: Mistakes,
+    people: People = NOBODY,
 ) -> list[str]:
     """Check that pretraining has both its sets, and that each task's pool allows its resamples and is no site's label.
 
@@ -29,6 +34,7 @@ def check_pools(
     Parameters
     ----------
     images : of the manifest, with `scanner` if any is known
+    people : who has several names
 
     Returns
     -------
@@ -37,7 +43,8 @@ def check_pools(
     parts, lines = [], []
     for cohort in cohorts:
         index = images[images["cohort"] == cohort.name]
-        split = split_cohort(index, cohort.roles, cohort.pretraining_share, config["split"], config["seed"])
+        drawing = (cohort.roles, cohort.pretraining_share, config["split"], config["seed"], people)
+        split = split_cohort(index, *drawing)
         parts.append(split["role"])
     role = pd.concat(parts)
     if not config["pretrain"]["weights"]:
@@ -51,7 +58,7 @@ def check_pools(
             continue
         has = [cohort.name for cohort in cohorts if name in cohort.roles]
         unseen = images[images["cohort"].isin(has) & (role.reindex(images.index) == "test")]
-        pool = labelled(unseen, task, config["manifest"]["converters"])
+        pool = labelled(people.among(has).named(unseen), task, config["manifest"]["converters"])
         try:
             settings = config["resampling"]
             check_task(name, pool, settings["n"], settings, seed_from(config["seed"], "check", name))

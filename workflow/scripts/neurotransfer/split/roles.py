@@ -15,6 +15,7 @@ import pandas as pd
 from ..errors import InputError
 from ..seeds import seed_from
 from ..study import layout
+from ..study.same_people import NOBODY, TESTS, TRAINS, People
 from ..study.targets import TARGETS
 
 SETS = ("train", "validation", "test")
@@ -24,7 +25,12 @@ ABOUT = [*TARGETS, "diagnosis"]
 
 
 def split_cohort(
-    index: pd.DataFrame, roles: Collection[str], pretraining_share: float, settings: Mapping[str, Any], seed: int
+    index: pd.DataFrame,
+    roles: Collection[str],
+    pretraining_share: float,
+    settings: Mapping[str, Any],
+    seed: int,
+    people: People = NOBODY,
 ) -> pd.DataFrame:
     """The role of each image of one cohort; it does not depend on other cohorts.
 
@@ -37,6 +43,10 @@ def split_cohort(
     Participants are drawn within strata of age band and sex by a hash of seed and name.  So the order of rows has
     no effect, and one more participant changes the roles of few others.
 
+    A person with several names in the cohort is one participant.  One with names in several cohorts never pretrains
+    if one of these has another role than pretraining, and else trains and never validates, because no cohort's split
+    depends on another's images.
+
     Parameters
     ----------
     index : `image_id`, `participant_id`, `cohort`, `age` (years), `sex` and `diagnosis` of one cohort's images
@@ -45,6 +55,7 @@ def split_cohort(
     settings : `validation_share` (of pretraining participants), `healthy` (diagnoses; a missing diagnosis counts as
         healthy; every session must be healthy), `age_band` (years)
     seed : the study's seed
+    people : who has several names, of the whole study
 
     Returns
     -------
@@ -54,17 +65,23 @@ def split_cohort(
     table["role"], table["reason"] = "test", None
     if "pretraining" not in roles or table.empty:
         return table[COLUMNS]
-    people = _participants(index, settings["healthy"], settings["age_band"])
-    pretrains = set(people.index[people["healthy"]])
+    people = people.for_split(index["cohort"].iloc[0])
+    index = people.named(index)
+    everyone = _participants(index, settings["healthy"], settings["age_band"])
+    tests, trains = people.part(TESTS), people.part(TRAINS)
+    able = everyone[everyone["healthy"] & ~everyone.index.isin(tests)]
+    pretrains = set(able.index)
     if set(roles) != {"pretraining"}:
-        pretrains = _draw(people[people["healthy"]], pretraining_share, seed, "pretraining")
-    validates = _draw(people[people.index.isin(pretrains)], settings["validation_share"], seed, "validation")
-    person = table["participant_id"]
+        pretrains = _draw(able, pretraining_share, seed, "pretraining")
+    drawn = everyone.index.isin(pretrains - trains)
+    validates = _draw(everyone[drawn], settings["validation_share"], seed, "validation")
+    person = index["participant_id"]
     table.loc[person.isin(pretrains - validates), "role"] = "train"
     table.loc[person.isin(validates), "role"] = "validation"
     if set(roles) == {"pretraining"}:
         sick = ~person.isin(pretrains)
         table.loc[sick, "role"], table.loc[sick, "reason"] = "unused", "not_healthy"
+        table.loc[person.isin(tests), "reason"] = "tests_under_another_name"
     order = table["image_id"].map(lambda image: seed_from(seed, "split", "validation image", image))
     kept = order[table["role"] == "validation"].groupby(person).idxmin()
     further = (table["role"] == "validation") & ~table.index.isin(kept)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from .plan import CNNS, FROZEN, MODELS, Study
 from .rules import OF_ALL_COHORTS, OF_COHORT, PAGES, SECOND_SEED, STATISTICS
+from .same_people import People
 
 
 def jobs_after(study: Study, preprocessing: Mapping[str, Collection[str]]) -> list[str]:
@@ -37,13 +38,41 @@ def _jobs_after(study: Study, preprocessing: Mapping[str, Collection[str]]) -> I
     for rule in OF_COHORT:
         yield from (f"{rule} cohort={cohort}" for cohort in cohorts)
     yield from OF_ALL_COHORTS
+    tasks = [task for task in study.tasks if set(study.cohorts_of(task)) & set(cohorts)]
+    yield from _jobs_after_splits(study, cohorts, tasks)
+
+
+def jobs_after_people(study: Study, people: People) -> list[str]:
+    """All jobs that are repeated if other people than the study's have several names.
+
+    Parameters
+    ----------
+    people : those of the next manifest
+    """
+    if people.digest == study.people.digest:
+        return []
+    cohorts, tasks = [], []
+    for cohort, roles in study.roles.items():
+        parts = [some.for_split(cohort).digest for some in (study.people, people)]
+        if "pretraining" in roles and parts[0] != parts[1]:
+            cohorts.append(cohort)
+    for task in study.tasks:
+        has = study.cohorts_of(task)
+        drawn = [some.among(has).digest for some in (study.people, people)]
+        if drawn[0] != drawn[1] or set(has) & set(cohorts):
+            tasks.append(task)
+    first = [*(f"split cohort={cohort}" for cohort in cohorts), "certificate"]
+    return [*first, *_jobs_after_splits(study, cohorts, tasks)]
+
+
+def _jobs_after_splits(study: Study, cohorts: Collection[str], tasks: Collection[str]) -> Iterator[str]:
+    """What follows other splits of some cohorts, and other resamples of some tasks, which are all that have them."""
     roles = set().union(*(study.roles[cohort] for cohort in cohorts))
     pretrains = study.run == "multitask" and "pretraining" in roles
     if pretrains:
         yield "pretrain"
     if roles & {"pretraining", "holdout"}:
         yield f"evaluate run={study.run}"
-    tasks = [task for task in study.tasks if task in roles]
     yield from (f"features cohort={name}" for name in study.cohorts_with_features() if pretrains or name in cohorts)
     yield from _replicates(study, "resample", tasks)
     on_weights = ("transfer", "linear") if FROZEN in study.further else ("transfer",)  # the job linear fits frozen, too

@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..files import opened, read_dicts, read_facts
 from . import layout
 from .demands import may_leave_volumes_out
+from .same_people import NOBODY, People, read_people
 
 CNNS = ("baseline", "transfer")
 MODELS = ("linear", *CNNS)
@@ -56,7 +57,8 @@ class Study:
     `pretraining_shares` to the share of its participants that may pretrain (1 or 0, except for cohorts
     with roles on both sides).  `derivatives` are the cohorts whose images are already preprocessed,
     `without_volumes` those whose images need no regional volumes, `further` the arms beyond the paper's,
-    and `second_seeds` the replicates whose networks are fitted once more with another seed.
+    `second_seeds` the replicates whose networks are fitted once more with another seed, and `people` those with
+    several participant ids.
     """
 
     shards: Mapping[str, Shard]
@@ -70,6 +72,7 @@ class Study:
     without_volumes: frozenset[str] = frozenset()
     further: tuple[str, ...] = ()
     second_seeds: tuple[str, ...] = ()
+    people: People = NOBODY
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -115,8 +118,8 @@ def digest_of_cohorts(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_of_withdrawn(path: str | Path | None) -> str | None:
-    """SHA-256 of the bytes of the list of withdrawn people, held for the same reason; None if there is no list."""
+def digest_of_list(path: str | Path | None) -> str | None:
+    """SHA-256 of the bytes of a list of people, held for the same reason; None if there is no list."""
     return digest_of_cohorts(path) if path and Path(path).is_file() else None
 
 
@@ -156,6 +159,7 @@ def read_study(config: Mapping, table: str | Path = layout.SHARDS, *, stale_too:
         without_volumes=frozenset(without if without and may_leave_volumes_out(config) else ()),
         further=further_arms(config.get("models", {})),
         second_seeds=replicates[: seconds_of(count, config["resampling"].get("second_seeds", 0))],
+        people=read_people(Path(table).with_name(Path(layout.SAME_PEOPLE).name)),
     )
 
 
@@ -188,8 +192,9 @@ def check_fresh(config: Mapping, table: str | Path = layout.SHARDS) -> None:
     facts, _ = _read_shards(table, with_rows=False)
     if facts["cohorts_sha256"] != digest_of_cohorts(cohorts):
         raise InputError(table, "", f"{cohorts} has changed since it was compiled", AGAIN)
-    if facts.get("withdrawn_sha256") != digest_of_withdrawn(config["withdrawn"]):
-        raise InputError(table, "", f"{config['withdrawn']} has changed since it was compiled", AGAIN)
+    for name in ("withdrawn", "same_people"):
+        if facts.get(f"{name}_sha256") != digest_of_list(config.get(name)):
+            raise InputError(table, "", f"{config.get(name) or name} has changed since it was compiled", AGAIN)
 
 
 def _shard_of(table: str | Path, row: Mapping[str, str]) -> Shard:
