@@ -9,12 +9,12 @@ from results import FITS, bytes_of, forget, holder_of
 from runs import planned_jobs
 
 
-def test_the_study_has_at_most_20_jobs_of_the_real_rules(undisturbed):
+def test_the_study_has_at_most_22_jobs_of_the_real_rules(undisturbed):
     """Each job leaves a log."""
     logs = [
         path.relative_to(undisturbed / "logs").with_suffix("").parts[0] for path in undisturbed.glob("logs/**/*.log")
     ]
-    assert len(logs) <= 20
+    assert len(logs) <= 22
     assert {"preprocess", "pretrain", "linear", "baseline", "transfer", "aggregate", "report"} <= set(logs)
 
 
