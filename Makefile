@@ -35,7 +35,7 @@ test: $(VENV)/.installed ## every test that needs no Slurm
 test-fast: $(VENV)/.installed ## the quick unit tests, for after each change: under 2 minutes
 	@python -m pytest -n $(CORES) --dist loadgroup -m "not slurm and not slow" tests/unit
 
-test-slurm: $(VENV)/.installed ## four faults on a real Slurm cluster on this machine: 4 minutes at most
+test-slurm: $(VENV)/.installed ## faults and rehearsals on a real Slurm cluster on this machine: 5 minutes
 	@python -m pytest -n $(CORES) -m "slurm and not long" tests/slurm
 
 test-slurm-all: $(VENV)/.installed ## every fault, and the paper's fan-out: up to an hour each
