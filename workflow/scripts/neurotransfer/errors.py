@@ -9,17 +9,21 @@ from .text import printable
 
 # the page that explains the mistakes which a room of the library finds
 PAGES = {
-    **dict.fromkeys(("study", "files"), "config/README.md"),
-    **dict.fromkeys(("manifest",), "docs/bids.md"),
-    **dict.fromkeys(("preprocess",), "docs/failures.md"),
-    **dict.fromkeys(("cache", "quality"), "docs/quality.md"),
-    **dict.fromkeys(("split",), "docs/participants.md"),
-    **dict.fromkeys(("network", "pretrain"), "docs/pretraining.md"),
-    **dict.fromkeys(("exchange",), "docs/weights.md"),
-    **dict.fromkeys(("predict",), "docs/predict.md"),
-    **dict.fromkeys(("statistics", "validation"), "docs/statistics.md"),
-    **dict.fromkeys(("report",), "docs/results.md"),
-    **dict.fromkeys(("operations",), "docs/running.md"),
+    "study": "config/README.md",
+    "files": "config/README.md",
+    "manifest": "docs/bids.md",
+    "preprocess": "docs/failures.md",
+    "cache": "docs/quality.md",
+    "quality": "docs/quality.md",
+    "split": "docs/participants.md",
+    "network": "docs/pretraining.md",
+    "pretrain": "docs/pretraining.md",
+    "exchange": "docs/weights.md",
+    "predict": "docs/predict.md",
+    "statistics": "docs/statistics.md",
+    "validation": "docs/statistics.md",
+    "report": "docs/results.md",
+    "operations": "docs/running.md",
 }
 ANY_PAGE = "docs/when-something-fails.md"
 
