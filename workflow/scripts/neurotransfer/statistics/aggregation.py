@@ -20,7 +20,7 @@ from ..split.resampling import drawing_of
 from ..study import layout
 from ..study.plan import CNNS, FROZEN, MODELS, further_models
 from .populations import overlap
-from .tests import bootstrap_interval, holm, sign_flip_test, superiority
+from .tests import bootstrap_interval, holm, paired_comparison, superiority
 
 PAIRS = (("transfer", "baseline"), ("transfer", "linear"), ("linear", "baseline"))  # [paper]
 AGAIN = "delete it, then run the same command again"
@@ -315,15 +315,14 @@ def compare(aucs: pd.DataFrame, *, statistic: str, permutations: int, bootstrap:
                 raise InputError("aucs", "replicate", what, "finish the missing fits")
             differences = (wide[first] - wide[second]).to_numpy()
             names = (seed, task, n, first, second)
-            test = sign_flip_test(
+            seeds = (seed_from("flip", *names), seed_from("difference", *names))
+            test, (low, high) = paired_comparison(
                 wide[first],
                 wide[second],
                 statistic=statistic,
                 permutations=permutations,
-                seed=seed_from("flip", *names),
-            )
-            low, high = bootstrap_interval(
-                differences, statistic=statistic, resamples=bootstrap, seed=seed_from("difference", *names)
+                bootstrap=bootstrap,
+                seeds=seeds,
             )
             row = {"task": task, "n": n, "first": first, "second": second, "mean_difference": differences.mean()}
             row |= {"median_difference": float(pd.Series(differences).median()), "low": low, "high": high}

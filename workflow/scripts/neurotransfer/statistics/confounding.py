@@ -17,7 +17,7 @@ from ..split.confounding import SITES, site_model
 from ..split.roles import SETS
 from .aggregation import summarise
 from .populations import pairs_in_order
-from .tests import bootstrap_interval, holm, sign_flip_test
+from .tests import bootstrap_interval, holm, paired_comparison
 
 SITE = "site"  # the arm of the site alone
 COVARIATES = "covariates"
@@ -161,18 +161,16 @@ def gains(
         for model in (model for model in models if model in wide and COVARIATES in wide):
             both = wide[[model, COVARIATES]].dropna()
             names = (seed, task, n, model)
-            test = sign_flip_test(
+            test, (low, high) = paired_comparison(
                 both[model],
                 both[COVARIATES],
                 statistic=statistic,
                 permutations=permutations,
-                seed=seed_from("gain", *names),
+                bootstrap=bootstrap,
+                seeds=(seed_from("gain", *names), seed_from("interval of a gain", *names)),
             )
-            gap = (both[model] - both[COVARIATES]).to_numpy()
-            low, high = bootstrap_interval(
-                gap, statistic=statistic, resamples=bootstrap, seed=seed_from("interval of a gain", *names)
-            )
-            row = {"task": task, "n": n, "model": model, "mean_gain": gap.mean(), "low": low, "high": high}
+            gain = (both[model] - both[COVARIATES]).to_numpy().mean()
+            row = {"task": task, "n": n, "model": model, "mean_gain": gain, "low": low, "high": high}
             rows.append(row | {"p_two_sided": test.two_sided})
     table = pd.DataFrame(rows, columns=[name for name in GAINS if name != "p_holm"])
     return table.assign(p_holm=holm(table["p_two_sided"]) if len(table) else [])[GAINS]

@@ -52,7 +52,7 @@ class Estimate:
     less: float
 
 
-def _checked(values: Sequence[float]) -> np.ndarray:
+def _checked(values: Sequence[float] | np.ndarray) -> np.ndarray:
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or not len(array):
         raise ValueError("one-dimensional, non-empty values are needed")
@@ -133,6 +133,26 @@ def _chunks(rows: int, columns: int) -> Iterator[int]:
         yield min(most, rows - start)
 
 
+def paired_comparison(
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    statistic: str,
+    permutations: int,
+    bootstrap: int,
+    seeds: tuple[int, int],
+) -> tuple[PairedTest, tuple[float, float]]:
+    """The sign-flip test of paired AUCs, and the bootstrap interval of the tested statistic of their differences.
+
+    Parameters
+    ----------
+    seeds : of the test and of the interval
+    """
+    test = sign_flip_test(first, second, statistic=statistic, permutations=permutations, seed=seeds[0])
+    differences = _differences(first, second)
+    return test, bootstrap_interval(differences, statistic=statistic, resamples=bootstrap, seed=seeds[1])
+
+
 def corrected_t_test(
     first: Sequence[float], second: Sequence[float], *, train: float, test: float, level: float = 0.95
 ) -> Estimate:
@@ -206,7 +226,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def bootstrap_interval(
-    values: Sequence[float], *, statistic: str, resamples: int, seed: int, level: float = 0.95
+    values: Sequence[float] | np.ndarray, *, statistic: str, resamples: int, seed: int, level: float = 0.95
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a statistic over replicates.
 
