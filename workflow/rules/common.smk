@@ -42,9 +42,8 @@ def shards_of_cohort(folder, ending="tsv"):
 
 # Replicates that share a job; None if each has a job of its own, whose rule has the wildcard replicate.
 PER_JOB = config["models"]["replicates_per_job"]
-BATCHES = study.batches(PER_JOB) if PER_JOB > 1 else [None]
-SECOND_BATCHES = [tuple(sorted(set(batch) & set(study.second_seeds))) for batch in BATCHES] if PER_JOB > 1 else [None]
-SECOND_BATCHES = [batch for batch in SECOND_BATCHES if batch != ()]
+BATCHES = in_batches(study.replicates, PER_JOB) if PER_JOB > 1 else [None]
+SECOND_BATCHES = in_batches(study.second_seeds, PER_JOB) if PER_JOB > 1 else [None]
 
 
 def rule_for(name, batch):

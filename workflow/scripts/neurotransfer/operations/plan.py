@@ -23,7 +23,7 @@ from ..seeds import seed_from
 from ..split.resampling import INFEASIBLE, draw_rows, labelled, options_of, sizes
 from ..split.roles import split_cohort
 from ..study import layout
-from ..study.plan import ARMS, CNNS, MODELS, Study, seconds_of
+from ..study.plan import ARMS, CNNS, MODELS, Study, in_batches, seconds_of
 from ..study.recipe import RECIPE
 from ..study.rules import ON_REQUEST, PRETRAIN_MINUTES, PRETRAINING, RULES, SECOND_SEED, cores_of
 from ..text import aligned, byte_size, duration, number
@@ -144,13 +144,14 @@ def work_of(study: Study, config: Mapping[str, Any], images: pd.DataFrame, role:
 
 def jobs_of(study: Study, replicates_per_job: int = 1) -> dict[str, int]:
     """How many jobs each rule has; those of one or more replicates have so many."""
-    second = -(-len(study.second_seeds) // replicates_per_job)  # the first replicates are those with second seeds
+    cells = len(study.tasks) * len(study.n)
+    first, second = (len(in_batches(names, replicates_per_job)) for names in (study.replicates, study.second_seeds))
     count = {
         ("shard", "job"): sum(len(shard.jobs) for shard in study.shards.values()),
         ("shard",): len(study.shards),
         ("cohort",): len(study.cohorts),
-        ("task", "n", "replicate"): len(study.tasks) * len(study.n) * len(study.batches(replicates_per_job)),
-        ("task", "n", "replicate", "model"): len(study.tasks) * len(study.n) * second * len(CNNS),
+        ("task", "n", "replicate"): cells * first,
+        ("task", "n", "replicate", "model"): cells * second * len(CNNS),
     }
     unused = (*ON_REQUEST, "adopt" if study.run == "multitask" else "pretrain")
     jobs = {name: count.get(rule.wildcards, 1) for name, rule in RULES.items() if name not in unused}

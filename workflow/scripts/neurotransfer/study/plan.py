@@ -79,10 +79,6 @@ class Study:
         """The fits of each resample: the paper's models, further arms, and a model of covariates alone."""
         return (*MODELS, *self.further, *ARMS[len(MODELS) :])
 
-    def batches(self, size: int) -> list[tuple[str, ...]]:
-        """The replicates by the jobs that work on them, `size` of them in each; the last job may have fewer."""
-        return [self.replicates[start : start + size] for start in range(0, len(self.replicates), size)]
-
     def cohorts_with_features(self) -> list[str]:
         """The cohorts whose images go through the pretrained trunk once: the pools of all tasks, for the arm frozen."""
         return self.cohorts_of(*self.tasks) if FROZEN in self.further else []
@@ -161,6 +157,11 @@ def read_study(config: Mapping, table: str | Path = layout.SHARDS, *, stale_too:
         second_seeds=replicates[: seconds_of(count, config["resampling"].get("second_seeds", 0))],
         people=read_people(Path(table).with_name(Path(layout.SAME_PEOPLE).name)),
     )
+
+
+def in_batches(replicates: tuple[str, ...], size: int) -> list[tuple[str, ...]]:
+    """Replicates by the jobs that work on them, `size` of them in each; the last job may have fewer."""
+    return [replicates[start : start + size] for start in range(0, len(replicates), size)]
 
 
 def seconds_of(replicates: int, share: float) -> int:
