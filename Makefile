@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-fast lint figures validate type-one teaching bench bench-demo bench-fits bench-reader bench-training bench-gpu fewer-scans dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
+.PHONY: demo test test-fast lint figures validate type-one teaching bench bench-demo bench-fits bench-reader bench-training bench-training-gpu bench-gpu fewer-scans dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -80,6 +80,9 @@ bench-gpu: ## a training step on this machine's NVIDIA GPU, with the Python that
 bench-training: $(VENV)/.installed ## which optimiser trains the full network: docs/pretraining.md; hours on 2 cores, can be stopped
 	@python benchmarks/training.py --processes $(CORES)
 	@python benchmarks/training_fits.py --processes $(CORES)
+
+bench-training-gpu: $(VENV)/.installed ## the same on a GPU at the paper's crop, in 5 minutes of it
+	@python benchmarks/training_gpu.py
 
 fewer-scans: $(VENV)/.installed ## from how many healthy scans on pretraining pays, simulated; an hour on 2 cores, can be stopped
 	@python benchmarks/fewer_scans.py --processes $(CORES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -12,15 +13,29 @@ import pandas as pd
 from neurotransfer.cache.shard_file import checksum, shard_written
 from neurotransfer.files import read_table, write_table
 from neurotransfer.seeds import seed_from
-from neurotransfer.simulation import study
-from neurotransfer.simulation.anatomy import image_at
+from neurotransfer.simulation import anatomy, study
+from scipy import ndimage
 
 CROP, VOXEL_SIZE = (96, 96, 96), 2.0  # voxels in LIA order, mm: a whole brain, and 3³ voxels for the global maximum
 CENTRE = np.array((0.0, -18.0, 8.0))  # of the brain, RAS mm
 NOISE = 3.0  # sd of the intensities' noise
 PER_SHARD = 16  # images
+AROUND = 25.0  # mm about the template's brain, beyond which nobody's brain reaches
 SPARE = 1.32  # times as many people are simulated as images are asked for
 TARGETS = ("handedness", "bmi", "fluid_intelligence", "neuroticism")  # that not every cohort has
+
+
+def write_template(path: Path) -> None:
+    """Write the simulation's template head, for a machine that lacks nilearn and nibabel: 2 MB."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **vars(anatomy.head()))
+
+
+def use_template(path: Path) -> None:
+    """Draw heads from the template that `write_template` wrote."""
+    with np.load(path) as arrays:
+        template = anatomy.Head(**arrays)
+    anatomy.head = lambda: template
 
 
 def masked_head(
@@ -41,9 +56,26 @@ def masked_head(
     points = np.stack([left, anterior, inferior], -1) + CENTRE + generator.normal(0, 1.5, 3)  # RAS mm
     latents = {name.removeprefix("latent_"): value for name, value in person.items() if name.startswith("latent_")}
     shape = seed_from(seed, "shape", person["cohort"], person["label"])
-    values, brain = image_at(points, latents, shape, voxel_size)  # of the shape `crop` each
-    values = values + generator.normal(0, NOISE, values.shape)
-    return np.where(brain, values, 0).round().clip(0, 255).astype(np.uint8)
+    near = _near_brain(points)  # bool, of the shape `crop`: all else would be masked
+    values, brain = anatomy.image_at(points[near], latents, shape, voxel_size)
+    noise = generator.normal(0, NOISE, near.shape)[near]
+    image = np.zeros(near.shape, np.uint8)
+    image[near] = np.where(brain, values + noise, 0).round().clip(0, 255)
+    return image
+
+
+def _near_brain(points: np.ndarray) -> np.ndarray:
+    """Which points, RAS mm [X, Y, Z, 3], lie within AROUND mm of the template's brain."""
+    source = anatomy.head()
+    index = np.rint((points - source.affine[:3, 3]) / np.diag(source.affine)[:3]).astype(int)
+    inside = (index >= 0).all(-1) & (index < source.brain.shape).all(-1)
+    return inside & _around_brain()[tuple(np.moveaxis(np.where(inside[..., None], index, 0), -1, 0))]
+
+
+@functools.cache
+def _around_brain() -> np.ndarray:
+    source = anatomy.head()
+    return ndimage.distance_transform_edt(source.brain <= 0.5, np.diag(source.affine)[:3]) <= AROUND
 
 
 def drawn_heads(

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
-import zstandard
 
 from ..errors import InputError
 from ..files import opened, written_whole
@@ -64,6 +63,8 @@ def shard_written(
             file.write(header_of((count, *shape)))
             yield lambda image: file.write(np.ascontiguousarray(image))
             return
+        import zstandard  # here, because uncompressed shards do without it
+
         compressor = zstandard.ZstdCompressor(level=LEVEL)
         starts = [file.seek(HEADER + INTEGER.itemsize * _integers(count))]
 
@@ -153,10 +154,8 @@ class ShardFile:
                     return
                 frame = np.empty(end - start, np.uint8)
                 _fill(frame, file.raw, start)
-            with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
-                if reader.readinto(memoryview(image).cast("B")) < image.nbytes:
-                    raise EOFError("its frame ends too early")
-        except (OSError, EOFError, zstandard.ZstdError) as error:
+            _decompress(frame, image)
+        except (OSError, EOFError) as error:
             raise InputError(self.path, f"row {row}", f"the image can't be read ({error})", AGAIN) from None
 
     def image(self, row: int) -> np.ndarray:
@@ -164,6 +163,18 @@ class ShardFile:
         found = np.empty(self.shape[1:], np.uint8)
         self.read(row, found)
         return found
+
+
+def _decompress(frame: np.ndarray, image: np.ndarray) -> None:
+    """One Zstandard frame, uint8 [bytes], into an existing array; EOFError if it is none, or ends too early."""
+    import zstandard
+
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
+            if reader.readinto(memoryview(image).cast("B")) < image.nbytes:
+                raise EOFError("its frame ends too early")
+    except zstandard.ZstdError as error:
+        raise EOFError(str(error)) from None
 
 
 def _fill(target: np.ndarray, file: FileIO, start: int) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from scipy import ndimage
 
@@ -35,6 +34,7 @@ class Head:
 @functools.lru_cache(maxsize=1)
 def head() -> Head:
     """The template brain, with CSF rim, skull, scalp, eyes and neck."""
+    import nibabel
     import nilearn.datasets
 
     folder = Path(nilearn.datasets.__file__).parent / "data"

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pandas as pd
 
@@ -277,6 +276,8 @@ def _write_image(
 
 def _save(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
     import gzip
+
+    import nibabel
 
     image = nibabel.Nifti1Image(np.round(values).astype(np.int16), affine)
     image.header.set_xyzt_units("mm")
