@@ -135,6 +135,16 @@ def test_the_card_has_metrics_with_intervals_and_names_nobody(tmp_path):
         assert f"\n## {heading}\n" in card
 
 
+def test_the_card_promises_no_target_that_nobody_had(tmp_path):
+    nobody = SEX | {"name": "neuroticism", "kind": "continuous", "mean": 0.0}
+    file, _ = weights(tmp_path, [AGE, SEX | {"mean": 0.0}, nobody], known_targets=["age", "sex"])
+    exporting.export_weights(file, "torch", None, "CC0")
+    card = (tmp_path / "w.pt.md").read_text()
+    assert "network (SFCN) that predicts age, sex from a T1" in card
+    assert "| neuroticism | none: no training image had it |" in card
+    assert "| sex | logit of the probability of male |" in card
+
+
 def test_the_card_of_a_tasks_network_says_what_to_expect_of_it(tmp_path):
     expected = {"n": 500, "replicates": 100, "median": 0.94, "low": 0.9, "high": 0.97}
     task = {"name": "ad_hc", "title": "Alzheimer's disease or healthy", "positive": ["AD"], "negative": ["HC"]}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from neurotransfer.pretrain.targets import as_metadata, learn_targets
+from neurotransfer.pretrain.targets import as_metadata, known_targets, learn_targets
 from neurotransfer.report.methods_text import _optimisation, _pretraining
 from neurotransfer.study.configuration import load_config
 from neurotransfer.study.targets import TARGETS
@@ -35,3 +35,20 @@ def test_only_targets_that_a_training_image_had_are_called_learned():
         said = "age and sex together" if name == "sex" else "age"
         assert f"learned {said} from healthy" in " ".join(_pretraining(config, "multitask", metadata).split())
         training[name] = np.nan
+
+
+def test_a_target_that_all_have_in_class_0_is_told_from_one_that_nobody_has():
+    config = load_config(REPOSITORY)
+    training = pd.DataFrame({"age": [30.0, 51, 62], "handedness": [0.0, 0, np.nan], "bmi": [np.nan] * 3})
+    training = training.reindex(columns=list(TARGETS))
+
+    def said(table):
+        targets = learn_targets(config["targets"], table)
+        metadata = {"targets": as_metadata(targets), **known_targets(targets, table)}
+        return " ".join(_pretraining(config, "multitask", metadata).split()).partition("learned ")[2]
+
+    assert said(training).startswith("age and handedness together from healthy")
+    training["handedness"] = np.nan
+    assert said(training).startswith("age from healthy")
+    # if mean and sd tell it, the metadata are those of earlier versions
+    assert known_targets(learn_targets(config["targets"], training), training) == {}

@@ -16,7 +16,7 @@ from ..cache.provenance import named_engines
 from ..files import read_table
 from ..pretrain.training_people import FEWEST
 from ..study.imported_weights import is_unchecked
-from ..study.targets import CLASSES, UNITS
+from ..study.targets import CLASSES, UNITS, learnt_targets
 from ..text import MISSING, is_missing
 
 SETS = {"validation": "validation: people of the training cohorts who did not train", "holdout": "unseen cohorts"}
@@ -56,7 +56,7 @@ def card(metadata: Mapping[str, Any], about: Mapping[str, Any], *, licence: str,
 def _what(metadata: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[str]:
     network = metadata["network"]
     task = metadata.get("task")
-    names = ", ".join(target["name"].replace("_", " ") for target in metadata["targets"])
+    names = ", ".join(name.replace("_", " ") for name in learnt_targets(metadata))
     what = task["title"] if task else names
     yield f"A 3D convolutional network (SFCN) that predicts {what} from a T1-weighted brain MRI."
     yield ""
@@ -88,9 +88,12 @@ def _output(metadata: Mapping[str, Any], form: str) -> Iterator[str]:
     yield ""
     yield "| target | value |"
     yield "|---|---|"
+    learnt = learnt_targets(metadata)
     for target in metadata["targets"]:
         name = target["name"]
-        if target["kind"] == "binary":
+        if name not in learnt:
+            value = "none: no training image had it"
+        elif target["kind"] == "binary":
             value = f"probability of {_class_1(metadata, name)}"
             value = value if form == "onnx" else f"logit of the {value}"
         elif target.get("bins") and form != "onnx":

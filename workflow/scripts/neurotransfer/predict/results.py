@@ -17,7 +17,7 @@ from ..preprocess.reasons import REASONS
 from ..study import layout
 from ..study.imported_weights import is_unchecked
 from ..study.plan import Study
-from ..study.targets import CLASSES, UNITS
+from ..study.targets import CLASSES, UNITS, learnt_targets
 from ..text import MISSING, aligned, is_missing
 from .run import CORRECTED, OTHER_ENGINE, PREFIX
 
@@ -86,6 +86,8 @@ def describe(table: pd.DataFrame, weights: Path, metadata: Mapping[str, Any]) ->
 
 def _described_target(target: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, str]:
     name = target["name"]
+    if name not in learnt_targets(metadata):
+        return {"Description": f"{name.replace('_', ' ')} is not predicted, because no training image had it"}
     if target["kind"] == "continuous":
         unit = {"Units": UNITS[name]} if name in UNITS else {}
         return {"Description": f"predicted {name.replace('_', ' ')}", **unit}

@@ -24,6 +24,7 @@ from ..pretrain.weights import network_from, read_weights
 from ..quality.reference import compare
 from ..study import layout
 from ..study.plan import Study
+from ..study.targets import learnt_targets
 
 logger = logging.getLogger("neurotransfer")
 PREFIX = "predicted_"
@@ -67,7 +68,10 @@ def predict_shard(weights: str | Path, shard: str, config: Mapping[str, Any], th
         place(model, device, settings["data_type"])
         images = Images(cached.assign(shard=shard), layout.CACHE)
         values[rows] = decode(predict(model, images, rows, settings["batch_size"], device), targets)
+    learnt = learnt_targets(metadata)
     for column, target in enumerate(targets):
+        if target.name not in learnt:
+            values[:, column] = np.nan
         table[f"{PREFIX}{target.name}"] = values[:, column]
         if target.name == "age":
             table[CORRECTED] = corrected_age(values[:, column], metadata.get("age_bias"))

@@ -31,7 +31,7 @@ from .distributed import rank, start, take_part
 from .evaluation import is_metric
 from .loop import Pretrained, pretrain
 from .step import predict
-from .targets import Target, as_metadata, decode, from_metadata, learn_targets
+from .targets import Target, as_metadata, decode, from_metadata, known_targets, learn_targets
 from .training_people import people_by_age
 
 
@@ -190,6 +190,7 @@ def metadata_of(
         figures["times_lowered"] = lowered
     return weights.facts_of_use(network, crop, preprocessing, crop_rule) | {
         "targets": as_metadata(targets),
+        **known_targets(targets, tables[0]),
         "training": figures,
         "recipe": RECIPE,
         "images_made_by": made_by(tables[0]),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..study.targets import TARGETS
+from ..study.targets import KNOWN, TARGETS, UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,17 @@ def learn_targets(settings: Mapping[str, Mapping[str, Any]], training: pd.DataFr
         loss = chosen.get("loss", "logistic")
         targets.append(Target(name, chosen["kind"], chosen["weight"], loss, mean, sd, positive))
     return targets
+
+
+def known_targets(targets: Sequence[Target], training: pd.DataFrame) -> dict[str, list[str]]:
+    """For the metadata of weights: the targets that a training image has, if mean and sd do not tell which they are.
+
+    They don't if all images are of class 0, or all have the value 0; otherwise nothing is returned.
+    """
+    known = [target for target in targets if training[target.name].notna().any()]
+    if all((target.mean, target.sd) != UNKNOWN for target in known):
+        return {}
+    return {KNOWN: [target.name for target in known]}
 
 
 def encode(table: pd.DataFrame, targets: list[Target]) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from ..study.targets import TARGETS
+from ..study.targets import KNOWN, TARGETS
 
 BLOCKS, CHANNELS = 9, 4096  # at most, as in config.schema.yaml: nine blocks halve 512 voxels to one
 METADATA = 32 * 2**20  # characters; the digests of 114,257 participants are 4 MB
@@ -84,6 +84,8 @@ def check_facts(facts: Mapping[str, Any]) -> None:
     known = TARGETS if task is None else [_name_of(task)]
     _require(all(target["name"] in known for target in targets), "targets.name")
     _require(len({target["name"] for target in targets}) == len(targets), "targets.name")
+    learnt = facts.get(KNOWN, [])
+    _require(isinstance(learnt, list) and all(isinstance(name, str) for name in learnt), KNOWN)
     _require(facts.get("scaling", "none") in ("none", "mean"), "scaling")
     _require(isinstance(facts.get("crop_rule", ""), str), "crop_rule")
     size = facts["preprocessing"].get("voxel_size", 1.0) if isinstance(facts.get("preprocessing"), Mapping) else 1.0

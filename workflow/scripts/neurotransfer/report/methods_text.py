@@ -11,6 +11,7 @@ from .. import __version__
 from ..fit.settings import all_settings
 from ..study.imported_weights import is_unchecked
 from ..study.plan import FROZEN, MODELS, further_arms, seconds_of
+from ..study.targets import learnt_targets
 from .references import Reference, number_citations
 from .verdicts import listed
 
@@ -87,7 +88,8 @@ def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]
         origin = f"its weights are those of {source['citation']}" if source else "its weights were given"
         caveat = ", and it has not been checked that they predict what was published" if is_unchecked(weights) else ""
         return f"The pretrained network, {shape}, was not trained here: {origin}{caveat}."
-    names = _learnt(config, weights)
+    learnt = learnt_targets(weights)
+    names = [name for name in config["targets"] if name in learnt] or list(config["targets"])
     targets = listed(TARGETS.get(name, name) for name in names)
     together = " together" if len(names) > 1 else ""
     facts = weights.get("training", {})
@@ -108,12 +110,6 @@ def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]
         {settings["dropout"]:g}, on images
         shifted by up to {_count(augmentation["shift"], "voxel")}{mirrored}{scaled}.
         {best}"""
-
-
-def _learnt(config: Mapping[str, Any], weights: Mapping[str, Any]) -> list[str]:
-    """The targets that a training image had; the metadata of one that none had says mean 0 and sd 1."""
-    taught = {target["name"] for target in weights.get("targets", ()) if (target["mean"], target["sd"]) != (0.0, 1.0)}
-    return [name for name in config["targets"] if name in taught] or list(config["targets"])
 
 
 def _optimisation(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
