@@ -10,14 +10,17 @@ def fit_all(snakemake):
     from neurotransfer.files import read_table, write_json
     from neurotransfer.fit.covariates import read_covariates
     from neurotransfer.fit.features import read_features, read_table_of_features
-    from neurotransfer.fit.linear import fit, read_volumes, shares_of_mask
+    from neurotransfer.fit.linear import fit, normalised, read_etiv, read_volumes
     from neurotransfer.split.resampling import read_resample
     from neurotransfer.study.plan import FROZEN
 
     source, settings, path = snakemake.input, snakemake.params, snakemake.input.resample
     resample, facts = read_resample(path)
     volumes = read_volumes(resample, source.volumes, source.names, settings.fitting["structures"])
-    linear = fit("linear", shares_of_mask(volumes), resample, facts, path, settings.fitting)
+    how = settings.fitting.get("normalise", "mask")
+    etiv = read_etiv(resample, source.volumes, source.names) if how == "etiv" else None
+    shares = normalised(volumes, resample["role"].to_numpy(str), how, etiv)
+    linear = fit("linear", shares, resample, facts, path, settings.fitting)
     indices = {Path(index).stem: read_table(index) for index in source.indices}
     features = read_covariates(resample, indices, volumes[:, 0])
     write_json(snakemake.output.covariates, fit("covariates", features, resample, facts, path, settings.covariates))

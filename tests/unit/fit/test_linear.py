@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from neurotransfer.errors import InputError
-from neurotransfer.fit.linear import fit_settings, pipeline, read_volumes, shares_of_mask
+from neurotransfer.fit.linear import fit_settings, normalised, pipeline, read_etiv, read_volumes, residuals
 from scipy import optimize
 from scipy.special import expit
+from sklearn.linear_model import LinearRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
 GRID = [{"c": 10.0**power} for power in range(-4, 5)]  # the paper's study has nine settings
@@ -70,14 +71,53 @@ def test_the_size_of_heads_does_not_matter():
     features, labels, _ = problem()
     masks = np.random.default_rng(1).uniform(1.0e6, 1.8e6, (len(labels), 1))
     volumes = np.hstack([masks, features * masks])
-    assert shares_of_mask(volumes) == pytest.approx(features)
-    assert shares_of_mask(3 * volumes) == pytest.approx(features)
+    roles = np.full(len(labels), "train")
+    for sizes in (volumes, 3 * volumes):
+        assert normalised(sizes, roles) == pytest.approx(features)
+    assert (normalised(volumes, roles, "none") == volumes[:, 1:]).all()
+    assert normalised(volumes, roles, "etiv", 2 * masks[:, 0]) == pytest.approx(features / 2)
 
 
 @pytest.mark.parametrize("mask", [0.0, -1.0, np.nan])
 def test_an_image_without_a_mask_volume_is_refused(mask):
     with pytest.raises(InputError, match="1 images have no mask volume, the first in row 1"):
-        shares_of_mask(np.array([[2.0, 1.0], [mask, 1.0]]))
+        normalised(np.array([[2.0, 1.0], [mask, 1.0]]), np.array(["train", "test"]))
+
+
+def test_an_image_without_etiv_is_refused_with_what_to_choose_instead():
+    with pytest.raises(
+        InputError, match="models.linear.normalise: 1 images have no eTIV, the first in row 0.*residual"
+    ):
+        normalised(np.ones((2, 2)), np.array(["train", "test"]), "etiv", np.array([np.nan, 1.0]))
+
+
+def test_residuals_are_those_of_a_regression_on_the_training_rows():
+    """Against scikit-learn, column by column, with rows drawn twice, missing values and a column that no row has."""
+    generator = np.random.default_rng(0)
+    sizes, train = generator.uniform(1.0e6, 1.8e6, 60), np.arange(60) < 40
+    values = np.outer(sizes, [0.002, 0.01, 0.0, 1.0]) + generator.normal(0, 100, (60, 4))
+    values[3:9, 1], values[:, 3] = np.nan, np.nan
+    values[20:25], sizes[20:25] = values[:5], sizes[:5]
+    found = residuals(values, sizes, train)
+    for column in range(3):
+        known = train & ~np.isnan(values[:, column])
+        line = LinearRegression().fit(sizes[known, None] - 1.4e6, values[known, column])
+        expected = values[:, column] - line.predict(sizes[:, None] - 1.4e6)
+        np.testing.assert_allclose(found[:, column], expected, atol=1e-6)
+    assert np.isnan(found[:, 3]).all()
+    constant = residuals(values[:, :1], np.full(60, 5.0), train)
+    np.testing.assert_allclose(constant[:, 0], values[:, 0] - values[train, 0].mean())
+
+
+def test_residuals_learn_nothing_from_validation_and_test_rows():
+    generator = np.random.default_rng(1)
+    volumes, roles = generator.uniform(1, 2, (30, 4)), np.array(["train", "validation", "test"] * 10)
+    expected = normalised(volumes, roles, "residual")
+    wild = volumes.copy()
+    wild[roles != "train"] *= 50
+    changed = normalised(wild, roles, "residual")
+    assert (changed[roles == "train"] == expected[roles == "train"]).all()
+    assert not np.allclose(changed[roles == "test"], expected[roles == "test"])
 
 
 def test_nothing_is_learned_from_validation_and_test_rows():
@@ -190,6 +230,17 @@ def test_some_structures_are_taken_by_name_and_the_mask_always(tmp_path):
     np.testing.assert_array_equal(found, [[300, 20, 7], [100, 2, np.nan], [200, 4, np.nan]])
     with pytest.raises(InputError, match=r"structures: no cohort has '533'; did you mean '53'\?"):
         read_volumes(resample, *paths, ["533"])
+
+
+def test_the_etiv_is_no_structure_and_is_read_by_itself(tmp_path):
+    write_volumes(tmp_path, "a", [-1, -2, 4, 17], [[100, 140, 1, 2], [200, np.nan, 3, 4]])
+    write_volumes(tmp_path, "b", [-1, 4, 17], [[300, 5, 6]])
+    resample = pd.DataFrame({"cohort": ["b", "a", "a"], "index_row": [0, 1, 0]})
+    paths = [[tmp_path / f"{name}.volumes.{end}" for name in "ab"] for end in ("npy", "json")]
+    np.testing.assert_array_equal(read_volumes(resample, *paths), [[300, 5, 6], [200, 3, 4], [100, 1, 2]])
+    np.testing.assert_array_equal(read_etiv(resample, *paths), [np.nan, np.nan, 140])
+    with pytest.raises(InputError, match="no cohort has '-2'"):
+        read_volumes(resample, *paths, ["-2"])
 
 
 def test_a_table_of_volumes_shorter_than_its_index_is_named(tmp_path):

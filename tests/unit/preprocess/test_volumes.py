@@ -134,6 +134,34 @@ def test_the_masks_volume_is_found_under_each_of_its_names(tmp_path, measure, ex
     assert read_stats(written(tmp_path, text)).mask_volume == pytest.approx(expected, nan_ok=True)
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "# Measure EstimatedTotalIntraCranialVol, eTIV, Estimated Total Intracranial Volume, 1600000.5, mm^3",
+            1600000.5,
+        ),
+        ("# Measure IntraCranialVol, ICV, Intracranial Volume, 1600000.5, mm^3", 1600000.5),
+        ("# Measure EstimatedTotalIntraCranialVol, eTIV, Estimated Total Intracranial Volume, nan, mm^3", np.nan),
+        ("", np.nan),
+    ],
+)
+def test_the_etiv_is_read_if_there_is_one(tmp_path, line, expected):
+    text = FREESURFER.replace(FREESURFER.splitlines()[5], line)
+    assert read_stats(written(tmp_path, text, "aseg.stats")).etiv == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_etiv_stands_after_the_mask_in_tables_in_which_an_image_has_one(tmp_path):
+    free = read_stats(written(tmp_path, FREESURFER, "aseg.stats"))
+    fast = read_stats(written(tmp_path, FASTSURFER))
+    volumes.write_volumes({"a": fast}, tmp_path / "one.tsv")
+    assert list(volumes.read_volumes([tmp_path / "one.tsv"])[0])[:2] == [-1, 2]
+    volumes.write_volumes({"b": fast, "c": free}, tmp_path / "two.tsv")
+    table, names = volumes.read_volumes([tmp_path / "one.tsv", tmp_path / "two.tsv"])
+    assert list(table)[:3] == [-1, -2, 2] and list(names)[:3] == [-1, -2, 2] and names[-2] == "eTIV"
+    np.testing.assert_array_equal(table[-2], [np.nan, np.nan, 1600000])
+
+
 def test_a_mask_volume_that_no_file_has_is_the_one_that_was_counted():
     index = pd.DataFrame({"image_id": ["b", "a"], "mask_volume_mm3": [30.0, 20.0]})
     table = pd.DataFrame({-1: [10.0, np.nan], 4: [1.0, 2.0]}, index=["a", "b"])

@@ -453,12 +453,13 @@ def test_the_methods_follow_the_configuration(results):
     assert "average pooling" not in text and "mirrored at random" in text
     config["network"]["pooling"], config["pretrain"]["augmentation"]["mirror"] = "average", False
     config["resampling"]["n"], config["statistics"]["statistic"] = [33], "median"
-    assert "with a ridge penalty on regional volumes divided" in text
+    assert "with a ridge penalty on regional volumes divided by the brain mask's (linear)" in text
+    config["models"]["linear"]["normalise"] = "residual"
     config["models"]["linear"] |= {"structures": ["CSF", "Left-Hippocampus"], "settings": [{"c": 1, "penalty": "l1"}]}
     changed = " ".join(methods(config, "multitask", {}, config["tasks"], results.ledger)[0])
     assert "average pooling" in changed and "mirrored" not in changed and "{33}" in changed
     assert "median difference" in changed and "  " not in changed
-    assert "with a lasso penalty on the volumes of CSF and Left-Hippocampus, divided" in changed
+    assert "with a lasso penalty on the volumes of CSF and Left-Hippocampus, of which a line" in changed
 
 
 # in a browser ------------------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ def freesurfer(folder: Path) -> Path:
         f"# Measure Mask, MaskVol, Mask Volume, {litres:.6f}, mm^3\n"
         "# Measure lhCerebralWhiteMatter, lhCerebralWhiteMatterVol, Left hemisphere white, 240000.5, mm^3\n"
         "# Measure rhCerebralWhiteMatter, rhCerebralWhiteMatterVol, Right hemisphere white, 250000.5, mm^3\n"
+        "# Measure EstimatedTotalIntraCranialVol, eTIV, Estimated Total Intracranial Volume, 1512345.5, mm^3\n"
         "# NTableCols 10\n"
         "# ColHeaders  Index SegId NVoxels Volume_mm3 StructName normMean normStdDev normMin normMax normRange \n"
         "  1   4      6562     6562.1  Left-Lateral-Ventricle            34.1    12.1    9.0    87.0    78.0\n"
@@ -125,6 +126,7 @@ def test_freesurfers_cortex_and_white_matter_join_its_aseg(tmp_path):
     for name, at in CORTEX.items():
         assert (found.volumes[1000 + at], found.volumes[2000 + at]) == (1000 + at, 2000 + at)
         assert (found.names[1000 + at], found.names[2000 + at]) == (f"ctx-lh-{name}", f"ctx-rh-{name}")
+    assert found.etiv == 1512345.5
     assert len(CORTEX) == 31 and sum(volume > 0 for volume in found.volumes.values()) == 2 + 2 + 62
 
 

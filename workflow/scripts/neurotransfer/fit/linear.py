@@ -23,11 +23,11 @@ from sklearn.preprocessing import StandardScaler
 
 from ..errors import InputError
 from ..files import read_json
+from ..preprocess.volumes import ETIV, MASK_VOLUME
 from .features import rows_of_index
 from .settings import choose, fingerprint_of_fit, fit_record
 
 logger = logging.getLogger("neurotransfer")
-MASK_VOLUME = -1  # the SegId under which a table of volumes holds the mask's volume
 
 
 def read_volumes(
@@ -46,20 +46,22 @@ def read_volumes(
 
     Returns
     -------
-    float64 [rows, structures], the mask's volume first; the structures are those of any cohort, and one
-    that a cohort's atlas does not list is missing (NaN) there
+    float64 [rows, structures], the mask's volume first, without the eTIV; the structures are those of any cohort,
+    and one that a cohort's atlas does not list is missing (NaN) there
 
     Raises
     ------
     InputError
         if no cohort has a structure of that name, a matrix is shorter than its index, or an image has no volumes
     """
-    cohorts = {Path(path).name.removesuffix(".volumes.npy"): Path(path) for path in matrices}
-    listed = {Path(path).name.removesuffix(".volumes.json"): read_json(path) for path in names}
-    ids = {cohort: document["seg_ids"] for cohort, document in listed.items()}
+    cohorts, listed = _by_cohort(matrices, names)
+    ids = {cohort: [None if seg_id == ETIV else seg_id for seg_id in one["seg_ids"]] for cohort, one in listed.items()}
     if structures is not None:
         known = {
-            name: seg_id for one in listed.values() for name, seg_id in zip(one["names"], one["seg_ids"], strict=True)
+            name: seg_id
+            for one in listed.values()
+            for name, seg_id in zip(one["names"], one["seg_ids"], strict=True)
+            if seg_id != ETIV
         }
         for name in structures:
             if name not in known:
@@ -74,7 +76,7 @@ def read_volumes(
     for cohort, rows in resample.groupby("cohort").groups.items():
         index_rows = resample.loc[rows, "index_row"].to_numpy(int)
         matrix = rows_of_index(cohorts[cohort], index_rows)
-        regions = [place for place, seg_id in enumerate(listed[cohort]["seg_ids"]) if seg_id != MASK_VOLUME]
+        regions = [at for at, seg_id in enumerate(listed[cohort]["seg_ids"]) if seg_id not in (MASK_VOLUME, ETIV)]
         without = index_rows[np.isnan(matrix[:, regions]).all(axis=1)]
         if len(without):
             what = f"{len(without)} images have no regional volumes, the first in row {without[0]}"
@@ -86,19 +88,89 @@ def read_volumes(
     return volumes
 
 
-def shares_of_mask(volumes: np.ndarray) -> np.ndarray:
-    """Volumes divided by the mask's volume, without the mask itself: [rows, structures - 1], dimensionless.
+def _by_cohort(matrices: Sequence[str | Path], names: Sequence[str | Path]) -> tuple[dict[str, Path], dict[str, Any]]:
+    """The files of volumes, and what their columns are, by cohort."""
+    listed = {Path(path).name.removesuffix(".volumes.json"): read_json(path) for path in names}
+    return {Path(path).name.removesuffix(".volumes.npy"): Path(path) for path in matrices}, listed
+
+
+def read_etiv(resample: pd.DataFrame, matrices: Sequence[str | Path], names: Sequence[str | Path]) -> np.ndarray:
+    """The estimated total intracranial volume (mm³) of a resample's images, by its rows; NaN for one without it.
+
+    Parameters
+    ----------
+    resample, matrices, names : as for `read_volumes`
+    """
+    cohorts, listed = _by_cohort(matrices, names)
+    found = np.full(len(resample), np.nan)
+    for cohort, rows in resample.groupby("cohort").groups.items():
+        if ETIV in listed[cohort]["seg_ids"]:
+            matrix = rows_of_index(cohorts[cohort], resample.loc[rows, "index_row"].to_numpy(int))
+            found[resample.index.get_indexer(rows)] = matrix[:, listed[cohort]["seg_ids"].index(ETIV)]
+    return found
+
+
+def normalised(volumes: np.ndarray, roles: np.ndarray, how: str = "mask", etiv: np.ndarray | None = None) -> np.ndarray:
+    """Regional volumes with the head's size taken out of them, or as they are.
+
+    Parameters
+    ----------
+    volumes : float [rows, 1 + structures] in mm³, the mask's volume first
+    roles : "train", "validation" or "test" per row
+    how : "mask", shares of the mask's volume; "etiv", shares of the eTIV; "residual", what a line through the
+        training rows, structure by mask volume, leaves over (mm³); "none", as they are (mm³)
+    etiv : float [rows] in mm³, for "etiv"
+
+    Returns
+    -------
+    float [rows, structures]
 
     Raises
     ------
     InputError
-        if an image has no mask volume: its share of everything would be infinite
+        if an image has no volume of the kind that it is divided by or regressed on
     """
-    empty = ~(volumes[:, 0] > 0)
+    if how == "none":
+        return volumes[:, 1:]
+    if how == "etiv":
+        fix = "FreeSurfer writes it; choose mask, residual or none for images without it"
+        return volumes[:, 1:] / _sizes(etiv, "eTIV", "models.linear.normalise", fix)
+    masks = _sizes(volumes[:, 0], "mask volume", "mask volume", "preprocess these images again")
+    if how == "residual":
+        return residuals(volumes[:, 1:], masks[:, 0], roles == "train")
+    return volumes[:, 1:] / masks
+
+
+def _sizes(sizes: np.ndarray, name: str, place: str, fix: str) -> np.ndarray:
+    """Sizes of heads as a column, all above 0; without one, an image's share of everything would be infinite."""
+    empty = ~(sizes > 0)
     if empty.any():
-        what = f"{int(empty.sum())} images have no mask volume, the first in row {int(np.flatnonzero(empty)[0])}"
-        raise InputError("resample", "mask volume", what, "preprocess these images again")
-    return volumes[:, 1:] / volumes[:, :1]
+        what = f"{int(empty.sum())} images have no {name}, the first in row {int(np.flatnonzero(empty)[0])}"
+        raise InputError("resample", place, what, fix)
+    return sizes[:, None]
+
+
+def residuals(values: np.ndarray, sizes: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """What least-squares lines, value by size, leave over; the lines are learnt from the training rows alone.
+
+    The residual method that Voevodskaya et al. (2014, doi:10.3389/fnagi.2014.00264) compare with shares.
+
+    Parameters
+    ----------
+    values : float [rows, columns]; a missing one (NaN) stays missing, and its line is learnt from the others
+    sizes : float [rows]
+    train : bool [rows]
+    """
+    left = np.full(values.shape, np.nan)
+    for column, of_column in enumerate(values.T):
+        known = train & ~np.isnan(of_column)
+        if not known.any():
+            continue  # no line; what no training image has is filled in by a constant
+        mean, size = of_column[known].mean(), sizes[known].mean()
+        spread = ((sizes[known] - size) ** 2).sum()
+        slope = ((sizes[known] - size) * (of_column[known] - mean)).sum() / spread if spread else 0.0
+        left[:, column] = of_column - mean - slope * (sizes - size)
+    return left
 
 
 def pipeline(c: float, max_iterations: int, penalty: str = "l2") -> Pipeline:

@@ -19,9 +19,11 @@ from ..files import read_bytes, read_facts, read_table, write_table
 from .status import read_status
 
 MASK_VOLUME, MASK_NAME = -1, "MaskVol"
+ETIV, ETIV_NAME = -2, "eTIV"  # estimated total intracranial volume
 AGAIN = "process the image again"
 # What the mask's volume is called: FastSurfer and FreeSurfer 5 to 8, and FreeSurfer 4
 MASK_MEASURES = ("MaskVol", "BrainMaskVol")
+ETIV_MEASURES = ("eTIV", "ICV")  # FreeSurfer, and FastSurfer with --tal_reg; older FreeSurfer
 STATS_FILES = ("aseg+DKT.stats", "aseg+DKT.VINN.stats", "aseg.stats")  # newer FastSurfer links the first to the second
 
 _SIDES = {
@@ -69,7 +71,8 @@ class Statistics:
 
     `volumes` (mm³) and `names` of the structures that its file lists, or that its atlas has; one that the file
     lists and that could not have been found is missing (NaN).  `mask_volume` (mm³) is NaN if the file has
-    none.  `voxels` (counts) and `means` (intensities) as far as the file has them.
+    none.  `voxels` (counts) and `means` (intensities) as far as the file has them.  `etiv` (mm³) is the estimated
+    total intracranial volume; NaN if the file has none.
     """
 
     volumes: Mapping[int, float]
@@ -77,6 +80,7 @@ class Statistics:
     mask_volume: float
     voxels: Mapping[int, float] = field(default_factory=dict)
     means: Mapping[int, float] = field(default_factory=dict)
+    etiv: float = np.nan
 
 
 def stats_file(folder: str | Path) -> Path:
@@ -119,7 +123,7 @@ def read_stats(path: str | Path) -> Statistics:
         if it has no headers, no structures, or a row that does not fit
     """
     headers: list[str] = []
-    segmentation, mask_volume = "", np.nan
+    segmentation, mask_volume, etiv = "", np.nan, np.nan
     volumes: dict[int, float] = {}
     names: dict[int, str] = {}
     voxels: dict[int, float] = {}
@@ -133,6 +137,8 @@ def read_stats(path: str | Path) -> Statistics:
             fields = [part.strip() for part in line.removeprefix("# Measure").split(",")]
             if len(fields) >= 4 and fields[1] in MASK_MEASURES:
                 mask_volume = _number(path, line, fields[3])
+            elif len(fields) >= 4 and fields[1] in ETIV_MEASURES:
+                etiv = _finite(fields[3])  # an image is usable without it
         elif line.strip() and not line.startswith("#"):
             row = dict(zip(headers, line.split(), strict=False))
             if not {"SegId", "Volume_mm3", "StructName"} <= set(row):
@@ -151,15 +157,21 @@ def read_stats(path: str | Path) -> Statistics:
         volumes |= {seg_id: np.nan for seg_id in CORPUS_CALLOSUM if seg_id in volumes}
     absent = {seg_id: name for seg_id, name in ATLASES.get(atlas or "", {}).items() if seg_id not in volumes}
     volumes |= dict.fromkeys(absent, 0.0)
-    return Statistics(volumes, names | absent, mask_volume, voxels, means)
+    return Statistics(volumes, names | absent, mask_volume, voxels, means, etiv)
 
 
-def _number(path: str | Path, line: str, text: str) -> float:
+def _finite(text: str) -> float:
+    """A number; NaN if the text is none, or not a finite one."""
     try:
         value = float(text)
     except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
+        return np.nan
+    return value if np.isfinite(value) else np.nan
+
+
+def _number(path: str | Path, line: str, text: str) -> float:
+    value = _finite(text)
+    if np.isnan(value):
         raise InputError(path, line.strip()[:40], f"{text!r} is not a number", AGAIN)
     return value
 
@@ -225,8 +237,8 @@ def read_volumes(paths: Sequence[str | Path]) -> tuple[pd.DataFrame, dict[int, s
 
     Returns
     -------
-    table : float32 mm³, a row per `image_id`, a column per SegId: the mask's first, then in order; a structure
-        that a shard's files neither list nor have in their atlas is missing there
+    table : float32 mm³, a row per `image_id`, a column per SegId: the mask's first, then the eTIV's if a shard has
+        one, then in order; what a shard's files neither list nor have in their atlas is missing there
     names : by SegId
     """
     names: dict[int, str] = {MASK_VOLUME: MASK_NAME}
@@ -235,21 +247,26 @@ def read_volumes(paths: Sequence[str | Path]) -> tuple[pd.DataFrame, dict[int, s
         names |= {int(seg_id): name for seg_id, name in read_facts(path)["names"].items()}
         table = read_table(path).set_index("image_id")
         tables.append(table.rename(columns=int).astype(np.float32))
-    ids = sorted(names)
+    ids = sorted(names, key=lambda seg_id: (seg_id >= 0, abs(seg_id)))
     table = pd.concat(tables) if tables else pd.DataFrame()
     return table.reindex(columns=ids).astype(np.float32), {seg_id: names[seg_id] for seg_id in ids}
 
 
 def as_matrix(images: Sequence[Statistics]) -> tuple[np.ndarray, list[int], list[str]]:
-    """Volumes of many images: float32 [images, structures] in mm³, the mask's first, then by SegId.
+    """Volumes of many images: float32 [images, structures] in mm³, the mask's first, then the eTIV's, then by SegId.
 
-    A structure that is neither in an image's file nor in its atlas is missing (NaN) there.
+    There is a column of eTIV only if an image has one.  A structure that is neither in an image's file nor in its
+    atlas is missing (NaN) there.
     """
-    names = {seg_id: name for image in images for seg_id, name in image.names.items()}
-    ids = sorted(names)
-    rows = [[image.mask_volume, *(image.volumes.get(seg_id, np.nan) for seg_id in ids)] for image in images]
-    matrix = np.array(rows, dtype=np.float32).reshape(len(rows), 1 + len(ids))
-    return matrix, [MASK_VOLUME, *ids], [MASK_NAME, *(names[seg_id] for seg_id in ids)]
+    names = {MASK_VOLUME: MASK_NAME}
+    if any(np.isfinite(image.etiv) for image in images):
+        names[ETIV] = ETIV_NAME
+    structures = {seg_id: name for image in images for seg_id, name in image.names.items()}
+    names |= {seg_id: structures[seg_id] for seg_id in sorted(structures)}
+    found = [{MASK_VOLUME: image.mask_volume, ETIV: image.etiv, **image.volumes} for image in images]
+    rows = [[volumes.get(seg_id, np.nan) for seg_id in names] for volumes in found]
+    matrix = np.array(rows, dtype=np.float32).reshape(len(rows), len(names))
+    return matrix, list(names), list(names.values())
 
 
 def volumes_of(index: pd.DataFrame, volumes: pd.DataFrame) -> np.ndarray:

@@ -26,6 +26,13 @@ ENGINES = {  # the processing, by the engine's name in the ledger
     "unknown": f"{HEADS} and segmented by software that its outputs do not name",
 }
 
+NORMALISED = {
+    "mask": "divided by the brain mask's",
+    "etiv": "divided by the estimated total intracranial volume",
+    "residual": "of which a line through the training images, volume by brain mask's volume, was subtracted",
+    "none": "in mm³, with the head's size in them",
+}
+
 
 def methods(
     config: Mapping[str, Any],
@@ -151,6 +158,7 @@ def _comparison(config: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]
     sizes = ", ".join(str(n) for n in resampling["n"])
     structures = models["linear"]["structures"]
     volumes = "regional volumes" if structures is None else f"the volumes of {listed(structures)},"
+    normalised = NORMALISED[models["linear"].get("normalise", "mask")]
     used = {values.get("penalty", "l2") for values in all_settings(models["linear"]["settings"])}
     penalties = " or ".join(name for key, name in (("l2", "ridge"), ("l1", "lasso")) if key in used)
     return f"""
@@ -160,7 +168,7 @@ def _comparison(config: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]
         {resampling["test_share"]:g} n test images without replacement, from participants not drawn yet. Each set had
         at least {_count(resampling["min_per_class"], "image")} of each class, or the draw was
         redone.{_options(resampling)} On each
-        resample, logistic regression with a {penalties} penalty on {volumes} divided by the brain mask's
+        resample, logistic regression with a {penalties} penalty on {volumes} {normalised}
         (linear), the network from random weights (baseline) and the network from the pretrained weights (transfer)
         were fitted with {settings};
         both networks for {_count(models["cnn"]["epochs"], "epoch")}, with the same order of the data. The setting

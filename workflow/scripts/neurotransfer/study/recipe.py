@@ -33,6 +33,7 @@ ADDED: dict[str, Any] = {
     "resampling.by": "participant",
     "resampling.per_participant": "all",
     "resampling.stratify": False,
+    "models.linear.normalise": "mask",
 }
 
 

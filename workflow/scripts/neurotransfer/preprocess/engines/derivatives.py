@@ -185,8 +185,11 @@ def freesurfer_statistics(folder: Path) -> str:
         "# generating_program neurotransfer, from FreeSurfer's aseg.stats and ?h.aparc.DKTatlas.stats",
         "# SegVolFile mri/aparc.DKTatlas+aseg.mgz",
         f"# Measure Mask, MaskVol, Mask Volume, {statistics.mask_volume:.6f}, mm^3",
-        "# ColHeaders Index SegId Volume_mm3 StructName",
     ]
+    if math.isfinite(statistics.etiv):
+        name = "Estimated Total Intracranial Volume"
+        lines.append(f"# Measure EstimatedTotalIntraCranialVol, eTIV, {name}, {statistics.etiv:.6f}, mm^3")
+    lines.append("# ColHeaders Index SegId Volume_mm3 StructName")
     for index, (seg_id, (name, volume)) in enumerate(sorted(rows.items()), start=1):
         lines.append(f"{index:3d} {seg_id:5d} {volume:12.3f}  {name}")
     return "\n".join(lines) + "\n"
