@@ -17,6 +17,7 @@ from neurotransfer.study import layout
 from neurotransfer.study.configuration import load_config, merge
 from neurotransfer.study.plan import Shard, Study, read_study, seconds_of
 from neurotransfer.study.recipe import RECIPE
+from neurotransfer.study.same_people import people_of
 from runs import REPOSITORY
 
 
@@ -158,6 +159,11 @@ def test_the_plan_says_what_there_is_to_know_before_a_gpu_is_touched(config, tmp
     assert "with 20 second seeds" in text
     assert "task scz_bd cannot give n = 100" in text  # 60 people
     assert not Path("results/split").exists()  # nothing is written
+    assert f"{len(rows):,} images of {len(rows):,} people" in text
+    named = replace(study, people=people_of([["ADNI_1", "C01_1"], ["TOP_3", "TOP_4", "TOP_5"]], study.roles))
+    text = plan.forecast(config, named, gpus=8, cores=64)
+    assert f"{len(rows):,} images of {len(rows) - 3:,} people" in text
+    assert "scz_bd: 30 positive and 30 negative images of 58 people" in text
 
 
 def test_finished_jobs_of_the_study_are_the_basis_of_its_costs(planned, config, tmp_path, monkeypatch):

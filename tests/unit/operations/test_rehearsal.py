@@ -1,5 +1,6 @@
 """A rehearsal's sample, its overrides, and what is read from a run that went well or did not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from neurotransfer.split.roles import split_cohort
 from neurotransfer.study import layout
 from neurotransfer.study.configuration import load_config, merge
 from neurotransfer.study.plan import read_study
+from neurotransfer.study.same_people import people_of
 from runs import REPOSITORY
 
 COHORTS = {  # name: images, diagnoses in turn, roles
@@ -87,6 +89,14 @@ def test_the_sample_has_every_cohort_both_classes_and_enough_that_pretrain(study
     assert classes["AD"] == 8 and classes["HC"] == 8 + sample.trains["mixed"]
     assert images["diagnosis"].value_counts()[["SCZ", "BD"]].tolist() == [8, 8]
     assert images["t1w"].map(lambda path: Path(path).is_absolute()).all()
+
+
+def test_a_person_under_several_names_takes_part_once(study, config):
+    names = [f"clinic_{at:03d}" for at in range(10)]
+    study = replace(study, people=people_of([names[:4], names[4:]], study.roles))
+    sample = chosen(study, config)
+    drawn = study.people.named(sample.images)["participant_id"]
+    assert drawn.is_unique and sample.images["participant_id"].isin(names).sum() == 2
 
 
 def test_the_same_seed_gives_the_same_sample_and_another_one_another(study, config):

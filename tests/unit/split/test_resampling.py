@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from neurotransfer.errors import InputError
+from neurotransfer.split.pools import feasible_sizes
 from neurotransfer.split.resampling import (
     check_disjoint,
     check_not_pretrained,
@@ -208,6 +209,12 @@ def test_a_task_is_infeasible_only_if_resamples_fail_after_their_redraws():
     check_task("t", pool, [n], SMALL, 0)
     with pytest.raises(InputError):
         check_task("t", pool, [n], SMALL | {"max_redraws": 0}, 0)
+
+
+def test_sizes_are_found_by_numbers_of_people_and_there_are_none_if_test_sets_need_another_cohort():
+    """The sets of n = 10 have 2 images, fewer than 2 of each class; those of n = 1000 have 200, and there are 60."""
+    for options, expected in (({}, [40]), ({"by": "participant"}, [40]), ({"by": "cohort"}, [])):
+        assert feasible_sizes(30, 30, [10, 40, 1000], SETTINGS | options, 0) == expected
 
 
 def index_of(cohort, rows):

@@ -258,7 +258,7 @@ def _normal_quantile(share: float) -> float:
 def _head(config, images, role, study) -> str:
     parts = {name: int((role == name).sum()) for name in ("train", "validation", "test")}
     listed = ", ".join(f"{count:,} {name}" for name, count in parts.items())
-    people = images["participant_id"].nunique()
+    people = study.people.named(images)["participant_id"].nunique()
     return f"{config['study']}: {len(images):,} images of {people:,} people in {len(study.cohorts)} cohorts ({listed})"
 
 

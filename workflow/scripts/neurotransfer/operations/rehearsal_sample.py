@@ -63,6 +63,8 @@ def choose_sample(
 ) -> Sample:
     """Draw one image of each of a few participants, from every cohort, class of a task, and for pretraining.
 
+    A person with several participant ids takes part under one of them.
+
     Parameters
     ----------
     images : results/manifest/images.tsv
@@ -75,7 +77,8 @@ def choose_sample(
     the sample; the same study, configuration and numbers give the same one
     """
     order = images["image_id"].map(lambda name: seed_from(config["seed"], "rehearsal", name))
-    ranked = images.loc[order.sort_values().index].drop_duplicates("participant_id")
+    ranked = images.loc[order.sort_values().index]
+    ranked = ranked[~study.people.named(ranked)["participant_id"].duplicated()]
     healthy = ranked["diagnosis"].isna() | ranked["diagnosis"].isin(list(config["split"]["healthy"]))
     taken: set[str] = set()
     trains: dict[str, int] = {}
@@ -147,7 +150,7 @@ def overrides(sample: Sample, config: Mapping[str, Any], study: Study) -> dict[s
     found: dict[str, Any] = {
         "cohorts": str(Path(config["cohorts"]).absolute()),
         "withdrawn": str(Path(config["withdrawn"]).absolute()) if config["withdrawn"] else None,
-        "same_people": None,
+        "same_people": None,  # the sample has each person under one name
         "split": {"validation_share": VALIDATION_SHARE, "waived_duplicates": _waived(sample, config, study)},
         "pretrain": {  # the full rate from the first step on, because that is where a run diverges
             "epochs": math.ceil(STEPS / steps),

@@ -75,7 +75,9 @@ def check_pools(
 def feasible_sizes(
     positive: int, negative: int, sample_sizes: Sequence[int], settings: Mapping[str, Any], seed: int
 ) -> list[int]:
-    """The sample sizes whose resamples can be drawn of so many people with one image each.
+    """The sample sizes whose resamples can be drawn of so many people of one cohort with one image each.
+
+    None can if `settings` leave whole cohorts to the test set.
 
     Parameters
     ----------
@@ -83,4 +85,5 @@ def feasible_sizes(
     settings : the configuration's `resampling`
     """
     people = pd.DataFrame({"participant_id": range(positive + negative), "label": [1] * positive + [0] * negative})
-    return [n for n in sample_sizes if failing_share(people, n, settings, seed) <= INFEASIBLE]
+    pool = people.assign(cohort="one")
+    return [n for n in sample_sizes if failing_share(pool, n, settings, seed) <= INFEASIBLE]
