@@ -86,7 +86,7 @@ def test_an_image_without_a_mask_volume_is_refused(mask):
 
 def test_an_image_without_etiv_is_refused_with_what_to_choose_instead():
     with pytest.raises(
-        InputError, match="models.linear.normalise: 1 images have no eTIV, the first in row 0.*residual"
+        InputError, match=r"models\.linear\.normalise: 1 images have no eTIV, the first in row 0.*residual"
     ):
         normalised(np.ones((2, 2)), np.array(["train", "test"]), "etiv", np.array([np.nan, 1.0]))
 

@@ -133,6 +133,7 @@ def normalised(volumes: np.ndarray, roles: np.ndarray, how: str = "mask", etiv: 
     if how == "none":
         return volumes[:, 1:]
     if how == "etiv":
+        assert etiv is not None
         fix = "FreeSurfer writes it; choose mask, residual or none for images without it"
         return volumes[:, 1:] / _sizes(etiv, "eTIV", "models.linear.normalise", fix)
     masks = _sizes(volumes[:, 0], "mask volume", "mask volume", "preprocess these images again")

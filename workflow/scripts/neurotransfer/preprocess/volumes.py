@@ -123,7 +123,8 @@ def read_stats(path: str | Path) -> Statistics:
         if it has no headers, no structures, or a row that does not fit
     """
     headers: list[str] = []
-    segmentation, mask_volume, etiv = "", np.nan, np.nan
+    segmentation = ""
+    measures: dict[str, str] = {}
     volumes: dict[int, float] = {}
     names: dict[int, str] = {}
     voxels: dict[int, float] = {}
@@ -134,11 +135,7 @@ def read_stats(path: str | Path) -> Statistics:
         elif line.startswith("# SegVolFile "):
             segmentation = Path(line.split(maxsplit=2)[2]).name
         elif line.startswith("# Measure"):
-            fields = [part.strip() for part in line.removeprefix("# Measure").split(",")]
-            if len(fields) >= 4 and fields[1] in MASK_MEASURES:
-                mask_volume = _number(path, line, fields[3])
-            elif len(fields) >= 4 and fields[1] in ETIV_MEASURES:
-                etiv = _finite(fields[3])  # an image is usable without it
+            measures |= _measure(line)
         elif line.strip() and not line.startswith("#"):
             row = dict(zip(headers, line.split(), strict=False))
             if not {"SegId", "Volume_mm3", "StructName"} <= set(row):
@@ -151,13 +148,26 @@ def read_stats(path: str | Path) -> Statistics:
                     found[seg_id] = _number(path, line, row[column])
     if not volumes:
         raise InputError(path, "", "no structure in it", AGAIN)
+    mask, etiv = _first(measures, MASK_MEASURES), _first(measures, ETIV_MEASURES)
+    mask_volume = np.nan if mask is None else _number(path, "MaskVol", mask)
     atlas = atlas_of(Path(path).name, segmentation, volumes)
     if atlas == "DKT" and not any(volumes.get(seg_id) for seg_id in CORPUS_CALLOSUM):
         # FastSurfer lists it always; five zeros say that the step that segments it did not run
         volumes |= {seg_id: np.nan for seg_id in CORPUS_CALLOSUM if seg_id in volumes}
     absent = {seg_id: name for seg_id, name in ATLASES.get(atlas or "", {}).items() if seg_id not in volumes}
     volumes |= dict.fromkeys(absent, 0.0)
-    return Statistics(volumes, names | absent, mask_volume, voxels, means, etiv)
+    # an image is usable without an eTIV, so one that is no number is none
+    return Statistics(volumes, names | absent, mask_volume, voxels, means, _finite(etiv or ""))
+
+
+def _measure(line: str) -> dict[str, str]:
+    """The value of a header's line, "# Measure <key>, <name>, <description>, <value>, <unit>", by its name."""
+    fields = [part.strip() for part in line.split(",")]
+    return {fields[1]: fields[3]} if len(fields) >= 4 else {}
+
+
+def _first(measures: Mapping[str, str], names: Sequence[str]) -> str | None:
+    return next((measures[name] for name in names if name in measures), None)
 
 
 def _finite(text: str) -> float:
