@@ -245,6 +245,24 @@ def test_what_has_no_whole_brain_is_refused(heads, tmp_path, name):
     assert refused.value.reason == "mask_failed"
 
 
+@pytest.mark.parametrize("contrast", ["EPI", "a mask", "grey as bright as white"])
+def test_a_whole_brain_of_another_contrast_is_refused(heads, tmp_path, contrast):
+    """The template fits, because the brain's border falls off alike: of EPI, scalp is dark and fluid bright."""
+    scan = scans(heads)[0]
+    values, affine = upright(heads)
+    brain = np.asarray(nibabel.as_closest_canonical(true_mask(heads, scan)).dataobj) > 0
+    if contrast == "EPI":
+        bold = np.where(brain, 170 + 0.15 * (150 - values), 0.05 * values)
+        other = ndimage.gaussian_filter(bold.astype(np.float32), 2 / np.diag(affine)[:3])
+    elif contrast == "a mask":
+        other = brain.astype(np.float32)
+    else:
+        other = np.where(brain, np.minimum(values, np.percentile(values[brain], 45)), values)
+    with pytest.raises(ImageError, match="fluid, grey and white matter have the intensities") as refused:
+        builtin.run(save(other, tmp_path / "other.nii.gz", affine), tmp_path, SETTINGS)
+    assert refused.value.reason == "mask_failed"
+
+
 def test_the_ledger_says_how_well_the_template_fits(heads, tmp_path):
     ledger = run.preprocess_images(table(scans(heads)[0]), SETTINGS, tmp_path)
     assert float(ledger["detail"][0].removeprefix("correlation with the template ")) > 0.9

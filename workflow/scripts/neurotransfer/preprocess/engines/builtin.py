@@ -21,12 +21,15 @@ from ..volumes import stats_text
 from . import EngineInput, Made
 from .inputs import read_image
 from .outputs import LARGEST, SMALLEST
-from .registration import register, template
+from .registration import CAUCHY, register, template
 
 LEFT_RIGHT = ("Left", "Right")
 # SegIds: FreeSurfer's if the meaning agrees, 12000 and up for template regions that have none there.
 PRIOR_POWER = 0.5  # 1 would let the template decide, 0 the intensities alone
 DARKEST = 3  # percentile of the brain's intensities that is surely fluid
+DARKER = (
+    0.95  # [assumed] fluid over grey and grey over white matter; real T1w have up to 0.83 and 0.87, EPI 1.07 or more
+)
 NAMES = {24: "CSF"}
 for _side, _ids in enumerate(((2, 4, 8, 7, 17, 10), (41, 43, 47, 46, 53, 49))):
     _parts = "Cerebral-White-Matter Lateral-Ventricle Cerebellum-Cortex Cerebellum-White-Matter Hippocampus Deep-Gray"
@@ -91,6 +94,7 @@ def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> str:
     gm, wm, brain, coordinates = warp_template(found.to_template, image.shape, canonical.affine)
     even = found.evened(image, coordinates)
     mask = brain_mask(even, brain, settings["voxel_size"])
+    check_contrast(even, brain, gm, wm, settings["voxel_size"])
     segmentation = segment(even, mask, gm, wm, coordinates)
     (folder / "mri").mkdir()
     (folder / "stats").mkdir()
@@ -199,6 +203,36 @@ def brain_mask(image: np.ndarray, brain: np.ndarray, voxel_size: float) -> np.nd
     if not SMALLEST < litres < LARGEST:
         raise ImageError("mask_failed", f"the mask has {1000 * litres:.0f} ml, no human brain")
     return found
+
+
+def check_contrast(image: np.ndarray, brain: np.ndarray, gm: np.ndarray, wm: np.ndarray, voxel_size: float) -> None:
+    """Refuse an image whose fluid is not darker than its grey matter, or that not darker than its white matter.
+
+    The intensities of the three are estimated by least squares, with Cauchy's weights, from the template's shares of
+    them in each voxel, because the voxels of an EPI volume hold several.  The outer 6 mm of the brain are left out:
+    their fluid lies beside skull, and there every contrast looks like another.
+
+    Parameters
+    ----------
+    image, brain, gm, wm : float32 [X, Y, Z]; the image without its smooth field, the template's shares in [0, 1]
+
+    Raises
+    ------
+    ImageError
+        ``mask_failed``
+    """
+    inner = ndimage.binary_erosion(brain > 0.5, iterations=max(1, round(6 / voxel_size)))
+    shares = np.stack([wm[inner], gm[inner], 1 - wm[inner] - gm[inner]], axis=1).astype(np.float64)  # [voxels, 3]
+    values, weights, found = image[inner].astype(np.float64), np.ones((int(inner.sum()), 1)), np.zeros(3)
+    for _ in range(8):
+        found = np.linalg.lstsq(shares * weights, values * weights[:, 0], rcond=None)[0]
+        rest = values - shares @ found
+        spread = 1.4826 * float(np.median(np.abs(rest))) + 1e-6
+        weights = 1 / np.sqrt(1 + (rest / (CAUCHY * spread)) ** 2)[:, None]
+    white, grey, fluid = found
+    if not (fluid < DARKER * grey and grey < DARKER * white):
+        what = f"fluid, grey and white matter have the intensities {fluid:.0f}, {grey:.0f} and {white:.0f}"
+        raise ImageError("mask_failed", f"{what}, and in a T1-weighted image each is brighter than the one before")
 
 
 def tissues(image: np.ndarray, mask: np.ndarray, gm: np.ndarray, wm: np.ndarray) -> np.ndarray:
