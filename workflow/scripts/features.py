@@ -2,7 +2,7 @@
 
 from neurotransfer.jobs.job import job
 
-with job(snakemake):
+with job(snakemake, lease=snakemake.output[0]):
     import numpy as np
     from neurotransfer.cache.provenance import BOUNDING_BOX, made_by
     from neurotransfer.files import read_table, written_whole

@@ -2,7 +2,7 @@
 
 from neurotransfer.jobs.job import job
 
-with job(snakemake):
+with job(snakemake, lease=snakemake.output[0]):
     import numpy as np
     from neurotransfer.cache.small_volumes import small_voxel, volumes_of
     from neurotransfer.files import read_table, written_whole

@@ -13,6 +13,8 @@ from neurotransfer.cache import write
 from neurotransfer.errors import InputError
 from neurotransfer.files import read_table
 from neurotransfer.manifest.compile import compile_manifest
+from neurotransfer.manifest.same_people import DEFAULT as SAME_PEOPLE
+from neurotransfer.manifest.same_people import read_same_people
 from neurotransfer.manifest.withdrawal import (
     DEFAULT,
     Row,
@@ -214,6 +216,26 @@ def test_no_list_means_nobody_at_its_usual_place_only(tmp_path, monkeypatch):
     assert read_withdrawn(None).rows == read_withdrawn(DEFAULT).rows == ()
     with pytest.raises(InputError, match="there is no such list of withdrawn people; correct the key 'withdrawn'"):
         read_withdrawn("config/withdrawm.tsv")
+
+
+@pytest.mark.parametrize("read", [read_withdrawn, read_same_people])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (os.mkfifo, "it is no regular file"), (os.mkdir, "it is no regular file"),
+        (lambda path: os.symlink("nowhere", path), "is a link to nowhere; put the list in its place"),
+        (lambda path: path.write_bytes(b"\xff"), "it is not UTF-8 text"),
+    ],
+    ids=["FIFO", "folder", "broken link", "no text"],
+)  # fmt: skip
+def test_a_list_that_cannot_be_read_is_never_an_empty_one(tmp_path, monkeypatch, read, make, message):
+    """Not even at the usual place, at which it may be missing."""
+    monkeypatch.chdir(tmp_path)
+    path = DEFAULT if read is read_withdrawn else SAME_PEOPLE
+    path.parent.mkdir()
+    make(path)
+    with pytest.raises(InputError, match=message):
+        read(path)
 
 
 def test_the_template_is_an_empty_list():

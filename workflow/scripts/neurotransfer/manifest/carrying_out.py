@@ -79,17 +79,16 @@ def renew(shards: Iterable[str], study: Study, results: str | Path = layout.RESU
 def running(shards: Iterable[str], study: Study, results: str | Path = layout.RESULTS) -> str:
     """Which process may still write results of these shards, in words; empty if none is known.
 
-    It looks for Snakemake's lock and note in the study's folder, and for the leases of the shards' jobs, which name
-    their Slurm jobs.
+    It looks for Snakemake's lock and note in the study's folder, and for the leases of the jobs of the shards and of
+    their cohorts, which name their Slurm jobs.
     """
     if run := runs_now(Path(results).parent):
         return run
-    held = [
-        path
-        for shard in shards
-        for path in (*study.ledgers_of([shard]), f"{layout.CACHE}/{shard}.npy")
-        if is_held(layout.within(results, path))
-    ]
+    shards = list(shards)
+    paths = [path for shard in shards for path in (*study.ledgers_of([shard]), f"{layout.CACHE}/{shard}.npy")]
+    for cohort in dict.fromkeys(study.shards[shard].cohort for shard in shards):
+        paths += [place.format(cohort=cohort) for place in (layout.HEADS, layout.FEATURES)]
+    held = [path for path in paths if is_held(layout.within(results, path))]
     return f"{len(held)} jobs hold leases, such as {held[0]}.lease" if held else ""
 
 

@@ -15,10 +15,9 @@ from ..errors import InputError, Mistakes
 from ..files import read_bytes, read_dicts, write_text
 from ..study import layout
 from ..study.same_people import People, joined, people_of
-from .withdrawal import FEW, Withdrawn
+from .withdrawal import FEW, MOST_BYTES, Withdrawn, lines_of_list
 
 DEFAULT = Path("config/same_people.tsv")  # only this file may be missing, which means that no person has two names
-MOST_BYTES = 100_000_000
 HEAD = "# the participant ids of one person on each line, tabs between them; private, because it names people\n"
 
 
@@ -43,34 +42,21 @@ def read_same_people(path: str | Path | None, mistakes: Mistakes | None = None) 
         without `mistakes`, what is wrong
     """
     found = Mistakes() if mistakes is None else mistakes
-    path, groups = None if path is None else Path(path), []
-    if path is not None and path.exists():
-        groups = list(_groups(path, found))
-    elif path not in (None, DEFAULT):
-        fix = "correct the key 'same_people'"
-        found.add(InputError(path, "", "there is no such list of people with several participant ids", fix))
+    path = None if path is None else Path(path)
+    lines = lines_of_list(path, DEFAULT, "list of people with several participant ids", "same_people", found)
+    groups = list(_groups(path, lines, found)) if path else []
     if mistakes is None:
         found.raise_if_any()
     return groups
 
 
-def _groups(path: Path, mistakes: Mistakes) -> Iterator[Group]:
-    try:
-        text = read_bytes(path, MOST_BYTES).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        mistakes.add(InputError(path, "", "it is not UTF-8 text", "save it as UTF-8"))
-        return
-    except InputError as error:
-        mistakes.add(error)
-        return
-    for at, line in enumerate(text.splitlines(), start=1):
+def _groups(path: Path, lines: Sequence[tuple[int, str]], mistakes: Mistakes) -> Iterator[Group]:
+    for at, line in lines:
         names = tuple(dict.fromkeys(cell.strip() for cell in line.split("\t") if cell.strip()))
-        if not names or line.startswith("#"):
-            continue
         if len(names) == 1:
             fix = "write all participant ids of one person on a line, tabs between them"
             mistakes.add(InputError(path, f"line {at}", "it has only one name", fix), str(path))
-        else:
+        elif names:
             yield Group(at, names)
 
 

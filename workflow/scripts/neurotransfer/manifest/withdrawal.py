@@ -12,8 +12,9 @@ import difflib
 import functools
 import hashlib
 import io
+import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import InputError, Mistakes
-from ..files import read_cells, read_dicts, read_facts, remove_within, write_text
+from ..files import read_bytes, read_cells, read_dicts, read_facts, remove_within, write_text
 from ..study import layout
 from ..study.consequences import jobs_after, listed_by_rule
 from ..study.plan import digest_of_list, read_study
@@ -31,6 +32,7 @@ from .carrying_out import strays
 DEFAULT = Path("config/withdrawn.tsv")  # only this file may be missing, which means that no one has withdrawn
 COLUMNS = ("participant_id", "image_id", "date", "note")
 KEPT = ("cohort", "shard")  # of a withdrawn image's row
+MOST_BYTES = 100_000_000  # of a list of people
 FEW = 10  # unknown names, each with a line of its own; comparing one with all names takes a tenth of a second
 
 
@@ -132,25 +134,46 @@ def read_withdrawn(path: str | Path | None, mistakes: Mistakes | None = None) ->
     """
     found = Mistakes() if mistakes is None else mistakes
     path = None if path is None else Path(path)
-    rows: list[Row] = []
-    if path is not None and path.is_file():
-        rows = list(_rows(path, found))
-    elif path not in (None, DEFAULT):
-        found.add(InputError(path, "", "there is no such list of withdrawn people", "correct the key 'withdrawn'"))
+    lines = lines_of_list(path, DEFAULT, "list of withdrawn people", "withdrawn", found)
+    rows = tuple(_rows(path, lines, found)) if path and lines else ()
     if mistakes is None:
         found.raise_if_any()
-    return Withdrawn(path, tuple(rows))
+    return Withdrawn(path, rows)
 
 
-def _rows(path: Path, mistakes: Mistakes) -> Iterator[Row]:
+def lines_of_list(path: Path | None, usual: Path, what: str, key: str, mistakes: Mistakes) -> list[tuple[int, str]]:
+    """The numbered lines of a list of people, without empty ones and comments.
+
+    There are none if the path is null, or if nothing at all is at the usual path.  A list that is there and can't be
+    read is never taken for an empty one: the people in it would stay in the study.
+
+    Parameters
+    ----------
+    usual : the path at which the list may be missing
+    what : the list, for a person
+    key : of the configuration
+    mistakes : gets a line if the list is missing elsewhere, is no regular file, too large or no UTF-8
+    """
+    if path is None:
+        return []
+    if not os.path.lexists(path):
+        if path != usual:
+            mistakes.add(InputError(path, "", f"there is no such {what}", f"correct the key {key!r}"))
+        return []
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path, MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         mistakes.add(InputError(path, "", "it is not UTF-8 text", "save it as UTF-8"))
-        return
-    lines = [(at, line) for at, line in enumerate(text.splitlines(), start=1) if line.strip() and line[0] != "#"]
-    if not lines:
-        return
+    except FileNotFoundError:
+        mistakes.add(InputError(path, "", f"this {what} is a link to nowhere", "put the list in its place"))
+    except InputError as error:
+        mistakes.add(error)
+    else:
+        return [(at, line) for at, line in enumerate(text.splitlines(), start=1) if line.strip() and line[0] != "#"]
+    return []
+
+
+def _rows(path: Path, lines: Sequence[tuple[int, str]], mistakes: Mistakes) -> Iterator[Row]:
     header = [cell.strip() for cell in lines[0][1].split("\t")]
     for name in header:
         if name not in COLUMNS:

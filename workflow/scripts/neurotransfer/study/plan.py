@@ -115,8 +115,14 @@ def digest_of_cohorts(path: str | Path) -> str:
 
 
 def digest_of_list(path: str | Path | None) -> str | None:
-    """SHA-256 of the bytes of a list of people, held for the same reason; None if there is no list."""
-    return digest_of_cohorts(path) if path and Path(path).is_file() else None
+    """SHA-256 of the bytes of a list of people, held for the same reason; None if there is no list.
+
+    Raises
+    ------
+    InputError
+        if it is no regular file
+    """
+    return digest_of_cohorts(path) if path and Path(path).exists() else None
 
 
 def read_study(config: Mapping, table: str | Path = layout.SHARDS, *, stale_too: bool = False) -> Study:
