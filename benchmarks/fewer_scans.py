@@ -2,7 +2,7 @@
 
     make fewer-scans
 
-Simulated heads at 6 mm train networks of the demo's size on 256 to 2,048 images, with config.yaml's recipe (the rate
+Simulated heads at 6 mm train networks of the demo's size on 32 to 2,048 images, with config.yaml's recipe (the rate
 is the demo's, because the network is small).  Fits on resamples of the demo's patients and controls, none of whom a
 network has seen, start from each network, and from random weights on the same resamples.  Each
 result is a JSON file in `--folder`: the benchmark can be stopped at any time and continues with what is missing.
@@ -40,9 +40,9 @@ from sklearn.metrics import roc_auc_score  # noqa: E402
 from workbench.heads import drawn_heads  # noqa: E402
 
 HEALTHY, CLINICAL = ("alpha", "beta", "gamma", "delta"), ("memory",)
-SIZES = (256, 512, 1024, 2048)  # images that train
+SIZES = (32, 64, 128, 256, 512, 1024, 2048)  # images that train
 VALIDATION, CLINIC = 256, 480  # images
-EPOCHS = {256: 48, 512: 32, 1024: 20, 2048: 12}  # more steps for more images, fewer epochs
+EPOCHS = {32: 160, 64: 96, 128: 64, 256: 48, 512: 32, 1024: 20, 2048: 12}  # more steps for more images, fewer epochs
 N, TEST, REPLICATES = (24, 72), 96, 10
 CROP, VOXEL_SIZE = (32, 32, 32), 6.0  # four blocks leave 2³ voxels for the global maximum
 SEEDS = (1,)
@@ -96,6 +96,16 @@ def pretrain(size: int, seed: int, folder: Path) -> None:
     checkpoints.delete()
 
 
+def drawn_resample(clinic: pd.DataFrame, n: int, generator: np.random.Generator) -> pd.DataFrame:
+    """So many people train, a quarter as many validate, and TEST test; drawn again until each set has both classes."""
+    roles = np.repeat(["train", "validation", "test"], [n, n // 4, TEST])
+    while True:
+        drawn = clinic.iloc[generator.permutation(len(clinic))[: len(roles)]].reset_index(drop=True)
+        drawn = drawn.assign(label=(drawn["diagnosis"] == "AD").astype(int), role=roles)
+        if (drawn.groupby("role")["label"].nunique() == 2).all():
+            return drawn
+
+
 def fit(start: str, n: int, replicate: int, folder: Path) -> None:
     """Fit from a network's trunk, or from random weights, on one resample; write the chosen setting's test AUC."""
     path = folder / f"fits/{start}-n{n}-{replicate:03d}.json"
@@ -104,11 +114,7 @@ def fit(start: str, n: int, replicate: int, folder: Path) -> None:
     torch.set_num_threads(1)
     config = small_network()
     clinic = images_of(folder)[2]
-    rows = np.random.default_rng([n, replicate]).permutation(len(clinic))[: n + n // 4 + TEST]
-    resample = (
-        clinic.iloc[rows].reset_index(drop=True).assign(label=lambda table: (table["diagnosis"] == "AD").astype(int))
-    )
-    resample["role"] = np.repeat(["train", "validation", "test"], [n, n // 4, TEST])
+    resample = drawn_resample(clinic, n, np.random.default_rng([n, replicate]))
     model = "baseline" if start == "random" else "transfer"
     settings = config["models"][model]["settings"]
     trunk = None if start == "random" else trunk_of(load_file(folder / f"networks/{start}.safetensors"))

@@ -1,5 +1,7 @@
 """A mistake is one line, and its end names the page that explains it."""
 
+import pickle
+
 import pytest
 from neurotransfer.errors import ANY_PAGE, PAGES, InputError, InputErrors
 from neurotransfer.split.resampling import check_disjoint
@@ -30,3 +32,11 @@ def test_a_mistake_in_a_split_leads_to_the_page_on_people():
     with pytest.raises(InputError) as found:
         check_disjoint(crossing, "resample.tsv")
     assert found.value.page == "docs/participants.md"
+
+
+def test_mistakes_come_through_a_process_pool_as_they_are():
+    one = InputError("a.tsv", "row 1", "no", "fix it")
+    for error in (one, InputErrors([one, InputError("b.tsv", "", "no", "fix it")])):
+        copy = pickle.loads(pickle.dumps(error))
+        assert type(copy) is type(error)
+        assert (str(copy), copy.explained(), copy.fix) == (str(error), error.explained(), error.fix)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .text import printable
 
@@ -49,6 +50,10 @@ class InputError(ValueError):
         self.file, self.where, self.what, self.fix = str(file), where, what, fix
         self.page = _page()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pickled as it is: from another process it would be made of its text alone, which ends the pool
+        return _as_it_was, (type(self), self.args, vars(self))
+
     def explained(self) -> str:
         """The text with the page of the documentation that explains it."""
         return f"{self} ({self.page})"
@@ -73,6 +78,12 @@ class InputErrors(InputError):
     def explained(self) -> str:
         """A line for each mistake, the last one with the page of the documentation that explains it."""
         return "\n".join([*self.lines[:-1], f"{self.lines[-1]} ({self.page})"])
+
+
+def _as_it_was(kind: type[InputError], args: tuple[Any, ...], values: Mapping[str, Any]) -> InputError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(values)
+    return error
 
 
 def _page() -> str:
