@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-fast lint figures validate type-one teaching bench bench-demo bench-fits bench-reader bench-training bench-training-gpu bench-gpu fewer-scans dry-run rulegraph slurm-up slurm-down test-slurm test-slurm-all clean help
+.PHONY: demo test test-fast lint figures validate type-one teaching bench bench-demo bench-fits bench-reader bench-training bench-training-gpu bench-gpu fewer-scans dry-run rulegraph tutorial slurm-up slurm-down test-slurm test-slurm-all clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -59,6 +59,7 @@ bench: $(VENV)/.installed ## a training step against plain torch layers and agai
 
 MONAI := .bench/monai
 BRAINS ?=
+DATA ?=
 
 bench-reader: $(VENV)/.installed ## the cache against a copy, MONAI, NIfTI and the disk; BRAINS=FOLDER: with your own brain-extracted T1w images
 	@test -d $(MONAI) || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(MONAI) monai==1.6.1
@@ -67,6 +68,10 @@ bench-reader: $(VENV)/.installed ## the cache against a copy, MONAI, NIfTI and t
 figures: ## the README's pictures, from the demo's results
 	@neurotransfer demo --cores $(CORES) demo
 	@mkdir -p docs && cp demo/results/report/figures/figure2.png docs/figure2.png
+
+tutorial: $(VENV)/.installed ## the outputs in docs/tutorial.md, again; DATA=FOLDER: with ds002748 and ds000011 of OpenNeuro
+	@test -n "$(DATA)" || { echo "tutorial: say where the data sets are: make tutorial DATA=FOLDER (docs/tutorial.md)"; exit 1; }
+	@python benchmarks/tutorial.py $(DATA) --cores 2
 
 bench-fits: $(VENV)/.installed ## what a replicate of fine-tuning costs by n: benchmarks/README.md
 	@python benchmarks/fit_cost.py

@@ -113,6 +113,25 @@ def test_a_rare_class_gets_sets_that_can_be_drawn_and_one_that_is_too_rare_no_ta
         assert main(["manifest", "--directory", "study", "--configfile", "study/my-study.yaml"]) == 0
 
 
+def test_controls_are_counted_whole_if_another_cohort_pretrains():
+    folders = [data_set("clinic", patients(60)), data_set("healthy", people(30))]
+    counted = []
+    for chosen in (folders, folders[:1]):
+        start_study(chosen, Path(f"study{len(chosen)}"), lambda *asked: counted.append(asked[:2]) or [20])
+    [positive, negative], alone = counted
+    assert positive + negative == 60 and alone == (positive, int(0.7 * negative))
+
+
+def test_images_that_datalad_has_not_fetched_are_named_with_the_command_that_fetches_them_all():
+    root = data_set("cloned", people(3))
+    for image in root.rglob("*_T1w.nii.gz"):
+        image.unlink()
+        image.symlink_to("../../.git/annex/objects/Zv/WQ/MD5E-s3--e6.nii.gz/MD5E-s3--e6.nii.gz")
+    assert "to fetch them all: cd cloned && datalad get sub-*/anat" in look(root).text()
+    with pytest.raises(InputError, match="are not here; fetch them: cd cloned && datalad get"):
+        start_study([root], Path("study"), lambda *_: [20])
+
+
 def test_a_sidecar_that_cannot_be_read_is_named_and_the_rest_is_shown():
     root = data_set("B", patients(4))
     (root / "participants.json").write_bytes(b"{")

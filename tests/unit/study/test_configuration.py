@@ -70,6 +70,14 @@ def test_the_papers_study_and_the_demo_are_right(tmp_path, monkeypatch):
     check_config(load_config(REPOSITORY, [demo]), SCHEMAS, [BASE, demo])
 
 
+def test_the_overlay_for_a_laptop_needs_no_gpu_and_no_other_program():
+    laptop = REPOSITORY / "config/laptop.yaml"
+    config = load_config(REPOSITORY, [laptop])
+    check_config(config, SCHEMAS, [BASE, laptop])
+    assert config["preprocessing"]["engine"] == "builtin"
+    assert config["pretrain"]["gpus"] == config["models"]["cnn"]["gpus"] == 0
+
+
 def test_the_papers_study_has_its_numbers():
     config = load_config(REPOSITORY)
     assert config["resampling"]["n"] == [100, 200, 300, 400, 500] and config["resampling"]["replicates"] == 100

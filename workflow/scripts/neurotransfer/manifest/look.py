@@ -7,6 +7,7 @@ every guess as a comment.  Nothing is written into a data set.
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,16 @@ class Look:
         """A cohort's name: letters and digits of the folder's."""
         return re.sub(r"[^A-Za-z0-9]", "", self.folder.resolve().name) or "cohort"
 
+    def fetching(self) -> str:
+        """The command that fetches every image whose content is elsewhere; "" if there is none."""
+        elsewhere = next((one for one in self.excluded if one.reason == "not_fetched"), None)
+        if elsewhere is None:
+            return ""
+        command = "datalad get sub-*/ses-*/anat" if "/ses-" in elsewhere.file else "datalad get sub-*/anat"
+        if "git lfs" in elsewhere.detail:
+            command = "git lfs pull --include '*_T1w*'"
+        return f"cd {shlex.quote(str(self.folder))} && {command}"
+
     def text(self) -> str:
         """For a terminal."""
         scans = sum(len(person.scans) for person in self.people)
@@ -67,6 +78,8 @@ class Look:
         for reason, count in Counter(one.reason for one in self.excluded).most_common():
             first = next(one for one in self.excluded if one.reason == reason)
             lines.append(f"left out, {reason}: {count:,} (first: {first.file}: {first.detail})")
+        if command := self.fetching():
+            lines.append(f"to fetch them all: {command}")
         if self.participants is None:
             return "\n".join([*lines, "there is no participants.tsv that can be read"])
         with_row = {key for key, _ in self.participants.rows}
@@ -152,10 +165,14 @@ def start_study(folders: Sequence[Path], target: Path, feasible: FeasibleSizes) 
     found = [look(folder) for folder in folders]
     for one in found:
         if not any(person.scans for person in one.people):
-            raise InputError(one.folder, "", "it holds no T1-weighted image", f"see: neurotransfer look {one.folder}")
+            command = one.fetching()
+            what = "its T1-weighted images are not here" if command else "it holds no T1-weighted image"
+            fix = f"fetch them: {command}" if command else f"see: neurotransfer look {one.folder}"
+            raise InputError(one.folder, "", what, fix)
     names = _unique([one.name for one in found])
     guessed = {name: task for name, one in zip(names, found, strict=True) if (task := _task_of(name, one))}
-    tasks, sizes, share = _drawable(guessed, feasible)
+    pretrain = SHARE if len(guessed) == len(names) else 0.0  # of the controls, if nobody else can
+    tasks, sizes, share = _drawable(guessed, pretrain, feasible)
     target.mkdir(parents=True, exist_ok=True)
     write_text(paths[0], _cohorts_text(names, found, tasks))
     write_text(paths[1], _study_text(tasks, sizes, share))
@@ -169,14 +186,21 @@ class _Task:
     name: str
     positive: str
     negative: str
-    people: tuple[int, int]  # with either, that are left if a share of the controls pretrains
+    people: tuple[int, int]  # with either
+
+    def left(self, pretrain: float) -> tuple[int, int]:
+        """The people of the task if a share of its controls pretrains."""
+        positive, negative = self.people
+        return positive, int(negative * (1 - pretrain if self.negative == "HC" else 1))
 
 
-def _drawable(tasks: Mapping[str, _Task], feasible: FeasibleSizes) -> tuple[dict[str, _Task], list[int], float]:
+def _drawable(
+    tasks: Mapping[str, _Task], pretrain: float, feasible: FeasibleSizes
+) -> tuple[dict[str, _Task], list[int], float]:
     """The tasks whose resamples can be drawn, the sizes n that all of them allow, and the sets' share of n."""
     allowed: dict[str, set[int]] = {}
     for share in SET_SHARES:
-        allowed = {name: set(feasible(*task.people, SIZES, share)) for name, task in tasks.items()}
+        allowed = {name: set(feasible(*task.left(pretrain), SIZES, share)) for name, task in tasks.items()}
         if allowed and (common := set.intersection(*allowed.values())):
             return dict(tasks), sorted(common), share
     kept = {name: task for name, task in tasks.items() if allowed[name]}
@@ -209,9 +233,7 @@ def _task_of(name: str, one: Look) -> _Task | None:
     first, second = [word for word, _ in counts.most_common(2)]
     if "HC" in counts:
         first, second = next(word for word, _ in counts.most_common() if word != "HC"), "HC"
-    # some of the controls may pretrain
-    people = counts[first], int(counts[second] * (1 - SHARE if second == "HC" else 1))
-    return _Task(f"{name.lower()}_{first.lower()}", first, second, people)
+    return _Task(f"{name.lower()}_{first.lower()}", first, second, (counts[first], counts[second]))
 
 
 def _cohorts_text(names: Sequence[str], found: Sequence[Look], tasks: Mapping[str, _Task]) -> str:
@@ -264,6 +286,7 @@ def _study_text(tasks: Mapping[str, _Task], sizes: Sequence[int], share: float) 
         "study: mine",
         f"cohorts: {COHORTS}",
         "# preprocessing: {engine: builtin}   # without FastSurfer: less exact, no container needed",
+        "# Without a GPU, to see every step first: --configfile my-study.yaml config/laptop.yaml (docs/tutorial.md)",
         "tasks:",
         "  ad_hc: null                # the paper's two tasks are off",
         "  scz_bd: null",
@@ -272,7 +295,7 @@ def _study_text(tasks: Mapping[str, _Task], sizes: Sequence[int], share: float) 
         first, second = task.people
         lines += [
             f"  {task.name}:  # guessed from the two most frequent diagnoses, {first} and {second} people",
-            f"    title: {task.positive} or {task.negative}",
+            f"    title: {task.positive.replace('_', ' ')} or {task.negative.replace('_', ' ')}",
             f"    positive: [{task.positive}]",
             f"    negative: [{task.negative}]",
             "    seed: 0",
