@@ -192,6 +192,19 @@ def test_a_job_that_could_not_be_sent_is_named_with_the_schedulers_words(tmp_pat
     assert list(rehearsal._failures(tmp_path, Ended(0, (line,), 3.0))) == []
 
 
+def test_images_that_were_refused_have_an_example_for_each_reason(tmp_path):
+    images = [("a_1", "mask_failed", "25% lies outside"), ("a_2", "mask_failed", "30%"), ("a_3", "flat", "8 voxels")]
+    names = [name for name, _, _ in images]
+    manifest = pd.DataFrame({"image_id": names, "cohort": "a", "shard": "a-0001"})
+    write_table(manifest, tmp_path / "manifest/images.tsv")
+    ledger = pd.DataFrame(images, columns=["image_id", "reason", "detail"]).assign(status="failed")
+    write_table(ledger[["image_id", "status", "reason", "detail"]], tmp_path / "preprocessed/a-0001/1.tsv")
+    masks, flat = rehearsal._refused(tmp_path)
+    assert masks[0] == "2" and masks[-1] == "a_1: 25% lies outside" and flat[-1] == "a_3: 8 voxels"
+    found = rehearsal.Report("s", 3, 3, 1, 8, Ended(0, (), 1.0), refused=[masks, flat])
+    assert "for example a_1: 25% lies outside" in found.text()
+
+
 def test_a_run_beyond_its_minutes_is_interrupted():
     script = "import signal, sys, time\nsignal.signal(signal.SIGINT, lambda *_: sys.exit(7))\nprint('1 of 2 steps')\n"
     ended = run_snakemake(["python3", "-u", "-c", f"{script}time.sleep(60)"], "test", minutes=1 / 60)

@@ -72,7 +72,7 @@ def report(failures: Sequence[Failure], count: int, options: Sequence[str] = ())
     options : of the snakemake command that repeats a job, such as ``--configfile``
     """
     if not failures:
-        return "nothing has failed"
+        return "no job has failed; for images that could not be used, see: neurotransfer status"
     ordered = by_kind(failures)
     share = max(1, count // len(ordered))
     parts = [f"{len(failures)} jobs failed when last tried, of {len(ordered)} kinds"]

@@ -36,7 +36,7 @@ from ..study.rules import ON_REQUEST, RULES, SECOND_SEED
 from ..text import MISSING, aligned, byte_size, duration
 from .costs import EVALUATION, REHEARSED, by_rule, gather, parts_measured, rows_of_parts
 from .failures import by_kind, failures_of
-from .image_states import FAILED, states_of_images
+from .image_states import FAILED, ledgers_of, read_rows, states_of_images
 from .plan import forecast
 from .rehearsal_sample import FOLDER, Sample, choose_sample, lay_out
 
@@ -123,7 +123,9 @@ class Report:
             if findings:
                 parts.append("\n".join([title, *(line for finding in findings for line in _lines_of(finding))]))
         if self.refused:
-            parts.append(aligned([["images refused", "reason", "cohorts", "what to do"], *self.refused], "rlll"))
+            header = ["images refused", "reason", "cohorts", "what to do"]
+            table = aligned([header, *(row[:-1] for row in self.refused)], "rlll")
+            parts.append("\n".join([table, *(f"for example {row[-1]}" for row in self.refused)]))
         if self.stages:
             header = ["stage", "jobs", "seconds per job", "of which start", "memory", "GPU memory", "device"]
             parts.append(aligned([header, *self.stages], "lrrrrrl"))
@@ -243,17 +245,27 @@ def _failures(folder: Path, ended: Ended) -> Iterator[Finding]:
 
 
 def _refused(results: Path) -> list[list[str]]:
-    """Per reason: how many images failed, of which cohorts, and the remedy."""
+    """Per reason: how many images failed, of which cohorts, the remedy, and one of them with its detail."""
     found: dict[str, Counter[str]] = {}
-    for _, state in states_of_images(results):
+    examples: dict[str, str] = {}
+    for image_id, state in states_of_images(results):
         if state.state == FAILED:
-            found.setdefault(state.reason or "unknown", Counter())[state.cohort] += 1
+            reason = state.reason or "unknown"
+            found.setdefault(reason, Counter())[state.cohort] += 1
+            if reason not in examples:
+                examples[reason] = f"{image_id}: {_detail(results, state.shard, image_id)}"
     rows = []
     for reason, cohorts in sorted(found.items(), key=lambda item: -item[1].total()):
         meaning, remedy = REASONS.get(reason, UNKNOWN)
         listed = ", ".join(f"{cohort} {count}" for cohort, count in cohorts.most_common())
-        rows.append([str(cohorts.total()), f"{reason}: {meaning}", listed, remedy])
+        rows.append([str(cohorts.total()), f"{reason}: {meaning}", listed, remedy, examples[reason]])
     return rows
+
+
+def _detail(results: Path, shard: str, image_id: str) -> str:
+    """What the engine said of an image that failed."""
+    rows = (row for path in ledgers_of(results, shard) for row in read_rows(path, "image_id", "detail"))
+    return next((row["detail"] for row in rows if row["image_id"] == image_id), "no detail was recorded")
 
 
 def _cut_masks(results: Path, config: Mapping[str, Any]) -> Iterator[Finding]:

@@ -29,6 +29,7 @@ from .image_states import EXCLUDED, FAILED, STATES, UNKNOWN, names_in, states_of
 
 RECENT = 50  # the newest results of a step, whose times give its rate
 CLEAR = "\x1b[H\x1b[2J"  # a terminal's: the cursor to the corner, everything erased
+WHICH = "which ones: neurotransfer retry --reason REASON --dry-run"
 KINDS = 5  # of failures that are listed with their cause
 
 
@@ -136,7 +137,10 @@ class Status:
 
     def _reasons(self, reasons: Mapping[str, str]) -> str:
         rows = self._reason_rows(reasons)
-        return aligned([["not usable", "reason", "images", "cohorts", "meaning"], *rows], "llrll") if rows else ""
+        if not rows:
+            return ""
+        table = aligned([["not usable", "reason", "images", "cohorts", "meaning"], *rows], "llrll")
+        return f"{table}\n{WHICH}" if self.count(state=FAILED) else table
 
     def _steps(self) -> str:
         steps = [*self.before, *self.fits, *self.after]
