@@ -2,10 +2,12 @@
 
 import base64
 import copy
+import csv
 import gzip
 import hashlib
 import html
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,6 +24,7 @@ from neurotransfer.files import read_table
 from neurotransfer.operations import costs
 from neurotransfer.report import page as report
 from neurotransfer.report.answer_tables import overtaking_text, scans_text
+from neurotransfer.report.confounding_tables import set_groups
 from neurotransfer.report.figure2 import figure2, figure2_data, published_medians
 from neurotransfer.report.figure3 import figure3
 from neurotransfer.report.methods_text import made_by_in_words, methods
@@ -127,6 +130,32 @@ def test_each_figures_files_are_in_the_page_byte_by_byte(page, drawings):
     for name, address in links.items():
         if name in figures:
             assert base64.b64decode(address.partition("base64,")[2]) == (drawings / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["figure1", "figure2", "figure3"])
+def test_every_summary_in_a_figure_can_be_read_in_a_table_below_it(page, drawings, name):
+    with (drawings / f"{name}.tsv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file, delimiter="\t") if not row.get("replicate")]
+    label = f"The numbers in Figure {name[-1]}"
+    [table] = re.findall(rf"<summary>{label}</summary>.*?<table>(.*?)</table>", page, re.DOTALL)
+    shown = [re.findall(r"<td>(.*?)</td>", row) for row in table.split("<tbody>")[1].split("</tr>")[:-1]]
+    columns = re.findall(r"<th>(.*?)</th>", table)
+    assert len(shown) == len(rows) > 10 and "replicate" not in columns
+    at = columns.index("value")
+    for cells, row in zip(shown, rows, strict=True):
+        value = float(row["value"] or "nan")
+        if math.isfinite(value):
+            assert float(cells[at].replace("−", "-")) == pytest.approx(value, rel=1e-3)
+        else:
+            assert cells[at] in ("–", "∞")
+
+
+def test_sets_of_a_single_n_are_a_table_without_a_drawing(results):
+    sets, tasks = results.sets, results.config["tasks"]
+    smallest = results.config["report"]["smallest_cell"]
+    assert all(group["lines"] for group in set_groups(sets, tasks, smallest))
+    single = set_groups(sets[sets["n"] == sets["n"].min()], tasks, smallest)
+    assert all(group["rows"] and not group["lines"] for group in single)
 
 
 def test_a_large_table_is_carried_compressed(tmp_path, results):

@@ -92,7 +92,8 @@ def gain_groups(gains: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def set_groups(sets: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]], smallest: int) -> list[dict[str, Any]]:
-    """Per task, a row per n and set: who is in it, and the lines of a small figure of the share of positive images.
+    """Per task, a row per n and set: who is in it, and the lines of a small figure of the share of positive images
+    (none if there is a single n).
 
     Sets of fewer people than `smallest`, in the mean over replicates, are left out.
     """
@@ -112,7 +113,8 @@ def set_groups(sets: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]], small
             }
             for row in mine.to_dict("records")
         ]
-        groups.append({"title": tasks[task].get("title", task), "rows": rows, "lines": _lines(mine)})
+        lines = _lines(mine) if mine["n"].nunique() > 1 else []
+        groups.append({"title": tasks[task].get("title", task), "rows": rows, "lines": lines})
     return groups
 
 

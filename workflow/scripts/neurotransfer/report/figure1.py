@@ -240,6 +240,8 @@ def _draw_skill(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set(title="Skill by target: 0 is the dummy, 1 is perfect", xlabel="1 − MAE / dummy's MAE,  or  2 AUC − 1")
     if rows.empty:
         axes.text(0.5, 0.5, "nothing was held out", ha="center", color=SOFT, transform=axes.transAxes)
+        axes.set(xlabel="", xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
         return
     names = list(dict.fromkeys(rows["target"]))[::-1]
     splits = [split for split in SPLITS if split in set(rows["split"])]

@@ -186,6 +186,7 @@ def embed(stem: str | Path) -> dict[str, Any]:
     drawing : the content of the ``<svg>`` element; its ids begin with the figure's name, so they are unique in the page
     overlay : whether the drawing has published medians, which are hidden until a reader shows them
     files : `name`, `ending` and data `address` of each file; a large table is compressed
+    numbers : what is drawn except single replicates, from summary_rows
     """
     stem = Path(stem)
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", stem.with_suffix(".svg").read_text("utf-8"), flags=re.S)
@@ -201,4 +202,20 @@ def embed(stem: str | Path) -> dict[str, Any]:
             ending, data = "tsv.gz", gzip.compress(data, mtime=0)
         files.append({"name": f"{stem.name}.{ending}", "ending": ending, "address": pages.address(data, MIME[ending])})
     overlay = f'class="{PUBLISHED}"' in body
-    return {"viewbox": viewbox, "drawing": Markup(body), "overlay": overlay, "files": files}
+    numbers = summary_rows(read_table(stem.with_suffix(".tsv")))
+    return {"viewbox": viewbox, "drawing": Markup(body), "overlay": overlay, "files": files, "numbers": numbers}
+
+
+def summary_rows(table: pd.DataFrame) -> dict[str, list[Any]]:
+    """A figure's table for reading: `columns` that hold anything, and `rows` as texts; without single replicates."""
+    if "replicate" in table:
+        table = table[table["replicate"].isna()]
+    table = table.dropna(axis="columns", how="all")
+    rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+    return {"columns": [name.replace("_", " ") for name in table], "rows": rows}
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "–" if pd.isna(value) else f"{value:.4g}".replace("inf", "∞").replace("-", "−")
