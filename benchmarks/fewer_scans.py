@@ -33,7 +33,7 @@ from neurotransfer.pretrain.checkpoints import Checkpoints  # noqa: E402
 from neurotransfer.pretrain.targets import learn_targets  # noqa: E402
 from neurotransfer.statistics.tests import bootstrap_interval  # noqa: E402
 from neurotransfer.study.configuration import load_config  # noqa: E402
-from neurotransfer.text import aligned  # noqa: E402
+from neurotransfer.text import MISSING, aligned  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from sklearn.metrics import roc_auc_score  # noqa: E402
 
@@ -151,11 +151,17 @@ def table(folder: Path) -> str:
         for n in N:
             scratch = aucs(folder, "random", n)
             started = [aucs(folder, path.stem, n) for path in made]
-            gains = np.mean([found[: len(scratch)] for found in started], axis=0) - scratch
+            count = min(map(len, [scratch, *started]))  # fewer while the benchmark runs
+            if not count:
+                cells.append(MISSING)
+                continue
+            gains = np.mean([found[:count] for found in started], axis=0) - scratch[:count]
             low, high = bootstrap_interval(gains, statistic="mean", resamples=2000, seed=1)
             cells.append(f"{gains.mean():+.3f} ({low:+.3f} to {high:+.3f})")
         lines.append(cells)
-    scratch = ", ".join(f"{aucs(folder, 'random', n).mean():.3f} at n = {n}" for n in N)
+    scratch = ", ".join(
+        f"{aucs(folder, 'random', n).mean():.3f} at n = {n}" for n in N if len(aucs(folder, "random", n))
+    )
     return f"{aligned(lines, 'rrrrr')}\n\nAUC from random weights: {scratch}"
 
 
