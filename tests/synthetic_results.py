@@ -33,7 +33,17 @@ from neurotransfer.study.plan import ARMS, CNNS
 REPOSITORY = Path(__file__).resolve().parents[1]
 PUBLISHED = REPOSITORY / "workflow/resources/published.tsv"
 TABLES = ("images", "excluded", "metrics", "groups", "calibration", "medians", "comparisons", "worth", "search")
-TABLES += ("settings", "resamples", "confounding", "gains", "sets", "classifiers", "calibration_curves", "subgroups")
+TABLES += (
+    "settings",
+    "resamples",
+    "confounding",
+    "within",
+    "gains",
+    "sets",
+    "classifiers",
+    "calibration_curves",
+    "subgroups",
+)
 DUPLICATES = {
     "images": 360, "images_compared": 360, "pairs_compared": 64620, "least_similarity": 4.2, "pairs_found": 3,
     "pairs_listed": 3, "scans": 1, "heads": 2,
@@ -100,7 +110,7 @@ def make_results(
     proof["confounding"] = {task: confounding_of(pool) for task, pool in pools.items()}
     strata = {task: strata_of(pool.set_index("image_id"), 10) for task, pool in pools.items()}
     known = {task: pool.set_index("image_id") for task, pool in pools.items()}
-    measures = confounding(few, drawn, strata, **options)[1]
+    _, measures, within = confounding(few, drawn, strata, **options)
     behind = _behind_aucs(few, drawn, known, people=2 * max(n))
     predictions, metrics, groups, calibrated = _predictions(images, config, generator, given, holdout)
     return SimpleNamespace(
@@ -120,6 +130,7 @@ def make_results(
         search=search_table(aucs, tried, **options),
         resamples=_resamples(tasks, n, replicates, generator),
         confounding=measures,
+        within=within,
         gains=gains(aucs, [*ARMS[:-1], *further], statistic="mean", permutations=2000, **options),
         sets=describe_sets(drawn, known),
         **behind,

@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 from neurotransfer.errors import ANY_PAGE, PAGES, InputError, InputErrors
+from neurotransfer.split.confounding import check_confounding
 from neurotransfer.split.resampling import check_disjoint
 from neurotransfer.study.plan import read_study
 from runs import REPOSITORY
@@ -25,13 +26,16 @@ def test_several_mistakes_name_their_page_once():
     assert errors.explained() == f"a.tsv: row 1: no; fix it\na.tsv: row 2: no; fix it ({ANY_PAGE})"
 
 
-def test_a_mistake_in_a_split_leads_to_the_page_on_people():
+def test_a_mistake_in_a_split_leads_to_the_page_on_people_and_a_label_that_is_the_site_to_its_own():
     import pandas as pd
 
     crossing = pd.DataFrame({"participant_id": ["A_01", "A_01"], "role": ["train", "test"]})
     with pytest.raises(InputError) as found:
         check_disjoint(crossing, "resample.tsv")
     assert found.value.page == "docs/participants.md"
+    site = {"cohort": {"auc": 0.95, "sites": []}}
+    refused = check_confounding("ad_hc", site, {"refused_from": 0.9, "waived": []})
+    assert [error.page for error in refused] == ["docs/confounding.md"]
 
 
 def test_mistakes_come_through_a_process_pool_as_they_are():

@@ -70,6 +70,7 @@ rule report:
         settings="results/statistics/settings.tsv",
         resamples="results/statistics/resamples.tsv",
         confounding="results/statistics/confounding.tsv",
+        within="results/statistics/within.tsv",
         gains="results/statistics/gains.tsv",
         sets="results/statistics/sets.tsv",
         classifiers="results/statistics/classifiers.tsv",

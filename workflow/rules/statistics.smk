@@ -82,6 +82,7 @@ rule confounding:
         scanners=SCANNERS,
     output:
         measures="results/statistics/confounding.tsv",
+        differences="results/statistics/within.tsv",
         site="results/statistics/site.tsv",
         gains="results/statistics/gains.tsv",
         sets="results/statistics/sets.tsv",

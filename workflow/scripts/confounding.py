@@ -21,10 +21,11 @@ with job(snakemake):
     strata = {task: confounding.strata_of(pool, params.age_band) for task, pool in pools.items()}
     predictions, aucs = read_table(source.predictions), read_table(source.aucs)
     drawing = {"bootstrap": params.statistics["bootstrap"], "seed": params.seed}
-    site, measures = confounding.confounding(predictions, resamples, strata, **drawing)
+    site, measures, differences = confounding.confounding(predictions, resamples, strata, **drawing)
     options = {name: params.statistics[name] for name in ("statistic", "permutations")}
     models = [name for name in dict.fromkeys(aucs["model"]) if name != confounding.COVARIATES]
     write_table(measures, output.measures)
+    write_table(differences, output.differences)
     write_table(site, output.site)
     write_table(confounding.gains(aucs, models, **options, **drawing), output.gains)
     write_table(confounding.describe_sets(resamples, pools), output.sets)

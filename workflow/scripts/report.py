@@ -20,7 +20,7 @@ with job(snakemake):
     source, params = snakemake.input, snakemake.params
     names = ("images", "excluded", "metrics", "groups", "calibration", "medians", "comparisons", "worth", "search")
     names += ("settings", "resamples", "confounding", "gains", "sets", "classifiers", "calibration_curves", "subgroups")
-    names += ("published",)
+    names += ("within", "published")
     tables = {name: read_table(source[name]) for name in names}
     metadata = weights.read_weights(source.weights)[1]
     key = study_key.read_study_key(snakemake.config["pretrain"]["participants_key"])

@@ -92,7 +92,7 @@ def test_the_site_alone_and_aucs_within_it():
     images, resamples, scores = study_of()
     strata = {"ad_hc": strata_of(images.set_index("image_id"), 10)}
     shuffled = scores.sample(frac=1, random_state=0)
-    site, measures = confounding(shuffled, resamples, strata, bootstrap=200, seed=1)
+    site, measures, differences = confounding(shuffled, resamples, strata, bootstrap=200, seed=1)
     values = measures.set_index(["model", "strata"])["median"]
     assert list(dict.fromkeys(measures["strata"])) == ["all", "cohort", "age band", "sex", "size"]
     by_replicate = scores.groupby("replicate").apply(lambda part: roc_auc_score(part["label"], part["baseline"]))
@@ -101,6 +101,18 @@ def test_the_site_alone_and_aucs_within_it():
     assert values[SITE, "all"] == pytest.approx(by_replicate.median()) and values[SITE, "all"] > 0.8
     assert values["baseline", "cohort"] == 0.5 and values["baseline", "age band"] > 0.8
     assert abs(values["linear", "cohort"] - 0.5) < 0.1
+    assert set(differences["first"] + differences["second"]) == {"linearbaseline"}  # the models that are compared
+    found = differences.set_index("strata")
+    within = []
+    for replicate, part in scores.groupby("replicate"):
+        tested = resamples["ad_hc", 100, replicate].iloc[part["position"]]
+        columns = (part["label"], part["linear"], tested["cohort"])
+        within.append(pairs_by_hand(*(column.to_numpy() for column in columns)) - 0.5)  # of the baseline
+    assert found.loc["cohort", "mean_difference"] == pytest.approx(np.mean(within))
+    assert found.loc["cohort", "replicates"] == 12
+    low, high = stats.bootstrap([within], np.mean, method="percentile", rng=0).confidence_interval
+    np.testing.assert_allclose(found.loc["cohort", ["low", "high"]].to_numpy(float), [low, high], atol=0.01)
+    assert found.loc["age band", "high"] < -0.2  # of the cohort, which is not held there
     again = confounding(scores, resamples, strata, bootstrap=200, seed=1)[1].set_index(["model", "strata"])["median"]
     pd.testing.assert_series_equal(values.sort_index(), again.sort_index())
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .text import printable
 
-# the page that explains the mistakes which a room of the library finds
+# the page that explains the mistakes which a room of the library finds, or one of its modules
 PAGES = {
     "study": "config/README.md",
     "files": "config/README.md",
@@ -17,6 +17,7 @@ PAGES = {
     "cache": "docs/quality.md",
     "quality": "docs/quality.md",
     "split": "docs/participants.md",
+    "split.confounding": "docs/confounding.md",
     "network": "docs/pretraining.md",
     "pretrain": "docs/pretraining.md",
     "exchange": "docs/weights.md",
@@ -92,7 +93,7 @@ def _page() -> str:
     while frame.f_back and frame.f_globals.get("__name__") == __name__:
         frame = frame.f_back
     _, _, room = str(frame.f_globals.get("__name__", "")).partition("neurotransfer.")
-    return PAGES.get(room.partition(".")[0], ANY_PAGE)
+    return PAGES.get(room) or PAGES.get(room.partition(".")[0], ANY_PAGE)
 
 
 class Mistakes:

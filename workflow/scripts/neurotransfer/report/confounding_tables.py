@@ -1,4 +1,4 @@
-"""The report's tables on confounding: labels by site, AUCs within strata, gains over covariates, who is in the sets.
+"""The report's tables on confounding: labels by site, AUCs and differences within strata, gains, who is in the sets.
 
 The certificate and tables of results/statistics go in, texts come out, without counts of fewer people than
 `report.smallest_cell`.
@@ -68,6 +68,25 @@ def within_groups(measures: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]
                 for row in part.to_dict("records")
             }
             rows.append({"n": int(n), "model": model, "cells": cells})
+        groups.append({"title": tasks[task].get("title", task), "rows": rows})
+    return groups
+
+
+def difference_groups(within: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Per task, a row per n and pair of models: the mean difference within each kind of strata, with its interval."""
+    groups = []
+    for task in tasks:
+        rows = []
+        for (n, first, second), part in within[within["task"] == task].groupby(["n", "first", "second"], sort=False):
+            cells = {
+                row["strata"]: {
+                    "difference": signed(row["mean_difference"]),
+                    "interval": interval(row["low"], row["high"], sign=True),
+                }
+                for row in part.to_dict("records")
+                if row["replicates"]
+            }
+            rows.append({"n": int(n), "pair": f"{first} − {second}", "cells": cells})
         groups.append({"title": tasks[task].get("title", task), "rows": rows})
     return groups
 

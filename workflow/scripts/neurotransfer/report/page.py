@@ -58,8 +58,8 @@ def report_content(
     Parameters
     ----------
     tables : images (of the split), excluded, metrics, groups, calibration, medians, comparisons, worth, search,
-        settings, resamples, confounding, gains, sets, classifiers, calibration_curves, subgroups and published
-        (the paper's numbers, with their source)
+        settings, resamples, confounding, within, gains, sets, classifiers, calibration_curves, subgroups and
+        published (the paper's numbers, with their source)
     ledger : of all preprocessing jobs, with a column `cohort`, see `read_ledgers`
     certificate : of the split
     weights : metadata of the pretrained weights
@@ -103,6 +103,7 @@ def report_content(
             certificate.get("confounding", {}), config["confounding"], tasks, smallest
         ),
         "within": confounding_tables.within_groups(tables["confounding"], tasks),
+        "differences_within": confounding_tables.difference_groups(tables["within"], tasks),
         "strata": confounding_tables.names_of_strata(tables["confounding"]),
         "gains": confounding_tables.gain_groups(tables["gains"], tasks),
         "sets": confounding_tables.set_groups(tables["sets"], tasks, smallest),

@@ -1,7 +1,8 @@
 """What else than the disease could give the AUCs: the site, and differences of age, sex and size between the classes.
 
 Goes in: test scores, resamples and what is known of each image.  Comes out: the AUC of the site alone on the same
-resamples, each model's AUC among images of one site, age band, sex or size, and its gain over the covariates alone.
+resamples, each model's AUC among images of one site, age band, sex or size, the differences between models there, and
+each model's gain over the covariates alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from ..seeds import seed_from
 from ..split.confounding import SITES, site_model
 from ..split.roles import SETS
-from .aggregation import summarise
+from .aggregation import pairs_of, summarise
 from .populations import pairs_in_order
 from .tests import bootstrap_interval, holm, paired_comparison
 
@@ -24,6 +25,7 @@ COVARIATES = "covariates"
 THIRDS = 3  # groups of size, with equally many images of a task
 KEY = ["task", "n", "replicate"]
 MEASURES = ["task", "n", "model", "strata", "replicates", "median", "low", "high", "pairs"]
+DIFFERENCES = ["task", "n", "first", "second", "strata", "replicates", "mean_difference", "low", "high"]
 GAINS = ["task", "n", "model", "mean_gain", "low", "high", "p_two_sided", "p_holm"]
 NUMBERS = ("images", "participants", "positive_share", "age_mean", "age_sd", "female_share", "scans_per_person")
 
@@ -96,8 +98,8 @@ def confounding(
     *,
     bootstrap: int,
     seed: int,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The site alone on each resample, and each model's AUC within strata.
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The site alone on each resample, each model's AUC within strata, and the differences between models there.
 
     Parameters
     ----------
@@ -110,6 +112,7 @@ def confounding(
     site : KEY, `model` (SITE) and `auc`, a row per resample
     measures : MEASURES; `strata` is "all" for the site alone, else the name of the strata; `median` over replicates
         with its bootstrap interval, and `pairs`, the mean share of pairs that are within a stratum
+    differences : DIFFERENCES, see `differences_within`
     """
     models = [name for name in predictions if name not in (*KEY, "position", "person", "label")]
     alone, within = [], []
@@ -128,7 +131,8 @@ def confounding(
                     within.append(key | {"model": model, "strata": name, "auc": auc, "pairs": pairs})
     site = pd.DataFrame(alone)
     rows = summarise(site, bootstrap=bootstrap, seed=seed).assign(strata="all", pairs=1.0)[MEASURES].to_dict("records")
-    for (task, n, model, name), part in pd.DataFrame(within).groupby(["task", "n", "model", "strata"], sort=False):
+    stratified = pd.DataFrame(within)
+    for (task, n, model, name), part in stratified.groupby(["task", "n", "model", "strata"], sort=False):
         known = part.dropna(subset="auc")
         row = {"task": task, "n": n, "model": model, "strata": name, "replicates": len(known)}
         row |= {"median": known["auc"].median(), "low": np.nan, "high": np.nan, "pairs": part["pairs"].mean()}
@@ -138,7 +142,39 @@ def confounding(
                 known["auc"].to_numpy(), statistic="median", resamples=bootstrap, seed=seed_here
             )
         rows.append(row)
-    return site, pd.DataFrame(rows, columns=MEASURES)
+    differences = differences_within(stratified, bootstrap=bootstrap, seed=seed)
+    return site, pd.DataFrame(rows, columns=MEASURES), differences
+
+
+def differences_within(stratified: pd.DataFrame, *, bootstrap: int, seed: int) -> pd.DataFrame:
+    """How far the models that are compared differ in their AUCs within strata, replicate by replicate.
+
+    It describes: nothing is tested, and the comparisons of the whole test sets alone decide.
+
+    Parameters
+    ----------
+    stratified : KEY, `model`, `strata` and `auc`, NaN for a replicate without a pair within a stratum
+
+    Returns
+    -------
+    DIFFERENCES: first minus second, the mean over the replicates that have both, with its bootstrap interval, about
+    this pool
+    """
+    rows = []
+    for (task, n, name), part in stratified.groupby(["task", "n", "strata"], sort=False):
+        wide = part.pivot(index="replicate", columns="model", values="auc")
+        for first, second in pairs_of(wide[list(dict.fromkeys(part["model"]))]):
+            known = (wide[first] - wide[second]).dropna().to_numpy()
+            row = {"task": task, "n": n, "first": first, "second": second, "strata": name, "replicates": len(known)}
+            row |= dict.fromkeys(("mean_difference", "low", "high"), np.nan)
+            if len(known):
+                seed_here = seed_from("difference within", seed, task, n, first, second, name)
+                row["mean_difference"] = known.mean()
+                row["low"], row["high"] = bootstrap_interval(
+                    known, statistic="mean", resamples=bootstrap, seed=seed_here
+                )
+            rows.append(row)
+    return pd.DataFrame(rows, columns=DIFFERENCES)
 
 
 def gains(
