@@ -122,7 +122,7 @@ rule features:
 for BATCH in BATCHES:
 
     rule:
-        """Logistic regression on regional volumes; on age, sex and mask volume; and on features, for the further arms."""
+        """Logistic regression on regional volumes; on covariates; and on features, for the further arms."""
         name:
             rule_for("linear", BATCH)
         input:
@@ -130,6 +130,7 @@ for BATCH in BATCHES:
             indices=lambda wc: of_cohorts("index", wc.task),
             volumes=volumes_of_task("npy"),
             names=volumes_of_task("json"),
+            scanners=SCANNERS if config["models"]["covariates"]["site"] else [],
             features=lambda wc: [f"results/features/{name}.npy" for name in features_of_task(wc.task)],
             weights=WEIGHTS if FROZEN in study.further else [],
             tables=[fitting["file"] for fitting in FURTHER.values() if "file" in fitting],

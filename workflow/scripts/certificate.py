@@ -5,9 +5,8 @@ from neurotransfer.jobs.job import job
 with job(snakemake):
     from pathlib import Path
 
-    import pandas as pd
     from neurotransfer.files import digest_of_file, read_json, read_table, write_json, write_table, write_text
-    from neurotransfer.manifest.scanners import COLUMNS
+    from neurotransfer.manifest.scanners import read_scanners
     from neurotransfer.pretrain.study_key import make_study_key, read_study_key
     from neurotransfer.report.certificate_page import certificate_html
     from neurotransfer.report.public import check_public, private_names
@@ -30,7 +29,7 @@ with job(snakemake):
     key = (read_study_key if begun else make_study_key)(config["pretrain"]["participants_key"])
     accepted = {"waived": params.waived, "one_engine": params.one_engine, "key": key, "people": people}
     certified = proof.certify(splits, indices, params.roles, read_table(source.pairs), **accepted)
-    scanners = read_table(source.scanners) if source.scanners else pd.DataFrame(columns=COLUMNS)
+    scanners = read_scanners(source.scanners)
     named = [people.named(index) for index in indices]
     certified["confounding"] = confounding_of_tasks(named, splits, params.roles, scanners, config)
     write_table(join_splits(splits, indices), output.images)

@@ -5,14 +5,14 @@ from neurotransfer.jobs.job import job
 with job(snakemake):
     import pandas as pd
     from neurotransfer.files import read_table, write_table
-    from neurotransfer.manifest.scanners import COLUMNS, with_scanner
+    from neurotransfer.manifest.scanners import read_scanners, with_scanner
     from neurotransfer.report.public import check_public_files, private_names
     from neurotransfer.statistics import confounding
     from neurotransfer.statistics.aggregation import read_resamples
 
     source, params, output = snakemake.input, snakemake.params, snakemake.output
     resamples = read_resamples(source.resamples)
-    scanners = read_table(source.scanners) if source.scanners else pd.DataFrame(columns=COLUMNS)
+    scanners = read_scanners(source.scanners)
     images = pd.concat([read_table(path) for path in source.indices], ignore_index=True)
     pools = {}
     for task in params.tasks:

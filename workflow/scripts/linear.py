@@ -7,10 +7,12 @@ def fit_all(snakemake):
     """The fits of one replicate; their files are written once all of them are there."""
     from pathlib import Path
 
+    import numpy as np
     from neurotransfer.files import read_table, write_json
-    from neurotransfer.fit.covariates import read_covariates
+    from neurotransfer.fit.covariates import read_covariates, sites_of
     from neurotransfer.fit.features import read_features, read_table_of_features
     from neurotransfer.fit.linear import fit, normalised, read_etiv, read_volumes
+    from neurotransfer.manifest.scanners import read_scanners
     from neurotransfer.split.resampling import read_resample
     from neurotransfer.study.plan import FROZEN
 
@@ -23,6 +25,8 @@ def fit_all(snakemake):
     linear = fit("linear", shares, resample, facts, path, settings.fitting)
     indices = {Path(index).stem: read_table(index) for index in source.indices}
     features = read_covariates(resample, indices, volumes[:, 0])
+    if settings.covariates.get("site"):
+        features = np.hstack([features, sites_of(resample, read_scanners(source.scanners))])
     write_json(snakemake.output.covariates, fit("covariates", features, resample, facts, path, settings.covariates))
     for model, fitting in getattr(settings, "further", {}).items():
         if model == FROZEN:

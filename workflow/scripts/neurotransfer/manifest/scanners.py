@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from ..files import read_table
+
 COLUMNS = ["image_id", "manufacturer", "model", "field_strength"]
 FIELDS = {"manufacturer": "Manufacturer", "model": "ManufacturersModelName", "field_strength": "MagneticFieldStrength"}
 NOT_STATED = "not stated"
@@ -51,6 +53,11 @@ def with_scanner(images: pd.DataFrame, scanners: pd.DataFrame) -> pd.DataFrame:
     """Images with a column `scanner`, see `names_of_scanners`; without it if the scanner of none is known."""
     names = names_of_scanners(images["image_id"], scanners)
     return images if (names == NOT_STATED).all() else images.assign(scanner=names)
+
+
+def read_scanners(path: str | Path | None) -> pd.DataFrame:
+    """The table of scanners, without rows if there is none."""
+    return read_table(path) if path else pd.DataFrame(columns=COLUMNS)
 
 
 def names_of_scanners(image_ids: pd.Series, scanners: pd.DataFrame) -> pd.Series:

@@ -16,6 +16,7 @@ from typing import Any
 from .. import __version__
 from ..errors import InputError
 from ..files import digest_of_file, read_json, read_table, write_text
+from ..fit.covariates import in_words
 from ..fit.settings import all_settings
 from ..report.analysis_plan import CLASSES, facts_of_study, pool_counts
 from ..report.public import check_public, private_names
@@ -177,9 +178,9 @@ def _secondary(config: Mapping[str, Any], study: Study) -> Iterator[str]:
             "same tests."
         )
     yield (
-        "Described beside them, without a verdict: logistic regression on age, sex and mask volume (covariates) and on "
-        "cohort and scanner (site), gains over the covariates, AUCs within strata and subgroups, calibration, "
-        "thresholds, and learning curves with their worth in scans."
+        f"Described beside them, without a verdict: logistic regression on {in_words(config['models']['covariates'])} "
+        "(covariates) and on cohort and scanner (site), gains over the covariates, AUCs within strata and subgroups, "
+        "calibration, thresholds, and learning curves with their worth in scans."
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from .. import __version__
+from ..fit.covariates import in_words
 from ..fit.settings import all_settings
 from ..study.imported_weights import is_unchecked
 from ..study.plan import FROZEN, MODELS, further_arms, seconds_of
@@ -218,9 +219,10 @@ def _testing(config: Mapping[str, Any]) -> str:
         without repeating fits); that of fits whose training images overlap, estimated from the overlap and from the
         resamples' variance beyond that of their test sets{_second_seeds(config)}; and that of a finite number of
         resamples. It was adjusted in the same way. Learning curves of the mean AUC were made monotone by isotonic
-        regression and interpolated linearly in the logarithm of n. A logistic regression on age, sex and mask volume,
-        and one on the names of cohort and scanner, outside the comparisons, show the AUC of these confounders alone;
-        AUCs within one cohort, scanner, age band, sex and third of the mask volume are over pairs of images of the same
+        regression and interpolated linearly in the logarithm of n. A logistic regression on
+        {in_words(config["models"]["covariates"])}, and one on the names of cohort and scanner, outside the comparisons,
+        show the AUC of these confounders alone; AUCs within one cohort, scanner, age band, sex and third of the mask
+        volume are over pairs of images of the same
         stratum [@janes2009]."""
 
 

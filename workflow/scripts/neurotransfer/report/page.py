@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from .. import pages
 from ..files import read_table
+from ..fit.covariates import in_words
 from ..split.certificate import duplicates_in_words, statement
 from ..statistics.aggregation import of_paper
 from ..statistics.inference import PRIMARY
@@ -107,6 +108,7 @@ def report_content(
         "strata": confounding_tables.names_of_strata(tables["confounding"]),
         "gains": confounding_tables.gain_groups(tables["gains"], tasks),
         "sets": confounding_tables.set_groups(tables["sets"], tasks, smallest),
+        "covariates": in_words(config["models"]["covariates"]),
         "age_band": config["split"]["age_band"],
         "classifiers": classifier_tables.figure_groups(tables["classifiers"], tasks),
         "subgroup_aucs": classifier_tables.subgroup_rows(tables["subgroups"], tasks),

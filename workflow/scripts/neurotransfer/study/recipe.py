@@ -34,6 +34,7 @@ ADDED: dict[str, Any] = {
     "resampling.per_participant": "all",
     "resampling.stratify": False,
     "models.linear.normalise": "mask",
+    "models.covariates.site": False,
 }
 
 
