@@ -27,9 +27,7 @@ LEFT_RIGHT = ("Left", "Right")
 # SegIds: FreeSurfer's if the meaning agrees, 12000 and up for template regions that have none there.
 PRIOR_POWER = 0.5  # 1 would let the template decide, 0 the intensities alone
 DARKEST = 3  # percentile of the brain's intensities that is surely fluid
-DARKER = (
-    0.95  # [assumed] fluid over grey and grey over white matter; real T1w have up to 0.83 and 0.87, EPI 1.07 or more
-)
+DARKER = 0.95  # [assumed] fluid over grey, grey over white matter: real T1w have up to 0.83 and 0.87, EPI 1.07
 NAMES = {24: "CSF"}
 for _side, _ids in enumerate(((2, 4, 8, 7, 17, 10), (41, 43, 47, 46, 53, 49))):
     _parts = "Cerebral-White-Matter Lateral-Ventricle Cerebellum-Cortex Cerebellum-White-Matter Hippocampus Deep-Gray"
