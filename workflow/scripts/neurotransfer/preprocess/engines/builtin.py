@@ -38,7 +38,7 @@ for _side, _ids in enumerate(((2, 4, 8, 7, 17, 10), (41, 43, 47, 46, 53, 49))):
 
 def version() -> str:
     """Version of what this engine computes; raised when its results change."""
-    return "3"
+    return "4"
 
 
 class Builtin:
@@ -189,7 +189,7 @@ def brain_mask(image: np.ndarray, brain: np.ndarray, voxel_size: float) -> np.nd
     typical = np.median(tissue)
     reach = ndimage.binary_dilation(prior, ball, max(1, round(3 / voxel_size)))
     # between core and reach, tissue as bright as brain belongs to it; skull is darker, scalp beyond it brighter
-    likely = (image > 0.35 * typical) & (image < 1.6 * np.percentile(tissue, 98))
+    likely = (image > 0.4 * typical) & (image < 1.6 * np.percentile(tissue, 98))
     weight = ndimage.gaussian_filter((brain + 0.5 * likely.astype(np.float32)) * reach, 0.5)
     found = core | (weight > 0.75)
     found = ndimage.binary_opening(found, ball, max(1, round(2 / voxel_size))) | core
