@@ -1,6 +1,8 @@
 """Existing outputs are linked and never touched, checked as fresh ones are, and say what made them."""
 
+import gzip
 import shutil
+import struct
 from pathlib import Path
 
 import nibabel
@@ -119,6 +121,16 @@ def test_outputs_of_both_kinds_are_linked_cached_and_left_as_they_are(tmp_path):
     assert content(tmp_path / "d") == before
 
 
+def test_a_file_of_several_gzip_members_is_read_whole(tmp_path):
+    """As programs write it that compress in parallel."""
+    folder = fastsurfer(tmp_path / "fs")
+    plain, _ = write.read_mgz(folder / "mri/orig.mgz")
+    raw = gzip.decompress((folder / "mri/orig.mgz").read_bytes())
+    (folder / "mri/orig.mgz").write_bytes(gzip.compress(raw[:9000]) + gzip.compress(raw[9000:]))
+    found, _, _ = write.read_subject(run_derivatives(folder, tmp_path))
+    np.testing.assert_array_equal(found, plain)
+
+
 def test_freesurfers_cortex_and_white_matter_join_its_aseg(tmp_path):
     found = read_stats(run_derivatives(freesurfer(tmp_path / "d"), tmp_path) / "stats/aseg+DKT.stats")
     assert found.volumes[17] == 4111.5 and found.names[17] == "Left-Hippocampus"
@@ -166,6 +178,30 @@ def tiny(folder):
     save((arrays()[1] == HIPPOCAMPUS).astype(np.uint8), folder / "mri/mask.mgz")
 
 
+def negative(folder):
+    save(-(arrays()[1] > 0).astype(np.int16), folder / "mri/mask.mgz")
+
+
+def header(place, form, *values):
+    """Other values in the header of the image: the shape stands at byte 4, the type at 20, the directions at 42."""
+
+    def spoil(folder):
+        raw = bytearray(gzip.decompress((folder / "mri/orig.mgz").read_bytes()))
+        struct.pack_into(form, raw, place, *values)
+        (folder / "mri/orig.mgz").write_bytes(gzip.compress(raw))
+
+    return spoil
+
+
+def volume(text):
+    def spoil(folder):
+        path = folder / "stats/aseg+DKT.stats"
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([*lines[:-1], lines[-1].replace(lines[-1].split()[3], text, 1)]))
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("make", "spoil", "reason", "words"),
     [
@@ -176,6 +212,12 @@ def tiny(folder):
         (fastsurfer, flip_checksum("mri/mask.mgz"), "output_damaged", "mask.mgz"),
         (fastsurfer, cut("mri/aparc.DKTatlas+aseg.deep.mgz"), "output_damaged", "aparc"),
         (fastsurfer, tiny, "implausible_volume", "the mask says 0.0"),
+        (fastsurfer, negative, "implausible_volume", "the mask says 0.0"),
+        (fastsurfer, header(4, ">i", 0), "output_damaged", "orig.mgz"),
+        (fastsurfer, header(20, ">i", 99), "output_damaged", "orig.mgz"),
+        (fastsurfer, header(42, ">f", np.nan), "output_damaged", "orig.mgz: its place in space is not finite"),
+        (fastsurfer, volume("1e300"), "output_damaged", "1e300 mm³ is no volume of a structure"),
+        (fastsurfer, volume("-5"), "output_damaged", "-5 mm³ is no volume of a structure"),
         (fastsurfer, floats, "wrong_grid", "holds float32, not the uint8"),
         (freesurfer, remove("mri/brainmask.mgz"), "output_missing", "mri/mask.mgz or mri/brainmask.mgz"),
         (freesurfer, remove("stats/aseg.stats"), "output_missing", "stats/aseg.stats"),

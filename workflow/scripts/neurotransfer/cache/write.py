@@ -8,6 +8,7 @@ images, and three slices of each image for visual inspection.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import zlib
 from collections.abc import Iterable, Sequence
@@ -16,10 +17,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pandas as pd
-from nibabel.freesurfer.mghformat import MGHError, MGHHeader
+from nibabel.freesurfer.mghformat import MGHHeader
 
 from ..errors import InputError
 from ..files import digest_of_file, digest_of_rows, read_bytes, write_table
+from ..preprocess.engines.outputs import UNREADABLE as DAMAGED
 from ..preprocess.volumes import Statistics, statistics_of
 from ..study import layout
 from .image_figures import FIGURES, Box, bounding_box, quality_figures
@@ -45,17 +47,22 @@ def read_mgz(path: Path) -> tuple[np.ndarray, np.ndarray]:
         if it is missing, damaged or incomplete
     """
     try:
-        packed = read_bytes(path)
-        length = int.from_bytes(packed[-4:], "little")  # gzip ends with the length of its content
-        raw = zlib.decompress(packed, GZIP, bufsize=max(1, length))
+        raw = _unpacked(read_bytes(path))
         header = MGHHeader.from_fileobj(io.BytesIO(raw))
         shape = header.get_data_shape()
         voxels = np.frombuffer(raw, header.get_data_dtype(), int(np.prod(shape)), header.get_data_offset())
     except InputError:
         raise
-    except (OSError, zlib.error, ValueError, MGHError, nibabel.spatialimages.HeaderDataError) as error:
+    except DAMAGED as error:
         raise InputError(path, "", f"it can't be read ({error})", UNREADABLE) from None
     return voxels.reshape(shape, order="F"), header.get_affine()
+
+
+def _unpacked(packed: bytes) -> bytes:
+    """The content of a gzip file; programs that compress in parallel write several members, one behind the other."""
+    first = zlib.decompressobj(GZIP)
+    raw = first.decompress(packed)
+    return raw if first.eof and not first.unused_data else gzip.decompress(packed)
 
 
 def read_subject(folder: Path) -> tuple[np.ndarray, np.ndarray, float]:

@@ -20,6 +20,7 @@ from .status import read_status
 
 MASK_VOLUME, MASK_NAME = -1, "MaskVol"
 ETIV, ETIV_NAME = -2, "eTIV"  # estimated total intracranial volume
+MOST_MM3 = 1e7  # of a structure: no head is larger
 AGAIN = "process the image again"
 # What the mask's volume is called: FastSurfer and FreeSurfer 5 to 8, and FreeSurfer 4
 MASK_MEASURES = ("MaskVol", "BrainMaskVol")
@@ -142,6 +143,8 @@ def read_stats(path: str | Path) -> Statistics:
                 raise InputError(path, line.strip()[:40], "not a row of statistics", AGAIN)
             seg_id = int(_number(path, line, row["SegId"]))
             volumes[seg_id] = _number(path, line, row["Volume_mm3"])
+            if not 0 <= volumes[seg_id] <= MOST_MM3:
+                raise InputError(path, line.strip()[:40], f"{row['Volume_mm3']} mm³ is no volume of a structure", AGAIN)
             names[seg_id] = NAMES.get(seg_id, row["StructName"])
             for column, found in (("NVoxels", voxels), (_mean_column(headers), means)):
                 if column in row:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.freesurfer.mghformat import MGHError
 
 from ...errors import ImageError, InputError
 from ..volumes import Statistics, read_stats
@@ -25,7 +26,10 @@ KEPT = (ORIG, MASK, SEGMENTATION, ASEG)  # of an image without volumes, and what
 # check (quick_qc.py) warns below 0.7 of segmented tissue, which severe atrophy comes near.
 SMALLEST, LARGEST = 0.4, 2.8
 SOME_UNLISTED = 0.1  # [assumed] share of labels without statistics that another version may have
-UNREADABLE = (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError)
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, KeyError, zlib.error, MGHError),
+    *(nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError),
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def check_outputs(outputs: Outputs, voxel_size: float, *, all_listed: bool = Fal
             raise ImageError("wrong_grid", f"{path.name} and {outputs.orig.name} are not on one grid")
     if not labels.any():
         raise ImageError("implausible_volume", f"{outputs.segmentation.name} is empty")
-    litres = {"mask": float(np.count_nonzero(in_mask) * np.prod(sizes))}
+    litres = {"mask": float(np.count_nonzero(in_mask > 0) * np.prod(sizes))}
     if volumes:
         litres["statistics"] = _statistics_of(outputs.statistics, labels if all_listed else None).mask_volume
     for where, volume in litres.items():
@@ -105,6 +109,9 @@ def _read(path: Path) -> tuple[nibabel.MGHImage, np.ndarray]:
     """An image and its voxels; the file is read to its end, with its checksum."""
     try:
         image = read_mgz(path)
-        return image, np.asarray(image.dataobj)
+        voxels = np.asarray(image.dataobj)
     except UNREADABLE as error:
         raise ImageError("output_damaged", f"{path.name}: {error}") from None
+    if not np.isfinite(image.affine).all():
+        raise ImageError("output_damaged", f"{path.name}: its place in space is not finite")
+    return image, voxels
