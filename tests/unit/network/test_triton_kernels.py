@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from neurotransfer.network import fused_norm, kernel_choice
+from neurotransfer.network import first_block as first_block_module
+from neurotransfer.network import fused_norm, kernel_choice, sfcn
+from neurotransfer.pretrain import batches
 from torch import nn
 from torch.nn import functional
 
@@ -28,6 +31,8 @@ def few_programs(monkeypatch):
     """Several programs, and several tiles in each, at tiny sizes."""
     monkeypatch.setattr(triton_kernels, "PROGRAMS", 2)
     monkeypatch.setattr(triton_kernels, "ROWS", 8)
+    monkeypatch.setattr(triton_kernels, "WINDOWS", 8)
+    monkeypatch.setattr(triton_kernels, "FIRST_PROGRAMS", 2)
 
 
 def norm_of(channels, training):
@@ -39,11 +44,11 @@ def norm_of(channels, training):
     return norm
 
 
-def fused(x, norm, monkeypatch):
+def fused(x, norm, monkeypatch, left_out=None):
     """What `normalise_pool_relu` gives on a GPU."""
     with monkeypatch.context() as patch:
-        patch.setattr(fused_norm, "fused_function", lambda x, size: triton_kernels.NormalisePoolReLU)
-        return fused_norm.normalise_pool_relu(x, norm, 2)
+        patch.setattr(fused_norm, "kernels_for", lambda x, channels: triton_kernels)
+        return fused_norm.normalise_pool_relu(x, norm, 2, torch.zeros(x.shape[1]) if left_out is None else left_out)
 
 
 def plain(x, norm):
@@ -58,6 +63,87 @@ def run(function, x, norm, weights):
     return out.detach(), x.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var
 
 
+def first_block(images, channels, training, data_type, monkeypatch=None):
+    """A block of uint8 images by the kernels, or by torch's layers in float64 with the filters in `data_type`.
+
+    Its output, running statistics, and the gradients of filters, bias, scale and shift.
+    """
+    torch.manual_seed(11)
+    block = sfcn.Block(1, channels).train(training)
+    block.norm = norm_of(channels, training)
+    block.conv.weight.data = block.conv.weight.to(data_type).float()
+    weights = torch.randn(len(images), channels, *(length // 2 for length in images.shape[2:]))
+    if monkeypatch is None:
+        block.double()
+        out = plain(block.conv(images.double()), block.norm)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(first_block_module, "kernels_for", lambda x, channels: triton_kernels)
+            with torch.autocast("cpu", torch.bfloat16, enabled=data_type == torch.bfloat16):
+                out = block(images)
+    (out * weights.to(out.dtype)).sum().backward()
+    gradients = [parameter.grad for parameter in block.parameters()]
+    return [out.detach(), block.norm.running_mean, block.norm.running_var, *gradients]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    ("shape", "channels"), [((2, 1, 4, 6, 4), 16), ((1, 1, 3, 5, 7), 48), ((3, 1, 2, 2, 3), 32)], ids=str
+)
+@pytest.mark.parametrize("data_type", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_the_first_block_of_bytes_agrees_with_plain_layers_in_float64(
+    shape, channels, training, data_type, monkeypatch
+):
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(12))
+    images[0, 0, :, :2] = 0
+    found = first_block(images, channels, training, data_type, monkeypatch)
+    expected = first_block(images, channels, training, data_type)
+    rough = data_type == torch.bfloat16
+    assert found[0].dtype == data_type
+    for at, (one, other) in enumerate(zip(found, expected, strict=True)):
+        exact = 1e-4 if at in (1, 2) or not rough else 3e-2  # statistics are of exact sums in both types
+        assert torch.allclose(one.double(), other, rtol=exact, atol=exact * max(1e-2, float(other.abs().max())))
+
+
+def test_the_first_block_of_constant_and_of_empty_images_has_finite_gradients(monkeypatch):
+    for value in (0, 255):
+        images = torch.full((1, 1, 4, 4, 4), value, dtype=torch.uint8)
+        found, expected = (first_block(images, 16, True, torch.float32, *given) for given in ([monkeypatch], []))
+        for one, other in zip(found, expected, strict=True):
+            assert torch.allclose(one.double(), other, rtol=1e-3, atol=1e-3 * max(1.0, float(other.abs().max())))
+
+
+def test_moments_of_many_bright_windows_are_exact(monkeypatch):
+    """As many tiles for a program as int32 holds; 8 windows in each here."""
+    monkeypatch.setattr(triton_kernels, "PROGRAMS", 1)
+    images = torch.full((2, 1, 8, 8, 8), 255, dtype=torch.uint8)
+    padded = functional.pad(images[:, 0], (1,) * 6)
+    filters, weight = torch.zeros(16, 27, dtype=torch.double), torch.ones(16)
+    _, _, first, second = triton_kernels.convolve_pool(padded, filters, weight, torch.bfloat16, moments=True)
+    windows = padded.double().unfold(1, 4, 2).unfold(2, 4, 2).unfold(3, 4, 2).reshape(-1, 64)
+    assert torch.equal(first, windows.sum(0))
+    assert torch.equal(second, windows.T @ windows)
+    assert triton_kernels._programs(10**6, 1, True)[1] * triton_kernels.WINDOWS * 255**2 < 2**31
+
+
+@pytest.mark.parametrize("settings", [{"shift": 3, "mirror": True, "intensity": 0.3}, {"shift": 0, "mirror": False}])
+def test_the_augmentation_of_a_gpu_gives_the_bytes_of_a_cpu_s(settings, monkeypatch):
+    images = torch.randint(0, 256, (5, 6, 5, 7), dtype=torch.uint8)
+    monkeypatch.setattr(triton_kernels, "BYTES", 64)
+    taken = []
+
+    def by_kernel(images, shifts, mirrored, gains):
+        taken.append(1)
+        return triton_kernels.augment(images, torch.cat([shifts, mirrored[:, None]], 1).int(), gains)
+
+    expected = batches.augment(images, settings, 3)
+    monkeypatch.setattr(batches, "_augment", by_kernel)
+    assert torch.equal(batches.augment(images, settings, 3), expected)
+    part = batches.augment(images[1:3], settings, 3, np.array([1, 2]), 5)
+    assert torch.equal(part, expected[1:3])
+    assert len(taken) == 2
+
+
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize(
     "shape", [(2, 16, 4, 6, 4), (1, 48, 3, 5, 3), (3, 16, 2, 3, 2), (1, 128, 2, 2, 2)], ids=lambda shape: str(shape)
@@ -70,6 +156,19 @@ def test_kernels_agree_with_plain_layers_in_float64(shape, training, monkeypatch
     expected = run(plain, x.double(), norm_of(shape[1], training).double(), weights.double())
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one.double(), other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_a_convolution_s_bias_can_be_left_out(training, monkeypatch):
+    """With it and without it: output, gradients, its own among them, and running statistics."""
+    torch.manual_seed(9)
+    x, weights = torch.randn(2, 16, 4, 4, 4), torch.randn(2, 16, 2, 2, 2)
+    bias = torch.randn(16, requires_grad=True)
+    found = run(lambda x, norm: fused(x, norm, monkeypatch, bias), x, norm_of(16, training), weights)
+    by_bias, bias.grad = bias.grad, None
+    expected = run(lambda x, norm: plain(x + bias.view(-1, 1, 1, 1), norm), x, norm_of(16, training), weights)
+    for one, other in zip([*found, by_bias], [*expected, bias.grad], strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_kernels_agree_with_the_torch_version_in_bfloat16(monkeypatch):
@@ -113,11 +212,11 @@ def test_a_kept_graph_gives_its_gradient_twice(monkeypatch):
 
 def test_only_what_the_kernels_compute_is_given_to_them():
     x = torch.zeros(1, 16, 2, 2, 2)
-    assert kernel_choice.suits(x, 2) and kernel_choice.suits(x.bfloat16(), 2)
-    assert not kernel_choice.suits(x.double(), 2) and not kernel_choice.suits(x, 1)
-    assert not kernel_choice.suits(x[:, :8], 2) and not kernel_choice.suits(torch.zeros(1, 24, 2, 2, 2), 2)
-    assert not kernel_choice.suits(x[..., :1], 2) and not kernel_choice.suits(x[:0], 2)
-    assert kernel_choice.fused_function(x, 2) is None  # a CPU
+    assert all(kernel_choice.suits(kind, 16) for kind in (x, x.bfloat16(), x.byte()))
+    assert not kernel_choice.suits(x.double(), 16)
+    assert not kernel_choice.suits(x, 8) and not kernel_choice.suits(x, 24)
+    assert not kernel_choice.suits(x[..., :1], 16) and not kernel_choice.suits(x[:0], 16)
+    assert kernel_choice.kernels_for(x, 16) is None  # a CPU
 
 
 @pytest.fixture
@@ -177,4 +276,6 @@ def test_kernels_compile_for_a_gpu_without_atomic_operations(tmp_path):
     environment["PYTHONPATH"] = str(Path(fused_norm.__file__).parents[2])
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["_pool", "_scale_relu", "_gate_sums", "_unpool"]
+    assert done.stdout.split() == [
+        "_pool", "_scale_relu", "_gate_sums", "_unpool", "_convolve_pool", "_filter_sums", "_augment",
+    ]  # fmt: skip

@@ -113,7 +113,7 @@ def read_images(path: Path, metadata: Mapping[str, Any]) -> list[Tensor]:
     found = np.empty((min(SHARD_IMAGES, shard.shape[0]), *crop), np.uint8)
     for row, image in enumerate(found):
         shard.read(row, image)
-    return list(as_input(torch.from_numpy(found)).split(1))
+    return list(as_input(torch.from_numpy(found)).float().split(1))
 
 
 def _onnx(

@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..files import read_table
 from ..network.device import choose_device, place
 from ..network.sfcn import SFCN, calibrate, folded, start_head, training_scale, trunk_of
-from ..pretrain.batches import Images, ResidentImages, as_input, epoch_order
+from ..pretrain.batches import Images, ResidentImages, as_input, epoch_order, on_device
 from ..pretrain.distributed import passes_of
 from ..pretrain.evaluation import point_metrics
 from ..pretrain.optimiser import Optimiser, WeightAverage, learning_rate, make_optimiser
@@ -252,7 +252,7 @@ def train_epoch(
 
 def _share_of_loss(outputs: torch.Tensor, wanted: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
     """What a pass adds to the batch's mean logistic loss: outputs [n, 1] against the labels [batch] at `positions`."""
-    truth = wanted[positions].to(outputs.device)
+    truth = on_device(wanted[positions], outputs.device)
     losses = functional.binary_cross_entropy_with_logits(outputs[:, 0], truth, reduction="sum")
     return losses / len(wanted)
 

@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from .fused_norm import move_on, over_all_ranks
+from .kernel_choice import dtype_of_products, kernels_for
 
 PIECE = {"cpu": 1 << 13, "cuda": 1 << 18}  # pooled voxels at once: 8 MB of answers of 32 channels on a CPU
 CORNERS = list(itertools.product((0, 1), repeat=3))  # a, b, c: the position of a patch in a pooling window of 2³
@@ -34,30 +35,62 @@ def convolve_normalise_pool_relu(images: Tensor, conv: nn.Conv3d, norm: nn.Batch
 
     Parameters
     ----------
-    images : [N, 1, D, H, W], which get no gradient
+    images : [N, 1, D, H, W], floats or uint8, which get no gradient; a GPU reads uint8 images as they are
     conv : from one channel, 3³, padded by one voxel
 
     Returns
     -------
     [N, C, D // 2, H // 2, W // 2], channels last in memory
     """
-    assert conv.bias is not None and norm.running_mean is not None and norm.running_var is not None
+    dtype = dtype_of_products(images)
+    kernels = kernels_for(images, conv.out_channels) if images.dtype == torch.uint8 else None
+    if kernels is not None:
+        return _by_kernels(kernels, images, conv, norm, dtype)
+    images = images.float() if images.dtype == torch.uint8 else images
     filters = conv.weight.flatten(1).double()  # [C, 27]
-    if norm.training:
-        count, mean_patch, covariance = moments(images)
+    scale, shift, _ = _scale_and_shift(filters, conv, norm, moments(images) if norm.training else None)
+    folded = (filters * scale[:, None]).to(images.dtype)
+    return _ConvolvePoolReLU.apply(images, folded, shift.to(images.dtype), dtype, torch.is_grad_enabled())
+
+
+def _by_kernels(kernels: Any, images: Tensor, conv: nn.Conv3d, norm: nn.BatchNorm3d, dtype: torch.dtype) -> Tensor:
+    """The same of uint8 images by `triton_kernels`, whose filters are not scaled: the moments come with the maxima."""
+    exact = conv.weight.flatten(1).double()  # [C, 27]
+    filters = exact + (exact.to(dtype).double() - exact).detach()  # as the products have them; the gradient goes on
+    padded = functional.pad(images[:, 0], (1,) * 6)
+    most, at, first, second = kernels.convolve_pool(padded, filters, norm.weight, dtype, moments=norm.training)
+    found = over_all_patches(first.view(4, 4, 4), second, images) if norm.training else None
+    scale, shift, mean = _scale_and_shift(filters, conv, norm, found)
+    return kernels.ScaleReLU.apply(padded, most, at, filters, scale, shift, mean.detach())
+
+
+def _scale_and_shift(
+    filters: Tensor, conv: nn.Conv3d, norm: nn.BatchNorm3d, found: tuple[Tensor, Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What batch norm makes of the filters' answers without the convolution's bias: answers * scale + shift.
+
+    Parameters
+    ----------
+    filters : float64 [C, 27]
+    found : the batch's `moments`, which move the running statistics on; None if those are used
+
+    Returns
+    -------
+    scale, shift, and the answers' mean: float64 [C]
+    """
+    assert conv.bias is not None and norm.running_mean is not None and norm.running_var is not None
+    if found is not None:
+        count, mean_patch, covariance = found
         mean = filters @ mean_patch  # without conv.bias, which batch norm takes out again
         variance = ((filters @ covariance) * filters).sum(1)
         move_on(norm, mean + conv.bias, variance, count)
-        gone = mean
     else:
-        gone, variance = norm.running_mean.double() - conv.bias, norm.running_var.double()
+        mean, variance = norm.running_mean.double() - conv.bias, norm.running_var.double()
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    kind = images.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else images.dtype
-    folded, shift = (filters * scale[:, None]).to(images.dtype), (norm.bias - gone * scale).to(images.dtype)
-    if conv.bias.requires_grad and norm.training:
+    shift = norm.bias - mean * scale
+    if conv.bias.requires_grad and found is not None:
         shift = shift + 0 * conv.bias  # a gradient of zero, as batch norm gives it, and not of None
-    return _ConvolvePoolReLU.apply(images, folded, shift, dtype, torch.is_grad_enabled())
+    return scale, shift, mean
 
 
 @torch.no_grad()
@@ -72,6 +105,17 @@ def moments(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     for _, voxels in _neighbourhoods(images, torch.double):
         first += voxels.sum(1).view(4, 4, 4)
         second += voxels @ voxels.T
+    return over_all_patches(first, second, images)
+
+
+@torch.no_grad()
+def over_all_patches(first: Tensor, second: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The `moments` of `images`, from sums over the windows.
+
+    Parameters
+    ----------
+    first, second : of the 4³ voxels under the complete windows and of their products, float64 [4, 4, 4] and [64, 64]
+    """
     second = second.view(4, 4, 4, 4, 4, 4)
     total = torch.zeros(28, 28, dtype=torch.double, device=images.device)  # row 27: sums, and the number
     for a, b, c in CORNERS:

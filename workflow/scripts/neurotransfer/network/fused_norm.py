@@ -16,12 +16,12 @@ from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from .kernel_choice import fused_function
+from .kernel_choice import kernels_for
 
 PIECE = {"cpu": 1 << 18, "cuda": 1 << 26}  # numbers worked on at once: within a core's cache; enough for a GPU
 
 
-def normalise_pool_relu(x: Tensor, norm: nn.BatchNorm3d, size: int) -> Tensor:
+def normalise_pool_relu(x: Tensor, norm: nn.BatchNorm3d, size: int, left_out: Tensor | None = None) -> Tensor:
     """ReLU of the max-pool of `norm(x)`, and `norm`'s running statistics moved on, as torch's layers do it.
 
     Parameters
@@ -29,6 +29,7 @@ def normalise_pool_relu(x: Tensor, norm: nn.BatchNorm3d, size: int) -> Tensor:
     x : [N, C, D, H, W], of a convolution that is used nowhere else: in training its gradient overwrites it, unless x is
         a leaf or the graph is kept for another backward pass
     size : of the pooling window and its stride, in voxels
+    left_out : the convolution's bias [C] if x lacks it; for `triton_kernels` alone, which then save a pass over x
 
     Raises
     ------
@@ -40,11 +41,11 @@ def normalise_pool_relu(x: Tensor, norm: nn.BatchNorm3d, size: int) -> Tensor:
     if norm.training and x.numel() == x.shape[1] and ranks() == 1:
         raise ValueError("batch norm has one voxel per channel to learn from: the batch or the images are too small")
     running = None if norm.training else (norm.running_mean, norm.running_var)
-    fused = fused_function(x, size)
-    if fused is None:
+    if left_out is None:
         out, mean, variance, count = _NormalisePoolReLU.apply(x, norm.weight, norm.bias, norm.eps, size, running)
     else:
-        out, mean, variance, count = fused.apply(x, norm.weight, norm.bias, norm.eps, running)
+        function = kernels_for(x, x.shape[1]).NormalisePoolReLU
+        out, mean, variance, count = function.apply(x, norm.weight, norm.bias, norm.eps, running, left_out)
     if norm.training:
         move_on(norm, mean, variance, count)
     return out
@@ -117,7 +118,9 @@ class _NormalisePoolReLU(torch.autograd.Function):
             count = torch.full_like(mean, len(rows))
         slope = torch.rsqrt(variance + epsilon)  # normalised = (x - mean) * slope
         scale = slope * weight
-        if bool((weight > 0).all()):
+        if size == 1:
+            most, at = x, None
+        elif bool((weight > 0).all()):
             most, at = functional.max_pool3d(x, size, return_indices=True)
         else:  # if the scale is 0 all voxels tie, and torch's layers then take the first
             at = functional.max_pool3d(x * weight.sign().to(x.dtype).view(-1, 1, 1, 1), size, return_indices=True)[1]
@@ -125,7 +128,8 @@ class _NormalisePoolReLU(torch.autograd.Function):
         wide = torch.promote_types(x.dtype, torch.float32)
         pooled = _rows(most)  # [N d h w, C]
         out = torch.addcmul((bias - mean * scale).to(wide), pooled, scale.to(wide)).relu_().to(x.dtype)
-        at = _rows(at.int()) if x[0, 0].numel() < 2**31 else _rows(at)  # half of what max-pool's own 64 bits take
+        if at is not None:  # half of what max-pool's own 64 bits take
+            at = _rows(at.int()) if x[0, 0].numel() < 2**31 else _rows(at)
         ctx.save_for_backward(rows, pooled, at, out, mean, slope, weight, count)
         ctx.shape, ctx.training, ctx.leaf = x.shape, running is None, x.is_leaf
         volumes = out.view(len(x), *most.shape[2:], x.shape[1]).permute(0, 4, 1, 2, 3)
@@ -152,8 +156,11 @@ class _NormalisePoolReLU(torch.autograd.Function):
         count_of_images, channels = ctx.shape[:2]
         moved = gradient.mul_(scale.to(wide)).to(rows.dtype)
         shape = (count_of_images, -1, channels)
-        for image, winners, values in zip(result.view(shape), at.view(shape), moved.view(shape), strict=True):
-            image.scatter_add_(0, winners.long(), values)
+        if at is None:
+            result.add_(moved)
+        else:
+            for image, winners, values in zip(result.view(shape), at.view(shape), moved.view(shape), strict=True):
+                image.scatter_add_(0, winners.long(), values)
         result = result.view(count_of_images, *ctx.shape[2:], channels).permute(0, 4, 1, 2, 3)
         return result, by_weight.to(weight.dtype), by_bias.to(weight.dtype), None, None, None
 

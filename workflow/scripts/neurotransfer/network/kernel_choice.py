@@ -22,27 +22,34 @@ LEAST_CHANNELS = 16  # and a multiple of it: fewer fill no line of a GPU's memor
 COST = "on an H200, sorting in torch's own way took half the time of a deterministic training step"
 
 
-def fused_function(x: Tensor, size: int) -> Any:
-    """The autograd function that computes batch norm, pooling and ReLU of `x` in few kernels; None if torch has to.
+def dtype_of_products(x: Tensor) -> torch.dtype:
+    """The type that a convolution of `x` computes in: autocast's if it is on, and else x's own, float32 for uint8."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return torch.float32 if x.dtype == torch.uint8 else x.dtype
+
+
+def kernels_for(x: Tensor, channels: int) -> Any:
+    """The module `triton_kernels` if it computes a block of `x` on x's device, and None if torch has to.
 
     Parameters
     ----------
-    x : [N, C, D, H, W]
-    size : of the pooling window
+    x : [N, inputs, D, H, W], what goes into the block
+    channels : of the block's convolution
     """
-    if x.device.type != "cuda" or torch.compiler.is_compiling() or not suits(x, size):
+    if x.device.type != "cuda" or torch.compiler.is_compiling() or not suits(x, channels):
         return None
     if missing_for_kernels(x.device) is not None:
         return None
-    from .triton_kernels import NormalisePoolReLU
+    from . import triton_kernels
 
-    return NormalisePoolReLU
+    return triton_kernels
 
 
-def suits(x: Tensor, size: int) -> bool:
-    """Whether there are kernels for `x` and windows of `size`³."""
-    able = x.dtype in (torch.bfloat16, torch.float32) and x.shape[1] % LEAST_CHANNELS == 0
-    return able and size == 2 and min(x.shape[2:]) >= size and x.numel() > 0
+def suits(x: Tensor, channels: int) -> bool:
+    """Whether there are kernels for a block of so many `channels` of `x`."""
+    able = dtype_of_products(x) in (torch.bfloat16, torch.float32) and channels % LEAST_CHANNELS == 0
+    return able and min(x.shape[2:]) >= 2 and x.numel() > 0
 
 
 @functools.cache  # tried, and logged, once

@@ -1,6 +1,6 @@
 """The network: Peng et al.'s Simple Fully Convolutional Network (SFCN) in the authors' variant.
 
-An image of raw intensities (0 to 255) goes in, one number per target comes out.
+An image of raw intensities (0 to 255), as bytes or floats, goes in; one number per target comes out.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.functional import conv3d
 
 from .first_block import convolve_normalise_pool_relu
 from .fused_norm import left_to_compiler, normalise_pool_relu
+from .kernel_choice import kernels_for
 
 EPSILON, MOMENTUM = 1e-3, 0.01  # of batch norm [published]
 HEAD_SD = 0.01  # [assumed] of the head's first weights
@@ -33,6 +35,9 @@ class Block(nn.Module):
         images = x.shape[1] == 1 and not x.requires_grad
         if images and self.conv.out_channels >= WIDE and not left_to_compiler():
             return convolve_normalise_pool_relu(x, self.conv, self.norm)
+        x = x.float() if x.dtype == torch.uint8 else x
+        if kernels_for(x, self.conv.out_channels) is not None:
+            return normalise_pool_relu(conv3d(x, self.conv.weight, padding=1), self.norm, 2, self.conv.bias)
         return normalise_pool_relu(self.convolve(x), self.norm, 2)
 
     def convolve(self, x: Tensor) -> Tensor:
@@ -99,7 +104,7 @@ class SFCN(nn.Module):
         self.head = nn.Linear(bottleneck, outputs)
         self.data_type = torch.float32  # of convolutions and matrix products; `device.place` sets it
 
-    def forward(self, images: Tensor, kept: Tensor | None = None) -> Tensor:  # [N, 1, D, H, W], float -> [N, outputs]
+    def forward(self, images: Tensor, kept: Tensor | None = None) -> Tensor:  # [N, 1, D, H, W] -> [N, outputs]
         x = self.pooled(images)  # [N, bottleneck]
         x = self.dropout(x) if kept is None else x * kept  # kept [N, bottleneck]: a mask drawn elsewhere
         return self.head(x * self.scale)  # [N, outputs]
@@ -130,6 +135,7 @@ class SFCN(nn.Module):
         """Images as the first block takes them."""
         if self.scaling == "none":
             return images
+        images = images.float()
         return images / images.mean(dim=(1, 2, 3, 4), keepdim=True).clamp(min=SMALLEST_MEAN)
 
     def _squeezed(self, x: Tensor) -> Tensor:
@@ -137,6 +143,8 @@ class SFCN(nn.Module):
         return normalise_pool_relu(self.bottleneck(x), self.norm, 1)
 
     def _pool(self, x: Tensor) -> Tensor:  # [N, C, D, H, W] -> [N, C]
+        if self.pooling == "max" and x.device.type == "cuda":  # whose adaptive pooling adds gradients in any order
+            return x.flatten(2).max(2).values
         pool = functional.adaptive_max_pool3d if self.pooling == "max" else functional.adaptive_avg_pool3d
         return pool(x, 1).flatten(1)
 
@@ -199,7 +207,7 @@ def live_features(model: SFCN, batches: Iterable[Tensor]) -> Tensor:
 
     Parameters
     ----------
-    batches : inputs of the network, float32 [N, 1, D, H, W]
+    batches : inputs of the network, [N, 1, D, H, W]
     """
     model.eval()
     live = torch.zeros(model.head.in_features, dtype=torch.bool, device=model.head.weight.device)  # [bottleneck]
@@ -217,7 +225,7 @@ def calibrate(model: SFCN, batches: Iterable[Tensor]) -> None:
 
     Parameters
     ----------
-    batches : inputs of the network, float32 [N, 1, D, H, W], as in training, but not augmented
+    batches : inputs of the network, [N, 1, D, H, W], as in training, but not augmented
     """
     norms = _norms(model, frozen=False)
     if not norms:

@@ -67,7 +67,7 @@ def gather(outputs: np.ndarray, count: int, device: torch.device) -> np.ndarray:
     return torch.stack(everyone, 1).flatten(0, 1)[:count].cpu().numpy()
 
 
-def add_gradients(parameters: Iterable[Tensor], losses: Tensor, asked: bool) -> tuple[list[float], bool]:
+def add_gradients(parameters: Iterable[Tensor], losses: Tensor, asked: bool) -> Tensor:
     """Sum gradients and losses over ranks, the gradients in place.
 
     Parameters
@@ -77,18 +77,17 @@ def add_gradients(parameters: Iterable[Tensor], losses: Tensor, asked: bool) -> 
 
     Returns
     -------
-    the sums of the losses, and whether any rank has received a signal to stop
+    how many ranks have received a signal to stop, and the sums of the losses: [1 + losses], on the device
     """
+    mine = torch.cat([losses.new_full((1,), float(asked)), losses])
     if ranks() == 1:
-        return losses.tolist(), asked
+        return mine
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    stop = torch.tensor([float(asked)], device=losses.device)
-    total = over_all_ranks(torch.cat([stop, losses, *(gradient.flatten() for gradient in gradients)]))
-    parts = total[1 + len(losses) :].split([gradient.numel() for gradient in gradients])
+    total = over_all_ranks(torch.cat([mine, *(gradient.flatten() for gradient in gradients)]))
+    parts = total[len(mine) :].split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
-    stop, *values = total[: 1 + len(losses)].tolist()
-    return values, stop > 0
+    return total[: len(mine)]
 
 
 def any_rank(yes: bool, device: torch.device) -> bool:

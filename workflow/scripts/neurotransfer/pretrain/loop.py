@@ -21,7 +21,7 @@ from ..network.device import place
 from ..network.fused_norm import over_all_ranks, ranks
 from ..network.sfcn import SFCN, calibrate, folded, live_features, start_head, training_scale
 from ..seeds import seed_from
-from .batches import Images, as_input, epoch_order
+from .batches import Images, as_input, epoch_order, on_device
 from .checkpoints import Checkpoints, asked_to_stop
 from .distributed import add_gradients, any_rank, check_all_have, gather, passes_of, rank, share_of
 from .evaluation import point_metrics
@@ -33,6 +33,7 @@ from .targets import Target, decode, encode, first_biases, masked_loss, target_l
 logger = logging.getLogger("neurotransfer")
 CALIBRATION_BATCHES = 32  # batches over which batch norm's statistics are taken at the end of an epoch
 DEAD_IMAGES = 32  # training images, at least, over which dead features are counted
+LOOK = 50  # steps of a GPU after which their losses are read; reading waits until the GPU has done them all
 LOWERED, LOWERINGS = 3.0, 5  # [assumed] what a diverging run divides its rate by, and how many times
 LOWER = "lower it by a factor of 3, or set pretrain.clip_norm: 1, or pretrain.on_divergence: lower_rate"
 
@@ -68,6 +69,19 @@ class Problem:
     device: torch.device
 
 
+@dataclass(frozen=True)
+class DoneStep:
+    """A step whose figures are still on the device: its number in the epoch, its rate, and how many images it had.
+
+    `found` has how many ranks were asked to stop, each target's part of the loss, and the gradients' norm.
+    """
+
+    step: int
+    rate: float
+    images: int
+    found: Tensor
+
+
 @dataclass
 class TrainingState:
     """Everything that a training changes, as a checkpoint keeps it.
@@ -76,7 +90,8 @@ class TrainingState:
     those done in all.  Of the epoch so far, `total` sums the losses of the images, and `largest` and `norm` are the
     largest loss and gradient norm of a step.  `first` and `last` are each target's part of the loss in the first and
     in the latest step.  `lowered` counts how often the rate was lowered because the loss was not finite, and
-    `epoch_start` is the whole state before the epoch's first step.
+    `epoch_start` is the whole state before the epoch's first step.  `unread` are the steps whose figures are not yet
+    in `total` and the others: none when a checkpoint is written.
     """
 
     model: SFCN
@@ -94,6 +109,7 @@ class TrainingState:
     last: list[float] = field(default_factory=list)
     lowered: int = 0
     epoch_start: dict[str, Any] = field(default_factory=dict)
+    unread: list[DoneStep] = field(default_factory=list)
 
     NUMBERS = ("history", "best", "epoch", "step", "steps", "total", "largest", "norm", "first", "last", "lowered")
 
@@ -122,8 +138,32 @@ class TrainingState:
     def lower_rate(self) -> None:
         """Go back to the epoch's first step, with a lower rate from there on."""
         lowered = self.lowered + 1
+        self.unread.clear()
         self.restore(self.epoch_start)
         self.lowered = self.epoch_start["lowered"] = lowered
+
+    def read(self, targets: Sequence[Target], progress: Progress) -> bool:
+        """Take in the figures of the steps that are not read yet; whether any rank has been asked to stop.
+
+        Raises
+        ------
+        DivergenceError
+            naming the first step whose loss is not finite
+        """
+        if not self.unread:
+            return False
+        done, self.unread = self.unread, []
+        asked = False
+        for one, (stop, *parts, norm) in zip(done, torch.stack([one.found for one in done]).tolist(), strict=True):
+            loss = sum(parts)
+            self.first = self.first or parts
+            if not math.isfinite(loss):
+                raise _divergence(self, targets, one)
+            self.total += loss * one.images
+            self.largest, self.norm, self.last = max(self.largest, loss), max(self.norm, norm), parts
+            progress.tell(self.epoch, one.step + 1, one.images, loss)
+            asked |= stop > 0
+        return asked
 
     def rate_at(self, settings: Mapping[str, Any], step: int, steps: int) -> float:
         """The learning rate of a step of this epoch, which has so many steps."""
@@ -235,6 +275,7 @@ def train_epoch(
 
     def before_pass(number: int) -> None:
         if number and asked and ranks() == 1:
+            state.read(problem.targets, progress)
             state.stop(checkpoints, device)  # on a CPU a step can take minutes; this one is repeated whole
 
     model.train()
@@ -251,31 +292,40 @@ def train_epoch(
             seeds={name: seed_from(seed, name, state.epoch, state.step) for name in ("augmentation", "dropout")},
             augmentation=settings["augmentation"],
             loss_of=lambda outputs, positions, wanted=wanted, known=known: target_losses(  # type: ignore[misc]
-                outputs, wanted[positions].to(device), problem.targets, known.to(device)
+                outputs, on_device(wanted[positions], device), problem.targets, on_device(known, device)
             ),
             device=device,
             before_pass=before_pass,
         )
-        parts, asked_somewhere = add_gradients(state.optimiser.parameters, summed, bool(asked))
-        loss = sum(parts)
-        if state.steps == 0:
-            state.first = parts
-            means = first_biases(problem.targets).expand_as(wanted)  # [batch, targets]
-            dummy = float(masked_loss(means, wanted, problem.targets))
-            logger.info("the first batch's loss is %.4f; predicting the training means gives %.4f", loss, dummy)
-        if not math.isfinite(loss):
-            raise _divergence(state, problem.targets, rate)
+        sums = add_gradients(state.optimiser.parameters, summed, bool(asked))  # [1 + targets]
         norm = state.optimiser.step(rate)
         state.average.update()
-        state.total += loss * len(batch)
-        state.largest, state.norm, state.last = max(state.largest, loss), max(state.norm, norm), parts
+        state.unread.append(DoneStep(state.step, rate, len(batch), torch.cat([sums, norm.view(1)])))
         state.step, state.steps = state.step + 1, state.steps + 1
-        progress.tell(state.epoch, state.step, len(batch), loss)
+        if state.steps == 1:
+            _tell_first_loss(sums, wanted, problem.targets)
+        # all ranks look at the same steps, so that they stop together
+        looking = device.type == "cpu" or state.steps % LOOK == 0 or state.step == len(order)
+        asked_somewhere = looking and state.read(problem.targets, progress)
         if checkpoints.is_due():
+            state.read(problem.targets, progress)
             state.save(checkpoints)
-        if asked_somewhere:
+        if asked_somewhere or (asked and ranks() == 1):
+            state.read(problem.targets, progress)
             state.stop(checkpoints, device)
     return [part for step in rows[:CALIBRATION_BATCHES] for part in step]
+
+
+def _tell_first_loss(sums: Tensor, wanted: Tensor, targets: Sequence[Target]) -> None:
+    """Log the loss of the first batch, and what the dummy has there.
+
+    Parameters
+    ----------
+    sums : from `add_gradients`; wanted : the batch's targets, [batch, targets]
+    """
+    means = first_biases(list(targets)).expand_as(wanted)  # [batch, targets]
+    dummy, loss = float(masked_loss(means, wanted, list(targets))), sum(sums[1:].tolist())
+    logger.info("the first batch's loss is %.4f; predicting the training means gives %.4f", loss, dummy)
 
 
 def conclude_epoch(
@@ -338,9 +388,9 @@ def conclude_epoch(
     return row
 
 
-def _divergence(state: TrainingState, targets: Sequence[Target], rate: float) -> DivergenceError:
+def _divergence(state: TrainingState, targets: Sequence[Target], failed: DoneStep) -> DivergenceError:
     """The error that says in which step the loss is not finite, and which target's loss grew before."""
-    what = f"the loss is not finite in epoch {state.epoch}, step {state.step}, at a learning rate of {rate:g}"
+    what = f"the loss is not finite in epoch {state.epoch}, step {failed.step}, at a learning rate of {failed.rate:g}"
     if state.last:
         grown = [last - first for first, last in zip(state.first, state.last, strict=True)]
         worst = max(range(len(grown)), key=grown.__getitem__)

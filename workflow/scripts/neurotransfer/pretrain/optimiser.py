@@ -34,22 +34,33 @@ class Optimiser:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def step(self, rate: float) -> float:
-        """Move every parameter that has a gradient; the norm of all gradients before clipping."""
+    def step(self, rate: float) -> Tensor:
+        """Move every parameter that has a gradient; the norm of all gradients before clipping, a scalar."""
         norm = self.limit_gradients()
         self.move(rate)
         return norm
 
     @torch.no_grad()
-    def limit_gradients(self) -> float:
-        """Scale all gradients, in place, to a norm of at most `clip_norm`; their norm before that."""
+    def limit_gradients(self) -> Tensor:
+        """Scale all gradients, in place, to a norm of at most `clip_norm`; their norm before that, a scalar.
+
+        It stays on the device, so that nothing waits for it.
+        """
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         if not gradients:
-            return 0.0
-        norm = float(torch.stack(torch._foreach_norm(gradients)).norm())  # root of the sum of all squares
-        if self.clip_norm is not None and math.isfinite(norm) and norm > self.clip_norm:
-            torch._foreach_mul_(gradients, self.clip_norm / norm)
+            return torch.zeros(())
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()  # root of the sum of all squares
+        if self.clip_norm is not None:
+            factor = torch.where(norm.isfinite() & (norm > self.clip_norm), self.clip_norm / norm.double(), 1.0)
+            if factor.is_cuda or factor != 1:
+                torch._foreach_mul_(gradients, factor.to(norm.dtype))
         return norm
+
+    def with_gradients(self, *kept: list[Tensor]) -> tuple[list[Tensor], ...]:
+        """The parameters that have a gradient, these gradients, and what `kept` has for them."""
+        moved = [at for at, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        return [self.parameters[at] for at in moved], gradients, *([each[at] for at in moved] for each in kept)
 
     def move(self, rate: float) -> None:
         """Move every parameter that has a gradient."""
@@ -75,10 +86,12 @@ class Momentum(Optimiser):
     @torch.no_grad()
     def move(self, rate: float) -> None:
         """Velocity = momentum * velocity + gradient + decay * parameter; parameter -= rate * velocity."""
-        for parameter, velocity in zip(self.parameters, self.velocities, strict=True):
-            if parameter.grad is not None:
-                velocity.mul_(self.momentum).add_(parameter.grad).add_(parameter, alpha=self.weight_decay)
-                parameter.sub_(velocity, alpha=rate)
+        parameters, gradients, velocities = self.with_gradients(self.velocities)
+        if parameters:
+            torch._foreach_mul_(velocities, self.momentum)
+            torch._foreach_add_(velocities, gradients)
+            torch._foreach_add_(velocities, parameters, alpha=self.weight_decay)
+            torch._foreach_sub_(parameters, velocities, alpha=rate)
 
     def state(self) -> dict[str, Any]:
         """The velocities."""
@@ -106,13 +119,9 @@ class AdamW(Optimiser):
     def move(self, rate: float) -> None:
         """Shrink the parameters, then move each by its mean gradient over the root of its mean squared gradient."""
         self.steps += 1
-        moved = [at for at, parameter in enumerate(self.parameters) if parameter.grad is not None]
-        if not moved:
+        parameters, gradients, means, squares = self.with_gradients(self.means, self.squares)
+        if not parameters:
             return
-        parameters, means, squares = (
-            [tensors[at] for at in moved] for tensors in (self.parameters, self.means, self.squares)
-        )
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._foreach_mul_(parameters, 1 - rate * self.weight_decay)
         torch._foreach_lerp_(means, gradients, 1 - self.momentum)  # mean += (1 - beta 1) * (gradient - mean)
         torch._foreach_mul_(squares, SECOND_MOMENT)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..network.sfcn import SFCN
-from .batches import Images, as_input, augment, dropout_mask
+from .batches import Images, as_input, augment, dropout_mask, on_device
 from .evaluation import PREDICTIONS, long_form
 from .targets import Target, decode
 
@@ -51,7 +51,7 @@ def backward_passes(
     for number, positions in enumerate(passes):
         before_pass(number)
         images = augment(next(reading), augmentation, seeds["augmentation"], positions, count)  # uint8 [n, D, H, W]
-        outputs = model(as_input(images), kept[positions].to(device))  # [n, outputs]
+        outputs = model(as_input(images), on_device(kept[positions], device))  # [n, outputs]
         losses = loss_of(outputs, positions)  # [losses]
         losses.sum().backward()
         total = total + losses.detach()
@@ -71,9 +71,9 @@ def predict(
     model.eval()
     outputs = []
     for batch in images.batches([rows[at : at + batch_size] for at in range(0, len(rows), batch_size)], device):
-        outputs.append(model(as_input(batch)).cpu().numpy())
+        outputs.append(model(as_input(batch)))
         after_batch()
-    return np.concatenate(outputs)
+    return torch.cat(outputs).cpu().numpy()
 
 
 @torch.no_grad()

@@ -138,7 +138,7 @@ def target_losses(outputs: Tensor, truth: Tensor, targets: list[Target], known: 
     present = ~torch.isnan(truth)  # [N, targets]
     filled = torch.where(present, truth, 0.0)  # [N, targets]
     counts = present.sum(0) if known is None else known  # [targets]
-    weights = torch.tensor([target.weight for target in targets], device=outputs.device)  # [targets]
+    weights = torch.tensor([target.weight for target in targets]).to(outputs.device, non_blocking=True)  # [targets]
     in_batch = (weights * (counts > 0)).sum()
     shares = weights / torch.where(in_batch > 0, in_batch, 1.0)  # [targets]
     parts = []
@@ -148,7 +148,7 @@ def target_losses(outputs: Tensor, truth: Tensor, targets: list[Target], known: 
             continue
         output, wanted = outputs[:, column], filled[:, column]  # [N] each
         if target.kind == "binary":
-            weight = torch.tensor(target.positive_weight, device=outputs.device)
+            weight = torch.full((), target.positive_weight, device=outputs.device)
             losses = functional.binary_cross_entropy_with_logits(output, wanted, pos_weight=weight, reduction="none")
         elif target.loss == "absolute":
             losses = (output - wanted).abs()
