@@ -9,26 +9,31 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from neurotransfer.network import triton_kernels as kernels
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-FLOATS = {"sums", "squares", "products", "shift", "sign", "mean", "scale", "bias", "level", "tilt", "firsts", "totals",
-          "gains"}  # fmt: skip
-BYTES, WHOLE = {"images", "at"}, {"seconds", "moves"}
-NUMBERS = {"windows", "rows", "D", "H", "W", "d", "h", "w", "line", "plane", "volume", "per", "C", "voxels"}
-FIRST = {"P": kernels.WINDOWS, "B": kernels.WIDEST_FIRST, "G": 8, "T": tl.bfloat16}
-OTHERS = {"P": kernels.ROWS, "B": kernels.WIDEST}
+FLOATS = {"weight", "bias", "left_out", "running_mean", "running_var", "by_weight", "by_bias", "by_left_out", "dense",
+          "rounded", "parts", "filters", "firsts", "totals", "gains"}  # fmt: skip
+BYTES, WHOLE, EXACT = {"images", "at", "columns"}, {"seconds", "moves"}, {"sums", "raw", "exact", "mine", "everywhere"}
+NUMBERS = {"windows", "rows", "D", "H", "W", "d", "h", "w", "line", "plane", "volume", "per", "C", "row", "voxels"}
+FIRST = {"P": kernels.FIRST_ROWS[torch.bfloat16], "B": kernels.FIRST_WIDEST, "T": tl.bfloat16}
+OTHERS, FEW = {"P": kernels.ROWS, "B": kernels.WIDEST}, {"B": kernels.FEW}
 KERNELS = [
     (kernels._pool, OTHERS),
+    (kernels._raw_sums, FEW),
+    (kernels._settle, FEW | {"TRAINING": True}),
     (kernels._scale_relu, OTHERS),
     (kernels._gate_sums, OTHERS),
+    (kernels._spread, FEW | {"TRAINING": True}),
     (kernels._unpool, OTHERS),
+    (kernels._columns, {"P": kernels.COLUMN_ROWS}),
     (kernels._convolve_pool, FIRST | {"MOMENTS": True}),
-    (kernels._filter_sums, FIRST),
-    (kernels._augment, {"B": kernels.BYTES}),
+    (kernels._filter_sums, FIRST | {"B": kernels.BACK_WIDEST}),
+    (kernels._augment, {"R": kernels.AUGMENT_ROWS, "B": 256}),
 ]
 
 
@@ -38,8 +43,16 @@ def type_of(kernel, name: str, constants: dict[str, Any]) -> str:
         return "constexpr"
     if name in NUMBERS:
         return "i32"
+    if kernel is kernels._columns:
+        return "*u16"
     if name in BYTES or (name == "to" and kernel is kernels._augment):
         return "*u8"
+    if name in EXACT or (name == "to" and kernel is kernels._raw_sums):
+        return "*fp64"
+    if name in ("epsilon", "momentum"):
+        return "fp32"
+    if name == "steps":
+        return "*i64"
     return "*i32" if name in WHOLE else "*fp32" if name in FLOATS else "*bf16"
 
 
@@ -52,8 +65,7 @@ for kernel, constants in KERNELS:
     }
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = ASTSource(kernel, signature, places, aligned)
-    warps = kernels.FIRST_WARPS if constants.get("G") else 4
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32))
     assert made.asm["cubin"]
     assert "atom" not in made.asm["ptx"], "an atomic operation: sums in no fixed order"
     print(kernel.fn.__name__)

@@ -14,6 +14,7 @@ Across ranks the patches' moments add; nothing else is exchanged, and nothing on
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -35,62 +36,34 @@ def convolve_normalise_pool_relu(images: Tensor, conv: nn.Conv3d, norm: nn.Batch
 
     Parameters
     ----------
-    images : [N, 1, D, H, W], floats or uint8, which get no gradient; a GPU reads uint8 images as they are
+    images : [N, 1, D, H, W], floats or uint8, which get no gradient; a GPU reads uint8 as it is
     conv : from one channel, 3³, padded by one voxel
 
     Returns
     -------
     [N, C, D // 2, H // 2, W // 2], channels last in memory
     """
-    dtype = dtype_of_products(images)
-    kernels = kernels_for(images, conv.out_channels) if images.dtype == torch.uint8 else None
-    if kernels is not None:
-        return _by_kernels(kernels, images, conv, norm, dtype)
-    images = images.float() if images.dtype == torch.uint8 else images
-    filters = conv.weight.flatten(1).double()  # [C, 27]
-    scale, shift, _ = _scale_and_shift(filters, conv, norm, moments(images) if norm.training else None)
-    folded = (filters * scale[:, None]).to(images.dtype)
-    return _ConvolvePoolReLU.apply(images, folded, shift.to(images.dtype), dtype, torch.is_grad_enabled())
-
-
-def _by_kernels(kernels: Any, images: Tensor, conv: nn.Conv3d, norm: nn.BatchNorm3d, dtype: torch.dtype) -> Tensor:
-    """The same of uint8 images by `triton_kernels`, whose filters are not scaled: the moments come with the maxima."""
-    exact = conv.weight.flatten(1).double()  # [C, 27]
-    filters = exact + (exact.to(dtype).double() - exact).detach()  # as the products have them; the gradient goes on
-    padded = functional.pad(images[:, 0], (1,) * 6)
-    most, at, first, second = kernels.convolve_pool(padded, filters, norm.weight, dtype, moments=norm.training)
-    found = over_all_patches(first.view(4, 4, 4), second, images) if norm.training else None
-    scale, shift, mean = _scale_and_shift(filters, conv, norm, found)
-    return kernels.ScaleReLU.apply(padded, most, at, filters, scale, shift, mean.detach())
-
-
-def _scale_and_shift(
-    filters: Tensor, conv: nn.Conv3d, norm: nn.BatchNorm3d, found: tuple[Tensor, Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What batch norm makes of the filters' answers without the convolution's bias: answers * scale + shift.
-
-    Parameters
-    ----------
-    filters : float64 [C, 27]
-    found : the batch's `moments`, which move the running statistics on; None if those are used
-
-    Returns
-    -------
-    scale, shift, and the answers' mean: float64 [C]
-    """
     assert conv.bias is not None and norm.running_mean is not None and norm.running_var is not None
-    if found is not None:
-        count, mean_patch, covariance = found
+    dtype = dtype_of_products(images)
+    if images.dtype == torch.uint8:
+        if kernels := kernels_for(images, conv.out_channels):
+            filters = conv.weight.flatten(1)
+            return kernels.ConvolvePoolReLU.apply(images, filters, norm.weight, norm.bias, conv.bias, norm, dtype)
+        images = images.float()
+    filters = conv.weight.flatten(1).double()  # [C, 27]
+    if norm.training:
+        count, mean_patch, covariance = moments(images)
         mean = filters @ mean_patch  # without conv.bias, which batch norm takes out again
         variance = ((filters @ covariance) * filters).sum(1)
         move_on(norm, mean + conv.bias, variance, count)
+        gone = mean
     else:
-        mean, variance = norm.running_mean.double() - conv.bias, norm.running_var.double()
+        gone, variance = norm.running_mean.double() - conv.bias, norm.running_var.double()
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    shift = norm.bias - mean * scale
-    if conv.bias.requires_grad and found is not None:
+    folded, shift = (filters * scale[:, None]).to(images.dtype), (norm.bias - gone * scale).to(images.dtype)
+    if conv.bias.requires_grad and norm.training:
         shift = shift + 0 * conv.bias  # a gradient of zero, as batch norm gives it, and not of None
-    return scale, shift, mean
+    return _ConvolvePoolReLU.apply(images, folded, shift, dtype, torch.is_grad_enabled())
 
 
 @torch.no_grad()
@@ -105,30 +78,36 @@ def moments(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     for _, voxels in _neighbourhoods(images, torch.double):
         first += voxels.sum(1).view(4, 4, 4)
         second += voxels @ voxels.T
-    return over_all_patches(first, second, images)
+    return over_all_patches(first.flatten(), second, images)
 
 
 @torch.no_grad()
 def over_all_patches(first: Tensor, second: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The `moments` of `images`, from sums over the windows.
+    """The `moments` of `images`, from sums over their complete windows.
 
     Parameters
     ----------
-    first, second : of the 4³ voxels under the complete windows and of their products, float64 [4, 4, 4] and [64, 64]
+    first, second : of the 4³ voxels under the windows, and of their products, float64 [64] and [64, 64]
     """
-    second = second.view(4, 4, 4, 4, 4, 4)
     total = torch.zeros(28, 28, dtype=torch.double, device=images.device)  # row 27: sums, and the number
-    for a, b, c in CORNERS:
-        patch = (slice(a, a + 3), slice(b, b + 3), slice(c, c + 3))
-        total[:27, :27] += second[patch + patch].reshape(27, 27)
-        total[27, :27] += first[patch].reshape(27)
+    for at in corners_of(images.device).T:
+        total[:27, :27] += second[at[:, None], at]
+        total[27, :27] += first[at]
     for left_over in _patches_outside_windows(images):
         total[:27, :27] += left_over.T @ left_over
         total[27, :27] += left_over.sum(0)
-    total[27, 27] = images.numel()
+    total[27:, 27:].fill_(images.numel())  # an assignment would wait for a GPU
     total = over_all_ranks(total)
     count, mean = total[27, 27], total[27, :27] / total[27, 27]
     return count, mean, total[:27, :27] / count - mean.outer(mean)
+
+
+@functools.cache
+def corners_of(device: torch.device) -> Tensor:
+    """Where the voxels of the patch at each corner of a window are among its 4³: int64 [27, 8]."""
+    places = torch.arange(64).view(4, 4, 4)
+    found = [places[a : a + 3, b : b + 3, c : c + 3].flatten() for a, b, c in CORNERS]
+    return torch.stack(found, 1).to(device)
 
 
 def _neighbourhoods(images: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:

@@ -40,12 +40,10 @@ def normalise_pool_relu(x: Tensor, norm: nn.BatchNorm3d, size: int, left_out: Te
         return functional.relu(functional.max_pool3d(norm(x), size))
     if norm.training and x.numel() == x.shape[1] and ranks() == 1:
         raise ValueError("batch norm has one voxel per channel to learn from: the batch or the images are too small")
+    if left_out is not None:
+        return kernels_for(x, x.shape[1]).NormalisePoolReLU.apply(x, norm.weight, norm.bias, left_out, norm)
     running = None if norm.training else (norm.running_mean, norm.running_var)
-    if left_out is None:
-        out, mean, variance, count = _NormalisePoolReLU.apply(x, norm.weight, norm.bias, norm.eps, size, running)
-    else:
-        function = kernels_for(x, x.shape[1]).NormalisePoolReLU
-        out, mean, variance, count = function.apply(x, norm.weight, norm.bias, norm.eps, running, left_out)
+    out, mean, variance, count = _NormalisePoolReLU.apply(x, norm.weight, norm.bias, norm.eps, size, running)
     if norm.training:
         move_on(norm, mean, variance, count)
     return out

@@ -3,11 +3,13 @@
 They compute what `fused_norm`, `first_block` and `batches.augment` compute with torch, which stays as their reference.
 A convolution's output x is [N, C, D, H, W], channels last in memory, so it is read as rows of C numbers:
 [N D H W, C].  A window is 2³ voxels.  Windows at the end of an odd axis are incomplete: their voxels count in the
-statistics, but are not pooled.
+statistics, but are not pooled.  Convolutions lack their bias, which batch norm takes out again; the functions are given
+it as `left_out`.
 
 The first block reads uint8 images and never writes its convolution's output.  The 4³ voxels under a window hold the
 patches of its eight corners (4a + 2b + c), so one matrix product with the filters, each shifted to a corner, gives
-the eight numbers of which the greatest is kept; the same 4³ voxels give the moments of all patches.
+the eight numbers of which the greatest is kept; the same 4³ voxels give the moments of all patches, of which the
+statistics are closed forms.
 
 A kernel runs as a fixed number of programs.  Each sums its own part in a fixed order, and float64 adds the parts, so
 results are the same bytes each time, without atomic operations.
@@ -17,27 +19,29 @@ Triton's interpreter runs them on a CPU (TRITON_INTERPRET=1, set before triton i
 
 from __future__ import annotations
 
-import itertools
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
-from .fused_norm import combined, dense_gradient, memory_for_gradient
+from .fused_norm import memory_for_gradient, over_all_ranks
+from .first_block import corners_of, over_all_patches
 
 PROGRAMS = 2112  # 16 for each of an H100's 132 multiprocessors; another number rounds sums differently
-ROWS = 32  # windows that a program works on at once
+ROWS = 16  # windows that a program works on at once
 WIDEST = 64  # channels that a program works on
-WINDOWS = 64  # of the first block that a program works on at once: sums of 64 squares of bytes are exact in float32
-WIDEST_FIRST = 32  # channels that a program of the first block works on: with eight corners, 256 columns
-CORNERS = {torch.bfloat16: 8, torch.float32: 2}  # of a window in one matrix product; float32 has no tensor cores
-FIRST_WARPS = 8  # of 32 threads, of a program of the first block
-FIRST_PROGRAMS = 528  # of the first block's gradient, which writes 64 KB of partial sums for each
-BYTES = 4096  # voxels that a program of the augmentation writes
+FIRST_PROGRAMS = 528  # of the first block, each of which writes up to 64 KB of partial sums
+FIRST_ROWS = {torch.bfloat16: 64, torch.float32: 32}  # windows of the first block that a program works on at once
+FIRST_WIDEST = 32  # channels that a program of the first block works on: with eight corners, 256 columns
+BACK_WIDEST = 32  # and of its gradient
+FEW = 16  # channels that a program works on where there is one number for each
+COLUMN_ROWS = 128  # windows that a program writes rows of
+AUGMENT_ROWS = 8  # lines of an image that a program moves
 
 
 @triton.jit
@@ -54,22 +58,28 @@ def _window(p, D, H, W):
 
 
 @triton.jit(do_not_specialize=["windows", "D", "H", "W", "per"])
-def _pool(x, shift, sign, most, at, sums, squares, windows, D, H, W, per, C, P: tl.constexpr, B: tl.constexpr):
-    """Reads x once; writes an eighth (the greatest of each window) and a sixteenth (its place), and partial sums."""
-    pid, c = tl.program_id(0), tl.program_id(1) * B + tl.arange(0, B)
-    around, positive = tl.load(shift + c), tl.load(sign + c)  # [B]
+def _pool(x, weight, most, at, parts, windows, D, H, W, per, C, P: tl.constexpr, B: tl.constexpr):
+    """Reads x once; writes an eighth (the greatest of each window) and a sixteenth (its place), and partial sums.
+
+    parts [2, programs, C]: sums of x and of its squares, about the voxel in the middle of the first image.
+    """
+    c, pid = tl.program_id(0) * B + tl.arange(0, B), tl.program_id(1)
+    around = tl.load(x + ((D // 2 * H + H // 2) * W + W // 2) * C + c).to(tl.float32)  # [B]
+    scale = tl.load(weight + c)
+    positive = tl.where(scale > 0, 1.0, tl.where(scale < 0, -1.0, 0.0))  # if 0, all tie, and torch takes the first
     total = tl.zeros([P, B], tl.float32)
     total_of_squares = tl.zeros([P, B], tl.float32)
     for tile in range(per):
         p = (pid * per + tile) * P + tl.arange(0, P)
         first, pooled, pd, ph, pw = _window(p, D, H, W)
+        voxel = x + first * C
         best = tl.full([P, B], float("-inf"), tl.float32)
         value = tl.zeros([P, B], tl.float32)
         place = tl.zeros([P, B], tl.int32)
         for k in tl.static_range(8):
             inside = (p < windows) & (2 * pd + k // 4 < D) & (2 * ph + (k // 2) % 2 < H) & (2 * pw + k % 2 < W)
-            row = first + (k // 4) * H * W + ((k // 2) % 2) * W + k % 2
-            v = tl.load(x + row[:, None] * C + c[None, :], mask=inside[:, None], other=0.0).to(tl.float32)  # [P, B]
+            step = ((k // 4) * H * W + ((k // 2) % 2) * W + k % 2) * C + c  # from the window's first voxel
+            v = tl.load(voxel[:, None] + step[None, :], mask=inside[:, None], other=0.0).to(tl.float32)  # [P, B]
             off = tl.where(inside[:, None], v - around[None, :], 0.0)
             total += off
             total_of_squares += off * off
@@ -78,29 +88,76 @@ def _pool(x, shift, sign, most, at, sums, squares, windows, D, H, W, per, C, P: 
             place = tl.where(take, k, place)
             value = tl.where(take, v, value)
             best = tl.where(take, signed, best)
-        complete = (p < windows) & (pd < D // 2) & (ph < H // 2) & (pw < W // 2)
+        complete = ((p < windows) & (pd < D // 2) & (ph < H // 2) & (pw < W // 2))[:, None]
         to = pooled[:, None] * C + c[None, :]
-        tl.store(most + to, value.to(most.dtype.element_ty), mask=complete[:, None])
-        tl.store(at + to, place.to(tl.uint8), mask=complete[:, None])
-    tl.store(sums + pid * C + c, tl.sum(total, 0))
-    tl.store(squares + pid * C + c, tl.sum(total_of_squares, 0))
+        tl.store(most + to, value.to(most.dtype.element_ty), mask=complete)
+        tl.store(at + to, place.to(tl.uint8), mask=complete)
+    tl.store(parts + pid * C + c, tl.sum(total, 0))
+    tl.store(parts + (tl.num_programs(1) + pid) * C + c, tl.sum(total_of_squares, 0))
+
+
+@triton.jit(do_not_specialize=["row", "voxels"])
+def _raw_sums(sums, x, row, voxels, to, C, B: tl.constexpr):
+    """From sums [2, C] about x's `row`, float64, those about 0: voxels, sum, sum of squares, float64 [3, C]."""
+    c = tl.program_id(0) * B + tl.arange(0, B)
+    around = tl.load(x + row * C + c).to(tl.float64)
+    total, squares = tl.load(sums + c), tl.load(sums + C + c)
+    tl.store(to + c, tl.zeros([B], tl.float64) + voxels)
+    tl.store(to + C + c, total + around * voxels)
+    tl.store(to + 2 * C + c, squares + 2 * around * total + around * around * voxels)
+
+
+@triton.jit
+def _settle(raw, weight, bias, left_out, running_mean, running_var, steps, exact, rounded, epsilon, momentum, C,
+            B: tl.constexpr, TRAINING: tl.constexpr):  # fmt: skip
+    """What batch norm does to each channel, from `_raw_sums`; in training it moves the running statistics on.
+
+    exact [3, C] float64: mean, 1 / standard deviation, voxels.  rounded [3, C] float32: mean, scale, shift; the output
+    is (x - mean) * scale + shift.  A momentum below 0 is 1 / steps.
+    """
+    c = tl.program_id(0) * B + tl.arange(0, B)
+    missing = tl.load(left_out + c).to(tl.float64)
+    old_mean, old_var = tl.load(running_mean + c), tl.load(running_var + c)
+    count = tl.load(raw + c)
+    if TRAINING:
+        mean = tl.load(raw + C + c) / count
+        variance = tl.load(raw + 2 * C + c) / count - mean * mean
+        share = momentum
+        if momentum < 0:
+            share = 1.0 / tl.load(steps).to(tl.float32)
+        unbiased = variance * (count / (count - 1))
+        tl.store(running_mean + c, (old_mean + share * (mean + missing - old_mean)).to(tl.float32))
+        tl.store(running_var + c, (old_var + share * (unbiased - old_var)).to(tl.float32))
+    else:
+        mean, variance = old_mean.to(tl.float64) - missing, old_var.to(tl.float64)
+    slope = 1.0 / tl.sqrt(variance + epsilon)
+    tl.store(exact + c, mean)
+    tl.store(exact + C + c, slope)
+    tl.store(exact + 2 * C + c, count)
+    tl.store(rounded + c, mean.to(tl.float32))
+    tl.store(rounded + C + c, (slope * tl.load(weight + c)).to(tl.float32))
+    tl.store(rounded + 2 * C + c, tl.load(bias + c).to(tl.float32))
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _scale_relu(most, out, mean, scale, bias, rows, C, P: tl.constexpr, B: tl.constexpr):
+def _scale_relu(most, out, rounded, rows, C, P: tl.constexpr, B: tl.constexpr):
     """Reads and writes the pooled eighth."""
     p, c = tl.program_id(0) * P + tl.arange(0, P), tl.program_id(1) * B + tl.arange(0, B)
+    mean, scale, shift = tl.load(rounded + c), tl.load(rounded + C + c), tl.load(rounded + 2 * C + c)
     at, inside = p[:, None].to(tl.int64) * C + c[None, :], (p < rows)[:, None]
     v = tl.load(most + at, mask=inside, other=0.0).to(tl.float32)
-    v = (v - tl.load(mean + c)[None, :]) * tl.load(scale + c)[None, :] + tl.load(bias + c)[None, :]
+    v = (v - mean[None, :]) * scale[None, :] + shift[None, :]
     tl.store(out + at, tl.where(v < 0, 0.0, v).to(out.dtype.element_ty), mask=inside)  # NaN stays
 
 
 @triton.jit(do_not_specialize=["rows", "per"])
-def _gate_sums(gradient, most, out, mean, sums, products, rows, per, C, P: tl.constexpr, B: tl.constexpr):
-    """Reads the pooled eighth three times (gradient, maxima, output); writes partial sums."""
-    pid, c = tl.program_id(0), tl.program_id(1) * B + tl.arange(0, B)
-    centre = tl.load(mean + c)
+def _gate_sums(gradient, most, out, rounded, parts, rows, per, C, P: tl.constexpr, B: tl.constexpr):
+    """Reads the pooled eighth three times (gradient, maxima, output); writes partial sums.
+
+    parts [2, programs, C]: of the gradient that ReLU lets through, and of its product with maxima - mean.
+    """
+    c, pid = tl.program_id(0) * B + tl.arange(0, B), tl.program_id(1)
+    centre = tl.load(rounded + c)
     total = tl.zeros([P, B], tl.float32)
     total_of_products = tl.zeros([P, B], tl.float32)
     for tile in range(per):
@@ -111,19 +168,47 @@ def _gate_sums(gradient, most, out, mean, sums, products, rows, per, C, P: tl.co
         g = tl.where(tl.load(out + at, mask=inside, other=0.0) > 0, g, 0.0)
         total += g
         total_of_products += g * (m - centre[None, :])
-    tl.store(sums + pid * C + c, tl.sum(total, 0))
-    tl.store(products + pid * C + c, tl.sum(total_of_products, 0))
+    tl.store(parts + pid * C + c, tl.sum(total, 0))
+    tl.store(parts + (tl.num_programs(1) + pid) * C + c, tl.sum(total_of_products, 0))
+
+
+@triton.jit
+def _spread(mine, everywhere, exact, rounded, by_weight, by_bias, by_left_out, dense, C, B: tl.constexpr,
+            TRAINING: tl.constexpr):  # fmt: skip
+    """From `_gate_sums`, of this rank and of all, the parameters' gradients and what every voxel gets.
+
+    dense [2, C] float32: level and tilt; a voxel of x gets level + tilt * (x - mean), through mean and variance.
+    """
+    c = tl.program_id(0) * B + tl.arange(0, B)
+    slope, count, scale = tl.load(exact + C + c), tl.load(exact + 2 * C + c), tl.load(rounded + C + c).to(tl.float64)
+    shift_mine, scale_mine = tl.load(mine + c), tl.load(mine + C + c) * slope
+    tl.store(by_weight + c, scale_mine.to(tl.float32))
+    tl.store(by_bias + c, shift_mine.to(tl.float32))
+    if TRAINING:  # the mean takes the bias out again
+        level = -scale * tl.load(everywhere + c) / count
+        tilt = -scale * slope * slope * tl.load(everywhere + C + c) / count
+        by_missing = tl.zeros([B], tl.float32)
+    else:
+        level, tilt = tl.zeros([B], tl.float64), tl.zeros([B], tl.float64)
+        by_missing = (scale * shift_mine).to(tl.float32)
+    tl.store(by_left_out + c, by_missing)
+    tl.store(dense + c, level.to(tl.float32))
+    tl.store(dense + C + c, tilt.to(tl.float32))
 
 
 @triton.jit(do_not_specialize=["windows", "D", "H", "W", "per"])
-def _unpool(x, to, gradient, out, at, scale, level, tilt, mean, windows, D, H, W, per, C, P: tl.constexpr,
-            B: tl.constexpr):  # fmt: skip
-    """Reads x and the pooled eighth two and a half times; writes x's gradient, in place if `to` is `x`."""
-    pid, c = tl.program_id(0), tl.program_id(1) * B + tl.arange(0, B)
-    base, slant, centre, factor = tl.load(level + c), tl.load(tilt + c), tl.load(mean + c), tl.load(scale + c)
+def _unpool(x, to, gradient, out, at, rounded, dense, windows, D, H, W, per, C, P: tl.constexpr, B: tl.constexpr):
+    """Reads x and the pooled eighth two and a half times; writes x's gradient, in place if `to` is `x`.
+
+    It is what `_spread` says, and at each maximum scale times the gradient if ReLU lets it through.
+    """
+    c, pid = tl.program_id(0) * B + tl.arange(0, B), tl.program_id(1)
+    centre, factor = tl.load(rounded + c), tl.load(rounded + C + c)
+    base, slant = tl.load(dense + c), tl.load(dense + C + c)
     for tile in range(per):
         p = (pid * per + tile) * P + tl.arange(0, P)
         first, pooled, pd, ph, pw = _window(p, D, H, W)
+        voxel, written = x + first * C, to + first * C
         complete = ((p < windows) & (pd < D // 2) & (ph < H // 2) & (pw < W // 2))[:, None]
         q = pooled[:, None] * C + c[None, :]
         g = tl.load(gradient + q, mask=complete, other=0.0).to(tl.float32) * factor[None, :]
@@ -131,119 +216,161 @@ def _unpool(x, to, gradient, out, at, scale, level, tilt, mean, windows, D, H, W
         place = tl.load(at + q, mask=complete, other=8).to(tl.int32)
         for k in tl.static_range(8):
             inside = (p < windows) & (2 * pd + k // 4 < D) & (2 * ph + (k // 2) % 2 < H) & (2 * pw + k % 2 < W)
-            voxel = (first + (k // 4) * H * W + ((k // 2) % 2) * W + k % 2)[:, None] * C + c[None, :]
-            v = tl.load(x + voxel, mask=inside[:, None], other=0.0).to(tl.float32)
+            step = ((k // 4) * H * W + ((k // 2) % 2) * W + k % 2) * C + c
+            v = tl.load(voxel[:, None] + step[None, :], mask=inside[:, None], other=0.0).to(tl.float32)
             moved = base[None, :] + slant[None, :] * (v - centre[None, :]) + tl.where(place == k, g, 0.0)
-            tl.store(to + voxel, moved.to(to.dtype.element_ty), mask=inside[:, None])
+            tl.store(written[:, None] + step[None, :], moved.to(to.dtype.element_ty), mask=inside[:, None])
+
+
+@triton.jit(do_not_specialize=["windows", "d", "h", "w", "line", "plane", "volume"])
+def _columns(images, to, windows, d, h, w, line, plane, volume, P: tl.constexpr):
+    """Reads the padded images, two voxels at a time; writes the 4³ voxels under each window as a row of 64 bytes.
+
+    line, plane, volume: from one to the next, in pairs.  Neighbouring windows are a pair apart, so that the threads
+    of a warp read neighbouring pairs.  Without these rows, the two kernels that need them took four times as long.
+    """
+    p, k = tl.program_id(0) * P + tl.arange(0, P), tl.arange(0, 32)
+    first = (p // (w * h * d)).to(tl.int64) * volume
+    first += 2 * ((p // (w * h)) % d) * plane + 2 * ((p // w) % h) * line + p % w
+    inner = (k // 8) * plane + ((k // 2) % 4) * line + k % 2
+    inside = (p < windows)[None, :]
+    pairs = tl.load(images + inner[:, None] + first[None, :], mask=inside, other=0)  # [32, P]
+    tl.store(to + p[None, :].to(tl.int64) * 32 + k[:, None], pairs, mask=inside)
+
 
 @triton.jit
-def _neighbourhood(p, d, h, w, line, plane, volume):
-    """First voxel (int64) of the 4³ under window p in images that are padded by a voxel, and the 64 steps from it."""
-    k = tl.arange(0, 64)
-    first = (p // (w * h * d)).to(tl.int64) * volume
-    first += 2 * ((p // (w * h)) % d) * plane + 2 * ((p // w) % h) * line + 2 * (p % w)
-    return first, (k // 16) * plane + ((k // 4) % 4) * line + k % 4
+def _shifted_filters(filters, weight, C, B: tl.constexpr, rounded: tl.constexpr):
+    """Filters [C, 27] at the eight corners of a window, [64, 8 B], with the signs of batch norm's scales.
 
-
-@triton.jit(do_not_specialize=["windows", "d", "h", "w", "line", "plane", "volume", "per"])
-def _convolve_pool(images, filters, sign, most, at, firsts, seconds, windows, d, h, w, line, plane, volume, per, C,
-                   P: tl.constexpr, B: tl.constexpr, G: tl.constexpr, T: tl.constexpr,
-                   MOMENTS: tl.constexpr):  # fmt: skip
-    """Reads the images once, as bytes; writes pooled maxima and their places, and partial sums of the moments.
-
-    filters [64, 8, C] are times `sign`.  In products of G corners' filters, [P, 64] by [64, G B].
+    Of scale 0 all answers tie, and max-pool takes the first, so all corners have the filter of the first.
     """
-    pid, c = tl.program_id(0), tl.program_id(1) * B + tl.arange(0, B)
-    k, column = tl.arange(0, 64), tl.arange(0, G * B)
-    positive = tl.load(sign + c)
-    first = tl.zeros([P, 64], tl.float32)
+    k, column = tl.arange(0, 64)[:, None], tl.arange(0, 8 * B)[None, :]
+    c = tl.program_id(0) * B + column % B
+    scale = tl.load(weight + c)
+    corner = tl.where(scale == 0, 0, column // B)
+    a, b, e = k // 16 - corner // 4, (k // 4) % 4 - (corner // 2) % 2, k % 4 - corner % 2
+    inside = (a >= 0) & (a < 3) & (b >= 0) & (b < 3) & (e >= 0) & (e < 3)
+    f = tl.load(filters + c * 27 + a * 9 + b * 3 + e, mask=inside, other=0.0)
+    return (f * tl.where(scale < 0, -1.0, 1.0)).to(rounded)
+
+
+@triton.jit(do_not_specialize=["windows", "per"])
+def _convolve_pool(columns, filters, weight, most, at, firsts, seconds, windows, per, C, P: tl.constexpr,
+                   B: tl.constexpr, T: tl.constexpr, MOMENTS: tl.constexpr):  # fmt: skip
+    """Reads the windows' rows of bytes; writes pooled maxima and their places, and partial sums of the moments.
+
+    A product of [P, 64] by [64, 8 B] gives all eight corners' answers.  firsts [programs, 64] and seconds
+    [programs, 64, 64]: of the bytes, and of their products.
+    """
+    c, pid, k = tl.program_id(0) * B + tl.arange(0, B), tl.program_id(1), tl.arange(0, 64)
+    f = _shifted_filters(filters, weight, C, B, most.dtype.element_ty).to(T)
+    negative = tl.load(weight + c) < 0
+    first = tl.zeros([64], tl.float32)
     second = tl.zeros([64, 64], tl.int32)
     for tile in range(per):
         p = (pid * per + tile) * P + tl.arange(0, P)
-        voxel, inner = _neighbourhood(p, d, h, w, line, plane, volume)
-        read = tl.load(images + voxel[:, None] + inner[None, :], mask=(p < windows)[:, None], other=0)  # [P, 64]
-        read = read.to(tl.float32)
-        x = read.to(T)
-        best = tl.full([P, B], float("-inf"), tl.float32)
-        place = tl.zeros([P, B], tl.int32)
-        for group in tl.static_range(8 // G):
-            of = (group * G + column // B) * C + tl.program_id(1) * B + column % B
-            y = tl.dot(x, tl.load(filters + k[:, None] * 8 * C + of[None, :]).to(T), input_precision="ieee")
-            greatest, which = tl.max(tl.reshape(y, (P, G, B)), 1, return_indices=True)  # the first of equals
-            take = greatest > best
-            place = tl.where(take, group * G + which, place)
-            best = tl.where(take, greatest, best)
-        if MOMENTS:
-            v = read.to(tl.float16)  # exact, and so are the sums: P * 255² < 2²⁴
-            first += read
-            second += tl.dot(tl.trans(v), v).to(tl.int32)
-        to, inside = p[:, None].to(tl.int64) * C + c[None, :], (p < windows)[:, None]
-        tl.store(most + to, (best * positive[None, :]).to(most.dtype.element_ty), mask=inside)
+        inside = (p < windows)[:, None]
+        x = tl.load(columns + p[:, None].to(tl.int64) * 64 + k[None, :], mask=inside, other=0).to(tl.float32).to(T)
+        y = tl.reshape(tl.dot(x, f, input_precision="ieee"), (P, 8, B))
+        best, place = tl.max(y, 1, return_indices=True)  # [P, B], the first of equals
+        if MOMENTS:  # of bytes, which are exact in bfloat16, and so are the sums: P * 255² < 2²⁴
+            first += tl.sum(x.to(tl.float32), 0)
+            second += tl.dot(tl.trans(x), x, input_precision="ieee").to(tl.int32)
+        to = p[:, None].to(tl.int64) * C + c[None, :]
+        tl.store(most + to, tl.where(negative[None, :], -best, best).to(most.dtype.element_ty), mask=inside)
         tl.store(at + to, place.to(tl.uint8), mask=inside)
     if MOMENTS:
-        if tl.program_id(1) == 0:
-            tl.store(firsts + pid * 64 + k, tl.sum(first, 0))
+        if tl.program_id(0) == 0:
+            tl.store(firsts + pid * 64 + k, first)
             tl.store(seconds + pid * 4096 + k[:, None] * 64 + k[None, :], second)
 
 
-@triton.jit(do_not_specialize=["windows", "d", "h", "w", "line", "plane", "volume", "per"])
-def _filter_sums(images, gradient, most, out, at, mean, totals, sums, products, windows, d, h, w, line, plane, volume,
-                 per, C, P: tl.constexpr, B: tl.constexpr, G: tl.constexpr, T: tl.constexpr):  # fmt: skip
-    """Reads the images as bytes and the pooled tensors three and a half times; writes partial sums.
+@triton.jit
+def _by_corner(x, g, place, corner: tl.constexpr, T: tl.constexpr):
+    """[64, P] by what of the gradients [P, B] a corner's maxima let through: [64, B]."""
+    return tl.dot(x, tl.where(place == corner, g, 0.0).to(T), input_precision="ieee")
+
+
+@triton.jit(do_not_specialize=["windows", "per"])
+def _filter_sums(columns, gradient, most, out, at, rounded, totals, parts, windows, per, C, P: tl.constexpr,
+                 B: tl.constexpr, T: tl.constexpr):  # fmt: skip
+    """Reads the windows' rows of bytes and the pooled tensors three and a half times; writes partial sums.
 
     totals [programs, 64, 8, C]: of each of a window's 4³ voxels by the gradient that a corner's maximum lets through.
-    In products [64, P] by [P, G B].  The sums of gradients are those of `_gate_sums`.
+    parts are those of `_gate_sums`.
     """
-    pid, c = tl.program_id(0), tl.program_id(1) * B + tl.arange(0, B)
-    k, corner, column = tl.arange(0, 64), tl.program_id(2) * G + tl.arange(0, G), tl.arange(0, G * B)
-    centre = tl.load(mean + c)
-    total = tl.zeros([P, B], tl.float32)
-    total_of_products = tl.zeros([P, B], tl.float32)
-    by_filters = tl.zeros([64, G * B], tl.float32)
+    c, pid, k = tl.program_id(0) * B + tl.arange(0, B), tl.program_id(1), tl.arange(0, 64)
+    centre = tl.load(rounded + c)
+    total = tl.zeros([B], tl.float32)
+    total_of_products = tl.zeros([B], tl.float32)
+    corner0 = tl.zeros([64, B], tl.float32)
+    corner1 = tl.zeros([64, B], tl.float32)
+    corner2 = tl.zeros([64, B], tl.float32)
+    corner3 = tl.zeros([64, B], tl.float32)
+    corner4 = tl.zeros([64, B], tl.float32)
+    corner5 = tl.zeros([64, B], tl.float32)
+    corner6 = tl.zeros([64, B], tl.float32)
+    corner7 = tl.zeros([64, B], tl.float32)
     for tile in range(per):
         p = (pid * per + tile) * P + tl.arange(0, P)
-        voxel, inner = _neighbourhood(p, d, h, w, line, plane, volume)
-        x = tl.load(images + voxel[:, None] + inner[None, :], mask=(p < windows)[:, None], other=0)  # [P, 64]
         q, inside = p[:, None].to(tl.int64) * C + c[None, :], (p < windows)[:, None]
+        x = tl.load(columns + p[:, None].to(tl.int64) * 64 + k[None, :], mask=inside, other=0)
+        x = tl.trans(x.to(tl.float32).to(T))  # [64, P]
         m = tl.load(most + q, mask=inside, other=0.0).to(tl.float32)
         g = tl.load(gradient + q, mask=inside, other=0.0)
         g = tl.where(tl.load(out + q, mask=inside, other=0.0) > 0, g, 0.0)  # [P, B]
-        total += g.to(tl.float32)
-        total_of_products += g.to(tl.float32) * (m - centre[None, :])
-        place = tl.load(at + q, mask=inside, other=8).to(tl.int32)
-        apart = tl.where(place[:, None, :] == corner[None, :, None], g[:, None, :], 0.0)  # [P, G, B]
-        apart = tl.reshape(apart.to(T), (P, G * B))
-        by_filters += tl.dot(tl.trans(x.to(tl.float32).to(T)), apart, input_precision="ieee")
-    to = (k[:, None] * 8 + (tl.program_id(2) * G + column // B)[None, :]) * C
-    to += (tl.program_id(1) * B + column % B)[None, :]
-    tl.store(totals + pid.to(tl.int64) * 512 * C + to, by_filters)
-    if tl.program_id(2) == 0:
-        tl.store(sums + pid * C + c, tl.sum(total, 0))
-        tl.store(products + pid * C + c, tl.sum(total_of_products, 0))
+        total += tl.sum(g.to(tl.float32), 0)
+        total_of_products += tl.sum(g.to(tl.float32) * (m - centre[None, :]), 0)
+        place = tl.load(at + q, mask=inside, other=8)
+        corner0 += _by_corner(x, g, place, 0, T)
+        corner1 += _by_corner(x, g, place, 1, T)
+        corner2 += _by_corner(x, g, place, 2, T)
+        corner3 += _by_corner(x, g, place, 3, T)
+        corner4 += _by_corner(x, g, place, 4, T)
+        corner5 += _by_corner(x, g, place, 5, T)
+        corner6 += _by_corner(x, g, place, 6, T)
+        corner7 += _by_corner(x, g, place, 7, T)
+    to = totals + pid.to(tl.int64) * 512 * C + k[:, None] * 8 * C + c[None, :]
+    tl.store(to, corner0)
+    tl.store(to + C, corner1)
+    tl.store(to + 2 * C, corner2)
+    tl.store(to + 3 * C, corner3)
+    tl.store(to + 4 * C, corner4)
+    tl.store(to + 5 * C, corner5)
+    tl.store(to + 6 * C, corner6)
+    tl.store(to + 7 * C, corner7)
+    tl.store(parts + pid * C + c, total)
+    tl.store(parts + (tl.num_programs(1) + pid) * C + c, total_of_products)
 
 
-@triton.jit(do_not_specialize=["D", "H", "W", "voxels"])
-def _augment(images, to, moves, gains, D, H, W, voxels, B: tl.constexpr):
+@triton.jit(do_not_specialize=["D", "H", "W"])
+def _augment(images, to, moves, gains, D, H, W, R: tl.constexpr, B: tl.constexpr):
     """Reads and writes the images once; moves [N, 4] int32 has shifts along D, H and W, and whether D is mirrored."""
-    n = tl.program_id(1)
-    i = tl.program_id(0) * B + tl.arange(0, B)
-    by_d, by_h, by_w = tl.load(moves + n * 4), tl.load(moves + n * 4 + 1), tl.load(moves + n * 4 + 2)
-    d, h, w = i // (W * H) - by_d, (i // W) % H - by_h, i % W - by_w
-    inside = (i < voxels) & (d >= 0) & (d < D) & (h >= 0) & (h < H) & (w >= 0) & (w < W)
-    d = tl.where(tl.load(moves + n * 4 + 3) != 0, D - 1 - d, d)
-    start = n.to(tl.int64) * voxels
-    v = tl.load(images + start + (d * H + h) * W + w, mask=inside, other=0).to(tl.float32) * tl.load(gains + n)
+    n, d = tl.program_id(2), tl.program_id(1)
+    h, w = tl.program_id(0) * R + tl.arange(0, R), tl.arange(0, B)
+    moves += n * 4
+    from_d, from_h, from_w = d - tl.load(moves), h - tl.load(moves + 1), w - tl.load(moves + 2)
+    inside = (from_h >= 0) & (from_h < H)
+    inside = inside[:, None] & ((from_w >= 0) & (from_w < W))[None, :] & (from_d >= 0) & (from_d < D)
+    from_d = tl.where(tl.load(moves + 3) != 0, D - 1 - from_d, from_d)
+    start = n.to(tl.int64) * D * H * W
+    v = tl.load(images + start + (from_d * H + from_h[:, None]) * W + from_w[None, :], mask=inside, other=0)
+    v = v.to(tl.float32) * tl.load(gains + n)
     v = v + 12582912.0 - 12582912.0  # 1.5 * 2²³: rounds to the nearest, and a half to the even number
-    tl.store(to + start + i, tl.minimum(v, 255.0).to(tl.uint8), mask=i < voxels)
+    written = (h < H)[:, None] & (w < W)[None, :]
+    tl.store(to + start + (d * H + h[:, None]) * W + w[None, :], tl.minimum(v, 255.0).to(tl.uint8), mask=written)
 
 
+def _share(rows: int, at_once: int, programs: int) -> tuple[int, int]:
+    """How many programs work on `rows`, and how often each takes `at_once` of them."""
+    tiles = triton.cdiv(rows, at_once)
+    per = triton.cdiv(tiles, programs)
+    return triton.cdiv(tiles, per), per
 
-def _grid(rows: int, channels: int) -> tuple[tuple[int, int], int, int]:
-    """Programs along rows and channels; tiles of ROWS for each; channels of each."""
-    width = min(WIDEST, channels & -channels)  # a power of two that divides the channels
-    tiles = triton.cdiv(rows, ROWS)
-    per = triton.cdiv(tiles, PROGRAMS)
-    return (triton.cdiv(tiles, per), channels // width), per, width
+
+def _width(channels: int, widest: int) -> int:
+    """A power of two that divides the channels: how many of them a program works on."""
+    return min(widest, channels & -channels)
 
 
 def _windows(shape: torch.Size) -> int:
@@ -251,7 +378,12 @@ def _windows(shape: torch.Size) -> int:
     return count * ((d + 1) // 2) * ((h + 1) // 2) * ((w + 1) // 2)
 
 
-def pool(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _added(parts: Tensor) -> Tensor:
+    """Over the programs: [2, programs, C] to float64 [2, C]."""
+    return parts.sum(1, dtype=torch.double)
+
+
+def pool(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The greatest voxel of each window (the least if the scale `weight` [C] is negative), and x's statistics.
 
     Parameters
@@ -260,116 +392,167 @@ def pool(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     Returns
     -------
-    maxima and their places in the window, 4a + 2b + c as uint8, both [N, C, D // 2, H // 2, W // 2]; sum, and
-    sum of squares about the mean, float64 [C]
+    maxima and their places in the window, 4a + 2b + c as uint8, both [N, C, D // 2, H // 2, W // 2]; the number of
+    voxels, their sum and the sum of their squares, float64 [3, C]
     """
     count, channels, *size = x.shape
     pooled = (count, channels, *(length // 2 for length in size))
     most = torch.empty(pooled, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
     at = torch.empty_like(most, dtype=torch.uint8)
-    shift = x[0, :, size[0] // 2, size[1] // 2, size[2] // 2].float()  # sums about it cancel little
-    grid, per, width = _grid(_windows(x.shape), channels)
-    parts = torch.empty((2, grid[0], channels), device=x.device)
-    sign = weight.detach().sign().float()
-    _pool[grid](x, shift, sign, most, at, parts[0], parts[1], _windows(x.shape), *size, per, channels, ROWS, width)
-    sums, squares = parts.double().sum(1)
-    voxels = x.numel() // channels
-    return most, at, shift.double() * voxels + sums, squares - sums.square() / voxels
+    windows, width = _windows(x.shape), _width(channels, WIDEST)
+    programs, per = _share(windows, ROWS, PROGRAMS)
+    parts = torch.empty((2, programs, channels), device=x.device)
+    _pool[channels // width, programs](x, weight, most, at, parts, windows, *size, per, channels, ROWS, width)
+    raw = torch.empty((3, channels), dtype=torch.double, device=x.device)
+    middle = (size[0] // 2 * size[1] + size[1] // 2) * size[2] + size[2] // 2
+    _raw_sums[(channels // FEW,)](_added(parts), x, middle, x.numel() // channels, raw, channels, FEW)
+    return most, at, raw
 
 
-def scale_relu(most: Tensor, mean: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """ReLU of (maxima - `mean`) * `scale` + `bias`, all float32 [C]."""
-    out = torch.empty_like(most)
-    channels = most.shape[1]
-    rows = most.numel() // channels
-    _, _, width = _grid(rows, channels)
-    _scale_relu[triton.cdiv(rows, ROWS), channels // width](most, out, mean, scale, bias, rows, channels, ROWS, width)
-    return out
-
-
-def gate_sums(gradient: Tensor, most: Tensor, out: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of the gradient that ReLU lets through, and of its product with maxima - `mean`: float64 [C]."""
-    channels = most.shape[1]
-    rows = most.numel() // channels
-    grid, per, width = _grid(rows, channels)
-    parts = torch.empty((2, grid[0], channels), device=most.device)
-    _gate_sums[grid](gradient, most, out, mean, parts[0], parts[1], rows, per, channels, ROWS, width)
-    sums, products = parts.double().sum(1)
-    return sums, products
-
-
-def unpool(
-    x: Tensor, to: Tensor, gradient: Tensor, out: Tensor, at: Tensor, scale: Tensor, dense: tuple[Tensor, ...]
-) -> None:
-    """Write x's gradient to `to`: level + tilt * (x - mean), and at each maximum scale * `gradient` if ReLU is open.
+def settle(raw: Tensor, norm: nn.BatchNorm3d, left_out: Tensor) -> tuple[Tensor, Tensor]:
+    """What `norm` does to each channel, and its running statistics moved on in training.
 
     Parameters
     ----------
-    dense : level, tilt, mean: float32 [C], as `scale`
+    raw : number of voxels, sum and sum of squares over all ranks, float64 [3, C]
+    left_out : the bias that the convolution lacks, [C]
+
+    Returns
+    -------
+    mean, 1 / standard deviation and number of voxels, float64 [3, C]; mean, scale and shift, float32 [3, C]
     """
+    channels = raw.shape[1]
+    if norm.training:
+        norm.num_batches_tracked += 1
+    exact, rounded = torch.empty_like(raw), torch.empty_like(raw, dtype=torch.float32)
+    _settle[(channels // FEW,)](
+        raw, norm.weight, norm.bias, left_out, norm.running_mean, norm.running_var, norm.num_batches_tracked,
+        exact, rounded, norm.eps, -1.0 if norm.momentum is None else norm.momentum, channels, FEW, norm.training,
+    )  # fmt: skip
+    return exact, rounded
+
+
+def scale_relu(most: Tensor, rounded: Tensor) -> Tensor:
+    """ReLU of (maxima - mean) * scale + shift, which are the rows of `rounded`, float32 [3, C]."""
+    out = torch.empty_like(most)
+    channels = most.shape[1]
+    rows, width = most.numel() // channels, _width(channels, WIDEST)
+    _scale_relu[triton.cdiv(rows, 2 * ROWS), channels // width](most, out, rounded, rows, channels, 2 * ROWS, width)
+    return out
+
+
+def gate_sums(gradient: Tensor, most: Tensor, out: Tensor, rounded: Tensor) -> Tensor:
+    """Sums of the gradient that ReLU lets through, and of its product with maxima - mean: float64 [2, C]."""
+    channels = most.shape[1]
+    rows, width = most.numel() // channels, _width(channels, WIDEST)
+    programs, per = _share(rows, 2 * ROWS, PROGRAMS)
+    parts = torch.empty((2, programs, channels), device=most.device)
+    _gate_sums[channels // width, programs](
+        gradient, most, out, rounded, parts, rows, per, channels, 2 * ROWS, width
+    )  # fmt: skip
+    return _added(parts)
+
+
+def spread(
+    mine: Tensor, everywhere: Tensor, exact: Tensor, rounded: Tensor, *, training: bool
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Where the gradients of the maxima lead.
+
+    Parameters
+    ----------
+    mine, everywhere : `gate_sums` of this rank and of all
+
+    Returns
+    -------
+    the gradients of batch norm's weight and bias and of the convolution's bias, float32 [C]; and what every voxel x
+    gets through mean and variance, level and tilt of level + tilt * (x - mean), float32 [2, C]
+    """
+    channels = mine.shape[1]
+    by_weight, by_bias, by_left_out = (torch.empty(channels, device=mine.device) for _ in range(3))
+    dense = torch.empty((2, channels), device=mine.device)
+    _spread[(channels // FEW,)](
+        mine, everywhere, exact, rounded, by_weight, by_bias, by_left_out, dense, channels, FEW, training
+    )  # fmt: skip
+    return (by_weight, by_bias, by_left_out), dense
+
+
+def unpool(x: Tensor, to: Tensor, gradient: Tensor, out: Tensor, at: Tensor, rounded: Tensor, dense: Tensor) -> None:
+    """Write x's gradient to `to`: what `spread` says, and at each maximum scale * `gradient` if ReLU is open."""
     channels, size = x.shape[1], x.shape[2:]
-    grid, per, width = _grid(_windows(x.shape), channels)
-    _unpool[grid](x, to, gradient, out, at, scale, *dense, _windows(x.shape), *size, per, channels, ROWS, width)
+    windows, width = _windows(x.shape), _width(channels, WIDEST)
+    programs, per = _share(windows, ROWS, PROGRAMS)
+    _unpool[channels // width, programs](
+        x, to, gradient, out, at, rounded, dense, windows, *size, per, channels, ROWS, width
+    )  # fmt: skip
 
 
 class NormalisePoolReLU(torch.autograd.Function):
-    """`fused_norm`'s function with pooling windows of 2³, of a convolution without its bias [C], which it is given."""
+    """`fused_norm`'s function with pooling windows of 2³, of a convolution without its bias, which is `left_out` [C].
+
+    `weight` and `bias` are those of `norm`.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        epsilon: float,
-        running: tuple[Tensor, Tensor] | None,
-        left_out: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, left_out: Tensor, norm: nn.BatchNorm3d
+    ) -> Tensor:  # fmt: skip
         rows = x.contiguous(memory_format=torch.channels_last_3d)
-        most, at, sums, squares = pool(rows, weight)
-        count = torch.full_like(sums, x.numel() // x.shape[1])
-        if running is None:
-            mean, variance, count = combined(count, sums, squares)
-        else:
-            mean, variance = running[0].double() - left_out, running[1].double()
-        slope = torch.rsqrt(variance + epsilon)  # normalised = (x - mean) * slope
-        scale = slope * weight
-        out = scale_relu(most, mean.float(), scale.float(), bias.float())
-        ctx.save_for_backward(rows, most, at, out, mean, slope, weight, count)
-        ctx.training, ctx.leaf = running is None, x.is_leaf
-        mean_with_bias = mean + left_out
-        ctx.mark_non_differentiable(mean_with_bias, variance, count)
-        return out, mean_with_bias, variance, count
+        most, at, raw = pool(rows, weight)
+        if norm.training:
+            raw = over_all_ranks(raw)
+        exact, rounded = settle(raw, norm, left_out)
+        out = scale_relu(most, rounded)
+        ctx.save_for_backward(rows, most, at, out, exact, rounded)
+        ctx.training, ctx.leaf = norm.training, x.is_leaf
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, most, at, out, mean, slope, weight, count = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, most, at, out, exact, rounded = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
-        by_bias, by_weight = gate_sums(gradient, most, out, mean.float())
-        by_weight = by_weight * slope
-        scale = slope * weight
-        level = tilt = torch.zeros_like(mean)
-        by_left_out = by_bias * scale
-        if ctx.training:  # every voxel moves mean and variance, which lead back to it
-            level, tilt = dense_gradient(by_bias, by_weight, scale, slope, count)
-            by_left_out = torch.zeros_like(mean)  # the mean takes it out again
+        mine = gate_sums(gradient, most, out, rounded)
+        everywhere = over_all_ranks(mine.clone()) if ctx.training else mine
+        by_parameters, dense = spread(mine, everywhere, exact, rounded, training=ctx.training)
         result = memory_for_gradient(x, ctx.leaf)
-        unpool(x, result, gradient, out, at, scale.float(), (level.float(), tilt.float(), mean.float()))
-        by_weight, by_bias, by_left_out = (value.to(weight.dtype) for value in (by_weight, by_bias, by_left_out))
-        return result, by_weight, by_bias, None, None, by_left_out
+        unpool(x, result, gradient, out, at, rounded, dense)
+        return result, *by_parameters, None
+
+
+def columns(images: Tensor, size: Sequence[int]) -> Tensor:
+    """The 4³ voxels under each complete window of images that are padded for it: uint8 [windows, 64].
+
+    Parameters
+    ----------
+    images : uint8, from `padded`
+    size : windows along each axis
+    """
+    pairs = images.view(torch.uint16)
+    count, (d, h, w) = len(images), size
+    result = torch.empty(count * d * h * w, 64, dtype=torch.uint8, device=images.device)
+    volume, plane, line, _ = pairs.stride()
+    _columns[(triton.cdiv(len(result), COLUMN_ROWS),)](
+        pairs, result.view(torch.uint16), len(result), d, h, w, line, plane, volume, COLUMN_ROWS
+    )  # fmt: skip
+    return result
+
+
+def padded(images: Tensor) -> Tensor:
+    """uint8 [N, 1, D, H, W] with zeros around each image, and lines of whole pairs: [N, D + 2, H + 2, W + 2 or 3]."""
+    return functional.pad(images[:, 0], (1, 1 + images.shape[-1] % 2, 1, 1, 1, 1))
 
 
 def convolve_pool(
-    images: Tensor, filters: Tensor, weight: Tensor, dtype: torch.dtype, *, moments: bool
+    images: Tensor, size: Sequence[int], filters: Tensor, weight: Tensor, dtype: torch.dtype, *, moments: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The greatest answer of the filters in each complete window (the least if the scale `weight` [C] is negative).
 
     Parameters
     ----------
-    images : uint8 [N, D + 2, H + 2, W + 2], padded with zeros
-    filters : float64 [C, 27]; C is a multiple of 16
-    dtype : of products and of the result: bfloat16 (sums in float32) or float32
+    images : uint8, from `padded`
+    size : D // 2, H // 2 and W // 2
+    filters : float32 [C, 27]; C is a multiple of 16
+    dtype : of filters in the products, and of the result: bfloat16 (sums in float32) or float32
     moments : whether to sum the windows' voxels and their products
 
     Returns
@@ -378,30 +561,26 @@ def convolve_pool(
     in memory; sums of the 4³ voxels under the windows, float64 [64], and of their products, float64 [64, 64], both
     exact, and 0 if they are not asked for
     """
-    channels, (count, *padded) = len(filters), images.shape
-    d, h, w = ((length - 2) // 2 for length in padded)
-    sign = torch.where(weight.detach() < 0, -1.0, 1.0)
-    shifted = torch.zeros(4, 4, 4, 2, 2, 2, channels, dtype=dtype, device=images.device)
-    shaped = (filters.detach() * sign[:, None]).to(dtype).T.reshape(3, 3, 3, channels)
-    for a, b, c in CORNERS_OF_WINDOW:  # of scale 0 all answers tie, and max-pool takes the first: give it that one
-        shifted[a : a + 3, b : b + 3, c : c + 3, a, b, c] = shaped
-    shifted = shifted.view(64, 8, channels)
-    shifted = torch.where((weight.detach() == 0), shifted[:, :1], shifted)
-    pooled = (count, channels, d, h, w)
-    most = torch.empty(pooled, dtype=dtype, device=images.device, memory_format=torch.channels_last_3d)
+    channels = len(filters)
+    shape = (len(images), channels, *size)
+    most = torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last_3d)
     at = torch.empty_like(most, dtype=torch.uint8)
-    windows, width = count * d * h * w, min(WIDEST_FIRST, channels & -channels)
-    programs, per = _programs(triton.cdiv(windows, WINDOWS), PROGRAMS, moments)
+    windows, width, rows = most.numel() // channels, _width(channels, FIRST_WIDEST), FIRST_ROWS[dtype]
+    programs, per = exact_share(windows, rows)
     firsts = torch.zeros(programs, 64, device=images.device)
     seconds = torch.zeros(programs, 64, 64, dtype=torch.int32, device=images.device)
-    _convolve_pool[programs, channels // width](
-        images, shifted, sign, most, at, firsts, seconds, windows, d, h, w, *_steps(images), per, channels,
-        WINDOWS, width, CORNERS[dtype], _type_of_products(dtype), moments, num_warps=FIRST_WARPS,
+    _convolve_pool[channels // width, programs](
+        columns(images, size), filters, weight, most, at, firsts, seconds, windows, per, channels, rows, width,
+        _type_of_products(dtype), moments,
     )  # fmt: skip
-    return most, at, firsts.double().sum(0), seconds.double().sum(0)
+    return most, at, firsts.sum(0, dtype=torch.double), seconds.sum(0, dtype=torch.double)
 
 
-CORNERS_OF_WINDOW = list(itertools.product((0, 1), repeat=3))
+def exact_share(windows: int, rows: int) -> tuple[int, int]:
+    """Programs of the first block, and tiles of each, few enough that int32 holds the sums of squares of bytes."""
+    tiles = triton.cdiv(windows, rows)
+    per = min(triton.cdiv(tiles, FIRST_PROGRAMS), (2**31 - 1) // (rows * 255**2))
+    return triton.cdiv(tiles, per), per
 
 
 def _type_of_products(dtype: torch.dtype) -> tl.dtype:
@@ -409,73 +588,72 @@ def _type_of_products(dtype: torch.dtype) -> tl.dtype:
     return tl.float32 if dtype == torch.float32 or triton.knobs.runtime.interpret else tl.bfloat16
 
 
-def _steps(images: Tensor) -> tuple[int, int, int]:
-    """From one line, plane and volume of padded images to the next, in voxels."""
-    _, plane, line, _ = images.stride()
-    return line, plane, images.stride(0)
-
-
-def _programs(tiles: int, most: int, exact: bool) -> tuple[int, int]:
-    """Programs, and tiles of each, of which there are few enough that int32 holds exact sums of squared bytes."""
-    per = triton.cdiv(tiles, most)
-    if exact:
-        per = min(per, (2**31 - 1) // (WINDOWS * 255**2))
-    return triton.cdiv(tiles, per), per
-
-
 def filter_sums(
-    images: Tensor, gradient: Tensor, most: Tensor, out: Tensor, at: Tensor, mean: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What the gradient at the kept maxima gives the filters: float64 [C, 27]; and `gate_sums`' two sums.
+    images: Tensor, gradient: Tensor, most: Tensor, out: Tensor, at: Tensor, rounded: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the gradient at the kept maxima gives the filters, but for the scale: float64 [C, 27]; and `gate_sums`.
 
     Parameters
     ----------
-    images, most, at : as in `convolve_pool`; gradient, out : as most; mean : float32 [C]
+    images, most, at : as in `convolve_pool`; gradient, out : as most
     """
-    channels, windows, (d, h, w) = most.shape[1], most.numel() // most.shape[1], most.shape[2:]
-    width, corners = min(WIDEST_FIRST, channels & -channels), CORNERS[most.dtype]
-    programs, per = _programs(triton.cdiv(windows, WINDOWS), FIRST_PROGRAMS, False)
-    totals = torch.empty(programs, 4, 4, 4, 2, 2, 2, channels, device=images.device)
+    channels = most.shape[1]
+    windows, width, rows = most.numel() // channels, _width(channels, BACK_WIDEST), FIRST_ROWS[most.dtype]
+    programs, per = _share(windows, rows, FIRST_PROGRAMS)
+    totals = torch.empty(programs, 64, 8, channels, device=images.device)
     parts = torch.empty((2, programs, channels), device=images.device)
-    _filter_sums[programs, channels // width, 8 // corners](
-        images, gradient, most, out, at, mean, totals, parts[0], parts[1], windows, d, h, w, *_steps(images), per,
-        channels, WINDOWS, width, corners, _type_of_products(most.dtype), num_warps=FIRST_WARPS,
+    _filter_sums[channels // width, programs](
+        columns(images, most.shape[2:]), gradient, most, out, at, rounded, totals, parts, windows, per, channels, rows, width,
+        _type_of_products(most.dtype),
     )  # fmt: skip
-    total = totals.double().sum(0)
-    by_filters = torch.zeros(3, 3, 3, channels, dtype=torch.double, device=images.device)
-    for a, b, c in CORNERS_OF_WINDOW:
-        by_filters += total[a : a + 3, b : b + 3, c : c + 3, a, b, c]
-    sums, products = parts.double().sum(1)
-    return by_filters.view(27, channels).T, sums, products
+    total = totals.sum(0, dtype=torch.double)  # [64, 8, C]
+    of_patches = total[corners_of(images.device), torch.arange(8, device=images.device)]  # [27, 8, C]
+    return of_patches.sum(1).T, _added(parts)
 
 
-class ScaleReLU(torch.autograd.Function):
-    """The first block's output of its pooled answers: ReLU of maxima * `scale` + `shift`.
-
-    It leads the gradient to the filters whose answers the maxima are; the one through the statistics takes autograd's
-    way through `scale` and `shift`.
-
-    Parameters
-    ----------
-    images, most, at : of `convolve_pool`
-    filters : float64 [C, 27], as scale, shift and mean [C]; mean : of the answers, about which sums are taken
-    """
+class ConvolvePoolReLU(torch.autograd.Function):
+    """The first block of uint8 images; `weight` and `bias` are those of `norm`, `filters` float32 [C, 27]."""
 
     @staticmethod
     def forward(
-        ctx: Any, images: Tensor, most: Tensor, at: Tensor, filters: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
+        ctx: Any,
+        images: Tensor,
+        filters: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        left_out: Tensor,
+        norm: nn.BatchNorm3d,
+        dtype: torch.dtype,
     ) -> Tensor:
-        out = scale_relu(most, mean.float(), scale.float(), (shift + mean * scale).float())
-        ctx.save_for_backward(images, most, at, out, scale, mean)
+        wide, size = padded(images), [length // 2 for length in images.shape[2:]]
+        most, at, first, second = convolve_pool(wide, size, filters, weight, dtype, moments=norm.training)
+        exact_filters = filters.to(dtype).double()  # as the products have them
+        raw = exact_filters.new_ones(3, len(filters))  # [3, C]
+        mean_patch = by_filters = first
+        if norm.training:
+            count, mean_patch, covariance = over_all_patches(first, second, images)
+            by_filters = exact_filters @ covariance  # [C, 27]
+            mean = exact_filters @ mean_patch
+            raw = torch.stack([raw[0], mean, (by_filters * exact_filters).sum(1) + mean.square()]) * count
+        exact, rounded = settle(raw, norm, left_out)
+        out = scale_relu(most, rounded)
+        ctx.save_for_backward(wide, most, at, out, exact, rounded, mean_patch, by_filters)
+        ctx.training = norm.training
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        images, most, at, out, scale, mean = ctx.saved_tensors
+        images, most, at, out, exact, rounded, mean_patch, by_filters = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
-        by_filters, by_shift, products = filter_sums(images, gradient, most, out, at, mean.float())
-        return None, None, None, by_filters * scale[:, None], products + mean * by_shift, by_shift, None
+        sparse, mine = filter_sums(images, gradient, most, out, at, rounded)
+        # each rank's own part of what goes through mean and variance: the parts add up with the gradients
+        by_parameters, dense = spread(mine, mine, exact, rounded, training=ctx.training)
+        result = sparse * rounded[1, :, None]
+        if ctx.training:  # the sum, over all voxels, of level + tilt * (answer - mean), times the patch
+            level, tilt = (dense * exact[2]).unsqueeze(-1)  # [C, 1] each
+            result = result + level * mean_patch + tilt * by_filters
+        return None, result.float(), *by_parameters, None, None
 
 
 def augment(images: Tensor, moves: Tensor, gains: Tensor) -> Tensor:
@@ -488,10 +666,9 @@ def augment(images: Tensor, moves: Tensor, gains: Tensor) -> Tensor:
     gains : float32 [N], by which intensities are multiplied
     """
     result = torch.empty_like(images)
-    count, *size = images.shape
-    voxels = math.prod(size)
+    count, d, h, w = images.shape
     # a product that is fused with the sum after it would not be rounded, as torch rounds it
-    _augment[triton.cdiv(voxels, BYTES), count](
-        images, result, moves, gains, *size, voxels, BYTES, enable_fp_fusion=False
+    _augment[triton.cdiv(h, AUGMENT_ROWS), d, count](
+        images, result, moves, gains, d, h, w, AUGMENT_ROWS, triton.next_power_of_2(w), enable_fp_fusion=False
     )
     return result
