@@ -31,8 +31,10 @@ KERNELS = [
     (kernels._spread, FEW | {"TRAINING": True}),
     (kernels._unpool, OTHERS),
     (kernels._columns, {"P": kernels.COLUMN_ROWS}),
-    (kernels._convolve_pool, FIRST | {"MOMENTS": True}),
-    (kernels._filter_sums, FIRST | {"B": kernels.BACK_WIDEST}),
+    (kernels._shift, FEW),
+    (kernels._convolve_pool, FIRST),
+    (kernels._moments, {"P": kernels.MOMENT_ROWS}),
+    (kernels._filter_sums, FIRST),
     (kernels._augment, {"R": kernels.AUGMENT_ROWS, "B": 256}),
 ]
 
@@ -47,6 +49,8 @@ def type_of(kernel, name: str, constants: dict[str, Any]) -> str:
         return "*u16"
     if name in BYTES or (name == "to" and kernel is kernels._augment):
         return "*u8"
+    if name == "filters" and kernel is kernels._convolve_pool:
+        return "*bf16"
     if name in EXACT or (name == "to" and kernel is kernels._raw_sums):
         return "*fp64"
     if name in ("epsilon", "momentum"):

@@ -30,7 +30,7 @@ def case(tmp_path):
     torch.save(network.state_dict(), tmp_path / "w.pt")
     lines = [f"epsilon: 1.0e-5\npooling: average\ncrop: {CROP}\ncrop_rule: pyment\naxes: LAS", "names:"]
     lines += [f"  {theirs}: {ours}" for theirs, ours in NAMES.items()]
-    lines += ["targets: [{name: age, kind: continuous, mean: 40, sd: 10}]"]
+    lines += ["targets: [{name: age, kind: continuous, mean: 40, sd: 0.01}]"]
     (tmp_path / "mapping.yaml").write_text("\n".join(lines))
     import_weights(tmp_path / "w.pt", "mapping", tmp_path / "w.safetensors", tmp_path / "mapping.yaml")
     generator = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def case(tmp_path):
     images["c"] = cropped_brain(orig, mask > 0, CROP, "pyment").astype(np.float32)
     with torch.no_grad():
         ages = {
-            name: float(network(torch.tensor(in_las(image))[None, None])[0, 0] * 10 + 40)
+            name: float(network(torch.tensor(in_las(image))[None, None])[0, 0] * 0.01 + 40)
             for name, image in images.items()
         }
     assert np.ptp(list(ages.values())) > 0.1

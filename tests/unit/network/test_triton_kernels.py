@@ -33,6 +33,7 @@ def few_programs(monkeypatch):
     monkeypatch.setattr(triton_kernels, "ROWS", 4)
     monkeypatch.setattr(triton_kernels, "FIRST_ROWS", dict.fromkeys(triton_kernels.FIRST_ROWS, 8))
     monkeypatch.setattr(triton_kernels, "FIRST_PROGRAMS", 2)
+    monkeypatch.setattr(triton_kernels, "MOMENT_ROWS", 8)
     monkeypatch.setattr(triton_kernels, "COLUMN_ROWS", 8)
 
 
@@ -117,14 +118,13 @@ def test_the_first_block_of_constant_and_of_empty_images_has_finite_gradients(mo
 def test_moments_of_many_bright_windows_are_exact(monkeypatch):
     monkeypatch.setattr(triton_kernels, "FIRST_PROGRAMS", 1)
     images = torch.full((2, 1, 8, 8, 8), 255, dtype=torch.uint8)
-    filters, weight, padded = torch.zeros(16, 27), torch.ones(16), triton_kernels.padded(images)
-    _, _, first, second = triton_kernels.convolve_pool(padded, (4, 4, 4), filters, weight, torch.bfloat16, moments=True)
+    first, second = triton_kernels.moments(triton_kernels.columns(triton_kernels.padded(images), (4, 4, 4)))
     windows = functional.pad(images[:, 0], (1,) * 6).double().unfold(1, 4, 2).unfold(2, 4, 2).unfold(3, 4, 2).reshape(-1, 64)
     assert torch.equal(first, windows.sum(0))
     assert torch.equal(second, windows.T @ windows)
-    programs, per = triton_kernels.exact_share(64 * 10**6, 64)  # of one program int32 would not hold the sums
+    programs, per = triton_kernels.exact_share(8 * 10**6)  # of one program int32 would not hold the sums
     assert programs * per >= 10**6
-    assert per * 64 * 255**2 < 2**31
+    assert per * 8 * 255**2 < 2**31
 
 
 @pytest.mark.parametrize("settings", [{"shift": 3, "mirror": True, "intensity": 0.3}, {"shift": 0, "mirror": False}])
@@ -280,5 +280,5 @@ def test_kernels_compile_for_a_gpu_without_atomic_operations(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
         "_pool", "_raw_sums", "_settle", "_scale_relu", "_gate_sums", "_spread", "_unpool", "_columns",
-        "_convolve_pool", "_filter_sums", "_augment",
+        "_shift", "_convolve_pool", "_moments", "_filter_sums", "_augment",
     ]  # fmt: skip

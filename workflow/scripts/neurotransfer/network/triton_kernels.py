@@ -38,8 +38,8 @@ WIDEST = 64  # channels that a program works on
 FIRST_PROGRAMS = 528  # of the first block, each of which writes up to 64 KB of partial sums
 FIRST_ROWS = {torch.bfloat16: 64, torch.float32: 32}  # windows of the first block that a program works on at once
 FIRST_WIDEST = 32  # channels that a program of the first block works on: with eight corners, 256 columns
-BACK_WIDEST = 32  # and of its gradient
 FEW = 16  # channels that a program works on where there is one number for each
+MOMENT_ROWS = 128  # windows that a program of `_moments` works on at once
 COLUMN_ROWS = 128  # windows that a program writes rows of
 AUGMENT_ROWS = 8  # lines of an image that a program moves
 
@@ -239,8 +239,8 @@ def _columns(images, to, windows, d, h, w, line, plane, volume, P: tl.constexpr)
 
 
 @triton.jit
-def _shifted_filters(filters, weight, C, B: tl.constexpr, rounded: tl.constexpr):
-    """Filters [C, 27] at the eight corners of a window, [64, 8 B], with the signs of batch norm's scales.
+def _shift(filters, weight, to, C, B: tl.constexpr):
+    """Writes filters [C, 27] at the eight corners of a window, [64, 8, C], with the signs of batch norm's scales.
 
     Of scale 0 all answers tie, and max-pool takes the first, so all corners have the filter of the first.
     """
@@ -251,38 +251,50 @@ def _shifted_filters(filters, weight, C, B: tl.constexpr, rounded: tl.constexpr)
     a, b, e = k // 16 - corner // 4, (k // 4) % 4 - (corner // 2) % 2, k % 4 - corner % 2
     inside = (a >= 0) & (a < 3) & (b >= 0) & (b < 3) & (e >= 0) & (e < 3)
     f = tl.load(filters + c * 27 + a * 9 + b * 3 + e, mask=inside, other=0.0)
-    return (f * tl.where(scale < 0, -1.0, 1.0)).to(rounded)
+    f = f * tl.where(scale < 0, -1.0, 1.0)
+    tl.store(to + (k * 8 + column // B) * C + c, f.to(to.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=["windows", "per"])
-def _convolve_pool(columns, filters, weight, most, at, firsts, seconds, windows, per, C, P: tl.constexpr,
-                   B: tl.constexpr, T: tl.constexpr, MOMENTS: tl.constexpr):  # fmt: skip
-    """Reads the windows' rows of bytes; writes pooled maxima and their places, and partial sums of the moments.
+def _convolve_pool(columns, filters, weight, most, at, windows, per, C, P: tl.constexpr, B: tl.constexpr,
+                   T: tl.constexpr):  # fmt: skip
+    """Reads the windows' rows of bytes; writes pooled maxima and their places.
 
-    A product of [P, 64] by [64, 8 B] gives all eight corners' answers.  firsts [programs, 64] and seconds
-    [programs, 64, 64]: of the bytes, and of their products.
+    A product of [P, 64] by [64, 8 B] of what `_shift` wrote gives all eight corners' answers.
     """
     c, pid, k = tl.program_id(0) * B + tl.arange(0, B), tl.program_id(1), tl.arange(0, 64)
-    f = _shifted_filters(filters, weight, C, B, most.dtype.element_ty).to(T)
-    negative = tl.load(weight + c) < 0
-    first = tl.zeros([64], tl.float32)
-    second = tl.zeros([64, 64], tl.int32)
+    column = tl.arange(0, 8 * B)
+    f = tl.load(filters + (k[:, None] * 8 + (column // B)[None, :]) * C + (tl.program_id(0) * B + column % B)[None, :])
+    f = f.to(T)  # [64, 8 B]
+    positive = tl.where(tl.load(weight + c) < 0, -1.0, 1.0)
     for tile in range(per):
         p = (pid * per + tile) * P + tl.arange(0, P)
         inside = (p < windows)[:, None]
         x = tl.load(columns + p[:, None].to(tl.int64) * 64 + k[None, :], mask=inside, other=0).to(tl.float32).to(T)
         y = tl.reshape(tl.dot(x, f, input_precision="ieee"), (P, 8, B))
         best, place = tl.max(y, 1, return_indices=True)  # [P, B], the first of equals
-        if MOMENTS:  # of bytes, which are exact in bfloat16, and so are the sums: P * 255² < 2²⁴
-            first += tl.sum(x.to(tl.float32), 0)
-            second += tl.dot(tl.trans(x), x, input_precision="ieee").to(tl.int32)
         to = p[:, None].to(tl.int64) * C + c[None, :]
-        tl.store(most + to, tl.where(negative[None, :], -best, best).to(most.dtype.element_ty), mask=inside)
+        tl.store(most + to, (best * positive[None, :]).to(most.dtype.element_ty), mask=inside)
         tl.store(at + to, place.to(tl.uint8), mask=inside)
-    if MOMENTS:
-        if tl.program_id(0) == 0:
-            tl.store(firsts + pid * 64 + k, first)
-            tl.store(seconds + pid * 4096 + k[:, None] * 64 + k[None, :], second)
+
+
+@triton.jit(do_not_specialize=["windows", "per"])
+def _moments(columns, firsts, seconds, windows, per, P: tl.constexpr):
+    """Reads the windows' rows of bytes; writes partial sums of them, [programs, 64], and of their products.
+
+    Together with `_convolve_pool` it takes longer than by itself: a program of both needs too many registers.
+    """
+    pid, k = tl.program_id(0), tl.arange(0, 64)
+    first = tl.zeros([64], tl.float32)
+    second = tl.zeros([64, 64], tl.int32)
+    for tile in range(per):
+        p = (pid * per + tile) * P + tl.arange(0, P)
+        x = tl.load(columns + p[:, None].to(tl.int64) * 64 + k[None, :], mask=(p < windows)[:, None], other=0)
+        x = x.to(tl.float32).to(tl.float16)  # exact, and so are the sums: P * 255² < 2²⁴
+        first += tl.sum(x.to(tl.float32), 0)
+        second += tl.dot(tl.trans(x), x).to(tl.int32)
+    tl.store(firsts + pid * 64 + k, first)
+    tl.store(seconds + pid * 4096 + k[:, None] * 64 + k[None, :], second)
 
 
 @triton.jit
@@ -543,43 +555,51 @@ def padded(images: Tensor) -> Tensor:
 
 
 def convolve_pool(
-    images: Tensor, size: Sequence[int], filters: Tensor, weight: Tensor, dtype: torch.dtype, *, moments: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows: Tensor, shape: Sequence[int], filters: Tensor, weight: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """The greatest answer of the filters in each complete window (the least if the scale `weight` [C] is negative).
 
     Parameters
     ----------
-    images : uint8, from `padded`
-    size : D // 2, H // 2 and W // 2
-    filters : float32 [C, 27]; C is a multiple of 16
+    rows : from `columns`
+    shape : of the result, [N, C, D // 2, H // 2, W // 2]; C is a multiple of 16
+    filters : float32 [C, 27]
     dtype : of filters in the products, and of the result: bfloat16 (sums in float32) or float32
-    moments : whether to sum the windows' voxels and their products
 
     Returns
     -------
-    maxima and their places in the window, 4a + 2b + c as uint8, both [N, C, D // 2, H // 2, W // 2] and channels last
-    in memory; sums of the 4³ voxels under the windows, float64 [64], and of their products, float64 [64, 64], both
-    exact, and 0 if they are not asked for
+    maxima and their places in the window, 4a + 2b + c as uint8, channels last in memory
     """
-    channels = len(filters)
-    shape = (len(images), channels, *size)
-    most = torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last_3d)
+    channels, at_once = shape[1], FIRST_ROWS[dtype]
+    most = torch.empty(tuple(shape), dtype=dtype, device=rows.device, memory_format=torch.channels_last_3d)
     at = torch.empty_like(most, dtype=torch.uint8)
-    windows, width, rows = most.numel() // channels, _width(channels, FIRST_WIDEST), FIRST_ROWS[dtype]
-    programs, per = exact_share(windows, rows)
-    firsts = torch.zeros(programs, 64, device=images.device)
-    seconds = torch.zeros(programs, 64, 64, dtype=torch.int32, device=images.device)
+    width, (programs, per) = _width(channels, FIRST_WIDEST), _share(len(rows), at_once, PROGRAMS)
+    shifted = torch.empty(64, 8, channels, dtype=dtype, device=rows.device)
+    _shift[(channels // FEW,)](filters, weight, shifted, channels, FEW)
     _convolve_pool[channels // width, programs](
-        columns(images, size), filters, weight, most, at, firsts, seconds, windows, per, channels, rows, width,
-        _type_of_products(dtype), moments,
+        rows, shifted, weight, most, at, len(rows), per, channels, at_once, width, _type_of_products(dtype)
     )  # fmt: skip
-    return most, at, firsts.sum(0, dtype=torch.double), seconds.sum(0, dtype=torch.double)
+    return most, at
 
 
-def exact_share(windows: int, rows: int) -> tuple[int, int]:
-    """Programs of the first block, and tiles of each, few enough that int32 holds the sums of squares of bytes."""
-    tiles = triton.cdiv(windows, rows)
-    per = min(triton.cdiv(tiles, FIRST_PROGRAMS), (2**31 - 1) // (rows * 255**2))
+def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of the 4³ voxels under the windows, float64 [64], and of their products, float64 [64, 64]; both are exact.
+
+    Parameters
+    ----------
+    rows : from `columns`
+    """
+    programs, per = exact_share(len(rows))
+    firsts = torch.empty(programs, 64, device=rows.device)
+    seconds = torch.empty(programs, 64, 64, dtype=torch.int32, device=rows.device)
+    _moments[(programs,)](rows, firsts, seconds, len(rows), per, MOMENT_ROWS)
+    return firsts.sum(0, dtype=torch.double), seconds.sum(0, dtype=torch.double)
+
+
+def exact_share(windows: int) -> tuple[int, int]:
+    """Programs of `_moments`, and tiles of each, few enough that int32 holds the sums of squares of bytes."""
+    tiles = triton.cdiv(windows, MOMENT_ROWS)
+    per = min(triton.cdiv(tiles, FIRST_PROGRAMS), (2**31 - 1) // (MOMENT_ROWS * 255**2))
     return triton.cdiv(tiles, per), per
 
 
@@ -598,7 +618,7 @@ def filter_sums(
     images, most, at : as in `convolve_pool`; gradient, out : as most
     """
     channels = most.shape[1]
-    windows, width, rows = most.numel() // channels, _width(channels, BACK_WIDEST), FIRST_ROWS[most.dtype]
+    windows, width, rows = most.numel() // channels, _width(channels, FIRST_WIDEST), FIRST_ROWS[most.dtype]
     programs, per = _share(windows, rows, FIRST_PROGRAMS)
     totals = torch.empty(programs, 64, 8, channels, device=images.device)
     parts = torch.empty((2, programs, channels), device=images.device)
@@ -626,12 +646,13 @@ class ConvolvePoolReLU(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         wide, size = padded(images), [length // 2 for length in images.shape[2:]]
-        most, at, first, second = convolve_pool(wide, size, filters, weight, dtype, moments=norm.training)
+        rows = columns(wide, size)
+        most, at = convolve_pool(rows, [len(images), len(filters), *size], filters, weight, dtype)
         exact_filters = filters.to(dtype).double()  # as the products have them
         raw = exact_filters.new_ones(3, len(filters))  # [3, C]
-        mean_patch = by_filters = first
+        mean_patch = by_filters = exact_filters  # to be saved, if nothing else is
         if norm.training:
-            count, mean_patch, covariance = over_all_patches(first, second, images)
+            count, mean_patch, covariance = over_all_patches(*moments(rows), images)
             by_filters = exact_filters @ covariance  # [C, 27]
             mean = exact_filters @ mean_patch
             raw = torch.stack([raw[0], mean, (by_filters * exact_filters).sum(1) + mean.square()]) * count
