@@ -60,6 +60,11 @@ class OnDevice:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Voxels of an image along each axis."""
+        return self.voxels.shape[1:]
+
     def batches(self, order: Sequence[np.ndarray], device: torch.device) -> Iterator[torch.Tensor]:
         """The batches of `order`."""
         for positions in order:

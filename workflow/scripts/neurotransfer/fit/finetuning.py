@@ -20,6 +20,7 @@ from torch.nn import functional
 from ..cache.provenance import BOUNDING_BOX
 from ..errors import InputError
 from ..files import read_table
+from ..network.convolution_check import check_convolutions
 from ..network.device import choose_device, place
 from ..network.sfcn import SFCN, calibrate, folded, start_head, training_scale, trunk_of
 from ..pretrain.batches import Images, ResidentImages, as_input, epoch_order, on_device
@@ -178,6 +179,8 @@ def fit_setting(
     state : the network's at that epoch; empty if the first epoch diverged
     """
     place(model, device, settings["data_type"], compiled=settings["compile"])
+    passes = passes_of(min(settings["batch_size"], len(rows["train"])), settings["accumulate"])
+    check_convolutions(model, len(passes[0]), images.size, device)
     optimiser, average = make_optimiser(model, settings), WeightAverage(model, settings.get("weight_average"))
     train = rows["train"]
     truth = labels[torch.as_tensor(rows["validation"])]

@@ -50,6 +50,7 @@ def choose_device(asked: str, threads: int, *, deterministic: bool = True) -> to
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before it is first used
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 is float32
     # all that is read here has been written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logger.info("computing on %s", torch.cuda.get_device_name())

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from .fused_norm import memory_for_gradient, over_all_ranks
 from .first_block import corners_of, over_all_patches
+from .fused_norm import memory_for_gradient, over_all_ranks
 
 PROGRAMS = 2112  # 16 for each of an H100's 132 multiprocessors; another number rounds sums differently
 ROWS = 16  # windows that a program works on at once
@@ -434,12 +434,14 @@ def settle(raw: Tensor, norm: nn.BatchNorm3d, left_out: Tensor) -> tuple[Tensor,
     mean, 1 / standard deviation and number of voxels, float64 [3, C]; mean, scale and shift, float32 [3, C]
     """
     channels = raw.shape[1]
+    steps = norm.num_batches_tracked
+    assert steps is not None  # track_running_stats
     if norm.training:
-        norm.num_batches_tracked += 1
+        steps += 1
     exact, rounded = torch.empty_like(raw), torch.empty_like(raw, dtype=torch.float32)
     _settle[(channels // FEW,)](
-        raw, norm.weight, norm.bias, left_out, norm.running_mean, norm.running_var, norm.num_batches_tracked,
-        exact, rounded, norm.eps, -1.0 if norm.momentum is None else norm.momentum, channels, FEW, norm.training,
+        raw, norm.weight, norm.bias, left_out, norm.running_mean, norm.running_var, steps, exact, rounded,
+        norm.eps, -1.0 if norm.momentum is None else norm.momentum, channels, FEW, norm.training,
     )  # fmt: skip
     return exact, rounded
 
@@ -623,8 +625,8 @@ def filter_sums(
     totals = torch.empty(programs, 64, 8, channels, device=images.device)
     parts = torch.empty((2, programs, channels), device=images.device)
     _filter_sums[channels // width, programs](
-        columns(images, most.shape[2:]), gradient, most, out, at, rounded, totals, parts, windows, per, channels, rows, width,
-        _type_of_products(most.dtype),
+        columns(images, most.shape[2:]), gradient, most, out, at, rounded, totals, parts, windows, per, channels,
+        rows, width, _type_of_products(most.dtype),
     )  # fmt: skip
     total = totals.sum(0, dtype=torch.double)  # [64, 8, C]
     of_patches = total[corners_of(images.device), torch.arange(8, device=images.device)]  # [27, 8, C]

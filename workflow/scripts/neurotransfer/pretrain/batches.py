@@ -111,9 +111,13 @@ class Images:
                 if step + BUFFERS < len(order):
                     begun.append(begin(step + BUFFERS))
 
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Voxels of an image along each axis."""
+        return self._shard(self.shards[0]).shape[1:]
+
     def _empty(self, count: int, pinned: bool = False) -> Tensor:
-        shape = self._shard(self.shards[0]).shape[1:]
-        return torch.empty((count, *shape), dtype=torch.uint8, pin_memory=pinned)
+        return torch.empty((count, *self.size), dtype=torch.uint8, pin_memory=pinned)
 
     def _read_into(self, image: np.ndarray, position: int) -> None:
         shard, row = self._shard(self.shards[position]), self.rows[position]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import write_table
+from ..network.convolution_check import check_convolutions
 from ..network.device import place
 from ..network.fused_norm import over_all_ranks, ranks
 from ..network.sfcn import SFCN, calibrate, folded, live_features, start_head, training_scale
@@ -230,6 +231,8 @@ def pretrain(
     with torch.no_grad():
         model.head.bias.copy_(first_biases(targets))
     place(model, device, settings["data_type"], compiled=settings["compile"])
+    passes = passes_of(min(settings["batch_size"], len(training)), settings["accumulate"])
+    check_convolutions(model, len(passes[0]), training.size, device)
     truth, validation_truth = (encode(table, targets) for table in tables)
     problem = Problem(
         training, validation, truth, validation_truth, tables[1], targets, settings=settings, seed=seed, device=device

@@ -1,0 +1,99 @@
+"""Whether the GPU's library computes the network's convolutions in bfloat16 rightly: compared before the first step.
+
+Public versions of cuDNN under torch gave wrong 3-D convolutions in bfloat16, without a word (pytorch issue 163539).
+Each shape of the network is compared with float32 on the device: the output, and both gradients.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import InputError
+from .sfcn import SFCN
+
+logger = logging.getLogger("neurotransfer")
+TOLERANCE = 0.02  # [assumed] of a difference's norm; rounding to bfloat16 gives 0.002
+FIX = "set data_type: float32, or install another version of torch"
+
+
+def check_convolutions(model: SFCN, count: int, size: Sequence[int], device: torch.device) -> None:
+    """Compare each convolution after the first block, as a step has it, in bfloat16 with float32.
+
+    Each shape is compared once in a process.  It does nothing on a CPU, and for a network that computes in float32.
+    The first block is a product of matrices, which the kernels' own check compares.
+
+    Parameters
+    ----------
+    count, size : images of a step's pass, and the voxels of each
+
+    Raises
+    ------
+    InputError
+        naming the shape, the part that is wrong and the versions
+    """
+    if device.type != "cuda" or model.data_type != torch.bfloat16:
+        return
+    started = time.monotonic()
+    for at, block in enumerate(list(model.blocks)[1:], 1):
+        shape = tuple(block.conv.weight.shape)  # type: ignore[union-attr, arg-type]
+        _check(shape, (count, shape[1], *(length >> at for length in size)), device)
+    shape = tuple(model.bottleneck.weight.shape)
+    _check(shape, (count, shape[1], *(length >> len(model.blocks) for length in size)), device)
+    logger.info("the convolutions in bfloat16 are right, compared in %.1f s", time.monotonic() - started)
+
+
+@functools.cache
+def _check(weight: tuple[int, ...], images: tuple[int, ...], device: torch.device) -> None:
+    wrong = wrong_part(weight, images, device)
+    if wrong is not None:
+        part, difference = wrong
+        of = f"of {images[1]} to {weight[0]} channels at {'×'.join(map(str, images[2:]))} voxels, batch {images[0]}"
+        versions = f"torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
+        what = f"a convolution {of} in bfloat16 has a wrong {part}, off by {difference:.2g} of its norm ({versions})"
+        raise InputError("configuration", "data_type", what, FIX)
+
+
+def wrong_part(
+    weight: tuple[int, ...], images: tuple[int, ...], device: torch.device
+) -> tuple[str, float] | None:  # fmt: skip
+    """What a convolution in bfloat16 gets wrong, and by which part of its norm; None if nothing.
+
+    Parameters
+    ----------
+    weight, images : shapes of the filters, [outputs, inputs, k, k, k], and of the input, [N, inputs, D, H, W]
+    """
+    generator = torch.Generator(device).manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        values = torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
+        return values.contiguous(memory_format=torch.channels_last_3d)
+
+    padding = weight[-1] // 2
+    x, filters = drawn(*images).requires_grad_(), drawn(*weight).requires_grad_()
+    gradient = drawn(images[0], weight[0], *images[2:])
+    with torch.autocast(device.type, enabled=False), torch.enable_grad():
+        out = functional.conv3d(x, filters, padding=padding)
+        by_x, by_filters = torch.autograd.grad(out, (x, filters), gradient)
+        exact = torch.zeros(weight, device=device)
+        for at in range(images[0]):  # image by image, which needs little memory
+            one, same = x[at : at + 1].detach().float().requires_grad_(), filters.detach().float().requires_grad_()
+            right = functional.conv3d(one, same, padding=padding)
+            right_x, right_filters = torch.autograd.grad(right, (one, same), gradient[at : at + 1].float())
+            exact += right_filters
+            for name, found, expected in (("output", out, right), ("gradient of the input", by_x, right_x)):
+                difference = _difference(found[at : at + 1], expected)
+                if not difference <= TOLERANCE:
+                    return name, difference
+    difference = _difference(by_filters, exact)
+    return None if difference <= TOLERANCE else ("gradient of the filters", difference)
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    return float((found.detach().float() - expected.detach()).norm() / expected.detach().norm())
