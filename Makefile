@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-fast lint figures validate type-one teaching bench bench-demo bench-fits bench-reader bench-training bench-training-gpu bench-gpu fewer-scans dry-run rulegraph tutorial slurm-up slurm-down test-slurm test-slurm-all clean help
+.PHONY: demo test test-fast lint figures validate type-one teaching bench bench-demo bench-fits bench-reader bench-training bench-training-gpu bench-gpu fewer-scans dry-run rulegraph tutorial slurm-up slurm-down test-slurm test-slurm-all test-gpu clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -79,8 +79,11 @@ bench-fits: $(VENV)/.installed ## what a replicate of fine-tuning costs by n: be
 bench-demo: $(VENV)/.installed ## how often the demo's answer is right, at twenty seeds: benchmarks/README.md; hours on 2 cores, can be stopped
 	@python benchmarks/demo_power.py .bench/demo --cores $(CORES)
 
-bench-gpu: ## a training step on this machine's NVIDIA GPU, with the Python that is on it: benchmarks/README.md
+bench-gpu: ## a training step, the loop and a replicate on this machine's NVIDIA GPU, with the Python that is on it
 	@python3 benchmarks/gpu.py
+
+test-gpu: ## network, loop and fits on this machine's NVIDIA GPU, with the Python that is on it
+	@python3 -m pytest --noconftest tests/gpu
 
 bench-training: $(VENV)/.installed ## which optimiser trains the full network: docs/pretraining.md; hours on 2 cores, can be stopped
 	@python benchmarks/training.py --processes $(CORES)

@@ -1,4 +1,4 @@
-"""A training step on a GPU: ours, plain layers, and bare convolutions; each row is printed as soon as it is measured.
+"""A training step on a GPU, the loop around it, a replicate and a start; each row is printed when it is measured.
 
     python3 benchmarks/gpu.py            # `make bench-gpu`; with the Python of the machine, installs nothing
     python3 benchmarks/gpu.py --try      # the same code in seconds, on a CPU too, with images of 32³ voxels
@@ -6,19 +6,28 @@
 A row is the median of several steps after one that warms up, and the seconds of that first one, which compiles.
 Memory is the peak of what torch holds on the GPU while the row is measured.  The bare convolutions are those of
 blocks 2 to 6, forward and backward, in our layout.
+
+The loop is that of pretraining, on shards of a simulated cache that lie in a temporary folder, in its second epoch.  A
+replicate trains one of the nine settings for a few epochs; the row has the time of all nine with 30 epochs each.  The
+start is that of a process, from its imports to the end of its first step: with an empty folder of compiled kernels, and
+with a full one.  These rows need what reading a cache needs (zstandard, xxhash, pandas); without, they are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import gc
 import importlib.metadata
+import logging
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from unittest import mock
@@ -26,8 +35,11 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "workflow/scripts"), str(ROOT)]
 
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from neurotransfer.network import kernel_choice  # noqa: E402
+from neurotransfer.network.convolution_check import check_convolutions  # noqa: E402
 from neurotransfer.network.device import choose_device, place  # noqa: E402
 from neurotransfer.network.sfcn import SFCN  # noqa: E402
 from neurotransfer.pretrain.optimiser import Momentum  # noqa: E402
@@ -114,17 +126,16 @@ def bare_convolutions(images: torch.Tensor) -> Step:
 def measured(build: Callable[[], Step], device: torch.device, count: int) -> tuple[float, float, float]:
     """Milliseconds of a step (the median), seconds of the first, and peak GB."""
     gc.collect()
-    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     times = []
     step = build()
     for _ in range(1 + count):
-        wait()
+        wait(device)
         start = time.perf_counter()
         step()
-        wait()
+        wait(device)
         times.append(time.perf_counter() - start)
     peak = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan")
     return 1e3 * statistics.median(times[1:]), times[0], peak
@@ -141,17 +152,161 @@ def without_kernels(build: Callable[[], Step]) -> Step:
     return run
 
 
+def brain_like(count: int, size: list[int]) -> Iterator[np.ndarray]:
+    """Images whose voxels compress like those of a brain: an ellipsoid of noisy tissue, zeros around it."""
+    generator = np.random.default_rng(0)
+    axes = np.meshgrid(*(np.linspace(-1, 1, length) for length in size), indexing="ij", sparse=True)
+    inside = sum(axis**2 for axis in axes) < 0.8
+    for _ in range(count):
+        noise = generator.integers(80, 112, size, dtype=np.uint8)
+        yield np.where(inside, noise, 0).astype(np.uint8)
+
+
+def cached(folder: Path, size: list[int], count: int, compression: str | None) -> pd.DataFrame:
+    """The table of `count` images in a shard of the folder."""
+    from neurotransfer.cache.shard_file import checksum, shard_written
+
+    checksums = []
+    with shard_written(folder / "x-0001.npy", count, tuple(size), compression) as write:
+        for image in brain_like(count, size):
+            write(image)
+            checksums.append(checksum(image))
+    rows = np.arange(count)
+    table = pd.DataFrame({"image_id": [f"i{row}" for row in rows], "participant_id": [f"x_{row}" for row in rows]})
+    table = table.assign(shard="x-0001", row=rows, index_row=rows, checksum=checksums, cohort="x")
+    return table.assign(engine="builtin", engine_version="1", label=rows % 2, age=20.0 + rows, sex=rows % 2)
+
+
+def loop_rate(asked: argparse.Namespace, device: torch.device, compression: str | None) -> float:
+    """Images/s of pretraining's second epoch, from the cache on disk to the optimiser."""
+    from neurotransfer.pretrain import loop
+    from neurotransfer.pretrain.batches import Images
+    from neurotransfer.pretrain.checkpoints import Checkpoints
+    from neurotransfer.pretrain.targets import learn_targets
+    from neurotransfer.study.configuration import load_config
+
+    config, rates, real = load_config(ROOT), [], loop.train_epoch
+
+    def timed(state: loop.TrainingState, problem: loop.Problem, *others: object) -> list[np.ndarray]:
+        wait(device)
+        start = time.perf_counter()
+        batches = real(state, problem, *others)
+        wait(device)
+        rates.append(len(problem.training) / (time.perf_counter() - start))
+        return batches
+
+    with tempfile.TemporaryDirectory() as name:
+        table = cached(Path(name), asked.size, asked.images, compression)
+        training = pd.concat([table] * asked.repeats, ignore_index=True)
+        validation = table[: asked.batch].reset_index(drop=True)
+        settings = config["pretrain"] | {"epochs": 2, "batch_size": asked.batch, "device": device.type}
+        network = {"channels": CHANNELS, "bottleneck": BOTTLENECK, "pooling": "max"}
+        targets = learn_targets({name: config["targets"][name] for name in ("age", "sex")}, training)
+        with mock.patch.object(loop, "train_epoch", timed), mock.patch.object(loop, "CALIBRATION_BATCHES", 1):
+            loop.pretrain(
+                *(Images(part, name) for part in (training, validation)), (training, validation), targets=targets,
+                network=network, settings=settings, seed=1, device=device,
+                checkpoints=Checkpoints(Path(name) / "checkpoints", "benchmark"),
+            )  # fmt: skip
+    return rates[1]
+
+
+def replicate_seconds(asked: argparse.Namespace, n: int, epochs: int) -> tuple[float, float]:
+    """Seconds of a replicate's start, and of all nine settings with 30 epochs, from one setting and a few epochs."""
+    from neurotransfer.fit import finetuning
+    from neurotransfer.fit.settings import all_settings
+    from neurotransfer.split.resampling import write_resample
+    from neurotransfer.study.configuration import load_config
+
+    config = load_config(ROOT)
+    settings, training = all_settings(config["models"]["baseline"]["settings"]), config["models"]["cnn"]
+    training |= {"batch_size": asked.batch}
+    whole = training["epochs"] * len(settings) / epochs
+    network = {"channels": CHANNELS, "bottleneck": BOTTLENECK, "pooling": "max"}
+    fitting = {"seed": 1, "network": network, "settings": settings[:1]}
+    roles = ["train"] * n + ["validation"] * (n // 5) + ["test"] * (n // 5)
+    seconds = []
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+        cache = Path("results/cache")
+        cache.mkdir(parents=True)
+        table = cached(cache, asked.size, min(asked.images, len(roles)), None)
+        table = table.iloc[np.arange(len(roles)) % len(table)].reset_index(drop=True).assign(role=roles)
+        table["image_id"] = table["participant_id"] = [f"x_{row}" for row in range(len(table))]
+        write_resample(table, "r.tsv", {"task": "task", "n": n, "replicate": "001"})
+        for several in (1, 1 + epochs):
+            start = time.perf_counter()
+            finetuning.fit("baseline", "r.tsv", fitting | {"training": training | {"epochs": several}})
+            seconds.append(time.perf_counter() - start)
+    each = seconds[1] - seconds[0]
+    return max(seconds[0] - each / epochs, 0.0), each * whole
+
+
+def start_seconds(asked: argparse.Namespace, folder: str) -> float:
+    """Seconds from the imports' end to the first step's, of a new process that keeps compiled kernels in `folder`."""
+    command = [sys.executable, __file__, "--start", *(["--try"] if asked.small else [])]
+    environment = os.environ | {"TRITON_CACHE_DIR": folder}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def start(asked: argparse.Namespace) -> None:
+    """What `start_seconds` runs."""
+    began = time.perf_counter()
+    device = choose_device("auto" if asked.small else "cuda", 2)
+    images = torch.zeros((asked.batch, *asked.size), dtype=torch.uint8, device=device)
+    model = place(SFCN(CHANNELS, BOTTLENECK, OUTPUTS, "max", 0.5), device, str(TYPES[device.type])[6:])
+    check_convolutions(model, asked.batch, asked.size, device)
+    our_step(images, device)()
+    wait(device)
+    print(time.perf_counter() - began)
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def main() -> None:
-    """Measure, and print a table in Markdown."""
+    """Measure, and print tables in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, nargs=3, default=[224, 192, 224])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--images", type=int, default=64, help="in the simulated cache")
+    parser.add_argument("--repeats", type=int, default=6, help="how often an epoch reads each of them")
     parser.add_argument("--try", dest="small", action="store_true", help="small images, few steps, on a CPU if need be")
+    parser.add_argument("--start", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.small:
-        asked.size, asked.batch, asked.steps = [32, 32, 32], 2, 1
+        asked.size, asked.batch, asked.steps, asked.images, asked.repeats = [32, 32, 32], 2, 1, 4, 1
+    if asked.start:
+        start(asked)
+        return
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     device = choose_device("auto" if asked.small else "cuda", 2)
+    step = steps(asked, device)
+    try:
+        print("\n| loop and replicate | measured |\n|---|---|", flush=True)
+        for compression in (None, "zstd"):
+            rate = loop_rate(asked, device, compression)
+            share = f", {rate / step:.2f} of the step's" if step else ""
+            print(f"| loop from a {compression or 'plain'} cache | {rate:.1f} images/s{share} |", flush=True)
+        for n, epochs in ((10, 1),) if asked.small else ((100, 2), (500, 1)):
+            began, whole = replicate_seconds(asked, n, epochs)
+            print(f"| replicate, n = {n} | {began:.1f} s and {whole / 60:.1f} minutes |", flush=True)
+    except ModuleNotFoundError as error:
+        print(f"| the other rows | left out: {error} |", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("empty", "full"):
+            seconds = start_seconds(asked, folder)
+            print(
+                f"| start with an {name} folder of kernels | {seconds:.1f} s |".replace("an full", "a full"), flush=True
+            )
+
+
+def steps(asked: argparse.Namespace, device: torch.device) -> float:
+    """Measure the steps, print their table, and return our images/s; 0 if our step failed."""
     images = torch.randint(0, 256, (asked.batch, *asked.size), dtype=torch.uint8, device=device)
     shape = "×".join(map(str, asked.size))
     print(
@@ -181,6 +336,7 @@ def main() -> None:
         print(f"\nours / bare convolutions: {found['ours'] / found['bare convolutions of blocks 2 to 6']:.2f}")
     if {"ours", "plain, compiled"} <= found.keys():
         print(f"plain, compiled / ours: {found['plain, compiled'] / found['ours']:.2f}")
+    return 1e3 * asked.batch / found["ours"] if "ours" in found else 0.0
 
 
 if __name__ == "__main__":
