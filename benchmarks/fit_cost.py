@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "workflow/scripts")]
 TRAIN, CALIBRATE, SCORE = 3, 1, 1  # cost of a step, of batch norm's calibration and of scoring, in forward passes
 PAPER_N = (100, 200, 300, 400, 500)
-RATE = 50.0  # TFLOP/s for the hours at the paper's size
+RATE = 226.0  # TFLOP/s for the hours at the paper's size: of our training step on an H200 (`make bench-gpu`)
 
 
 def forward_flops(channels: list[int], bottleneck: int, crop: list[int]) -> float:
@@ -132,7 +132,7 @@ def main() -> None:
         count = passes(n, epochs, settings, n // 5, n // 5)
         held = (n + 2 * (n // 5)) * prod(crop) / 1e9
         total += count * flops
-        row = (n, f"{count:,}", f"{count * flops / 1e15:.0f}", f"{count * flops / RATE / 6e13:.0f}", f"{held:.1f}")
+        row = (n, f"{count:,}", f"{count * flops / 1e15:.0f}", f"{count * flops / RATE / 6e13:.1f}", f"{held:.1f}")
         print("|", " | ".join(map(str, row)), f"| {linear_seconds(n):.2f} |")
     hours = 2 * 2 * paper["resampling"]["replicates"] * total / RATE / 3.6e15
     replicates = paper["resampling"]["replicates"]

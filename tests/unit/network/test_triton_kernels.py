@@ -121,8 +121,6 @@ def test_moments_of_many_bright_windows_are_exact(monkeypatch):
     first, second = triton_kernels.moments(triton_kernels.columns(triton_kernels.padded(images), (4, 4, 4)))
     padded = functional.pad(images[:, 0], (1,) * 6).double()
     windows = padded.unfold(1, 4, 2).unfold(2, 4, 2).unfold(3, 4, 2).reshape(-1, 64)
-        functional.pad(images[:, 0], (1,) * 6).double().unfold(1, 4, 2).unfold(2, 4, 2).unfold(3, 4, 2).reshape(-1, 64)
-    )
     assert torch.equal(first, windows.sum(0))
     assert torch.equal(second, windows.T @ windows)
     programs, per = triton_kernels.exact_share(8 * 10**6)  # of one program int32 would not hold the sums

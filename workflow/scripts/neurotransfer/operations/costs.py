@@ -6,10 +6,11 @@ job (seconds, memory, device), and seconds per unit of work (an image, or an ima
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ ASSUMED = {
     ("preprocess", "cpu"): (4500.0, "assumed: FastSurfer on a CPU core takes 1 to 1.5 hours per image"),
     ("preprocess", "builtin"): (15.0, "measured elsewhere: 15 s per image at 1 mm on one core"),
     ("cache", "cpu"): (0.5, "assumed: half a second per image"),
-    ("network", "gpu"): (0.01, "assumed: 100 images/s of training at 224 x 192 x 224 on a recent GPU"),
+    ("network", "gpu"): (
+        1 / 298,
+        "measured elsewhere: 298 images/s in training steps of the paper's network on an H200",
+    ),
     ("network", "cpu"): (6.5, "measured elsewhere: 13 s per step of two images at 160 x 192 x 160 on 2 cores"),
     ("resample", "cpu"): (3.0, "measured elsewhere: 3 s per file, most of it Python's start"),
     ("linear", "cpu"): (5.0, "measured elsewhere: 5 s per fit, most of it Python's start"),
@@ -50,7 +54,8 @@ ASSUMED = {
 SOME = 500  # images whose parts are read
 UNDISTURBED = 0.1  # [assumed] the quantile of the network's seconds that stands for an image alone on a GPU
 REST = "the rest"  # of an image's time, if only its logs say what it consists of
-PAPER_VOXELS = 224 * 192 * 224  # of an image for which the network's costs are assumed
+PAPER_CROP = (224, 192, 224)  # of an image for which the network's costs are assumed
+PAPER_CHANNELS = (32, 64, 128, 256, 256)
 REHEARSED = Path(MEASURED)  # what a rehearsal on this study's own images and machines measured
 
 
@@ -171,9 +176,27 @@ def cost_of(
         return Cost(*ASSUMED["preprocess", "builtin" if engine == "builtin" else "cpu"], gpu)
     if rule in (*PRETRAINING, *CNNS, SECOND_SEED, "features"):
         seconds, basis = ASSUMED["network", "gpu" if gpu else "cpu"]
-        crop = config["cache"]["crop"]
-        return Cost(seconds * crop[0] * crop[1] * crop[2] / PAPER_VOXELS, basis, gpu)
+        crop, channels = config["cache"]["crop"], config["network"]["channels"]
+        share = math.prod(crop) / math.prod(PAPER_CROP)
+        if gpu:
+            share *= relative_width(channels)
+        if gpu and share != 1:
+            basis += ", scaled by crop and channels"
+        return Cost(seconds * share, basis, gpu)
     return Cost(*ASSUMED[rule, "cpu"], False)
+
+
+def relative_width(channels: Sequence[int]) -> float:
+    """What a voxel costs on a GPU, as a share of what it costs in the paper's network.
+
+    Convolutions cost inputs times outputs, an eighth in each further block; passes over the first block's output cost
+    its channels, which limits narrow networks.
+    """
+
+    def products(widths: Sequence[int]) -> float:
+        return sum(one * other / 8**block for block, (one, other) in enumerate(pairwise(widths), 1))
+
+    return max(products(channels) / products(PAPER_CHANNELS), channels[0] / PAPER_CHANNELS[0])
 
 
 def read_rehearsed(path: str | Path = REHEARSED) -> dict[str, Any]:
