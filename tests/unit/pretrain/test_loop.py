@@ -1,5 +1,6 @@
 """The pretraining loop on images with planted signals: it learns, stops, goes on, and says when it can't."""
 
+import os
 import signal
 
 import numpy as np
@@ -338,6 +339,47 @@ def test_a_run_that_diverges_continues_at_a_lower_rate_if_asked_and_says_so(stud
         settings = {"learning_rate": 1e30, "on_divergence": "lower_rate"}
         planted.pretrained(*study, tmp_path / "never", CPU, epochs=2, **settings)
     assert caplog.text.count("back to the start of epoch 0, at a lower rate") == loop.LOWERINGS
+
+
+@pytest.mark.parametrize("looks", [1, 3])
+def test_losses_that_are_read_late_say_the_same(study, tmp_path, monkeypatch, looks):
+    """As on a GPU, where reading each of them would make the host wait: 5 steps in an epoch here."""
+    monkeypatch.setitem(loop.LOOKS, "cpu", looks)
+    real, calls = loop.add_gradients, []
+    whole = planted.pretrained(*study, tmp_path / "whole", CPU, epochs=2)
+    assert whole.history["largest_loss"].gt(0).all() and whole.history["train_loss"].gt(0).all()
+    monkeypatch.setitem(loop.LOOKS, "cpu", 1)
+    assert whole.history.equals(planted.pretrained(*study, tmp_path / "each", CPU, epochs=2).history)
+    monkeypatch.setitem(loop.LOOKS, "cpu", looks)
+
+    def failing(parameters, losses, asked):
+        calls.append(1)
+        found = real(parameters, losses, asked)
+        return found * float("nan") if len(calls) == 7 else found
+
+    monkeypatch.setattr(loop, "add_gradients", failing)
+    with pytest.raises(InputError, match="not finite in epoch 1, step 1,"):
+        planted.pretrained(*study, tmp_path / "failing", CPU, epochs=2)
+    assert len(calls) <= 6 + looks
+
+
+def test_a_stop_between_two_looks_loses_no_loss(study, tmp_path, monkeypatch):
+    monkeypatch.setitem(loop.LOOKS, "cpu", 4)
+    whole = planted.pretrained(*study, tmp_path / "whole", CPU, epochs=2)
+    real, calls = loop.add_gradients, []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(loop, "add_gradients", stopping)
+        planted.pretrained(*study, tmp_path / "stopped", CPU, epochs=2)
+    assert len(calls) == 7
+    resumed = planted.pretrained(*study, tmp_path / "stopped", CPU, epochs=2)
+    assert whole.history.equals(resumed.history) and same(whole.state, resumed.state)
 
 
 def test_a_loss_that_is_not_finite_once_is_passed_at_a_lower_rate(study, tmp_path, monkeypatch):

@@ -34,7 +34,8 @@ from .targets import Target, decode, encode, first_biases, masked_loss, target_l
 logger = logging.getLogger("neurotransfer")
 CALIBRATION_BATCHES = 32  # batches over which batch norm's statistics are taken at the end of an epoch
 DEAD_IMAGES = 32  # training images, at least, over which dead features are counted
-LOOK = 50  # steps of a GPU after which their losses are read; reading waits until the GPU has done them all
+# steps after which their losses are read: reading waits until a GPU has done them all
+LOOKS = {"cpu": 1, "cuda": 50}
 LOWERED, LOWERINGS = 3.0, 5  # [assumed] what a diverging run divides its rate by, and how many times
 LOWER = "lower it by a factor of 3, or set pretrain.clip_norm: 1, or pretrain.on_divergence: lower_rate"
 
@@ -308,7 +309,7 @@ def train_epoch(
         if state.steps == 1:
             _tell_first_loss(sums, wanted, problem.targets)
         # all ranks look at the same steps, so that they stop together
-        looking = device.type == "cpu" or state.steps % LOOK == 0 or state.step == len(order)
+        looking = state.steps % LOOKS[device.type] == 0 or state.step == len(order)
         asked_somewhere = looking and state.read(problem.targets, progress)
         if checkpoints.is_due():
             state.read(problem.targets, progress)
