@@ -53,7 +53,7 @@ def choose_device(asked: str, threads: int, *, deterministic: bool = True) -> to
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 is float32
     # all that is read here has been written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    how = "deterministic algorithms, chosen without trials" if deterministic else "the fastest algorithms, found by trials"
+    how = "deterministic algorithms, without trials" if deterministic else "the fastest algorithms in trials"
     logger.info("computing on %s", torch.cuda.get_device_name())
     logger.info("cuDNN %s computes by %s", torch.backends.cudnn.version(), how)
     return torch.device("cuda")
