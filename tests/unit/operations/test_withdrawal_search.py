@@ -9,19 +9,33 @@ import pandas as pd
 import pytest
 from neurotransfer import cli
 from neurotransfer.cache.shard_file import shard_written
+from neurotransfer.cache.small_volumes import volumes_of as small_volumes_of
 from neurotransfer.errors import InputError
 from neurotransfer.files import read_table, write_table
 from neurotransfer.jobs.lock_note import note_run
 from neurotransfer.manifest.carrying_out import pending_shards, renew, running, strays
 from neurotransfer.manifest.compile import compile_manifest
 from neurotransfer.manifest.withdrawal import erase_strays, read_withdrawn
-from neurotransfer.operations.withdrawal_search import BLOCK, Names, clean_logs, names_of, search, statement
+from neurotransfer.operations.withdrawal_search import (
+    BLOCK,
+    Names,
+    Search,
+    _compare_heads,
+    clean_logs,
+    names_of,
+    search,
+    statement,
+)
 from neurotransfer.preprocess.volumes import Statistics, read_volumes, volumes_of, write_volumes
 from neurotransfer.split.certificate import check_sources
+from neurotransfer.split.duplicates import NUMBERS, heads_of
 from neurotransfer.split.pools import check_pools
 from neurotransfer.study.plan import read_study
+from scipy import ndimage
 
 LIST = Path("config/withdrawn.tsv")
+VOXEL = 4.5
+SMALL = (2, 2, 2)  # voxels of a small volume, too few for a head
 
 
 def withdraw(config, *people) -> None:
@@ -52,12 +66,15 @@ def write_results(config) -> None:
             with shard_written(f"results/cache/{name}.npy", len(rows), (2, 2, 2)) as write:
                 for absent in gone:
                     write(np.full((2, 2, 2), 0 if absent else 7, np.uint8))
+            with shard_written(f"results/cache/{name}.small.npy", len(rows), SMALL) as write:
+                for absent in gone:
+                    write(np.full(SMALL, 0 if absent else 7, np.uint8))
             images = rows.loc[~gone, ["image_id", "participant_id", "cohort"]]
             statistics = {
                 image: Statistics({17: 10.0 + place}, {17: "a"}, 9.0) for place, image in images["image_id"].items()
             }
             write_volumes(statistics, f"results/cache/{name}.volumes.tsv")
-            kept.append(images.assign(mask_volume_mm3=9.0))
+            kept.append(images.assign(mask_volume_mm3=9.0, shard=name, row=images.index))
         table = pd.concat(kept)
         tables = [f"results/cache/{name}.volumes.tsv" for name in study.shards_of(cohort)]
         Path("results/index").mkdir(exist_ok=True)
@@ -65,7 +82,7 @@ def write_results(config) -> None:
         write_table(table, f"results/index/{cohort}.tsv")
         for place in ("results/features", "results/duplicates/heads"):
             Path(place).mkdir(parents=True, exist_ok=True)
-            np.save(f"{place}/{cohort}.npy", np.ones((len(table), 2), np.float32))
+            np.save(f"{place}/{cohort}.npy", np.full((len(table), NUMBERS), np.nan, np.float32))
         write_table(table.assign(role="test"), f"results/split/cohorts/{cohort}.tsv")
 
 
@@ -131,15 +148,15 @@ def test_the_search_finds_nothing_but_the_list_after_a_withdrawal(finished, pers
     withdraw(finished, person)
     study, withdrawn = read_study(finished), read_withdrawn(LIST)
     names = names_of(withdrawn)
-    found = search(study, withdrawn, names)
+    found = search(study, withdrawn, names, VOXEL)
     assert {"results/index/A.tsv", str(log), str(old)} <= set(found.names) and found.voxels and found.pending
     write_results(finished)
-    assert set(search(study, withdrawn, names).names) == {str(log), str(old)}
+    assert set(search(study, withdrawn, names, VOXEL).names) == {str(log), str(old)}
     assert clean_logs(names) == 2 and clean_logs(names) == 0
     assert log.read_text() == f"1 of 4: withdrawn-person ok, 3 s; and {person}9 ok\n"
     assert [path.stat().st_mtime_ns for path in (log, old)] == times
-    found = search(study, withdrawn, names)
-    assert found.is_clean and found.rows == 1, found.text()
+    found = search(study, withdrawn, names, VOXEL)
+    assert found.is_clean and found.rows == 2, found.text()  # of the shard and of its small volumes
     text = statement(found, withdrawn, "study")
     assert "found: nothing" in text and person not in text
     assert person not in "".join(
@@ -157,7 +174,7 @@ def test_a_brain_in_an_emptied_row_is_found(finished, person):
         file.seek(-8 * 8 + 2 * 8 + 3, os.SEEK_END)
         file.write(b"\x07")
     withdrawn = read_withdrawn(LIST)
-    found = search(read_study(finished), withdrawn, names_of(withdrawn))
+    found = search(read_study(finished), withdrawn, names_of(withdrawn), VOXEL)
     assert found.voxels == ["results/cache/A-0001.npy, row 2"] and not found.is_clean
 
 
@@ -169,10 +186,10 @@ def test_a_row_in_an_array_that_names_nobody_is_found(finished, person, late):
     withdraw(finished, person)
     write_results(finished)
     withdrawn = read_withdrawn(LIST)
-    found = search(read_study(finished), withdrawn, names_of(withdrawn))
+    found = search(read_study(finished), withdrawn, names_of(withdrawn), VOXEL)
     assert found.is_clean and found.compared == 3, found.text()
     path.write_bytes(before)
-    found = search(read_study(finished), withdrawn, names_of(withdrawn))
+    found = search(read_study(finished), withdrawn, names_of(withdrawn), VOXEL)
     assert len(found.left) == 1 and found.left[0].startswith(f"{path} has ") and not found.is_clean
     assert f"{found.left[0]}; delete it" in found.text() and "found: 1 places" in found.text()
 
@@ -187,12 +204,47 @@ def test_rows_of_other_images_are_found_if_there_are_as_many(finished, person):
     os.utime(features, (0, 0))
     Path("results/duplicates/heads/A.npy").write_bytes(b"no array")
     withdrawn = read_withdrawn(LIST)
-    found = search(read_study(finished), withdrawn, names_of(withdrawn))
+    found = search(read_study(finished), withdrawn, names_of(withdrawn), VOXEL)
     assert found.left == [
         f"{volumes} has rows of other images than results/index/A.tsv",
         "results/duplicates/heads/A.npy can't be read",
         f"{features} is older than results/index/A.tsv",
     ]
+
+
+def test_heads_and_features_of_other_images_are_found_by_their_content(finished, person):
+    withdraw(finished, person)
+    write_results(finished)
+    heads, split = Path("results/duplicates/heads/A.npy"), Path("results/split/cohorts/A.tsv")
+    np.save(heads, np.ones_like(np.load(heads)))
+    np.save("results/features/A.npy", np.ones((len(np.load(heads)), 2), np.float32))
+    table = read_table(split)
+    table.loc[3, "role"] = "train"
+    write_table(table, split)
+    withdrawn = read_withdrawn(LIST)
+    found = search(read_study(finished), withdrawn, names_of(withdrawn), VOXEL)
+    assert found.left == [
+        f"{heads} has heads of other images than the cohort's index",
+        "results/features/A.npy has values for images that no task may draw",
+    ]
+    Path("results/cache/A-0002.small.npy").unlink()
+    left = search(read_study(finished), withdrawn, names_of(withdrawn), VOXEL).left
+    assert left[0].startswith(f"{heads} can't be compared, because small volumes")
+
+
+def test_heads_of_two_people_differ_by_more_than_the_same_head_twice(tmp_path):
+    generator = np.random.default_rng(3)
+    volumes = [ndimage.gaussian_filter(generator.random((14, 14, 14)), 2) for _ in range(3)]
+    with shard_written(tmp_path / "s.small.npy", 3, (14, 14, 14)) as write:
+        for volume in volumes:
+            write((255 * (volume - volume.min()) / np.ptp(volume)).astype(np.uint8))
+    index = pd.DataFrame({"image_id": ["a", "b", "c"], "shard": "s", "row": [0, 1, 2]})
+    heads = heads_of(small_volumes_of(index, [tmp_path / "s.small.npy"]), VOXEL)
+    assert np.isfinite(heads).all()
+    for rows, lines in (([0, 1, 2], 0), ([0, 2, 1], 1)):
+        found = Search(1)
+        _compare_heads(tmp_path / "h.npy", heads[rows], index, [tmp_path / "s.small.npy"], VOXEL, 1, found)
+        assert len(found.left) == lines
 
 
 def test_an_unfinished_array_of_a_killed_job_is_found(finished, person):
@@ -201,7 +253,7 @@ def test_an_unfinished_array_of_a_killed_job_is_found(finished, person):
     for name in (".A-0001.npy.0123456789ab.part", ".A-0001.tsv.0123456789ab.part"):
         Path("results/cache", name).write_bytes(b"\x07" * 100)
     withdrawn = read_withdrawn(LIST)
-    (line,) = search(read_study(finished), withdrawn, names_of(withdrawn)).left
+    (line,) = search(read_study(finished), withdrawn, names_of(withdrawn), VOXEL).left
     assert line.startswith("results/cache/.A-0001.npy.0123456789ab.part was left by a job that was killed")
 
 

@@ -339,7 +339,8 @@ def _withdraw(chosen: argparse.Namespace) -> int:
         cleaned = clean_logs(names)
         print(f"{cleaned:,} logs no longer name people who have withdrawn; now: neurotransfer withdraw --verify")
         return 0
-    found = search(study, withdrawn, names)
+    cores = len(os.sched_getaffinity(0))
+    found = search(study, withdrawn, names, config["preprocessing"]["voxel_size"], cores=cores)
     print(found.text())
     if not found.is_clean:
         return 1

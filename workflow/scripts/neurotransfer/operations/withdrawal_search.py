@@ -19,11 +19,14 @@ import pandas as pd
 
 from .. import __version__
 from ..cache.shard_file import ShardFile
+from ..cache.small_volumes import small_voxel
+from ..cache.small_volumes import volumes_of as small_volumes_of
 from ..errors import InputError
 from ..files import digest_of_file, read_table, write_text
 from ..manifest.carrying_out import pending_shards
 from ..manifest.withdrawal import Withdrawn
 from ..preprocess.volumes import read_volumes, volumes_of
+from ..split.duplicates import heads_of
 from ..study import layout
 from ..study.access import FOLDERS
 from ..study.plan import Study
@@ -35,6 +38,7 @@ UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{12}\.part")  # a file of files.writte
 WORD = re.compile(rb"[A-Za-z0-9_-]+")
 LETTERS = f"{string.ascii_letters}{string.digits}_-".encode()  # of words
 BLOCK = 2**22  # bytes that are searched at once
+CLOSE = 0.01  # of numbers of a head computed twice, perhaps by two machines; two people differ by more in some of them
 STATEMENT = "withdrawal-statement.txt"
 GONE = b"withdrawn-person"
 
@@ -138,8 +142,16 @@ def clean_logs(names: Names, folder: str | Path = ".") -> int:
     return changed
 
 
-def search(study: Study, withdrawn: Withdrawn, names: Names, folder: str | Path = ".") -> Search:
-    """Search every file of the study in a folder for the names, and its arrays for rows of withdrawn images."""
+def search(
+    study: Study, withdrawn: Withdrawn, names: Names, voxel_size: float, folder: str | Path = ".", cores: int = 1
+) -> Search:
+    """Search every file of the study in a folder for the names, and its arrays for rows of withdrawn images.
+
+    Parameters
+    ----------
+    voxel_size : of the cached images, mm
+    cores : processes that compute heads again, about 0.05 s each
+    """
     folder = Path(folder)
     found = Search(len(withdrawn.rows))
     for path in _paths(folder, FOLDERS):
@@ -161,7 +173,7 @@ def search(study: Study, withdrawn: Withdrawn, names: Names, folder: str | Path 
     for shard in concerned:
         _search_rows(shard.name, folder, found)
     for cohort in dict.fromkeys(shard.cohort for shard in concerned):
-        _search_by_index(cohort, study.shards_of(cohort), folder, found)
+        _search_by_index(cohort, study.shards_of(cohort), voxel_size, folder, cores, found)
     found.pending = pending_shards(study, folder / layout.RESULTS)
     return found
 
@@ -187,16 +199,19 @@ def _search_rows(shard: str, folder: Path, found: Search) -> None:
                 found.voxels.append(f"{path}, row {row}")
 
 
-def _search_by_index(cohort: str, shards: Sequence[str], folder: Path, found: Search) -> None:
+def _search_by_index(
+    cohort: str, shards: Sequence[str], voxel_size: float, folder: Path, cores: int, found: Search
+) -> None:
     """Note the arrays with a row for each image of a cohort's index that were made with more or other images.
 
-    Volumes are compared with the shards' tables.  Heads and features, which would take long to make again, must have
-    as many rows as the index and be no older than it.
+    Volumes are compared with the shards' tables, and heads with those of the cached images, computed again.  Features,
+    which would need the network, must be no older than the index and have values only for images of the role test.
     """
     listed = folder / layout.index(cohort)
     volumes = listed.with_suffix(".volumes.npy")
     index = read_table(listed) if listed.is_file() else pd.DataFrame({"image_id": []})
-    for path in (volumes, *(folder / place.format(cohort=cohort) for place in (layout.HEADS, layout.FEATURES))):
+    heads, features = (folder / place.format(cohort=cohort) for place in (layout.HEADS, layout.FEATURES))
+    for path in (volumes, heads, features):
         if not path.is_file():
             continue
         found.compared += 1
@@ -208,6 +223,8 @@ def _search_by_index(cohort: str, shards: Sequence[str], folder: Path, found: Se
             continue
         if rows != len(index):
             found.left.append(f"{path} has {rows:,} rows, and {listed} {len(index):,} images")
+        elif array.dtype.kind != "f" or array.ndim != 2:
+            found.left.append(f"{path} is no table of numbers")
         elif path == volumes:
             tables = [folder / layout.CACHE / f"{shard}.volumes.tsv" for shard in shards]
             if not all(table.is_file() for table in tables):
@@ -216,6 +233,41 @@ def _search_by_index(cohort: str, shards: Sequence[str], folder: Path, found: Se
                 found.left.append(f"{path} has rows of other images than {listed}")
         elif path.stat().st_mtime_ns < listed.stat().st_mtime_ns:
             found.left.append(f"{path} is older than {listed}")
+        elif path == heads:
+            _compare_heads(
+                path,
+                array,
+                index,
+                [folder / layout.CACHE / f"{name}.small.npy" for name in shards],
+                small_voxel(voxel_size),
+                cores,
+                found,
+            )
+        elif _has_untested(array, index, folder / layout.cohort_split(cohort)):
+            found.left.append(f"{path} has values for images that no task may draw")
+
+
+def _compare_heads(
+    path: Path, heads: np.ndarray, index: pd.DataFrame, files: list[Path], voxel: float, cores: int, found: Search
+) -> None:
+    """Note a table of heads [images, numbers] if it is not that of the index's images in the small volumes `files`."""
+    if not all(file.is_file() for file in files):
+        found.left.append(f"{path} can't be compared, because small volumes beside the cohort's shards are missing")
+        return
+    try:
+        again = heads_of(small_volumes_of(index, files), voxel, cores)
+    except InputError as error:
+        found.left.append(f"{path} can't be compared ({error.file}: {error.what})")
+        return
+    if again.shape != heads.shape or not np.allclose(again, heads, rtol=CLOSE, atol=CLOSE, equal_nan=True):
+        found.left.append(f"{path} has heads of other images than the cohort's index")
+
+
+def _has_untested(features: np.ndarray, index: pd.DataFrame, split: Path) -> bool:
+    """Whether features [images, numbers] are given for images that are not of the role test, or if no role is known."""
+    roles = read_table(split).set_index("image_id")["role"] if split.is_file() else {}
+    tested = (index["image_id"].map(roles) == "test").to_numpy(bool)
+    return bool(np.isfinite(features[~tested]).any())
 
 
 def statement(found: Search, withdrawn: Withdrawn, study: str) -> str:
