@@ -1,5 +1,6 @@
 """The plan: hours, pools and power, each against something computed another way."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,6 +158,7 @@ def test_the_plan_says_what_there_is_to_know_before_a_gpu_is_touched(config, tmp
     assert 80 < distinct == participants < 100  # of one image each
     assert "Smallest AUC difference of two networks that 100 replicates detect" in text
     assert "with 20 second seeds" in text
+    assert re.search(r"Pretraining learns from \d+ images", text)
     assert "task scz_bd cannot give n = 100" in text  # 60 people
     assert not Path("results/split").exists()  # nothing is written
     assert f"{len(rows):,} images of {len(rows):,} people" in text
@@ -164,6 +166,25 @@ def test_the_plan_says_what_there_is_to_know_before_a_gpu_is_touched(config, tmp
     text = plan.forecast(config, named, gpus=8, cores=64)
     assert f"{len(rows):,} images of {len(rows) - 3:,} people" in text
     assert "scz_bd: 30 positive and 30 negative images of 58 people" in text
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [(31, "32 images paid, and fewer were not tried"), (300, "with 256 transfer gained an AUC of 0.20 at n = 24")],
+)
+def test_the_plan_says_from_how_many_images_on_pretraining_paid(images, said):
+    """By the largest simulated study that has no more images."""
+    text = plan._pretraining(images)
+    assert f"learns from {images} images" in text and said in text
+
+
+def test_the_gains_of_the_plan_are_those_of_the_documentation():
+    page = (
+        (REPOSITORY / "docs/pretraining.md").read_text(encoding="utf-8").partition("## Pretraining with fewer scans")[2]
+    )
+    rows = [line.split("|") for line in page.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    shown = {int(row[1].replace(",", "")): float(row[5].split()[0]) for row in rows[1:]}
+    assert shown == plan.GAINS
 
 
 def test_finished_jobs_of_the_study_are_the_basis_of_its_costs(planned, config, tmp_path, monkeypatch):

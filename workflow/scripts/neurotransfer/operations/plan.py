@@ -44,6 +44,10 @@ AUC = 0.75  # [assumed] of both models, whose difference is tested
 CORRELATION = 0.5  # [assumed] of two models' scores of one image, given its label
 SEED_NOISE = 0.04  # [assumed] standard deviation of a network's AUC over random starts; docs/type-one.md simulates it
 PERSONAL = 0.5  # [assumed] of a test set's variance, what its people bring along, whatever the fit
+# by images that pretrain: the test AUC that transfer gained over random weights with GAINS_N training images, simulated
+# (benchmarks/fewer_scans.py, docs/pretraining.md); the fewest paid already
+GAINS = {32: 0.15, 64: 0.19, 128: 0.19, 256: 0.20, 512: 0.20, 1024: 0.21, 2048: 0.22}
+GAINS_N = 24
 DIFFERENCES = 4_000  # simulated studies behind the power about the population
 Z = 1.959964 + 0.841621  # two-sided 5 %, power 80 %
 
@@ -68,6 +72,7 @@ def forecast(config: Mapping[str, Any], study: Study, *, gpus: int, cores: int) 
         _jobs(study, work, costs, config),
         _path(work, costs, gpus, cores, warnings),
         _disk(config, study, len(images), rehearsed.get("disk"), warnings),
+        *([_pretraining(int((role == "train").sum()))] if study.run == "multitask" else []),
         _pools(config, study, pools, warnings),
         _power(config, pools),
     ]
@@ -330,6 +335,22 @@ def _disk(config, study, images, rehearsed, warnings) -> str:
         ["free here", byte_size(free), ""],
     ]
     return "Disk:\n" + indent(aligned(cells, "lrl"), "  ")
+
+
+def _pretraining(images: int) -> str:
+    """What as many training images gave in simulated studies."""
+    least = min(GAINS)
+    lines = [
+        f"Pretraining learns from {images:,} images.  With simulated heads and a small network (docs/pretraining.md):"
+    ]
+    if images < least:
+        lines += [f"  {least} images paid, and fewer were not tried; pretrain.weights takes published weights instead"]
+        return "\n".join(lines)
+    most = max(size for size in GAINS if size <= images)
+    gain = f"{GAINS[most]:.2f} at n = {GAINS_N}"
+    lines += [f"  {least} images paid already, and with {most:,} transfer gained an AUC of {gain}"]
+    lines += ["  (other diseases, real heads and a larger network may need more)"]
+    return "\n".join(lines)
 
 
 def expected_draws(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> tuple[float, float, float]:
