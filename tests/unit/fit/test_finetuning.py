@@ -50,6 +50,21 @@ def settings_of(*rates):
     return [{"learning_rate": rate, "weight_decay": 0.0, "dropout": 0.0} for rate in rates]
 
 
+def test_batch_norm_is_settled_over_the_first_images_of_an_epoch():
+    passes = [np.arange(3), np.arange(3, 6), np.arange(6, 8)]
+    assert [len(finetuning.first_of(passes, images)) for images in (None, 2, 3, 4, 6, 7, 100)] == [3, 1, 1, 2, 2, 3, 3]
+
+
+def test_fewer_images_settle_batch_norm_only_if_the_configuration_says_so(study, resample, monkeypatch):
+    counted = []
+    monkeypatch.setattr(finetuning, "as_input", lambda images: counted.append(len(images)) or images.unsqueeze(1))
+    for wanted, per_epoch in ((None, 24), (8, 8)):
+        counted.clear()
+        monkeypatch.setitem(FITTING["training"], "calibration_images", wanted)
+        fits(study, resample, "baseline", None, settings_of(0.01))
+        assert sum(counted) == per_epoch * FITTING["training"]["epochs"]
+
+
 def fits(study, resample, model, trunk, settings):
     seeds = [seeds_of_fit(1, "task", 24, "001", model, at) for at in range(len(settings))]
     return finetuning.fit_settings(

@@ -222,11 +222,12 @@ def train_epoch(
     device: torch.device,
     epoch: int,
 ) -> list[np.ndarray]:
-    """One pass over the training rows; the rows that each of its passes has read, for batch norm's statistics.
+    """One pass over the training rows; the rows that batch norm's statistics are taken over, by pass.
 
     Parameters
     ----------
     train : rows of the resample
+    settings : with `calibration_images`, which these rows are at least, if the epoch has as many; None: all
     """
     order = [train[batch] for batch in epoch_order(len(train), settings["batch_size"], seeds["order"], epoch)]
     parts = [[batch[positions] for positions in passes_of(len(batch), settings["accumulate"])] for batch in order]
@@ -250,7 +251,13 @@ def train_epoch(
         )
         optimiser.step(learning_rate(settings, epoch, step, len(order)))
         average.update()
-    return seen
+    return first_of(seen, settings.get("calibration_images"))
+
+
+def first_of(passes: Sequence[np.ndarray], images: int | None) -> list[np.ndarray]:
+    """The first passes that have so many images together, or all if there are fewer, or if it is None."""
+    had = np.cumsum([0, *map(len, passes)])
+    return [part for part, before in zip(passes, had, strict=False) if images is None or before < images]
 
 
 def _share_of_loss(outputs: torch.Tensor, wanted: torch.Tensor, positions: np.ndarray) -> torch.Tensor:

@@ -50,7 +50,8 @@ def choose_device(asked: str, threads: int, *, deterministic: bool = True) -> to
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before it is first used
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 is float32
+    # float32 is float32, and not TF32, which torch's convolutions take otherwise
+    torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"  # type: ignore[attr-defined]
     # all that is read here has been written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     how = "deterministic algorithms, without trials" if deterministic else "the fastest algorithms in trials"

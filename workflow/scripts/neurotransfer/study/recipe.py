@@ -33,6 +33,7 @@ ADDED: dict[str, Any] = {
     "resampling.by": "participant",
     "resampling.per_participant": "all",
     "resampling.stratify": False,
+    "models.cnn.calibration_images": None,
     "models.linear.normalise": "mask",
     "models.covariates.site": False,
 }
