@@ -221,4 +221,4 @@ def summary_rows(table: pd.DataFrame) -> dict[str, list[Any]]:
 def _cell(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return "–" if pd.isna(value) else f"{value:.4g}".replace("inf", "∞").replace("-", "−")
+    return "" if pd.isna(value) else f"{value:.4g}".replace("inf", "∞").replace("-", "−")
