@@ -1,5 +1,9 @@
 """Options of the console command: a number that makes no sense is one line, before anything is read."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from neurotransfer import cli
 
@@ -37,3 +41,12 @@ def test_a_configuration_that_links_to_itself_is_one_line(tmp_path, capsys, monk
     assert cli.main(["plan", "--configfile", "my.yaml"]) == 2
     printed = capsys.readouterr().err
     assert "my.yaml" in printed and len(printed.splitlines()) == 1
+
+
+def test_a_pipe_whose_reader_has_read_enough_is_no_error():
+    line = [sys.executable, "-m", "neurotransfer.cli", "failures"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (cli.ENDED_BY_PIPE, "")

@@ -17,6 +17,7 @@ from .text import printable
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PENDING = "a withdrawal is pending: files of {number:,} shards still hold people who have withdrawn"
+ENDED_BY_PIPE = 141  # exit status of a program that SIGPIPE ended, in a shell
 PROGRESS = 10.0  # seconds between two lines on the progress of a long command
 
 
@@ -197,7 +198,12 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     before = os.umask(OWNER)  # until a study's configuration is known
     try:
-        return chosen.run(chosen) or 0
+        ended = int(chosen.run(chosen) or 0)
+        sys.stdout.flush()
+        return ended
+    except BrokenPipeError:  # the next program of a pipe, such as head, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would flush into the pipe again
+        return ENDED_BY_PIPE
     except InputError as error:
         print("\n".join(f"neurotransfer: {line}" for line in error.explained().splitlines()), file=sys.stderr)
         return 2
