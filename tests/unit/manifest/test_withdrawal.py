@@ -308,18 +308,18 @@ def reported(tmp_path_factory):
     [
         (
             "given",
-            2,
-            "<code>weights.safetensors</code> were trained on 2 participants who have withdrawn",
+            7,
+            "<code>weights.safetensors</code> were trained on 7 participants who have withdrawn",
             UNKNOWN,
         ),
         (
             "multitask",
             1,
-            "multitask/weights.safetensors</code> were trained on 1 participant who has withdrawn",
+            "multitask/weights.safetensors</code> were trained on &lt; 5 participants who have withdrawn",
             UNKNOWN,
         ),
         ("given", None, UNKNOWN, "withdrawn from the study since"),
-        ("multitask", 0, "3 images were withdrawn after preprocessing", "who have withdrawn"),
+        ("multitask", 0, "&lt; 5 images were withdrawn after preprocessing", "who have withdrawn"),
     ],
 )
 def test_the_report_flags_weights_by_name_and_counts_the_withdrawn_nowhere(run, behind, expected, never, reported):

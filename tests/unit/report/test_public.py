@@ -14,10 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from neurotransfer.errors import InputError
 from neurotransfer.report import figure1
-from neurotransfer.report.cells import age_bins, age_spread, sample, shown, shown_row
+from neurotransfer.report.cells import age_bins, age_spread, sample, shown, shown_grid, shown_row
 from neurotransfer.report.public import Private, check_public, check_public_files, private_names
 from neurotransfer.report.style import save_figure
-from neurotransfer.report.trust_tables import accounting, cohort_rows, configuration_lines, failure_rows
+from neurotransfer.report.trust_tables import (
+    accounting,
+    cohort_rows,
+    configuration_lines,
+    failure_rows,
+    version_rows,
+)
 from synthetic_results import draw_figures, make_results, page_of
 
 PRIVATE = Private(
@@ -172,6 +178,39 @@ def test_tables_of_cohorts_and_failures_show_no_small_count(results):
     assert {row["failed"] for row in rows} == {0, "< 5"}
     failed = failure_rows(results.ledger, {}, 5)
     assert [(row["images"], row["cohorts"]) for row in failed] == [("< 5", "mood < 5"), ("< 5", "north < 5")]
+
+
+def test_a_count_that_stands_alone_between_two_totals_hides_them():
+    """Of 72 images one failed: the 71 that are cached are shown, and how many there were before is not."""
+    names = [f"A_{at:03d}" for at in range(72)]
+    status = ["failed"] + ["ok"] * 71
+    ledger = pd.DataFrame({"image_id": names, "cohort": "A", "status": status, "reason": ["killed"] + [None] * 71})
+    ledger["engine"], ledger["engine_version"] = "builtin", "4"
+    roles = ["train"] * 50 + ["test"] * 21
+    images = pd.DataFrame({"image_id": names[1:], "participant_id": names[1:], "cohort": "A", "role": roles})
+    excluded = pd.DataFrame(columns=["cohort", "file", "reason", "detail"])
+    [cohort] = cohort_rows(images.assign(reason=None), ledger, excluded, 5)
+    assert cohort["failed"] == "< 5" and cohort["found"] == "hidden" and cohort["train"] == 50
+    rows = accounting(ledger, excluded, images.assign(reason=None), 5)["rows"]
+    found = {row["text"]: row["images"] for row in rows}
+    assert found["failed: killed"] == "< 5" and found["preprocessed and cached"] == 71
+    assert found["T1-weighted images found"] == found["in the manifest"] == "hidden"
+    assert ("engine builtin", "4 (71 images)") in version_rows(ledger, {}, 5)
+
+
+@given(st.lists(st.lists(st.integers(0, 12), min_size=3, max_size=3), min_size=1, max_size=4))
+def test_no_number_of_few_people_follows_from_a_table_and_its_sums(rows):
+    """A hidden cell that stands alone in its row or column would follow from the sum, and so would a small sum."""
+    table = {str(at): dict(zip("abc", row, strict=True)) for at, row in enumerate(rows)}
+    cells, without_sum = shown_grid(table, table, 5)
+    columns = {name: {row: table[row][name] for row in table} for name in "abc"}
+    for row, counts in table.items():
+        hidden = [name for name in counts if isinstance(cells[row][name], str)]
+        assert all(name in hidden for name, count in counts.items() if 0 < count < 5)
+        if hidden and row not in without_sum:
+            assert len(hidden) > 1 and sum(counts[name] for name in hidden) >= 5
+            # none of them is the only one of its column, or it is of few people
+            assert all(sum(map(bool, columns[name].values())) > 1 or counts[name] < 5 for name in hidden)
 
 
 def test_a_small_count_does_not_follow_from_the_others_and_their_sum():

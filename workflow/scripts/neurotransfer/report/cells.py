@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 YEARS = 5  # width of a bin of ages
+Grid = Mapping[str, Mapping[str, int]]  # by row and column
+Place = tuple[str, str]  # row and column
 
 
 def shown(count: int, people: int, smallest: int) -> int | str:
@@ -34,6 +36,57 @@ def shown_row(counts: Mapping[str, int], people: Mapping[str, int], smallest: in
     if len(hidden) == 1 and (others := [name for name in counts if people[name] >= smallest]):
         cells[min(others, key=lambda name: counts[name])] = "hidden"
     return cells
+
+
+def is_told(counts: Mapping[str, int], people: Mapping[str, int], smallest: int) -> bool:
+    """Whether the sum of a row would tell a number of few people, although `shown_row` hides what it can.
+
+    >>> is_told({"failed": 1, "ok": 0}, {"failed": 1, "ok": 0}, 5), is_told({"a": 3, "b": 9}, {"a": 3, "b": 9}, 5)
+    (True, False)
+    """
+    cells = shown_row(counts, people, smallest)
+    hidden = [name for name in counts if isinstance(cells[name], str)]
+    return bool(hidden) and (len(hidden) == 1 or sum(people[name] for name in hidden) < smallest)
+
+
+def shown_grid(counts: Grid, people: Grid, smallest: int) -> tuple[dict[str, dict[str, int | str]], set[str]]:
+    """The cells of a table by row and column whose sums are known, and the rows whose sum must not be shown.
+
+    In each row and column with a hidden cell others are hidden, too, the smallest first, until at least two are, of
+    enough people together.  If a row has no other that would stay hidden, its sum has to be.
+
+    >>> table = {"A": {"train": 40, "failed": 1}, "B": {"train": 30, "failed": 9}}
+    >>> shown_grid(table, table, 5)
+    ({'A': {'train': 'hidden', 'failed': '< 5'}, 'B': {'train': 'hidden', 'failed': 'hidden'}}, set())
+    >>> shown_grid({"A": table["A"]}, {"A": table["A"]}, 5)
+    ({'A': {'train': 40, 'failed': '< 5'}}, {'A'})
+    """
+    places = [(row, column) for row, cells in counts.items() for column in cells]
+    few = {(row, column) for row, column in places if 0 < people[row][column] < smallest}
+    hidden, changed = set(few), True
+    rows = [[at for at in places if at[0] == row] for row in counts]
+    columns = [[at for at in places if at[1] == column] for column in dict.fromkeys(column for _, column in places)]
+
+    def is_safe(line: list[Place]) -> bool:
+        mine = [at for at in line if at in hidden]
+        return not mine or (len(mine) > 1 and sum(people[row][column] for row, column in mine) >= smallest)
+
+    while changed:
+        changed = False
+        for line in (*rows, *columns):
+            left = [at for at in line if at not in hidden and people[at[0]][at[1]]]
+            others = [at for at in left if _has_company(at, places, people)]
+            if not is_safe(line) and others:
+                hidden.add(min(others, key=lambda at: counts[at[0]][at[1]]))
+                changed = True
+    words = {at: f"< {smallest}" if at in few else "hidden" for at in hidden}
+    cells = {row: {name: words.get((row, name), count) for name, count in mine.items()} for row, mine in counts.items()}
+    return cells, {row for row, line in zip(counts, rows, strict=True) if not is_safe(line)}
+
+
+def _has_company(at: Place, places: list[Place], people: Grid) -> bool:
+    """Whether another cell of its column has people; otherwise the column's sum tells it."""
+    return any(row != at[0] and column == at[1] and people[row][column] for row, column in places)
 
 
 def sample(known: Mapping[str, Any], smallest: int) -> dict[str, Any]:

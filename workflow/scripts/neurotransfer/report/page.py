@@ -25,7 +25,7 @@ from ..statistics.inference import PRIMARY
 from ..study import layout
 from ..study.plan import further_models
 from . import answer_tables, classifier_tables, confounding_tables, pretraining_tables, trust_tables
-from .cells import sample
+from .cells import sample, shown
 from .colours import DARK, PUBLISHED
 from .methods_text import methods
 from .references import bibliography
@@ -83,6 +83,13 @@ def report_content(
     smallest = config["report"]["smallest_cell"]
     found = {test: verdicts(comparisons, **chosen, test=test) for test in PRIMARY}
     replicates = sorted(set(medians["replicates"]))
+    cohorts = trust_tables.cohort_rows(tables["images"], ledger, tables["excluded"], smallest)
+    without_total = any(row["found"] == "hidden" for row in cohorts)
+    left = {
+        "images": shown(int(gone.sum()), int(gone.sum()), smallest),  # of how many people is not known any more
+        "behind_weights": None if withdrawn is None else shown(withdrawn, withdrawn, smallest),
+        "weights": weights_name(config, run),
+    }
     paragraphs, cited = methods(config, run, weights, tasks, ledger)
     return {
         "study": config["study"],
@@ -90,7 +97,7 @@ def report_content(
         "given": run == "given",
         "seen": None if seen is None else len(seen),
         "published": trust_tables.published_weights(weights),
-        "withdrawn": {"images": int(gone.sum()), "behind_weights": withdrawn, "weights": weights_name(config, run)},
+        "withdrawn": left,
         "unknown": unknown,
         "plan": plan,
         "simulated": bool(config["report"]["truth"]),
@@ -137,12 +144,14 @@ def report_content(
         "statement": statement(certificate["counts"], certificate["waived_scans"], smallest, several.get("people", 0)),
         "smallest": smallest,
         "duplicates": duplicates_in_words(certificate["duplicates"], several.get("pairs", 0)),
-        "accounting": trust_tables.accounting(ledger, tables["excluded"], tables["images"], smallest),
+        "accounting": trust_tables.accounting(
+            ledger, tables["excluded"], tables["images"], smallest, without_total=without_total
+        ),
         "failures": trust_tables.failure_rows(ledger, reasons, smallest),
-        "cohorts": trust_tables.cohort_rows(tables["images"], ledger, tables["excluded"], smallest),
+        "cohorts": cohorts,
         "resamples": trust_tables.resample_groups(tables["resamples"], tasks),
         "settings": trust_tables.setting_groups(tables["settings"]),
-        "versions": trust_tables.version_rows(ledger, weights),
+        "versions": trust_tables.version_rows(ledger, weights, smallest),
         "mixed": trust_tables.mixed_versions(ledger, weights),
         "seeds": [("study", config["seed"]), *((task["title"], task["seed"]) for task in tasks.values())],
         "configuration": trust_tables.configuration_lines(config, defaults),

@@ -23,7 +23,7 @@ from ..study.container_names import is_file_reference
 from ..study.imported_weights import FACT, PASSED
 from ..study.plan import MODELS, further_models
 from ..text import number, words
-from .cells import shown, shown_row
+from .cells import is_told, shown, shown_grid, shown_row
 
 PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "nibabel", "SimpleITK", "nilearn", "matplotlib")
 LOST = {"failed": "failed", "excluded": "left out by quality control"}  # statuses lost after the manifest
@@ -31,12 +31,22 @@ SECRET = "participants_key"  # of the configuration: the path of the study key
 EXCLUDED = "beyond a limit of quality.exclude, see results/quality"
 
 
-def accounting(ledger: pd.DataFrame, excluded: pd.DataFrame, images: pd.DataFrame, smallest: int = 1) -> dict[str, Any]:
+def accounting(
+    ledger: pd.DataFrame,
+    excluded: pd.DataFrame,
+    images: pd.DataFrame,
+    smallest: int = 1,
+    *,
+    without_total: bool = False,
+) -> dict[str, Any]:
     """The number of images by stage and reason, and whether the stages add up.
+
+    A total is hidden if a number of few people would follow from it and the next one.
 
     Parameters
     ----------
     smallest : number of people; the images of fewer are counted as "< 5"
+    without_total : whether the number of images found is hidden in any case, because that of a cohort is
 
     Returns
     -------
@@ -48,12 +58,17 @@ def accounting(ledger: pd.DataFrame, excluded: pd.DataFrame, images: pd.DataFram
         lost |= _named(name, ledger[ledger["status"] == status])
     names = {"train": "pretraining: training", "validation": "pretraining: validation", "test": "never pretrained on"}
     roles = {name: images[images["role"] == role] for role, name in names.items()}
-    rows = [_row("T1-weighted images found", len(excluded) + len(ledger))]
-    rows += _rows_of(_named("left out of the manifest", excluded), smallest)
-    rows.append(_row("in the manifest", len(ledger)))
-    rows += _rows_of(lost, smallest)
-    rows.append(_row("preprocessed and cached", usable))
-    rows += _rows_of(roles | _named("unused", images[images["role"] == "unused"]), smallest)
+    stages = (
+        ("T1-weighted images found", len(excluded) + len(ledger), _named("left out of the manifest", excluded)),
+        ("in the manifest", len(ledger), lost),
+        ("preprocessed and cached", usable, roles | _named("unused", images[images["role"] == "unused"])),
+    )
+    told = [is_told(*_counts(parts), smallest) for _, _, parts in stages]
+    rows = []
+    for at, (name, total, parts) in enumerate(stages):
+        # the totals before a hidden one are hidden, too: they are its sum with rows that are shown
+        hidden = any(told[at:]) or (without_total and at < 2)
+        rows += [_row(name, "hidden" if hidden else total), *_rows_of(parts, smallest)]
     known = int(images["role"].isin([*names, "unused"]).sum())
     return {"rows": rows, "complete": usable == len(images) == known}
 
@@ -69,9 +84,12 @@ def _named(name: str, images: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _rows_of(parts: Mapping[str, pd.DataFrame], smallest: int) -> list[dict[str, Any]]:
     """Rows of parts whose sum stands above or below them, so that never a single one is hidden beside others."""
-    people = {name: _people(part) for name, part in parts.items()}
-    cells = shown_row({name: len(part) for name, part in parts.items()}, people, smallest)
-    return [_row(name, cell, 1) for name, cell in cells.items()]
+    return [_row(name, cell, 1) for name, cell in shown_row(*_counts(parts), smallest).items()]
+
+
+def _counts(parts: Mapping[str, pd.DataFrame]) -> tuple[dict[str, int], dict[str, int]]:
+    """Images and people of each part."""
+    return {name: len(part) for name, part in parts.items()}, {name: _people(part) for name, part in parts.items()}
 
 
 def _people(images: pd.DataFrame) -> int:
@@ -105,19 +123,29 @@ def failure_rows(ledger: pd.DataFrame, reasons: Mapping[str, str], smallest: int
 def cohort_rows(
     images: pd.DataFrame, ledger: pd.DataFrame, excluded: pd.DataFrame, smallest: int = 1
 ) -> list[dict[str, Any]]:
-    """Per cohort: images found, left out and failed, and images by role; of few people no number."""
-    rows = []
+    """Per cohort: images found, left out and failed, and images by role; of few people no number.
+
+    The sums of rows and columns are known: of columns, by the account of all images.
+    """
+    counts, people, whole = {}, {}, {}
     for cohort in dict.fromkeys([*images["cohort"], *ledger["cohort"], *excluded["cohort"]]):
         mine, done = images[images["cohort"] == cohort], ledger[ledger["cohort"] == cohort]
         parts = {"left_out": excluded[excluded["cohort"] == cohort], "failed": done[done["status"] != "ok"]}
         parts |= {role: mine[mine["role"] == role] for role in ROLES}
-        found = len(done) + len(parts["left_out"])
-        people = {name: _people(part) for name, part in parts.items()}
-        cells = shown_row({name: len(part) for name, part in parts.items()}, people, smallest)
-        everyone = mine["participant_id"].nunique()
-        whole = {"participants": shown(everyone, everyone, smallest), "found": shown(found, _people(done), smallest)}
-        rows.append({"cohort": cohort, **whole, **cells})
-    return rows
+        counts[cohort], people[cohort] = _counts(parts)
+        everyone, found = mine["participant_id"].nunique(), len(done) + len(parts["left_out"])
+        whole[cohort] = {
+            "participants": shown(everyone, everyone, smallest),
+            "found": shown(found, _people(done), smallest),
+        }
+    cells, told = shown_grid(counts, people, smallest)
+    for cohort, mine in whole.items():
+        if cohort in told:
+            mine["found"] = "hidden"
+        few = [people[cohort][role] for role in ROLES if isinstance(cells[cohort][role], str)]
+        if few and sum(few) < smallest:
+            mine["participants"] = "hidden"
+    return [{"cohort": cohort, **mine, **cells[cohort]} for cohort, mine in whole.items()]
 
 
 def resample_groups(resamples: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -158,14 +186,17 @@ def setting_groups(settings: pd.DataFrame) -> list[dict[str, Any]]:
     return sorted(groups, key=lambda group: order.index(group["model"]))
 
 
-def version_rows(ledger: pd.DataFrame, weights: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Software and versions: of this report, the weights, the engines, and the installed packages."""
+def version_rows(ledger: pd.DataFrame, weights: Mapping[str, Any], smallest: int = 1) -> list[tuple[str, str]]:
+    """Software and versions: of this report, the weights, the engines of usable images, and the installed packages."""
     rows = [
         ("neurotransfer (this report)", __version__),
         ("neurotransfer (weights)", str(weights.get("version", "unknown"))),
     ]
-    for (engine, version), group in ledger.groupby(["engine", "engine_version"], dropna=False):
-        rows.append((f"engine {words(engine)}", f"{words(version)} ({len(group):,} images)"))
+    usable = ledger[ledger["status"] == "ok"]
+    groups = list(usable.groupby(["engine", "engine_version"], dropna=False))
+    counts = shown_row(*_counts({str(at): group for at, (_, group) in enumerate(groups)}), smallest)
+    for ((engine, version), _), count in zip(groups, counts.values(), strict=True):
+        rows.append((f"engine {words(engine)}", f"{words(version)} ({number(count)} images)"))
     rows.append(("Python", platform.python_version()))
     for name in PACKAGES:
         try:
