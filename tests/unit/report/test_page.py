@@ -334,6 +334,17 @@ def test_the_noise_of_random_starts_is_said_if_second_seeds_measured_it(results,
     assert "without second seeds" not in text
 
 
+def test_a_waived_site_is_said_right_below_the_answer(results, page, drawings):
+    said = "the cohort alone predicts the label with a cross-validated AUC of 0.950, and the study goes on"
+    assert said not in plain(page)
+    waived = SimpleNamespace(**vars(results))
+    task = next(iter(results.config["tasks"]))
+    waived.certificate = results.certificate | {"confounding": {task: {"cohort": {"auc": 0.95, "sites": []}}}}
+    waived.config = results.config | {"confounding": results.config["confounding"] | {"waived": [task]}}
+    text = plain(page_of(waived, drawings))
+    assert text.index("after Holm's adjustment") < text.index(said) < text.index("Median test AUC over")
+
+
 def test_the_page_says_whether_results_follow_an_analysis_plan(results, page, drawings):
     assert "analysis plan" not in plain(page)
     plan = {"written": "2026-03-04 05:06 UTC", "version": "1", "sha256": "ab" * 32, "certified": True}
