@@ -7,10 +7,11 @@ A row is the median of several steps after one that warms up, and the seconds of
 Memory is the peak of what torch holds on the GPU while the row is measured.  The bare convolutions are those of
 blocks 2 to 6, forward and backward, in our layout.
 
-The loop is that of pretraining, on shards of a simulated cache that lie in a temporary folder, in its second epoch.  A
-replicate trains one of the nine settings for a few epochs; the row has the time of all nine with 30 epochs each.  The
-start is that of a process, from its imports to the end of its first step: with an empty folder of compiled kernels, and
-with a full one.  These rows need what reading a cache needs (zstandard, xxhash, pandas); without, they are left out.
+The loop is that of pretraining, on shards of a simulated cache that lie in a temporary folder, in its second epoch. A
+replicate trains one of the nine settings for a few epochs; the row has the time of all nine with 30 epochs each. The
+start is that of a process, after its imports: what the driver needs before it gives a GPU, the kernels, the check of
+the convolutions and the first step; with an empty folder of compiled kernels, and with a full one. These rows need
+what reading a cache needs (zstandard, xxhash, pandas); without, they are left out.
 """
 
 from __future__ import annotations
@@ -241,24 +242,31 @@ def replicate_seconds(asked: argparse.Namespace, n: int, epochs: int) -> tuple[f
     return max(seconds[0] - each / epochs, 0.0), each * whole
 
 
-def start_seconds(asked: argparse.Namespace, folder: str) -> float:
-    """Seconds from the imports' end to the first step's, of a new process that keeps compiled kernels in `folder`."""
+def start_seconds(asked: argparse.Namespace, folder: str) -> list[float]:
+    """Seconds of the parts of a start, by a new process that keeps compiled kernels in `folder`."""
     command = [sys.executable, __file__, "--start", *(["--try"] if asked.small else [])]
     environment = os.environ | {"TRITON_CACHE_DIR": folder}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    return float(done.stdout.split()[-1])
+    return [float(part) for part in done.stdout.split()[-4:]]
 
 
 def start(asked: argparse.Namespace) -> None:
-    """What `start_seconds` runs."""
-    began = time.perf_counter()
+    """What `start_seconds` runs, after its imports: the GPU, the kernels, the convolutions' check, a step."""
+    times = [time.perf_counter()]
     device = choose_device("auto" if asked.small else "cuda", 2)
     images = torch.zeros((asked.batch, *asked.size), dtype=torch.uint8, device=device)
+    wait(device)
+    times.append(time.perf_counter())
+    if device.type == "cuda":
+        kernel_choice.missing_for_kernels(device)
+    times.append(time.perf_counter())
     model = place(SFCN(CHANNELS, BOTTLENECK, OUTPUTS, "max", 0.5), device, str(TYPES[device.type])[6:])
     check_convolutions(model, asked.batch, asked.size, device)
+    times.append(time.perf_counter())
     our_step(images, device)()
     wait(device)
-    print(time.perf_counter() - began)
+    times.append(time.perf_counter())
+    print(*(after - before for before, after in pairwise(times)))
 
 
 def wait(device: torch.device) -> None:
@@ -299,10 +307,11 @@ def main() -> None:
         print(f"| the other rows | left out: {error} |", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in ("empty", "full"):
-            seconds = start_seconds(asked, folder)
-            print(
-                f"| start with an {name} folder of kernels | {seconds:.1f} s |".replace("an full", "a full"), flush=True
+            gpu, kernels, convolutions, step = start_seconds(asked, folder)
+            parts = (
+                f"the GPU {gpu:.1f} s, kernels {kernels:.1f}, check of convolutions {convolutions:.1f}, step {step:.1f}"
             )
+            print(f"| start, with the folder of compiled kernels {name} | {parts} |", flush=True)
 
 
 def steps(asked: argparse.Namespace, device: torch.device) -> float:

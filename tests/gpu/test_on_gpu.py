@@ -24,7 +24,7 @@ from neurotransfer.fit import finetuning  # noqa: E402
 from neurotransfer.network import kernel_choice  # noqa: E402
 from neurotransfer.network.convolution_check import wrong_part  # noqa: E402
 from neurotransfer.network.device import choose_device, place  # noqa: E402
-from neurotransfer.network.sfcn import SFCN, Block, calibrate  # noqa: E402
+from neurotransfer.network.sfcn import SFCN, Block, calibrate, convolve  # noqa: E402
 from neurotransfer.pretrain import batches, loop  # noqa: E402
 from neurotransfer.pretrain.optimiser import make_optimiser  # noqa: E402
 from neurotransfer.pretrain.step import backward_passes  # noqa: E402
@@ -121,6 +121,26 @@ def test_other_blocks_agree_with_layers_in_float64(size, channels, training, dat
             assert float(one.abs().max()) < (1e-6 if ON_GPU else 1.0)
         else:
             assert close(one, other, share if at not in (0, 1, 2) else min(share, 2e-2)), at
+
+
+@pytest.mark.parametrize("size", [(9, 10, 7), (32, 24, 32)], ids=str)
+def test_a_convolution_from_32_channels_agrees_with_float64(size):
+    generator = torch.Generator().manual_seed(5)
+    x, filters = torch.randn(2, 32, *size, generator=generator), torch.randn(64, 32, 3, 3, 3, generator=generator)
+    gradient = torch.randn(2, 64, *size, generator=generator).bfloat16()
+    exact = x.bfloat16().double().requires_grad_(), filters.bfloat16().double().requires_grad_()
+    right = torch.autograd.grad(functional.conv3d(*exact, padding=1), exact, gradient.double())
+    given = x.bfloat16().to(DEVICE).requires_grad_(), filters.to(DEVICE).requires_grad_()
+    found = []
+    for _ in range(2):
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            out = convolve(*given)
+        found.append(torch.autograd.grad(out, given, gradient.to(DEVICE)))
+    for one, again, other in zip(*found, right, strict=True):
+        assert torch.equal(one, again)
+        assert close(one, other, 5e-3)
+    if ON_GPU and torch.cuda.get_device_capability()[0] == kernel_choice.MEASURED:
+        assert "Convolve" in type(out.grad_fn).__name__
 
 
 def test_the_whole_network_agrees_with_plain_layers():

@@ -32,6 +32,7 @@ def few_programs(monkeypatch):
     monkeypatch.setattr(triton_kernels, "PROGRAMS", 2)
     monkeypatch.setattr(triton_kernels, "ROWS", 4)
     monkeypatch.setattr(triton_kernels, "FIRST_ROWS", dict.fromkeys(triton_kernels.FIRST_ROWS, 8))
+    monkeypatch.setattr(triton_kernels, "FILTER_ROWS", dict.fromkeys(triton_kernels.FILTER_ROWS, 16))
     monkeypatch.setattr(triton_kernels, "FIRST_PROGRAMS", 2)
     monkeypatch.setattr(triton_kernels, "MOMENT_ROWS", 8)
     monkeypatch.setattr(triton_kernels, "COLUMN_ROWS", 8)
@@ -128,10 +129,17 @@ def test_moments_of_many_bright_windows_are_exact(monkeypatch):
     assert per * 8 * 255**2 < 2**31
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 4, 5, 6), (1, 1, 3, 2, 7)], ids=str)
+def test_padded_images_have_zeros_around_and_whole_pairs(shape):
+    images = torch.randint(1, 256, shape, dtype=torch.uint8)
+    expected = functional.pad(images[:, 0], (1, 1 + shape[-1] % 2, 1, 1, 1, 1))
+    assert torch.equal(triton_kernels.padded(images), expected)
+
+
 @pytest.mark.parametrize("settings", [{"shift": 3, "mirror": True, "intensity": 0.3}, {"shift": 0, "mirror": False}])
 def test_the_augmentation_of_a_gpu_gives_the_bytes_of_a_cpu_s(settings, monkeypatch):
     images = torch.randint(0, 256, (5, 6, 5, 7), dtype=torch.uint8)
-    monkeypatch.setattr(triton_kernels, "AUGMENT_ROWS", 2)
+    monkeypatch.setattr(triton_kernels, "LINES", 2)
     taken = []
 
     def by_kernel(images, shifts, mirrored, gains):
@@ -280,6 +288,7 @@ def test_kernels_compile_for_a_gpu_without_atomic_operations(tmp_path):
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
-        "_pool", "_raw_sums", "_settle", "_scale_relu", "_gate_sums", "_spread", "_unpool", "_columns",
-        "_shift", "_convolve_pool", "_moments", "_filter_sums", "_augment",
+        "_pool", "_raw_sums", "_settle", "_scale_relu", "_gate_sums", "_spread", "_unpool", "_pad",
+        "_columns", "_shift", "_convolve_pool", "_moments", "_filter_sums", "_augment", "_input_gradient",
+        "_filter_gradient",
     ]  # fmt: skip

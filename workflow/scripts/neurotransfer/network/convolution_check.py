@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import InputError
-from .sfcn import SFCN
+from .sfcn import SFCN, convolve
 
 logger = logging.getLogger("neurotransfer")
 TOLERANCE = 0.02  # [assumed] of a difference's norm; rounding to bfloat16 gives 0.002
@@ -79,7 +79,7 @@ def wrong_part(
     x, filters = drawn(*images).requires_grad_(), drawn(*weight).requires_grad_()
     gradient = drawn(images[0], weight[0], *images[2:])
     with torch.autocast(device.type, enabled=False), torch.enable_grad():
-        out = functional.conv3d(x, filters, padding=padding)
+        out = convolve(x, filters)
         by_x, by_filters = torch.autograd.grad(out, (x, filters), gradient)
         exact = torch.zeros(weight, device=device)
         for at in range(images[0]):  # image by image, which needs little memory

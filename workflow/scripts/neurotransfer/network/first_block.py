@@ -90,9 +90,8 @@ def over_all_patches(first: Tensor, second: Tensor, images: Tensor) -> tuple[Ten
     first, second : of the 4³ voxels under the windows, and of their products, float64 [64] and [64, 64]
     """
     total = torch.zeros(28, 28, dtype=torch.double, device=images.device)  # row 27: sums, and the number
-    for at in corners_of(images.device).T:
-        total[:27, :27] += second[at[:, None], at]
-        total[27, :27] += first[at]
+    at = corners_of(images.device)  # [27, 8]
+    total[:27, :27], total[27, :27] = second[at[:, None], at].sum(2), first[at].sum(1)
     for left_over in _patches_outside_windows(images):
         total[:27, :27] += left_over.T @ left_over
         total[27, :27] += left_over.sum(0)
@@ -133,6 +132,8 @@ def _neighbourhoods(images: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice,
 
 def _patches_outside_windows(images: Tensor) -> Iterator[Tensor]:
     """Patches, float64 [n, 27], around the last voxels of odd axes, which no pooling window covers."""
+    if all(length % 2 == 0 for length in images.shape[2:]):
+        return
     patches = functional.pad(images[:, 0], (1,) * 6).unfold(1, 3, 1).unfold(2, 3, 1).unfold(3, 3, 1)
     for axis in (1, 2, 3):
         length = patches.shape[axis]

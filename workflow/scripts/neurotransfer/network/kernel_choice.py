@@ -19,6 +19,9 @@ from torch.nn import functional
 
 logger = logging.getLogger("neurotransfer")
 LEAST_CHANNELS = 16  # and a multiple of it: fewer fill no line of a GPU's memory
+NARROW = 32  # input channels of convolutions whose gradients have kernels; those of wider ones are better left to cuDNN
+TOGETHER = 64  # output channels, or a multiple of them, of these convolutions
+MEASURED = 9  # of compute capability: the generation (Hopper) on which they were found to be faster
 CHECKED = 64  # channels of the inputs that are compared: kernels of as many serve most networks
 COST = "on an H200 a training step then takes six times as long"
 
@@ -45,6 +48,22 @@ def kernels_for(x: Tensor, channels: int) -> Any:
     from . import triton_kernels
 
     return triton_kernels
+
+
+def convolution_kernels_for(x: Tensor, channels: int) -> Any:
+    """The module `triton_convolution` if it computes the gradients of a 3³ convolution of `x`, None if cuDNN does.
+
+    Parameters
+    ----------
+    x : [N, inputs, D, H, W], what goes into the convolution
+    channels : that come out
+    """
+    fits = x.shape[1] == NARROW and channels % TOGETHER == 0 and dtype_of_products(x) == torch.bfloat16
+    if not fits or kernels_for(x, channels) is None or torch.cuda.get_device_capability(x.device)[0] != MEASURED:
+        return None
+    from . import triton_convolution
+
+    return triton_convolution
 
 
 def suits(x: Tensor, channels: int) -> bool:

@@ -11,16 +11,22 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.functional import conv3d
 
 from .first_block import convolve_normalise_pool_relu
 from .fused_norm import left_to_compiler, normalise_pool_relu
-from .kernel_choice import kernels_for
+from .kernel_choice import convolution_kernels_for, dtype_of_products, kernels_for
 
 EPSILON, MOMENTUM = 1e-3, 0.01  # of batch norm [published]
 HEAD_SD = 0.01  # [assumed] of the head's first weights
 SMALLEST_MEAN = 1e-6  # of an image, by which it is divided: one without a brain stays 0
 WIDE = 16  # channels from which the first block's own way pays; the demo's 8 took 45 ms by it and 30 without
+
+
+def convolve(x: Tensor, filters: Tensor) -> Tensor:
+    """The convolution by filters [outputs, inputs, k, k, k], k odd, that leaves the size of x; without a bias."""
+    if filters.shape[-1] == 3 and (kernels := convolution_kernels_for(x, len(filters))) is not None:
+        return kernels.Convolve.apply(x.to(dtype_of_products(x)), filters)
+    return functional.conv3d(x, filters, padding=filters.shape[-1] // 2)
 
 
 class Block(nn.Module):
@@ -37,7 +43,7 @@ class Block(nn.Module):
             return convolve_normalise_pool_relu(x, self.conv, self.norm)
         x = x.float() if x.dtype == torch.uint8 else x
         if kernels_for(x, self.conv.out_channels) is not None:
-            return normalise_pool_relu(conv3d(x, self.conv.weight, padding=1), self.norm, 2, self.conv.bias)
+            return normalise_pool_relu(convolve(x, self.conv.weight), self.norm, 2, self.conv.bias)
         return normalise_pool_relu(self.convolve(x), self.norm, 2)
 
     def convolve(self, x: Tensor) -> Tensor:

@@ -27,21 +27,22 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from .first_block import corners_of, over_all_patches
 from .fused_norm import memory_for_gradient, over_all_ranks
 
 PROGRAMS = 2112  # 16 for each of an H100's 132 multiprocessors; another number rounds sums differently
+UNPOOL_PROGRAMS = 8448  # of `_unpool`, which has no sums
 ROWS = 16  # windows that a program works on at once
 WIDEST = 64  # channels that a program works on
 FIRST_PROGRAMS = 528  # of the first block, each of which writes up to 64 KB of partial sums
 FIRST_ROWS = {torch.bfloat16: 64, torch.float32: 32}  # windows of the first block that a program works on at once
+FILTER_ROWS = {torch.bfloat16: 128, torch.float32: 32}  # windows that a program of `_filter_sums` works on at once
 FIRST_WIDEST = 32  # channels that a program of the first block works on: with eight corners, 256 columns
 FEW = 16  # channels that a program works on where there is one number for each
 MOMENT_ROWS = 128  # windows that a program of `_moments` works on at once
 COLUMN_ROWS = 128  # windows that a program writes rows of
-AUGMENT_ROWS = 8  # lines of an image that a program moves
+LINES = 8  # of an image that a program pads or moves
 
 
 @triton.jit
@@ -222,6 +223,16 @@ def _unpool(x, to, gradient, out, at, rounded, dense, windows, D, H, W, per, C, 
             tl.store(written[:, None] + step[None, :], moved.to(to.dtype.element_ty), mask=inside[:, None])
 
 
+@triton.jit(do_not_specialize=["D", "H", "W", "width"])
+def _pad(images, to, D, H, W, width, R: tl.constexpr, B: tl.constexpr):
+    """Reads the images once; writes them with a voxel of zeros around, lines of `width` voxels."""
+    n, d = tl.program_id(2), tl.program_id(1)
+    h, w = tl.program_id(0) * R + tl.arange(0, R)[:, None], tl.arange(0, B)[None, :]
+    inside = (h > 0) & (h <= H) & (w > 0) & (w <= W) & (d > 0) & (d <= D)
+    v = tl.load(images + ((n.to(tl.int64) * D + d - 1) * H + h - 1) * W + w - 1, mask=inside, other=0)
+    tl.store(to + ((n.to(tl.int64) * (D + 2) + d) * (H + 2) + h) * width + w, v, mask=(h < H + 2) & (w < width))
+
+
 @triton.jit(do_not_specialize=["windows", "d", "h", "w", "line", "plane", "volume"])
 def _columns(images, to, windows, d, h, w, line, plane, volume, P: tl.constexpr):
     """Reads the padded images, two voxels at a time; writes the 4³ voxels under each window as a row of 64 bytes.
@@ -373,7 +384,7 @@ def _augment(images, to, moves, gains, D, H, W, R: tl.constexpr, B: tl.constexpr
     tl.store(to + start + (d * H + h[:, None]) * W + w[None, :], tl.minimum(v, 255.0).to(tl.uint8), mask=written)
 
 
-def _share(rows: int, at_once: int, programs: int) -> tuple[int, int]:
+def share(rows: int, at_once: int, programs: int) -> tuple[int, int]:
     """How many programs work on `rows`, and how often each takes `at_once` of them."""
     tiles = triton.cdiv(rows, at_once)
     per = triton.cdiv(tiles, programs)
@@ -412,7 +423,7 @@ def pool(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     most = torch.empty(pooled, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
     at = torch.empty_like(most, dtype=torch.uint8)
     windows, width = _windows(x.shape), _width(channels, WIDEST)
-    programs, per = _share(windows, ROWS, PROGRAMS)
+    programs, per = share(windows, ROWS, PROGRAMS)
     parts = torch.empty((2, programs, channels), device=x.device)
     _pool[channels // width, programs](x, weight, most, at, parts, windows, *size, per, channels, ROWS, width)
     raw = torch.empty((3, channels), dtype=torch.double, device=x.device)
@@ -459,7 +470,7 @@ def gate_sums(gradient: Tensor, most: Tensor, out: Tensor, rounded: Tensor) -> T
     """Sums of the gradient that ReLU lets through, and of its product with maxima - mean: float64 [2, C]."""
     channels = most.shape[1]
     rows, width = most.numel() // channels, _width(channels, WIDEST)
-    programs, per = _share(rows, 2 * ROWS, PROGRAMS)
+    programs, per = share(rows, 2 * ROWS, PROGRAMS)
     parts = torch.empty((2, programs, channels), device=most.device)
     _gate_sums[channels // width, programs](
         gradient, most, out, rounded, parts, rows, per, channels, 2 * ROWS, width
@@ -494,7 +505,7 @@ def unpool(x: Tensor, to: Tensor, gradient: Tensor, out: Tensor, at: Tensor, rou
     """Write x's gradient to `to`: what `spread` says, and at each maximum scale * `gradient` if ReLU is open."""
     channels, size = x.shape[1], x.shape[2:]
     windows, width = _windows(x.shape), _width(channels, WIDEST)
-    programs, per = _share(windows, ROWS, PROGRAMS)
+    programs, per = share(windows, ROWS, UNPOOL_PROGRAMS)
     _unpool[channels // width, programs](
         x, to, gradient, out, at, rounded, dense, windows, *size, per, channels, ROWS, width
     )  # fmt: skip
@@ -553,7 +564,13 @@ def columns(images: Tensor, size: Sequence[int]) -> Tensor:
 
 def padded(images: Tensor) -> Tensor:
     """uint8 [N, 1, D, H, W] with zeros around each image, and lines of whole pairs: [N, D + 2, H + 2, W + 2 or 3]."""
-    return functional.pad(images[:, 0], (1, 1 + images.shape[-1] % 2, 1, 1, 1, 1))
+    count, _, d, h, w = images.shape
+    result = torch.empty(count, d + 2, h + 2, w + 2 + w % 2, dtype=torch.uint8, device=images.device)
+    width = result.shape[-1]
+    _pad[triton.cdiv(h + 2, LINES), d + 2, count](
+        images.contiguous(), result, d, h, w, width, LINES, triton.next_power_of_2(width)
+    )
+    return result
 
 
 def convolve_pool(
@@ -575,11 +592,11 @@ def convolve_pool(
     channels, at_once = shape[1], FIRST_ROWS[dtype]
     most = torch.empty(tuple(shape), dtype=dtype, device=rows.device, memory_format=torch.channels_last_3d)
     at = torch.empty_like(most, dtype=torch.uint8)
-    width, (programs, per) = _width(channels, FIRST_WIDEST), _share(len(rows), at_once, PROGRAMS)
+    width, (programs, per) = _width(channels, FIRST_WIDEST), share(len(rows), at_once, PROGRAMS)
     shifted = torch.empty(64, 8, channels, dtype=dtype, device=rows.device)
     _shift[(channels // FEW,)](filters, weight, shifted, channels, FEW)
     _convolve_pool[channels // width, programs](
-        rows, shifted, weight, most, at, len(rows), per, channels, at_once, width, _type_of_products(dtype)
+        rows, shifted, weight, most, at, len(rows), per, channels, at_once, width, type_of_products(dtype)
     )  # fmt: skip
     return most, at
 
@@ -594,7 +611,7 @@ def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
     programs, per = exact_share(len(rows))
     firsts = torch.empty(programs, 64, device=rows.device)
     seconds = torch.empty(programs, 64, 64, dtype=torch.int32, device=rows.device)
-    _moments[(programs,)](rows, firsts, seconds, len(rows), per, MOMENT_ROWS)
+    _moments[(programs,)](rows, firsts, seconds, len(rows), per, MOMENT_ROWS, num_stages=1)
     return firsts.sum(0, dtype=torch.double), seconds.sum(0, dtype=torch.double)
 
 
@@ -605,7 +622,7 @@ def exact_share(windows: int) -> tuple[int, int]:
     return triton.cdiv(tiles, per), per
 
 
-def _type_of_products(dtype: torch.dtype) -> tl.dtype:
+def type_of_products(dtype: torch.dtype) -> tl.dtype:
     """What goes into a matrix product; the interpreter multiplies bfloat16 wrongly, and float32 gives the same."""
     return tl.float32 if dtype == torch.float32 or triton.knobs.runtime.interpret else tl.bfloat16
 
@@ -620,13 +637,13 @@ def filter_sums(
     images, most, at : as in `convolve_pool`; gradient, out : as most
     """
     channels = most.shape[1]
-    windows, width, rows = most.numel() // channels, _width(channels, FIRST_WIDEST), FIRST_ROWS[most.dtype]
-    programs, per = _share(windows, rows, FIRST_PROGRAMS)
+    windows, width, rows = most.numel() // channels, _width(channels, FIRST_WIDEST), FILTER_ROWS[most.dtype]
+    programs, per = share(windows, rows, FIRST_PROGRAMS)
     totals = torch.empty(programs, 64, 8, channels, device=images.device)
     parts = torch.empty((2, programs, channels), device=images.device)
     _filter_sums[channels // width, programs](
         columns(images, most.shape[2:]), gradient, most, out, at, rounded, totals, parts, windows, per, channels,
-        rows, width, _type_of_products(most.dtype),
+        rows, width, type_of_products(most.dtype), num_stages=1,
     )  # fmt: skip
     total = totals.sum(0, dtype=torch.double)  # [64, 8, C]
     of_patches = total[corners_of(images.device), torch.arange(8, device=images.device)]  # [27, 8, C]
@@ -691,7 +708,7 @@ def augment(images: Tensor, moves: Tensor, gains: Tensor) -> Tensor:
     result = torch.empty_like(images)
     count, d, h, w = images.shape
     # a product that is fused with the sum after it would not be rounded, as torch rounds it
-    _augment[triton.cdiv(h, AUGMENT_ROWS), d, count](
-        images, result, moves, gains, d, h, w, AUGMENT_ROWS, triton.next_power_of_2(w), enable_fp_fusion=False
+    _augment[triton.cdiv(h, LINES), d, count](
+        images, result, moves, gains, d, h, w, LINES, triton.next_power_of_2(w), enable_fp_fusion=False
     )
     return result
