@@ -72,9 +72,9 @@ def _input_gradient(gradient, filters, to, rows, D, H, W, C: tl.constexpr, OUT: 
 @triton.jit(do_not_specialize=["rows", "D", "H", "W", "per"])
 def _filter_gradient(x, gradient, to, rows, D, H, W, per, C: tl.constexpr, OUT: tl.constexpr, B: tl.constexpr,
                      P: tl.constexpr, T: tl.constexpr, OFFSET: tl.constexpr):  # fmt: skip
-    """Reads input and output's gradient nine times, from cache but for the first; writes partial sums.
+    """Reads input and gradient nine times, from cache but for the first; writes partial sums.
 
-    to [programs, OUT, 27, C].  A program has the nine places of a filter at one shift along D: the input's tile at three
+    to [programs, OUT, 27, C].  A program has a filter's nine places at one shift along D: the input's tile at three
     shifts along H, by the gradient's at three shifts along W.
     """
     pid, a = tl.program_id(0), tl.program_id(1) - 1
