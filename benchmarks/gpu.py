@@ -147,7 +147,7 @@ def without_kernels(build: Callable[[], Step]) -> Step:
     step = build()
 
     def run() -> None:
-        with mock.patch.object(kernel_choice, "missing_for_kernels", lambda device: "they are left out"):
+        with mock.patch.object(kernel_choice, "missing_for_kernels", lambda *_: "they are left out"):
             step()
 
     return run

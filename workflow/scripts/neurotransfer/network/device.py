@@ -49,7 +49,7 @@ def choose_device(asked: str, threads: int, *, deterministic: bool = True) -> to
     torch.backends.cudnn.deterministic = deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before it is first used
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.set_deterministic_debug_mode("warn" if deterministic else "default")
     # float32 is float32, and not TF32, which torch's convolutions take otherwise
     torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"  # type: ignore[attr-defined]
     # all that is read here has been written
@@ -132,6 +132,8 @@ def place(
     """
     model.data_type = choose_data_type(data_type, device)  # type: ignore[assignment]
     if compiled:
+        if torch.are_deterministic_algorithms_enabled():  # this tells the compiler, too, whose import takes seconds
+            torch.use_deterministic_algorithms(True, warn_only=True)
         model.compile()
     # also faster on a CPU: 10 against 18 ms per image and training step of the demo's network
     return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
