@@ -1,5 +1,9 @@
 """Convolutions in bfloat16 are compared with float32 before a GPU is trusted with them."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from neurotransfer.errors import InputError
@@ -80,3 +84,24 @@ def test_a_gpu_s_network_in_bfloat16_has_all_its_shapes_compared_once(monkeypatc
         ((8, 32, 3, 3, 3), (2, 32, 2, 4, 2)),
         ((4, 8, 1, 1, 1), (2, 8, 1, 2, 1)),
     ]
+
+
+BEFORE_THE_FIRST_STEP = """
+import sys, torch
+from neurotransfer.network import convolution_check, kernel_choice
+cpu = torch.device("cpu")
+assert kernel_choice.wrong_result(cpu, torch.bfloat16) is None
+assert convolution_check.wrong_part((4, 2, 3, 3, 3), (2, 2, 4, 5, 3), cpu) is None
+torch.set_deterministic_debug_mode("warn")
+print(*{"sympy", "torch._inductor", "torch._dynamo"} & set(sys.modules))
+"""
+
+
+def test_checks_before_the_first_step_import_no_compiler():
+    pytest.importorskip("triton")
+    source = os.path.dirname(os.path.dirname(os.path.dirname(convolution_check.__file__)))
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": source}
+    command = [sys.executable, "-c", BEFORE_THE_FIRST_STEP]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
