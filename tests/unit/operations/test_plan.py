@@ -142,7 +142,7 @@ def test_the_plan_says_what_there_is_to_know_before_a_gpu_is_touched(config, tmp
         return next(line for line in lines if line and line[0] == name)
 
     passes = 9 * 30 * (100 + (100 + 20) / 3)  # settings, epochs; forward alone is a third
-    assert float(row("baseline")[2]) == pytest.approx(200 * passes / 298 / 3600, abs=0.1)
+    assert float(row("baseline")[2]) == pytest.approx(200 * passes / 390 / 3600, abs=0.1)
     assert row("baseline")[1] == "200" and row("baseline")[4] == "measured"
     together = int(row("together")[1].replace(",", ""))
     assert together == sum(plan.jobs_of(study).values())
