@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from bounds import Used, bounded
 from neurotransfer import cli
 
 CHECK = ["weights", "check", "w.safetensors", "--crops", ".", "--expected", "e.tsv"]
@@ -33,6 +34,36 @@ def test_a_mistake_in_the_options_is_one_line(capsys, options, said):
     assert ended.value.code == 2
     printed = capsys.readouterr().err
     assert said in printed and len(printed.splitlines()) == 1 and printed.rstrip("\n").isprintable()
+
+
+def _grid(values: int) -> str:
+    numbers = ", ".join(f"0.0{at:03}1" for at in range(values))
+    lists = ", ".join(f"{name}: [{numbers}]" for name in ("learning_rate", "weight_decay", "dropout"))
+    return f"models: {{baseline: {{settings: [{{{lists}}}]}}}}"
+
+
+HOSTILE = {
+    "a bomb": "a0: &a0 [x, x]\n" + "\n".join(f"a{at}: &a{at} [{f'*a{at - 1}, ' * 9}]" for at in range(1, 12)),
+    "a recursive alias": "tasks: &a {b: {c: *a}}",
+    "replicates": "resampling: {replicates: 10000000}",
+    "n": "resampling: {n: [1000000000]}",
+    "a grid of millions": _grid(300),
+    "many settings": "models: {linear: {settings: [" + "{c: 1}, " * 4_900 + "]}}",
+    "a seed of 400 digits": "seed: " + "9" * 400,
+    "a seed of 5,000 digits": "seed: 1" + ":59" * 3_000,
+    "braces in a path": "cohorts: '{x}.tsv'",
+    "braces in a name": "tasks: {'a{b}': {title: x, positive: [A], negative: [B], seed: 0}}",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_configuration_that_asks_too_much_is_one_line_at_once(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.yaml").write_text(HOSTILE[name])
+    with bounded(Used()):
+        assert cli.main(["plan", "--configfile", "my.yaml"]) == 2
+    printed = capsys.readouterr().err
+    assert "my.yaml" in printed and len(printed.splitlines()) == 1 and printed.rstrip("\n").isprintable()
 
 
 def test_a_configuration_that_links_to_itself_is_one_line(tmp_path, capsys, monkeypatch):

@@ -152,7 +152,7 @@ def test_a_withdrawn_participant_is_in_no_result(study):
     rows = read_table(ledger)
     rows.loc[0, "image_id"] = gone["image_id"].iloc[0]
     write_table(rows, ledger)
-    again = snakemake(study, *CORES, "--quiet", "rules", "--until", "cache")
+    again = snakemake(study, *CORES, "--nolock", "--quiet", "rules", "--until", "cache")
     assert again.returncode == 0 and "files of 1 shards are made again without the people" in again.stdout
     assert files_that_name(study, person) == set()
 

@@ -93,3 +93,11 @@ def test_networks_of_fits_are_kept_if_the_configuration_says_so(study, tmp_path)
     done = snakemake(folder, "--dry-run", overlays=[overlay, more])
     assert done.returncode == 0, done.stdout
     assert "results/fits/ad_hc/n100/001/transfer.safetensors" in done.stdout
+
+
+def test_braces_in_names_are_no_wildcards(study, tmp_path):
+    folder, overlay = study
+    more = tmp_path / "braces.yaml"
+    more.write_text("study: '{study} {0}'\ntasks: {ad_hc: {title: 'a {b}', positive: [AD, '{x}']}}")
+    done = snakemake(folder, "--dry-run", overlays=[overlay, more])
+    assert done.returncode == 0, done.stdout

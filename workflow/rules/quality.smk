@@ -39,7 +39,7 @@ rule quality_page:
         mem_mb=2000,
         runtime=15,
     params:
-        study=config["study"],
+        study=lambda _: config["study"],  # a function, because Snakemake takes {x} in a text for a wildcard
         page=QUALITY["page"],
         exclude=QUALITY["exclude"],
     script:

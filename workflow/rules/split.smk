@@ -95,7 +95,7 @@ rule certificate:
         mem_mb=2000,
         runtime=10,
     params:
-        study=config["study"],
+        study=lambda _: config["study"],  # a function, because Snakemake takes {x} in a text for a wildcard
         seed=config["seed"],
         split=SPLITTING,
         roles={cohort: sorted(has) for cohort, has in study.roles.items()},

@@ -1,5 +1,6 @@
 """A withdrawal is carried out whatever a running job writes, and a search of every file shows that it was."""
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from neurotransfer import cli
-from neurotransfer.cache.shard_file import shard_written
+from neurotransfer.cache.shard_file import checksum, shard_written
 from neurotransfer.cache.small_volumes import volumes_of as small_volumes_of
 from neurotransfer.errors import InputError
 from neurotransfer.files import read_table, write_table
@@ -16,10 +18,13 @@ from neurotransfer.jobs.lock_note import note_run
 from neurotransfer.manifest.carrying_out import pending_shards, renew, running, strays
 from neurotransfer.manifest.compile import compile_manifest
 from neurotransfer.manifest.withdrawal import erase_strays, read_withdrawn
+from neurotransfer.network.sfcn import SFCN
+from neurotransfer.operations.features_again import FeaturesAgain
 from neurotransfer.operations.withdrawal_search import (
     BLOCK,
     Names,
     Search,
+    _compare_features,
     _compare_heads,
     clean_logs,
     names_of,
@@ -27,6 +32,8 @@ from neurotransfer.operations.withdrawal_search import (
     statement,
 )
 from neurotransfer.preprocess.volumes import Statistics, read_volumes, volumes_of, write_volumes
+from neurotransfer.pretrain.step import features_of
+from neurotransfer.pretrain.weights import network_from, read_weights, write_weights
 from neurotransfer.split.certificate import check_sources
 from neurotransfer.split.duplicates import NUMBERS, heads_of
 from neurotransfer.split.pools import check_pools
@@ -35,6 +42,10 @@ from scipy import ndimage
 
 LIST = Path("config/withdrawn.tsv")
 VOXEL = 4.5
+TARGET = {
+    "name": "age", "kind": "continuous", "weight": 1.0, "mean": 50.0, "sd": 20.0, "loss": "squared",
+    "positive_weight": 1.0,
+}  # fmt: skip
 SMALL = (2, 2, 2)  # voxels of a small volume, too few for a head
 
 
@@ -230,6 +241,42 @@ def test_heads_and_features_of_other_images_are_found_by_their_content(finished,
     Path("results/cache/A-0002.small.npy").unlink()
     left = search(read_study(finished), withdrawn, names_of(withdrawn), VOXEL).left
     assert left[0].startswith(f"{heads} can't be compared, because small volumes")
+
+
+@pytest.fixture
+def network(finished, tmp_path) -> FeaturesAgain:
+    """The network of a study whose brains are noise, with the features that it gives."""
+    torch.manual_seed(0)
+    shape, target = {"channels": [2, 3], "bottleneck": 4, "pooling": "average"}, TARGET
+    state = SFCN(shape["channels"], 4, 1, "average", 0.0).state_dict()
+    write_weights(tmp_path / "w.safetensors", state, {"network": shape, "targets": [target]})
+    images = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 8)).astype(np.uint8)
+    index = read_table("results/index/A.tsv")
+    for shard, part in index.groupby("shard"):
+        with shard_written(f"results/cache/{shard}.npy", len(part), images.shape[1:]) as write:
+            for at in part.index:
+                write(images[at])
+    write_table(index.assign(checksum=[checksum(images[at]) for at in index.index]), "results/index/A.tsv")
+    return FeaturesAgain(tmp_path / "w.safetensors", (8, 8, 8), "trunk", 4, "float32", 1)
+
+
+def test_features_are_computed_again_and_another_images_row_is_found(network):
+    index = read_table("results/index/A.tsv")
+    state, facts = read_weights(network.weights)
+    model = network_from(facts)
+    model.load_state_dict(state)
+    images = np.arange(1, len(index))
+    features = features_of(model, index, "results/cache", images, 3, torch.device("cpu"), layers="trunk")
+    path, cache = Path("results/features/A.npy"), Path("results/cache")
+    for changed, lines in ((features, 0), (features[[0, 1, 3, 2, *range(4, len(index))]], 1), (features[:, 1:], 1)):
+        found = Search(1)
+        _compare_features(path, changed, index, cache, network, found)
+        assert (found.again, found.features, len(found.left)) == (len(images), len(images), lines)
+    few = dataclasses.replace(network, crop=(1000, 1000, 500))
+    assert few.rows_to_check(features).tolist() == [1, len(index) - 1], "of large images a part, as the statement says"
+    network.weights.write_bytes(b"no weights")
+    _compare_features(path, features, index, cache, network, found)
+    assert found.left[-1].startswith(f"{path} can't be compared")
 
 
 def test_heads_of_two_people_differ_by_more_than_the_same_head_twice(tmp_path):

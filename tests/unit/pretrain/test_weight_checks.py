@@ -3,11 +3,11 @@
 import json
 import random
 import struct
-import time
 
 import pytest
 import torch
 import yaml
+from bounds import Used, bounded
 from neurotransfer.cli import main
 from neurotransfer.errors import InputError
 from neurotransfer.network.sfcn import SFCN
@@ -94,12 +94,11 @@ def test_tensors_that_no_training_gives_are_refused(state, tmp_path, change, mes
         ({"people": [{"cohort": "A", "ages": "20 to 29", "participants": "6", "images": 6}]}, "people"),
     ],
 )
-def test_facts_of_the_wrong_kind_or_size_are_refused_within_seconds(state, tmp_path, change, name):
+def test_facts_of_the_wrong_kind_or_size_are_refused_at_once(state, tmp_path, change, name):
     path = plain(tmp_path / "w", state, FACTS | change)
-    begun = time.monotonic()
-    with pytest.raises(InputError, match=name) as error:
+    with pytest.raises(InputError, match=name) as error, bounded(Used()):
         read_weights(path)
-    assert "\n" not in str(error.value) and time.monotonic() - begun < 2
+    assert "\n" not in str(error.value)
 
 
 def test_metadata_that_is_nested_without_end_is_refused(state, tmp_path):

@@ -6,14 +6,17 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .errors import InputError
 from .study.access import OWNER, left_open, set_umask
 from .text import printable
+
+if TYPE_CHECKING:
+    from .operations.features_again import FeaturesAgain
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PENDING = "a withdrawal is pending: files of {number:,} shards still hold people who have withdrawn"
@@ -335,7 +338,8 @@ def _withdraw(chosen: argparse.Namespace) -> int:
     from .jobs.lock_note import runs_now
     from .manifest.withdrawal import read_withdrawn
     from .operations.withdrawal_search import STATEMENT, clean_logs, names_of, search, statement
-    from .study.plan import read_study
+    from .study import layout
+    from .study.plan import FROZEN, read_study
 
     study, withdrawn = read_study(config), read_withdrawn(config["withdrawn"])
     if run := runs_now():
@@ -346,13 +350,29 @@ def _withdraw(chosen: argparse.Namespace) -> int:
         print(f"{cleaned:,} logs no longer name people who have withdrawn; now: neurotransfer withdraw --verify")
         return 0
     cores = len(os.sched_getaffinity(0))
-    found = search(study, withdrawn, names, config["preprocessing"]["voxel_size"], cores=cores)
+    network = _features_again(config, Path(layout.weights(study.run)), cores) if FROZEN in study.further else None
+    found = search(study, withdrawn, names, config["preprocessing"]["voxel_size"], cores=cores, network=network)
     print(found.text())
     if not found.is_clean:
         return 1
     write_text(STATEMENT, statement(found, withdrawn, config["study"]))
     print(f"written: {STATEMENT}")
     return 0
+
+
+def _features_again(config: Mapping[str, Any], weights: Path, cores: int) -> FeaturesAgain:
+    """How features of the study's arm frozen are made."""
+    from .operations.features_again import FeaturesAgain  # it imports torch
+
+    settings = config["models"]["cnn"]
+    return FeaturesAgain(
+        weights,
+        tuple(config["cache"]["crop"]),
+        config["models"]["frozen"],
+        settings["batch_size"],
+        settings["data_type"],
+        cores,
+    )
 
 
 def _same_people(chosen: argparse.Namespace) -> None:

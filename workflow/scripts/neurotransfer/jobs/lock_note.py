@@ -22,6 +22,7 @@ from .job import holder_in, process_runs, start_of
 NOTE = Path(".snakemake/neurotransfer.json")
 LOCKS = Path(".snakemake/locks")
 FREE = {"--nolock", "--unlock", "--dry-run", "--dryrun", "-n", "-np", "--touch", "--summary", "--rulegraph", "--report"}
+IDLE = FREE - {"--nolock"}  # options with which no job is started
 
 
 def note_run() -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,9 @@ from ..study import layout
 from ..study.access import FOLDERS
 from ..study.plan import Study
 
+if TYPE_CHECKING:  # it imports torch
+    from .features_again import FeaturesAgain
+
 LOGS = (layout.LOGS, layout.FAILURES, layout.OUTCOMES, ".snakemake")  # what is cleaned instead of being made again
 # arrays of voxels and figures, which hold no text except in their names
 ARRAYS = (".npy", ".mgz", ".nii", ".nii.gz")
@@ -48,6 +52,7 @@ class Search:
     """The result: `names` are files that name a withdrawn person, `voxels` rows of the cache that are not empty.
 
     `left` says of other arrays why they may hold a row of one; `compared` of them were compared with their index.
+    `again` of the `features`, in rows, were computed again.
     """
 
     people: int
@@ -56,6 +61,8 @@ class Search:
     arrays: int = 0
     rows: int = 0
     compared: int = 0
+    features: int = 0
+    again: int = 0
     names: list[str] = field(default_factory=list)
     voxels: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
@@ -74,6 +81,7 @@ class Search:
             f"arrays whose names were searched, and which hold no other text: {self.arrays:,}",
             f"rows of the cache that keep the place of a withdrawn image, checked to be zero: {self.rows:,}",
             f"volumes, heads and features of their cohorts, compared with the images that are left: {self.compared:,}",
+            f"rows of features computed again from the cached images: {self.again:,} of {self.features:,}",
         ]
         lines += [f"{path} names a person who has withdrawn" for path in self.names]
         lines += [f"{place} is not empty" for place in self.voxels]
@@ -143,7 +151,13 @@ def clean_logs(names: Names, folder: str | Path = ".") -> int:
 
 
 def search(
-    study: Study, withdrawn: Withdrawn, names: Names, voxel_size: float, folder: str | Path = ".", cores: int = 1
+    study: Study,
+    withdrawn: Withdrawn,
+    names: Names,
+    voxel_size: float,
+    folder: str | Path = ".",
+    cores: int = 1,
+    network: FeaturesAgain | None = None,
 ) -> Search:
     """Search every file of the study in a folder for the names, and its arrays for rows of withdrawn images.
 
@@ -151,6 +165,7 @@ def search(
     ----------
     voxel_size : of the cached images, mm
     cores : processes that compute heads again, about 0.05 s each
+    network : computes features again; None: their rows are counted and not computed
     """
     folder = Path(folder)
     found = Search(len(withdrawn.rows))
@@ -173,7 +188,7 @@ def search(
     for shard in concerned:
         _search_rows(shard.name, folder, found)
     for cohort in dict.fromkeys(shard.cohort for shard in concerned):
-        _search_by_index(cohort, study.shards_of(cohort), voxel_size, folder, cores, found)
+        _search_by_index(cohort, study.shards_of(cohort), voxel_size, folder, cores, network, found)
     found.pending = pending_shards(study, folder / layout.RESULTS)
     return found
 
@@ -200,12 +215,18 @@ def _search_rows(shard: str, folder: Path, found: Search) -> None:
 
 
 def _search_by_index(
-    cohort: str, shards: Sequence[str], voxel_size: float, folder: Path, cores: int, found: Search
+    cohort: str,
+    shards: Sequence[str],
+    voxel_size: float,
+    folder: Path,
+    cores: int,
+    network: FeaturesAgain | None,
+    found: Search,
 ) -> None:
     """Note the arrays with a row for each image of a cohort's index that were made with more or other images.
 
-    Volumes are compared with the shards' tables, and heads with those of the cached images, computed again.  Features,
-    which would need the network, must be no older than the index and have values only for images of the role test.
+    Volumes are compared with the shards' tables, heads and features with those of the cached images, computed again.
+    Features must have values only for images of the role test.
     """
     listed = folder / layout.index(cohort)
     volumes = listed.with_suffix(".volumes.npy")
@@ -245,6 +266,8 @@ def _search_by_index(
             )
         elif _has_untested(array, index, folder / layout.cohort_split(cohort)):
             found.left.append(f"{path} has values for images that no task may draw")
+        else:
+            _compare_features(path, array, index, folder / layout.CACHE, network, found)
 
 
 def _compare_heads(
@@ -261,6 +284,26 @@ def _compare_heads(
         return
     if again.shape != heads.shape or not np.allclose(again, heads, rtol=CLOSE, atol=CLOSE, equal_nan=True):
         found.left.append(f"{path} has heads of other images than the cohort's index")
+
+
+def _compare_features(
+    path: Path, features: np.ndarray, index: pd.DataFrame, cache: Path, network: FeaturesAgain | None, found: Search
+) -> None:
+    """Note a table of features [images, features] with rows that the network does not give for the index's images."""
+    found.features += int(np.isfinite(features).any(1).sum())
+    if network is None:
+        return
+    rows = network.rows_to_check(features)
+    found.again += len(rows)
+    if not len(rows):
+        return
+    try:
+        differing = network.differing(features, index, cache, rows)
+    except InputError as error:
+        found.left.append(f"{path} can't be compared ({error.file}: {error.what})")
+        return
+    if len(differing):
+        found.left.append(f"{path} has features of other images than the cohort's index, or of other weights")
 
 
 def _has_untested(features: np.ndarray, index: pd.DataFrame, split: Path) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError, raise_all
 from .container_names import is_file_reference
-from .documents import read_document
+from .documents import has_huge_number, read_document
 from .plan import ARMS, CNNS, FROZEN
 
 MOST_MISTAKES = 20  # of one document that are listed
@@ -255,15 +255,20 @@ def _description(schema: Mapping) -> str:
 
 
 def _odd_keys(document: object, path: tuple = ()) -> Iterator[Mistake]:
-    """Keys that YAML does not read as text, such as 1 or yes."""
+    """Keys that YAML does not read as text, such as 1 or yes, and numbers that can't be shown as text."""
     if isinstance(document, Mapping):
         for key, value in document.items():
+            if has_huge_number(key):
+                yield Mistake(path, "a key is a whole number of thousands of digits", "remove it")
+                continue
             if not isinstance(key, str):
                 yield Mistake((*path, str(key)), f"YAML reads this key as {type(key).__name__}", "put it in quotes")
             yield from _odd_keys(value, (*path, str(key)))
     elif isinstance(document, list):
         for at, value in enumerate(document):
             yield from _odd_keys(value, (*path, at))
+    elif has_huge_number(document):
+        yield Mistake(path, "it is a whole number of thousands of digits", "write a smaller number")
 
 
 def _cross_mistakes(config: Mapping[str, Any]) -> Iterator[Mistake]:

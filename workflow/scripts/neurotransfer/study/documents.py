@@ -18,6 +18,7 @@ MOST_LEVELS = 40  # groups and lists within each other
 MOST_VALUES = 20_000  # keys, values, groups and lists together
 MOST_ENTRIES = 5_000  # of one group or list
 MOST_CHARACTERS = 10_000  # of one value
+MOST_BITS = 13_000  # of a whole number; Python writes at most 4,300 digits, and YAML reads 1:59:59 as one number
 # what constructors of YAML raise for values such as 2026-13-45, !!int "" and !!timestamp x
 NO_VALUE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
 
@@ -45,7 +46,18 @@ def read_document(path: str | Path) -> dict[str, Any]:
         document = _read_yaml(path, text)
     if not isinstance(document, dict):
         raise InputError(path, "", "it has no keys at its top level", "write lines such as 'seed: 1'")
+    if has_huge_number(document):
+        raise InputError(path, "", "it has a whole number of thousands of digits", "write a smaller number")
     return document
+
+
+def has_huge_number(value: object) -> bool:
+    """Whether a value is, or holds, a whole number of so many digits that it can't be shown in a message."""
+    if isinstance(value, dict):
+        return any(has_huge_number(part) for pair in value.items() for part in pair)
+    if isinstance(value, list | tuple | set):
+        return any(map(has_huge_number, value))
+    return isinstance(value, int) and value.bit_length() > MOST_BITS
 
 
 def _read_json(path: Path, text: str) -> Any:
