@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from neurotransfer.errors import InputError
 from neurotransfer.report import figure1
-from neurotransfer.report.cells import age_bins, age_spread, sample, shown, shown_grid, shown_row
+from neurotransfer.report.cells import age_bins, age_spread, hidden_roles, sample, shown, shown_grid, shown_row
 from neurotransfer.report.public import Private, check_public, check_public_files, private_names
 from neurotransfer.report.style import save_figure
 from neurotransfer.report.trust_tables import (
@@ -229,3 +229,33 @@ def test_a_small_count_does_not_follow_from_the_others_and_their_sum():
     assert found["pretraining: training"] == 33 and found["in the manifest"] == 60
     [truncated, _] = failure_rows(ledger, {}, 5)
     assert truncated["cohorts"] == "A hidden, B < 5"
+
+
+def test_a_small_count_does_not_follow_from_two_tables(results):
+    """Cohorts by role are in the certificate, the report and Figure 1; failures in the account and by reason."""
+    people = {"A": {"train": 40, "validation": 3, "test": 9}, "B": {"train": 30, "validation": 8, "test": 20}}
+    rows = [(cohort, role, at) for cohort, mine in people.items() for role in mine for at in range(mine[role])]
+    names = [f"{cohort}_{role}{at}" for cohort, role, at in rows]
+    images = pd.DataFrame({"image_id": names, "participant_id": names, "cohort": [row[0] for row in rows]})
+    images = images.assign(role=[row[1] for row in rows], age=50.0)
+    ledger = images[["image_id", "cohort"]].assign(status="ok", reason=None)
+    excluded = pd.DataFrame(columns=["cohort", "file", "reason", "detail"])
+    hidden = hidden_roles(people, 5)
+    assert hidden["A"]["validation"] and sum(hidden["A"].values()) > 1 and sum(hidden["B"].values()) > 1
+    for row in cohort_rows(images, ledger, excluded, 5):
+        assert {role: isinstance(row[role], str) for role in people["A"]} == hidden[row["cohort"]]
+    table = figure1.figure1_data(images, None, results.metrics, results.predictions, 5)
+    shown = table[(table["panel"] == "cohorts") & (table["quantity"] == "images")].set_index(["item", "group"])["value"]
+    for cohort, mine in people.items():
+        sides = {"train": ("train", "validation"), "test": ("test",)}
+        for side, roles in sides.items():
+            if (cohort, side) in shown.index:
+                few = [mine[role] for role in roles if hidden[cohort][role]]
+                assert not few or (len(few) > 1 and sum(few) >= 5)
+
+
+def test_a_bin_of_few_people_does_not_follow_from_the_sum_of_its_role():
+    ages = [22.0] * 30 + [27.0] * 9 + [33.0] * 2
+    names = [f"A_{at}" for at in range(len(ages))]
+    images = pd.DataFrame({"image_id": names, "participant_id": names, "role": "train", "age": ages})
+    assert figure1.binned_ages(images, 5)["x"].tolist() == [20.0]

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from neurotransfer.report import classifier_tables
 from neurotransfer.statistics import classifiers
 from neurotransfer.statistics.classifiers import calibration_line, figures_of_replicate, probabilities, thresholds
 from scipy.special import expit, logit
@@ -145,6 +146,12 @@ def test_aucs_of_subgroups_are_scikit_learns_and_small_ones_are_left_out():
     assert row["value"] == pytest.approx(np.mean(aucs), abs=1e-6) and row["low"] < row["value"] < row["high"]
     assert row["participants"] == part["person"].nunique()
     assert row["positive_participants"] == part.loc[part["label"] == 1, "person"].nunique()
+    fewest = found[found["group"] == "male"]
+    assert fewest[["participants", "positive_participants"]].isna().all(axis=None), "those of the few would follow"
+    shown = classifier_tables.subgroup_rows(found, {"ad_hc": {"title": "AD"}})[0]["rows"]
+    assert {row["participants"] for row in shown if row["group"] == "male"} == {"hidden"}
+    whole = classifiers.subgroup_aucs(table, groups.replace("few", np.nan), {"ad_hc": 400}, 5, bootstrap=10, seed=1)
+    assert whole["participants"].dtype == int
 
 
 def test_subgroups_are_those_of_the_tested_images():

@@ -5,7 +5,7 @@ Goes in: counts and ages of a study.  Comes out: numbers for a table or a figure
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,11 +49,17 @@ def is_told(counts: Mapping[str, int], people: Mapping[str, int], smallest: int)
     return bool(hidden) and (len(hidden) == 1 or sum(people[name] for name in hidden) < smallest)
 
 
-def shown_grid(counts: Grid, people: Grid, smallest: int) -> tuple[dict[str, dict[str, int | str]], set[str]]:
+def shown_grid(
+    counts: Grid, people: Grid, smallest: int, elsewhere: Mapping[str, Mapping[str, bool]] | None = None
+) -> tuple[dict[str, dict[str, int | str]], set[str]]:
     """The cells of a table by row and column whose sums are known, and the rows whose sum must not be shown.
 
     In each row and column with a hidden cell others are hidden, too, the smallest first, until at least two are, of
     enough people together.  If a row has no other that would stay hidden, its sum has to be.
+
+    Parameters
+    ----------
+    elsewhere : of cells that another table has, too, whether it hides them; they are hidden or shown as there
 
     >>> table = {"A": {"train": 40, "failed": 1}, "B": {"train": 30, "failed": 9}}
     >>> shown_grid(table, table, 5)
@@ -63,7 +69,8 @@ def shown_grid(counts: Grid, people: Grid, smallest: int) -> tuple[dict[str, dic
     """
     places = [(row, column) for row, cells in counts.items() for column in cells]
     few = {(row, column) for row, column in places if 0 < people[row][column] < smallest}
-    hidden, changed = set(few), True
+    fixed = {(row, column): there for row, mine in (elsewhere or {}).items() for column, there in mine.items()}
+    hidden, changed = few | {at for at in places if fixed.get(at)}, True
     rows = [[at for at in places if at[0] == row] for row in counts]
     columns = [[at for at in places if at[1] == column] for column in dict.fromkeys(column for _, column in places)]
 
@@ -74,7 +81,7 @@ def shown_grid(counts: Grid, people: Grid, smallest: int) -> tuple[dict[str, dic
     while changed:
         changed = False
         for line in (*rows, *columns):
-            left = [at for at in line if at not in hidden and people[at[0]][at[1]]]
+            left = [at for at in line if at not in hidden and at not in fixed and people[at[0]][at[1]]]
             others = [at for at in left if _has_company(at, places, people)]
             if not is_safe(line) and others:
                 hidden.add(min(others, key=lambda at: counts[at[0]][at[1]]))
@@ -87,6 +94,54 @@ def shown_grid(counts: Grid, people: Grid, smallest: int) -> tuple[dict[str, dic
 def _has_company(at: Place, places: list[Place], people: Grid) -> bool:
     """Whether another cell of its column has people; otherwise the column's sum tells it."""
     return any(row != at[0] and column == at[1] and people[row][column] for row, column in places)
+
+
+def hidden_parts(people: Mapping[Any, int], smallest: int) -> set[Any]:
+    """The parts of a known sum that are not shown: those of few people, and the smallest others until at least two are
+    hidden, of enough people together.
+
+    >>> sorted(hidden_parts({20: 30, 25: 9, 30: 2}, 5)), sorted(hidden_parts({20: 30, 25: 0, 30: 3, 35: 4}, 5))
+    ([25, 30], [30, 35])
+    """
+    hidden = {part for part, count in people.items() if 0 < count < smallest}
+    others = sorted((count, part) for part, count in people.items() if count >= smallest)
+    while hidden and others and (len(hidden) == 1 or sum(people[part] for part in hidden) < smallest):
+        hidden.add(others.pop(0)[1])
+    return hidden
+
+
+def hidden_roles(people: Grid, smallest: int) -> dict[str, dict[str, bool]]:
+    """Whether the count of a cohort's people in a role is hidden, by cohort and role, in every table that has it.
+
+    Certificate, report and Figure 1 have these counts.  If each hid other cells, one would show what another hides.
+
+    >>> roles = {"A": {"train": 40, "validation": 3, "test": 9}, "B": {"train": 30, "validation": 8, "test": 0}}
+    >>> {cohort: [role for role in found if found[role]] for cohort, found in hidden_roles(roles, 5).items()}
+    {'A': ['train', 'validation'], 'B': ['train', 'validation']}
+    """
+    cells, _ = shown_grid(people, people, smallest)
+    return {row: {name: isinstance(cell, str) for name, cell in mine.items()} for row, mine in cells.items()}
+
+
+def sum_shown(
+    count: int, roles: Collection[str], people: Mapping[str, int], hidden: Mapping[str, bool], smallest: int
+) -> int | str:
+    """A cohort's count in some roles together; "hidden" if a count that is hidden follows from it, or of the others.
+
+    Parameters
+    ----------
+    count : of images or people in `roles`
+    people, hidden : the cohort's people by role, and whether each role's number is hidden
+
+    >>> people, hidden = {"train": 40, "validation": 3, "test": 9}, {"train": False, "validation": True, "test": True}
+    >>> sum_shown(43, ["train", "validation"], people, hidden, 5), sum_shown(52, list(people), people, hidden, 5)
+    ('hidden', 52)
+    """
+    for part in (set(roles), people.keys() - set(roles)):
+        few = [people[role] for role in part if hidden[role] and people[role]]
+        if few and (len(few) == 1 or sum(few) < smallest):
+            return "hidden"
+    return count
 
 
 def sample(known: Mapping[str, Any], smallest: int) -> dict[str, Any]:
@@ -123,7 +178,7 @@ def age_bins(ages: pd.Series, people: pd.Series, smallest: int) -> list[tuple[fl
     start and end of each bin, in order; empty if there are too few people
 
     >>> age_bins(pd.Series([20.0, 21, 27, 31, 33, 44]), pd.Series(list("abcdef")), 2)
-    [(20.0, 25.0), (25.0, 35.0), (35.0, 45.0)]
+    [(20.0, 25.0), (25.0, 45.0)]
     """
     known = ages.notna()
     start = np.floor(ages[known].astype(float) / YEARS) * YEARS

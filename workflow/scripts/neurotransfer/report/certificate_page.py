@@ -12,7 +12,7 @@ from ..cache.provenance import named_engines
 from ..errors import InputError
 from ..files import read_bytes
 from ..split.certificate import duplicates_in_words, statement
-from .cells import sample, shown, shown_row
+from .cells import hidden_roles, sample, shown, sum_shown
 from .colours import DARK
 from .confounding_tables import site_groups
 
@@ -30,17 +30,25 @@ def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int, 
     smallest : number of people in the smallest cell of a table
     config : the study's `tasks` and `confounding`
     """
+    people = people_by_role(certificate)
+    hidden = hidden_roles(people, smallest)
     names = {"train": "training", "validation": "validation", "test": "test", "unused": "not used"}
     shared = []
     for cohort in certificate["shared_cohorts"]:
-        people = {role: known["participants"] for role, known in certificate["cohorts"][cohort].items()}
-        sides = (people["train"] + people["validation"], people["test"])
-        shared.append((cohort, *(shown(count, count, smallest) for count in sides)))
-    cohorts = {}
+        mine = people[cohort]
+        sides = (("train", "validation"), ("test",))
+        sums = [(roles, sum(mine[role] for role in roles)) for roles in sides]
+        cells = [sum_shown(count, roles, mine, hidden[cohort], smallest) for roles, count in sums]
+        shared.append((cohort, *("a hidden number of" if cell == "hidden" else cell for cell in cells)))
+    cohorts: dict[str, dict[str, list[int | str]]] = {}
     for cohort, known in certificate["cohorts"].items():
-        images, people = ({role: has[name] for role, has in known.items()} for name in ("images", "participants"))
-        cells = [shown_row(counts, people, smallest) for counts in (images, people)]
-        cohorts[cohort] = {role: [cell[role] for cell in cells] for role in known}
+        cohorts[cohort] = {}
+        for role, has in known.items():
+            counts = [has[name] for name in ("images", "participants")]
+            is_other = hidden[cohort][role] and has["participants"] >= smallest
+            cohorts[cohort][role] = [
+                "hidden" if is_other else shown(count, has["participants"], smallest) for count in counts
+            ]
     engines = [(names[role], named_engines(pairs)) for role, pairs in certificate["engines"].items() if pairs]
     several = certificate.get("same_people", {})
     content = {
@@ -58,6 +66,14 @@ def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int, 
         "smallest": smallest,
     }
     return pages.render(content, "certificate.html.j2")
+
+
+def people_by_role(certificate: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """The number of people by cohort and role."""
+    return {
+        cohort: {role: has["participants"] for role, has in known.items()}
+        for cohort, known in certificate["cohorts"].items()
+    }
 
 
 def check_page(path: str | Path) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from .. import pages
 from ..files import table_text
-from ..text import fixed, interval
+from ..text import fixed, interval, is_missing
 from .colours import marks_of
 
 METRICS = (  # in the order of the columns
@@ -49,8 +49,8 @@ def subgroup_rows(subgroups: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]
                 "model": row["model"],
                 "auc": fixed(row["value"]),
                 "interval": interval(row["low"], row["high"]),
-                "participants": int(row["participants"]),
-                "positive": int(row["positive_participants"]),
+                "participants": _count(row["participants"]),
+                "positive": _count(row["positive_participants"]),
                 "replicates": int(row["replicates"]),
             }
             for row in mine[mine["n"] == mine["n"].max()].sort_values(["by", "group"], kind="stable").to_dict("records")
@@ -58,6 +58,11 @@ def subgroup_rows(subgroups: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]
         if rows:
             groups.append({"title": tasks[task].get("title", task), "n": int(mine["n"].max()), "rows": rows})
     return groups
+
+
+def _count(people: float) -> int | str:
+    """A number of people; a missing one would reveal another."""
+    return "hidden" if is_missing(people) else int(people)
 
 
 def curve_groups(curves: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

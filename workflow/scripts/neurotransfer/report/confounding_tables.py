@@ -14,7 +14,7 @@ import pandas as pd
 from ..split.roles import SETS
 from ..statistics.confounding import SITE
 from ..text import fixed, interval, p_text, signed
-from .cells import shown_row
+from .cells import shown_grid, shown_row
 
 FIGURE = {"width": 160.0, "height": 40.0}  # of the small figure of class shares, in the units of its view box
 
@@ -38,10 +38,13 @@ def site_groups(
     groups = []
     for task, found in confounding.items():
         for kind, site in found.items():
-            rows = []
-            for row in site["sites"]:
-                people = {name: row[name] for name in ("positive", "negative")}
-                rows.append({"site": row["site"], **shown_row(people, people, smallest)})
+            people = {row["site"]: {name: row[name] for name in ("positive", "negative")} for row in site["sites"]}
+            # sums of columns are those of the other kind of site, and of rows those of the cohorts
+            cells, told = shown_grid(people, people, smallest)
+            for name in told:
+                hidden = {side: cell for side, cell in cells[name].items() if isinstance(cell, str)}
+                cells[name] = {**shown_row(people[name], people[name], smallest), **hidden}
+            rows = [{"site": name, **mine} for name, mine in cells.items()]
             auc = site["auc"]
             shown = auc is not None and auc >= settings["shown_from"]
             refused = auc is not None and auc >= settings["refused_from"]

@@ -16,7 +16,17 @@ from matplotlib.patches import Rectangle
 
 from ..study.targets import TARGETS, UNITS
 from ..text import number
-from .cells import YEARS, age_bins, age_spread, coarse_share, enough, shown
+from .cells import (
+    YEARS,
+    age_bins,
+    age_spread,
+    coarse_share,
+    enough,
+    hidden_parts,
+    hidden_roles,
+    shown,
+    sum_shown,
+)
 from .colours import FAINT, INK, PAPER, SOFT
 from .pretraining_tables import SPLIT_NAMES, target_name
 from .style import draw_grid, drawing
@@ -86,10 +96,18 @@ def figure1(
 
 
 def binned_ages(images: pd.DataFrame, smallest: int) -> pd.DataFrame:
-    """Images by role and bin of five years: `group`, `x` (start of the bin, years), `value`; none of few people."""
+    """Images by role and bin of five years: `group`, `x` (start of the bin, years), `value`; none of few people.
+
+    A role's images are known in all, so the smallest other bin is left out, too, if those of few people would follow.
+    """
     groups = images.assign(x=np.floor(images["age"] / YEARS) * YEARS).groupby(["role", "x"])
     table = groups.agg(value=("image_id", "size"), people=("participant_id", "nunique")).reset_index()
-    return table[table["people"] >= smallest].rename(columns={"role": "group"})[["group", "x", "value"]]
+    kept = []
+    for _, mine in table.groupby("role"):
+        hidden = hidden_parts(dict(zip(mine["x"], mine["people"], strict=True)), smallest)
+        kept.append(mine[~mine["x"].isin(hidden)])
+    table = pd.concat(kept) if kept else table
+    return table.rename(columns={"role": "group"})[["group", "x", "value"]].reset_index(drop=True)
 
 
 def binned_predictions(predictions: pd.DataFrame, smallest: int) -> pd.DataFrame:
@@ -135,6 +153,12 @@ def _draw_ages(axes: Axes, images: pd.DataFrame, smallest: int) -> None:
     axes.legend(loc="upper left", handlelength=1, handleheight=0.9, labelspacing=0.25)
 
 
+def people_by_role(images: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """The number of people by cohort and role."""
+    counts = images.groupby(["cohort", "role"])["participant_id"].nunique().unstack(fill_value=0)
+    return {str(cohort): row.to_dict() for cohort, row in counts.iterrows()}
+
+
 def largest_cohorts(images: pd.DataFrame) -> list[str]:
     """The cohorts that are shown, the smallest first."""
     return list(images.groupby("cohort").size().sort_values(kind="stable").index[-COHORTS:])
@@ -153,7 +177,12 @@ def _draw_cohorts(axes: Axes, images: pd.DataFrame, order: Sequence[str], smalle
             middle = [ages["quarter"], ages["three_quarters"]]
             axes.plot(middle, heights, linewidth=4, solid_capstyle="butt", **style)
             axes.plot(ages["median"], row + shift, marker="|", color=PAPER, markersize=4, markeredgewidth=1.2)
-    sizes = {cohort: _size(images[images["cohort"] == cohort], smallest) for cohort in order}
+    people = people_by_role(images)
+    hidden = hidden_roles(people, smallest)
+    sizes = {
+        cohort: number(sum_shown(size, list(people[cohort]), people[cohort], hidden[cohort], smallest))
+        for cohort, size in images.groupby("cohort").size().items()
+    }
     axes.set_yticks(range(len(order)), [f"{_short(cohort)} ({sizes[cohort]})" for cohort in order])
     axes.tick_params(axis="y", length=0, labelsize=10 if len(order) < 25 else 9)
     axes.set_ylim(-0.7, len(order) - 0.3)
@@ -297,14 +326,17 @@ def figure1_data(
     panel, group, item, quantity, x, value, low, high
     """
     parts = [binned_ages(images, smallest).assign(panel="ages", quantity="images, ages x to x + 5")]
-    cohorts = []
+    people = people_by_role(images)
+    hidden, cohorts = hidden_roles(people, smallest), []
     for (cohort, side), mine in images.assign(side=images["role"].replace("validation", "train")).groupby(
         ["cohort", "side"]
     ):
         if mine["participant_id"].nunique() < smallest:
             continue
         row = {"group": side, "item": cohort, "panel": "cohorts"}
-        cohorts.append(row | {"quantity": "images", "value": len(mine)})
+        count = sum_shown(len(mine), set(mine["role"]), people[cohort], hidden[cohort], smallest)
+        if not isinstance(count, str):
+            cohorts.append(row | {"quantity": "images", "value": count})
         if spread := age_spread(mine["age"], mine["participant_id"], smallest):
             ends = {"value": spread["median"], "low": spread["low"], "high": spread["high"]}
             cohorts.append(row | {"quantity": "age (years), from bins"} | ends)

@@ -23,7 +23,7 @@ from ..study.container_names import is_file_reference
 from ..study.imported_weights import FACT, PASSED
 from ..study.plan import MODELS, further_models
 from ..text import number, words
-from .cells import is_told, shown, shown_grid, shown_row
+from .cells import hidden_roles, is_told, shown, shown_grid, shown_row
 
 PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "nibabel", "SimpleITK", "nilearn", "matplotlib")
 LOST = {"failed": "failed", "excluded": "left out by quality control"}  # statuses lost after the manifest
@@ -102,21 +102,40 @@ def _people(images: pd.DataFrame) -> int:
 
 def _by(table: pd.DataFrame, column: str) -> list[tuple[Any, pd.DataFrame]]:
     """Groups by a column, the largest first; missing values are a group, too."""
-    return sorted(table.groupby(column, dropna=False), key=lambda group: -len(group[1]))
+    return sorted(table.groupby(column, dropna=False), key=_size)
+
+
+def _size(group: tuple[Any, pd.DataFrame]) -> int:
+    """The place of a group among others, the largest first."""
+    return -len(group[1])
 
 
 def failure_rows(ledger: pd.DataFrame, reasons: Mapping[str, str], smallest: int = 1) -> list[dict[str, Any]]:
-    """Failed and excluded images by reason and cohort, with the meaning of the reason; of few people no number."""
+    """Failed and excluded images by reason and cohort, with the meaning of the reason; of few people no number.
+
+    The sums of rows and columns are known, by the account and by the table of cohorts.
+    """
+    lost = ledger[ledger["status"] != "ok"]
+    groups = {
+        str(at): group
+        for at, (_, group) in enumerate(sorted(lost.groupby(["status", "reason"], dropna=False), key=_size))
+    }
+    parts = {
+        at: {str(cohort): group[group["cohort"] == cohort] for cohort in lost["cohort"].unique()}
+        for at, group in groups.items()
+    }
+    counts, people = ({at: _counts(mine)[part] for at, mine in parts.items()} for part in (0, 1))
+    cells, _ = shown_grid(counts, people, smallest)
+    # as in the account, which has the sum of them all
+    totals = shown_row(*_counts(groups), smallest)
     rows = []
-    for reason, group in _by(ledger[ledger["status"] != "ok"], "reason"):
-        parts = {str(cohort): mine for cohort, mine in _by(group, "cohort")}
-        people = {cohort: _people(mine) for cohort, mine in parts.items()}
-        counts = shown_row({cohort: len(mine) for cohort, mine in parts.items()}, people, smallest)
-        cohorts = ", ".join(f"{cohort} {number(count)}" for cohort, count in counts.items())
-        images = shown(len(group), _people(group), smallest)
+    for at, group in groups.items():
+        by_cohort = sorted(((cohort, count) for cohort, count in counts[at].items() if count), key=lambda one: -one[1])
+        listed = ", ".join(f"{cohort} {number(cells[at][cohort])}" for cohort, _ in by_cohort)
+        reason = group["reason"].iloc[0]
         known = EXCLUDED if (group["status"] == "excluded").all() else "no reason was recorded"
         meaning = reasons.get(str(reason), known)
-        rows.append({"reason": words(reason), "meaning": meaning, "images": images, "cohorts": cohorts})
+        rows.append({"reason": words(reason), "meaning": meaning, "images": totals[at], "cohorts": listed})
     return rows
 
 
@@ -125,7 +144,8 @@ def cohort_rows(
 ) -> list[dict[str, Any]]:
     """Per cohort: images found, left out and failed, and images by role; of few people no number.
 
-    The sums of rows and columns are known: of columns, by the account of all images.
+    The sums of rows and columns are known: of columns, by the account of all images.  Counts by role are hidden as on
+    the page of the certificate.
     """
     counts, people, whole = {}, {}, {}
     for cohort in dict.fromkeys([*images["cohort"], *ledger["cohort"], *excluded["cohort"]]):
@@ -138,12 +158,13 @@ def cohort_rows(
             "participants": shown(everyone, everyone, smallest),
             "found": shown(found, _people(done), smallest),
         }
-    cells, told = shown_grid(counts, people, smallest)
+    roles = {cohort: {role: mine[role] for role in ROLES} for cohort, mine in people.items()}
+    cells, told = shown_grid(counts, people, smallest, hidden_roles(roles, smallest))
     for cohort, mine in whole.items():
         if cohort in told:
             mine["found"] = "hidden"
         few = [people[cohort][role] for role in ROLES if isinstance(cells[cohort][role], str)]
-        if few and sum(few) < smallest:
+        if few and (len(few) == 1 or sum(few) < smallest):
             mine["participants"] = "hidden"
     return [{"cohort": cohort, **mine, **cells[cohort]} for cohort, mine in whole.items()]
 

@@ -257,9 +257,11 @@ def subgroup_aucs(
 
     Returns
     -------
-    GROUPS; `low` and `high` are a 95 % percentile interval over draws of participants
+    GROUPS; `low` and `high` are a 95 % percentile interval over draws of participants.  If groups of few people are
+    left out, the smallest other group of the kind has no numbers of people, because theirs would follow from them.
     """
     rows = []
+    left_out: dict[tuple[Any, ...], list[pd.Series]] = {}
     for kind in groups:
         keys = [predictions["task"], predictions["n"], groups[kind]]
         for (task, n, name), group in predictions.groupby(keys, sort=False):
@@ -267,6 +269,7 @@ def subgroup_aucs(
             part, models = group[both], models_of(predictions[predictions["task"] == task])
             people = part.groupby("label")["person"].nunique().reindex([0, 1], fill_value=0)
             if people.min() < max(1, smallest):
+                left_out.setdefault((task, n, kind), []).append(people)
                 continue
             found = draw_participants(
                 part[models].to_numpy(float).T,
@@ -284,4 +287,11 @@ def subgroup_aucs(
                 low, high = np.quantile(known, (0.025, 0.975)) if len(known) else (np.nan, np.nan)
                 row = {"task": task, "n": n, "model": model, "value": aucs.mean(), "low": low, "high": high}
                 rows.append(row | about)
-    return pd.DataFrame(rows, columns=GROUPS)
+    table = pd.DataFrame(rows, columns=GROUPS)
+    for (task, n, kind), few in left_out.items():
+        mine = table[(table["task"] == task) & (table["n"] == n) & (table["by"] == kind)]
+        if len(mine) and (len(few) == 1 or sum(few).min() < smallest):
+            counts = ["participants", "positive_participants"]
+            table = table.astype(dict.fromkeys(counts, "Int64"))
+            table.loc[mine.index[mine["participants"] == mine["participants"].min()], counts] = pd.NA
+    return table
