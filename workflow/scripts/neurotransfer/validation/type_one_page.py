@@ -64,12 +64,18 @@ def type_one_figure(table: pd.DataFrame) -> str:
 
 def type_one_markdown(table: pd.DataFrame) -> str:
     """The page in Markdown: a description of the simulation, a summary, and tables by pool and scenario."""
-    studies, broken = int(table["studies"].min()), broken_promises(table)
+    broken = broken_promises(table)
+    different = table["scenario"] == "a difference"
+    counts = ", ".join(
+        f"{_range_of(table.loc[rows, 'studies'])} {kind} a difference"
+        for rows, kind in ((~different, "without"), (different, "with"))
+        if rows.any()
+    )
     kept = f"**Broken: {'; '.join(broken)}.**" if broken else "**All of them held.**"
     lines = [
         "# Error rates of each test",
         "",
-        f"Made by `make type-one` from at least {studies:,} simulated studies for each row below: pools of the size of"
+        f"Made by `make type-one` from simulated studies ({counts}, for each row below): pools of the size of"
         f" the paper's, its n ({listed(sorted(set(table['n'])))}), 100 replicates, of which 20 are fitted with a second"
         " seed. Numbers are the share of studies with p ≤ 0.05: without a difference it should be 0.05 or less, with a"
         " difference it is the power. Learners with *noisy starts* have random starts that change a fit's AUC by a"
@@ -90,7 +96,7 @@ def type_one_markdown(table: pd.DataFrame) -> str:
         "",
         "![Share of simulated studies in which each test rejects, by n](type-one.svg)",
         "",
-        f"Bars are 95 % intervals from the number of studies ({studies:,}); the dotted line is 0.05.",
+        "Bars are 95 % intervals from the number of studies; the dotted line is 0.05.",
         "",
     ]
     for pool in dict.fromkeys(table["pool"]):
@@ -103,6 +109,11 @@ def type_one_markdown(table: pd.DataFrame) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _range_of(studies: pd.Series) -> str:
+    """The smallest and the largest number, or the one there is."""
+    return " to ".join(f"{count:,}" for count in sorted({int(studies.min()), int(studies.max())}))
 
 
 def broken_promises(table: pd.DataFrame) -> list[str]:
