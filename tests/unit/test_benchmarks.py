@@ -98,5 +98,5 @@ def test_the_benchmark_of_a_gpu_works_on_small_images():
     assert all(float(row[1]) > 0 for row in table[:4])
     rest = [row[0].removeprefix("| ") for row in table[4:]]
     assert rest[1:4] == ["loop from a plain cache", "loop from a zstd cache", "replicate, n = 10"]
-    assert rest[4:] == ["start with an empty folder of kernels", "start with a full folder of kernels"]
+    assert rest[4:] == [f"start, with the folder of compiled kernels {filled}" for filled in ("empty", "full")]
     assert "ours / bare convolutions: " in done.stdout
