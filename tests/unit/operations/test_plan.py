@@ -62,13 +62,13 @@ def test_the_smallest_difference_is_found_by_the_studys_own_test_four_times_of_f
     assert 0.68 < found / 200 < 0.92
 
 
-def test_the_power_about_the_population_is_that_of_its_test_in_simulated_pools():
+def test_the_power_about_the_population_is_that_of_its_test_in_simulated_pools(config):
     """With the components of docs/type-one.md's pool TOP at n = 500, of which the test's error is made here again."""
     from neurotransfer.validation.simulated_pools import TOP, draw_pool
 
     images = draw_pool(TOP, np.random.default_rng(1))
     pool = pd.DataFrame({"participant_id": images.people, "label": images.labels})
-    shared = plan.expected_overlap(pool, 500)
+    shared = plan.expected_draws(pool, 500, config["resampling"], seed=1).shared
     generator = np.random.default_rng(0)
     counts = np.array([np.bincount(generator.choice(images.people, 500), minlength=861) for _ in range(200)])
     assert shared == pytest.approx(overlap(counts), rel=0.02)
@@ -85,14 +85,29 @@ def test_the_power_about_the_population_is_that_of_its_test_in_simulated_pools()
 def test_distinct_images_are_as_many_as_drawing_with_replacement_gives(config):
     people = 300
     pool = pd.DataFrame({"image_id": range(people), "participant_id": range(people), "label": np.arange(people) % 2})
-    invalid, distinct, participants = plan.expected_draws(pool, 100, config["resampling"], seed=1)
-    assert invalid == 0
-    assert distinct == participants == pytest.approx(people * (1 - (1 - 1 / people) ** 100), rel=0.01)
+    drawn = plan.expected_draws(pool, 100, config["resampling"], seed=1)
+    assert drawn.invalid == 0
+    assert drawn.images == drawn.people == pytest.approx(people * (1 - (1 - 1 / people) ** 100), rel=0.01)
 
 
 def test_a_pool_that_cannot_give_an_n_is_told(config):
     pool = pd.DataFrame({"image_id": range(30), "participant_id": range(30), "label": np.arange(30) % 2})
-    assert plan.expected_draws(pool, 100, config["resampling"], seed=1)[0] == 1.0
+    assert plan.expected_draws(pool, 100, config["resampling"], seed=1).invalid == 1.0
+
+
+def test_training_sets_share_more_people_where_whole_cohorts_test(config):
+    """Two cohorts alike: one tests, so two replicates train on the same half of the people or on none in common."""
+    people = np.arange(400)
+    pool = pd.DataFrame({"participant_id": people, "label": people % 2, "cohort": np.where(people < 200, "a", "b")})
+    all_of_them = plan.expected_draws(pool, 50, config["resampling"], seed=1).shared
+    cohorts = plan.expected_draws(pool, 50, config["resampling"] | {"by": "cohort"}, seed=1).shared
+    same = 1 / 400
+    assert all_of_them == pytest.approx(50 * same / (1 + 49 * same), rel=0.03)  # as drawing with replacement gives
+    half = 1 / 200
+    assert cohorts == pytest.approx(50 * half / (1 + 49 * half) / 2, rel=0.1)
+    by_one = config["resampling"] | {"per_participant": "one"}
+    twice = pd.concat([pool, pool])
+    assert plan.expected_draws(twice, 50, by_one, seed=1).shared == pytest.approx(all_of_them, rel=0.05)
 
 
 def test_the_longest_path_of_a_few_jobs_is_the_one_a_person_draws():

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import indent
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from ..files import read_table
 from ..seeds import seed_from
 from ..split.resampling import INFEASIBLE, draw_rows, labelled, options_of, sizes
 from ..split.roles import split_cohort
+from ..statistics.populations import overlap
 from ..study import layout
 from ..study.plan import ARMS, CNNS, MODELS, Study, in_batches, seconds_of
 from ..study.recipe import RECIPE
@@ -66,6 +67,11 @@ def forecast(config: Mapping[str, Any], study: Study, *, gpus: int, cores: int) 
     rehearsed = read_rehearsed()
     costs = {rule: cost_of(rule, rows, config, rehearsed) for rule in work}
     pools = {name: pool_of(images, role, name, task, study, config) for name, task in study.tasks.items()}
+    draws = {
+        (name, n): expected_draws(pool, n, config["resampling"], seed_from(config["seed"], "plan", name, n))
+        for name, pool in pools.items()
+        for n in study.n
+    }
     warnings = list(_older_recipe(study))
     sections = [
         _head(config, images, role, study),
@@ -73,8 +79,8 @@ def forecast(config: Mapping[str, Any], study: Study, *, gpus: int, cores: int) 
         _path(work, costs, gpus, cores, warnings),
         _disk(config, study, len(images), rehearsed.get("disk"), warnings),
         *([_pretraining(int((role == "train").sum()))] if study.run == "multitask" else []),
-        _pools(config, study, pools, warnings),
-        _power(config, pools),
+        _pools(config, study, pools, draws, warnings),
+        _power(config, study, pools, draws),
     ]
     if warnings:
         sections.append("Problems, and what to check:\n" + "\n".join(f"  - {line}" for line in warnings))
@@ -212,7 +218,7 @@ def smallest_in_population(
     ----------
     spread, noise : standard deviations of a replicate's difference over test sets, and over random starts
     seconds : replicates with a second seed
-    shared : of two replicates' training images, from `expected_overlap`
+    shared : of two replicates' training images, from `expected_draws`
     tested : images of a test set as a share of the pool's
     """
     if replicates < 2:
@@ -245,13 +251,6 @@ def spread_of_difference(test: int, positives: float, seed: int) -> float:
     ranks = scores.argsort(axis=2).argsort(axis=2)[:, :, :count].sum(axis=2)  # of the positive images, from 0
     aucs = (ranks - count * (count - 1) / 2) / (count * (test - count))
     return float((aucs[:, 0] - aucs[:, 1]).std(ddof=1))
-
-
-def expected_overlap(pool: pd.DataFrame, n: int) -> float:
-    """What `populations.overlap` is on average if n images are drawn from a pool with replacement."""
-    shares = pool["participant_id"].value_counts(normalize=True)
-    same = float((shares**2).sum())
-    return n * same / (1 + (n - 1) * same)
 
 
 def _normal_quantile(share: float) -> float:
@@ -353,21 +352,42 @@ def _pretraining(images: int) -> str:
     return "\n".join(lines)
 
 
-def expected_draws(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> tuple[float, float, float]:
-    """From simulated draws: the share that is invalid, and mean distinct images and participants that train."""
+class Draws(NamedTuple):
+    """What simulated draws of one n gave: the share that was invalid, and means of the valid ones; NaN without any.
+
+    `images` and `people` are distinct ones that train; `shared` is `populations.overlap` of the training sets.
+    """
+
+    invalid: float
+    images: float = math.nan
+    people: float = math.nan
+    shared: float = math.nan
+
+
+def expected_draws(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int) -> Draws:
+    """Draw resamples of a pool as the study would, with every option of `resampling`.
+
+    Parameters
+    ----------
+    pool : `label` and `participant_id`, and `cohort` if test sets are of other cohorts
+    settings : the configuration's `resampling`
+    """
     if pool["label"].nunique() < 2:
-        return 1.0, math.nan, math.nan
+        return Draws(1.0)
     labels, people = pool["label"].to_numpy(), pd.factorize(pool["participant_id"])[0]
-    generator, found, options = np.random.default_rng(seed), [], options_of(pool, settings)
+    generator, trained, options = np.random.default_rng(seed), [], options_of(pool, settings)
     for _ in range(DRAWS):
         sets = draw_rows(labels, people, sizes(n, settings), settings["min_per_class"], generator, **options)
         if sets is not None:
-            found.append((len(np.unique(sets[0])), len(np.unique(people[sets[0]]))))
-    means = np.mean(found, axis=0) if found else (math.nan, math.nan)
-    return 1 - len(found) / DRAWS, float(means[0]), float(means[1])
+            trained.append(sets[0])
+    if not trained:
+        return Draws(1.0)
+    counts = np.stack([np.bincount(people[rows], minlength=people.max() + 1) for rows in trained])
+    images = float(np.mean([len(np.unique(rows)) for rows in trained]))
+    return Draws(1 - len(trained) / DRAWS, images, float((counts > 0).sum(1).mean()), overlap(counts))
 
 
-def _pools(config, study, pools, warnings) -> str:
+def _pools(config, study, pools, draws, warnings) -> str:
     lines = ["Pools by task and n, from simulated resamples; distinct images and participants are those in training:"]
     cells = [["task", "n", "distinct images", "participants", "draws repeated"]]
     settings = config["resampling"]
@@ -376,14 +396,14 @@ def _pools(config, study, pools, warnings) -> str:
         images = f"{counts.get(1, 0):,} positive and {counts.get(0, 0):,} negative images"
         lines.append(f"  {name}: {images} of {pool['participant_id'].nunique():,} people")
         for n in study.n:
-            invalid, distinct, people = expected_draws(pool, n, settings, seed_from(config["seed"], "plan", name, n))
-            cells.append([name, str(n), f"{distinct:.0f}", f"{people:.0f}", f"{invalid:.1%}"])
-            if invalid ** (settings["max_redraws"] + 1) > INFEASIBLE:
+            drawn = draws[name, n]
+            cells.append([name, str(n), f"{drawn.images:.0f}", f"{drawn.people:.0f}", f"{drawn.invalid:.1%}"])
+            if drawn.invalid ** (settings["max_redraws"] + 1) > INFEASIBLE:
                 warnings.append(f"task {name} cannot give n = {n}: choose a smaller n or add cohorts to the task")
     return "\n".join([*lines, indent(aligned(cells, "lrrrr"), "  ")])
 
 
-def _power(config, pools) -> str:
+def _power(config, study, pools, draws) -> str:
     settings, replicates = config["resampling"], config["resampling"]["replicates"]
     noise, seconds = math.sqrt(2) * SEED_NOISE, seconds_of(replicates, settings["second_seeds"])
     lines = [
@@ -396,7 +416,10 @@ def _power(config, pools) -> str:
         if pool["label"].nunique() < 2:
             continue
         parts = []
-        for n in settings["n"]:
+        for n in study.n:
+            if draws[name, n].invalid == 1:
+                parts.append(f"n = {n}: none, it cannot be drawn")
+                continue
             test, seed = sizes(n, settings)[2], seed_from(config["seed"], "power", n)
             positives = pool["label"].mean()
             least = smallest_difference(test, positives, replicates, seed, noise)
@@ -405,7 +428,7 @@ def _power(config, pools) -> str:
                 noise,
                 replicates=replicates,
                 seconds=seconds,
-                shared=expected_overlap(pool, n),
+                shared=draws[name, n].shared,
                 tested=test / len(pool),
                 seed=seed,
             )

@@ -139,7 +139,9 @@ def _training_images(images: pd.DataFrame, trains: Mapping[str, int], study: Stu
             pool = pool.drop(healthy.index[:count])
         pools.append(pool)
     for n in N:
-        if all(expected_draws(pool, n, settings, seed_from(config["seed"], "rehearsal", n))[0] < 0.5 for pool in pools):
+        if all(
+            expected_draws(pool, n, settings, seed_from(config["seed"], "rehearsal", n)).invalid < 0.5 for pool in pools
+        ):
             return n
     return 0
 
