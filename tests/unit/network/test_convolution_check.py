@@ -44,20 +44,47 @@ class WrongInBfloat16(torch.autograd.Function):
         )
 
 
-@pytest.mark.parametrize("part", ["output", "gradient of the input", "gradient of the filters"])
-def test_each_part_that_is_wrong_is_named(part, monkeypatch):
-    real = functional.conv3d
-    monkeypatch.setattr(WrongInBfloat16, "part", part)
+@pytest.fixture
+def spoiled(monkeypatch):
+    """A function after which convolutions in bfloat16 are those of a class; it returns what float32 has computed."""
+    real, exact = functional.conv3d, []
 
-    def convolve(x, weight, padding):
-        if x.dtype == torch.bfloat16:
+    def spoil(convolution):
+        def convolve(x, weight, padding):
+            if x.dtype != torch.bfloat16:
+                exact.append(x.shape)
+                return real(x, weight, padding=padding)
             with monkeypatch.context() as patch:
                 patch.setattr(functional, "conv3d", real)
-                return WrongInBfloat16.apply(x, weight)
-        return real(x, weight, padding=padding)
+                return convolution(x, weight)
 
-    monkeypatch.setattr(functional, "conv3d", convolve)
+        monkeypatch.setattr(functional, "conv3d", convolve)
+        return exact
+
+    return spoil
+
+
+@pytest.mark.parametrize("part", ["output", "gradient of the input", "gradient of the filters"])
+def test_each_part_that_is_wrong_is_named(part, monkeypatch, spoiled):
+    monkeypatch.setattr(WrongInBfloat16, "part", part)
+    spoiled(WrongInBfloat16.apply)
     assert wrong_part(*SHAPES, CPU)[0] == part
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_one_wrong_image_of_a_batch_is_found_and_float32_computes_two(at, spoiled):
+    factors = torch.ones(5, 1, 1, 1, 1, dtype=torch.bfloat16)
+    factors[at] = 0.9
+    exact = spoiled(lambda x, weight: functional.conv3d(x, weight, padding=1) * factors)
+    assert wrong_part(SHAPES[0], (5, 2, 4, 5, 3), CPU)[0] == "output"
+    assert 1 <= len(exact) <= 2
+
+
+@pytest.mark.parametrize("order", [[1, 2, 3, 4, 0], [4, 3, 2, 1, 0], [0, 0, 2, 3, 4], [2, 3, 0, 1, 4]])
+def test_images_of_a_batch_that_are_exchanged_are_found(order, spoiled):
+    exact = spoiled(lambda x, weight: functional.conv3d(x, weight, padding=1)[order])
+    assert wrong_part(SHAPES[0], (5, 2, 4, 5, 3), CPU) is not None
+    assert len(exact) <= 2
 
 
 def test_a_wrong_convolution_stops_with_shape_versions_and_fix(monkeypatch):
