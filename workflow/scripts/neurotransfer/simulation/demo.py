@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SEED = 7
 VOXEL_SIZE = 4.5  # mm; as preprocessing.voxel_size in config/demo.yaml
 COHORTS = ("alpha", "beta", "gamma", "delta", "epsilon", "memory", "coin")
-PARTICIPANTS = {"memory": 1.8, "coin": 1.6}  # larger pools, because larger test sets decide more than replicates
+PARTICIPANTS = {"memory": 2.2, "coin": 2.0}  # larger pools, because larger test sets decide more than replicates
 # of a job by its rule, on a core of an ordinary machine; for the time left
 SECONDS = {"preprocess": 25, "cache": 2, "pretrain": 120, "resample": 3, "linear": 6, "baseline": 30, "transfer": 30}
 SECONDS |= {"second_seed": 6}
