@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ def run_demo(folder: Path, repository: Path, *, cores: int) -> int:
     return 0
 
 
-def simulate_demo(folder: Path, seed: int, *, processes: int) -> None:
+def simulate_demo(folder: Path, seed: int, *, processes: int, cohorts: Sequence[str] = COHORTS) -> None:
     """Write the demo's scans and tables; see `simulation.study.simulate_study`."""
     from .study import simulate_study
 
@@ -75,7 +76,7 @@ def simulate_demo(folder: Path, seed: int, *, processes: int) -> None:
         folder,
         seed=seed,
         voxel_size=VOXEL_SIZE,
-        cohorts=COHORTS,
+        cohorts=cohorts,
         participants=PARTICIPANTS,
         processes=processes,
     )
