@@ -245,6 +245,64 @@ def test_what_has_no_whole_brain_is_refused(heads, tmp_path, name):
     assert refused.value.reason == "mask_failed"
 
 
+def cut(values: np.ndarray, brain: np.ndarray, side: str, depth: int) -> np.ndarray:
+    """A head in RAS order without what lies beyond `depth` voxels within its brain, from one side."""
+    axis = {"back": 1, "front": 1, "bottom": 2, "top": 2}[side]
+    there = np.flatnonzero(brain.any(tuple({0, 1, 2} - {axis})))
+    without = values.copy()
+    gone = np.moveaxis(without, axis, 0)  # a view
+    if side in ("front", "top"):
+        gone[there[-1] - depth + 1 :] = 0
+    else:
+        gone[: there[0] + depth] = 0
+    return without
+
+
+@pytest.mark.parametrize(("side", "depth"), [("top", 6), ("front", 7), ("back", 7), ("bottom", 8)])
+def test_a_brain_that_ends_at_a_flat_face_is_refused(heads, tmp_path, side, depth):
+    """Each of these fits the template, which is squeezed onto what is left."""
+    values, affine = upright(heads)
+    brain = np.asarray(nibabel.as_closest_canonical(true_mask(heads, scans(heads)[0])).dataobj) > 0
+    with pytest.raises(ImageError, match=f"flat face of .* at its {side}") as refused:
+        builtin.run(save(cut(values, brain, side, depth), tmp_path / "cut.nii.gz", affine), tmp_path, SETTINGS)
+    assert refused.value.reason == "mask_failed"
+
+
+def test_a_face_without_a_centimetre_of_brain_is_noted(heads, tmp_path):
+    values, affine = upright(heads)
+    true = nibabel.as_closest_canonical(true_mask(heads, scans(heads)[0]))
+    less = cut(values, np.asarray(true.dataobj) > 0, "front", 2)
+    note = builtin.run(save(less, tmp_path / "less.nii.gz", affine), tmp_path, SETTINGS)
+    assert "at its front, behind which there is nothing: a part may be cut off" in note
+
+
+def test_a_head_whose_voxels_are_larger_than_its_header_says_is_refused(heads, tmp_path):
+    """The template fits the scalp instead, in which the brain has a third of its size."""
+    values, affine = upright(heads)
+    small = affine @ np.diag([0.7, 0.7, 0.7, 1])
+    with pytest.raises(ImageError, match=r"fits better at 0\.3\d of its volume"):
+        builtin.run(save(values, tmp_path / "small.nii.gz", small), tmp_path, SETTINGS)
+
+
+def test_white_matter_with_brighter_parts_is_another_contrast(heads, tmp_path):
+    """As in FLAIR of old people, in which grey matter is as dark as in T1w because it lies beside fluid."""
+    values, affine = upright(heads)
+    brain = np.asarray(nibabel.as_closest_canonical(true_mask(heads, scans(heads)[0])).dataobj) > 0
+    lesions = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=values.shape), 1.5)
+    bright = brain & (lesions > np.percentile(lesions, 88)) & (values > np.percentile(values[brain], 60))
+    with pytest.raises(ImageError, match="as bright as the rest"):
+        builtin.run(save(np.where(bright, 1.7 * values, values), tmp_path / "a.nii.gz", affine), tmp_path, SETTINGS)
+
+
+def test_what_the_file_said_stands_beside_the_failure(heads, tmp_path):
+    values, affine = upright(heads)
+    far = np.pad(values, [(60, 0), (0, 0), (60, 0)])
+    far[0, 0, 0] = 1e6
+    with pytest.raises(ImageError, match=r"single voxels are damaged; .* crop it about") as refused:
+        builtin.run(save(far, tmp_path / "far.nii.gz", affine), tmp_path, SETTINGS)
+    assert refused.value.reason == "mask_failed"
+
+
 @pytest.mark.parametrize("contrast", ["EPI", "a mask", "grey as bright as white"])
 def test_a_whole_brain_of_another_contrast_is_refused(heads, tmp_path, contrast):
     """The template fits, because the brain's border falls off alike: of EPI, scalp is dark and fluid bright."""

@@ -1,6 +1,7 @@
 """What a header or the voxels can have wrong has a reason that names it; what has one plausible meaning is noted."""
 
 import gzip
+import struct
 from pathlib import Path
 
 import nibabel
@@ -37,6 +38,19 @@ def with_nan(where) -> np.ndarray:
     return values
 
 
+def with_values(where, value) -> nibabel.Nifti1Image:
+    values = VALUES.copy()
+    values[where] = value
+    return nibabel.Nifti1Image(values, AFFINE)
+
+
+def packed(offset: int, kind: str, number: float) -> bytes:
+    """An image in which one number of the header is another, at its byte."""
+    content = bytearray(header_image(qform=None).to_bytes())
+    struct.pack_into(kind, content, offset, number)
+    return bytes(content)
+
+
 def colours() -> np.ndarray:
     return np.zeros(SHAPE, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
 
@@ -57,6 +71,11 @@ REFUSED = {
         nibabel.Nifti1Image(np.where(np.indices(SHAPE)[0] > 0, VALUES, -np.inf), AFFINE), "not_finite", "2.5%"),
     "only NaN": (nibabel.Nifti1Image(with_nan(np.s_[:]), AFFINE), "not_finite", "100.0%"),
     "12 mm": (nibabel.Nifti1Image(VALUES, np.diag([0.25, 0.25, 0.25, 1])), "flat", "covers 10 x 11 x 12 mm"),
+    "1 km away": (header_image(sform=AFFINE + np.eye(4, k=3) * 1e6), "bad_affine", r"1e\+06 mm from the scanner"),
+    "pixdim infinite": (header_image(zooms=(np.inf, 4, 4)), "bad_affine", "4 x 4 x 4 mm by the sform and inf x 4 x 4"),
+    "every second slice lost": (
+        with_values(np.s_[:, ::2], 0), "empty_slices", "21 of the 43 slices of the head along axis 2 are empty"),
+    "one slice lost": (with_values(np.s_[:, :, 20], 7), "empty_slices", "1 of the 48 slices of the head along axis 3"),
     "1 m": (
         nibabel.Nifti1Image(np.zeros((80, 20, 20), np.uint8), np.diag([10.0, 10, 10, 1])), "too_large", "800 x 200"),
 }  # fmt: skip
@@ -142,3 +161,59 @@ def test_a_name_that_says_the_wrong_thing_about_compression_is_named(tmp_path: P
     with pytest.raises(ImageError, match=r"is compressed and not named|named \.gz and is not") as refused:
         read_image(tmp_path / name)
     assert refused.value.reason == "not_an_image"
+
+
+# byte of the NIfTI header, its type and what it holds; reason and detail
+LIES = {
+    "voxels within the header": (108, "<f", 0.0, "not_an_image", "begin at byte 0, which is a part of the header"),
+    "voxels nowhere": (108, "<f", np.nan, "not_an_image", "its header has no meaning"),
+    "an extension of nothing": (348, "<i", 1, "not_an_image", "its header has no meaning"),
+    "an affine of NaN": (292, "<f", np.nan, "bad_affine", "the affine has infinite values or NaN"),
+    "a type that is none": (70, "<h", 9999, "not_an_image", "its header has no meaning"),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_header_without_meaning_is_no_file_that_ends_too_early(tmp_path, name):
+    offset, kind, number, reason, detail = LIES[name]
+    content = bytearray(packed(offset, kind, number))
+    if name == "an extension of nothing":
+        content[352:360] = struct.pack("<ii", 0, 6)
+        content[108:112] = struct.pack("<f", 368)
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(ImageError, match=detail) as refused:
+        read_image(tmp_path / "a.nii")
+    assert refused.value.reason == reason
+
+
+def test_a_qform_that_is_no_rotation_is_named(tmp_path):
+    content = bytearray(header_image(sform=None).to_bytes())
+    struct.pack_into("<ff", content, 256, 0.9, 0.9)  # quatern_b, quatern_c
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(ImageError, match="the qform is no rotation") as refused:
+        read_image(tmp_path / "a.nii")
+    assert refused.value.reason == "bad_affine"
+
+
+@pytest.mark.parametrize("length", [3, 12, 100])
+def test_a_file_that_ends_within_its_header_ends_too_early(tmp_path, length):
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header_image().to_bytes())[:length])
+    with pytest.raises(ImageError) as refused:
+        read_image(tmp_path / "a.nii.gz")
+    assert refused.value.reason == "truncated"
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_voxels_that_are_left_over_are_noted(tmp_path, name):
+    content = packed(42, "<h", SHAPE[0] - 2)  # the first axis, two voxels too short
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert read_image(tmp_path / name).notes == (
+        "8,448 bytes follow the last voxel: the header's shape or type may be wrong",
+    )
+
+
+def test_single_voxels_far_beyond_the_others_are_noted_and_a_mark_apart_from_the_head_is_not_lost(tmp_path):
+    values = np.pad(VALUES, 20)
+    values[3, 3, 3] = 30000
+    nibabel.save(nibabel.Nifti1Image(values, AFFINE), tmp_path / "a.nii")
+    assert "nearly all between 0 and 1" in read_image(tmp_path / "a.nii").notes[0]

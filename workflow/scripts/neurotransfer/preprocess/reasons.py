@@ -61,6 +61,10 @@ REASONS = {
         "every voxel has the same value",
         "convert it again from its source",
     ),
+    "empty_slices": Reason(
+        "slices within the head have one value: they were lost",
+        "convert it again from its source, or leave it out",
+    ),
     "tiny_values": Reason(
         "the intensities differ by less than 0.000001",
         "multiply them by a constant, or convert it again from its source",

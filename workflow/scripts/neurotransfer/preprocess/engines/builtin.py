@@ -19,7 +19,8 @@ from ...errors import ImageError
 from ..reasons import FIT
 from ..volumes import stats_text
 from . import EngineInput, Made
-from .inputs import read_image
+from .flat_faces import check_faces
+from .inputs import HeadImage, read_image
 from .outputs import LARGEST, SMALLEST
 from .registration import CAUCHY, register, template
 
@@ -28,6 +29,9 @@ LEFT_RIGHT = ("Left", "Right")
 PRIOR_POWER = 0.5  # 1 would let the template decide, 0 the intensities alone
 DARKEST = 3  # percentile of the brain's intensities that is surely fluid
 DARKER = 0.95  # [assumed] fluid over grey, grey over white matter: real T1w have up to 0.83 and 0.87, EPI 1.07
+BRIGHTEST = 1.33  # [assumed] of white matter over its median: 106 real T1w have up to 1.28, 17 FLAIR 1.37 and more
+COARSE = 4.5  # mm, the voxels at which that was measured
+MOST_OUTSIDE = 0.2  # [assumed] of the image; necks and shoulders are less
 NAMES = {24: "CSF"}
 for _side, _ids in enumerate(((2, 4, 8, 7, 17, 10), (41, 43, 47, 46, 53, 49))):
     _parts = "Cerebral-White-Matter Lateral-Ventricle Cerebellum-Cortex Cerebellum-White-Matter Hippocampus Deep-Gray"
@@ -85,6 +89,30 @@ def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> str:
     """
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(settings["threads"])
     head = read_image(source)
+    notes = [*head.notes, *_outside(head, settings)]
+    try:
+        fit, found = _process(head, folder, settings)
+    except ImageError as failure:
+        raise ImageError(failure.reason, "; ".join([failure.detail or "", *notes])) from None
+    return "; ".join([f"{FIT} {fit:.2f}", *found, *notes])
+
+
+def _outside(head: HeadImage, settings: Mapping[str, Any]) -> list[str]:
+    """A note if much of what is bright lies outside of the cube about the image's centre that is used."""
+    few, step = head.data[::4, ::4, ::4], np.diag([4.0, 4, 4, 1])
+    bright = np.argwhere(few > 0.15 * np.percentile(few, 99))
+    middle = (head.affine @ np.append((np.array(head.data.shape) - 1) / 2, 1))[:3]
+    away = np.abs(bright @ (head.affine @ step)[:3, :3].T + head.affine[:3, 3] - middle)
+    used = settings["voxel_size"] * np.array(settings["grid"])
+    share = float((away > used / 2).any(axis=1).mean()) if len(bright) else 0.0
+    if share < MOST_OUTSIDE:
+        return []
+    size = " x ".join(f"{length:.0f}" for length in used)
+    return [f"{share:.0%} of the image lies outside of the middle {size} mm, which are used: crop it about the head"]
+
+
+def _process(head: HeadImage, folder: Path, settings: Mapping[str, Any]) -> tuple[float, list[str]]:
+    """Write the outputs of an image; returns the correlation with the template, and notes."""
     orig = conform(head.data, head.affine, settings["voxel_size"], settings["grid"])
     canonical = nibabel.as_closest_canonical(orig)
     image = np.asarray(canonical.dataobj).astype(np.float32)
@@ -93,6 +121,7 @@ def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> str:
     even = found.evened(image, coordinates)
     mask = brain_mask(even, brain, settings["voxel_size"])
     check_contrast(even, brain, gm, wm, settings["voxel_size"])
+    notes = check_faces(head.data, head.affine, _like(mask.astype(np.uint8), canonical, orig), found.stretch)
     segmentation = segment(even, mask, gm, wm, coordinates)
     (folder / "mri").mkdir()
     (folder / "stats").mkdir()
@@ -101,7 +130,7 @@ def run(source: Path, folder: Path, settings: Mapping[str, Any]) -> str:
         nibabel.save(_like(values, canonical, orig), folder / f"mri/{name}.mgz")
     text = stats_text(segmentation, image, mask, NAMES, settings["voxel_size"] ** 3)
     (folder / "stats/aseg+DKT.stats").write_text(text, encoding="utf-8")
-    return "; ".join([f"{FIT} {found.fit:.2f}", *head.notes])
+    return found.fit, [notes] if notes else []
 
 
 def _like(
@@ -231,6 +260,20 @@ def check_contrast(image: np.ndarray, brain: np.ndarray, gm: np.ndarray, wm: np.
     if not (fluid < DARKER * grey and grey < DARKER * white):
         what = f"fluid, grey and white matter have the intensities {fluid:.0f}, {grey:.0f} and {white:.0f}"
         raise ImageError("mask_failed", f"{what}, and in a T1-weighted image each is brighter than the one before")
+    bright = brightest_white(image, wm, voxel_size)
+    if bright > BRIGHTEST:
+        what = f"parts of the white matter are {bright:.2f} times as bright as the rest (at most {BRIGHTEST:g})"
+        raise ImageError("mask_failed", f"{what}: in a T1-weighted image nothing is brighter, and in FLAIR lesions are")
+
+
+def brightest_white(image: np.ndarray, wm: np.ndarray, voxel_size: float) -> float:
+    """The 98th percentile of the white matter's intensities over their median, in voxels of about 4.5 mm."""
+    step = max(1, round(COARSE / voxel_size))
+    even = tuple(slice(0, size // step * step) for size in image.shape)
+    blocks = [part for size in image.shape for part in (size // step, step)]
+    coarse, white = (values[even].reshape(blocks).mean(axis=(1, 3, 5)) for values in (image, wm))
+    values = coarse[white > 0.9]
+    return float(np.percentile(values, 98) / max(float(np.median(values)), 1e-6)) if len(values) else 1.0
 
 
 def tissues(image: np.ndarray, mask: np.ndarray, gm: np.ndarray, wm: np.ndarray) -> np.ndarray:

@@ -27,8 +27,16 @@ def is_gzip(path: Path) -> bool:
         return file.read(2) == GZIP_START
 
 
-def read_voxels(path: Path, image: Any, dtype: DTypeLike) -> np.ndarray:
-    """All voxels of an image; a gzip file is decompressed once, to its end, which checks its checksum.
+def check_start(path: Path) -> None:
+    """Raise OSError if the first 64 KiB of a gzip file cannot be decompressed."""
+    with _decompressed(path) as stream:
+        stream.read(1 << 16)
+
+
+def read_voxels(path: Path, image: Any, dtype: DTypeLike) -> tuple[np.ndarray, int]:
+    """All voxels of an image, and the number of bytes after the last one.
+
+    A gzip file is decompressed once, to its end, which checks its checksum.
 
     Parameters
     ----------
@@ -43,7 +51,9 @@ def read_voxels(path: Path, image: Any, dtype: DTypeLike) -> np.ndarray:
         be read
     """
     if not is_gzip(path):
-        return np.asarray(image.dataobj, dtype=dtype)
+        values = np.asarray(image.dataobj, dtype=dtype)
+        voxels = image.get_data_dtype().itemsize * values.size
+        return values, max(0, path.stat().st_size - int(image.dataobj.offset) - voxels)
     with _decompressed(path) as stream:
         holder = nibabel.FileHolder(fileobj=stream)
         opened = type(image).from_file_map(dict.fromkeys(image.file_map, holder))
@@ -53,7 +63,7 @@ def read_voxels(path: Path, image: Any, dtype: DTypeLike) -> np.ndarray:
             left -= len(found)
             if left < 0:
                 raise OSError(f"its compressed data go on for more than {AFTER >> 20} MiB after the last voxel")
-    return values
+    return values, AFTER - left
 
 
 def read_mgz(path: Path) -> nibabel.MGHImage:

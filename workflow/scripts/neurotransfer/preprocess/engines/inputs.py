@@ -17,15 +17,20 @@ import numpy as np
 from scipy import ndimage
 
 from ...errors import ImageError
-from .compression import is_gzip, read_voxels
+from .compression import check_start, is_gzip, read_voxels
 
+HEADER_BYTES = 352  # of a NIfTI file; its voxels come after them
 FEWEST = 16  # voxels along an axis
 SHORTEST, LONGEST = 80.0, 600.0  # [assumed] mm along an axis: less than an infant's brain, more than a scanner's bore
 LARGEST = 512**3  # [assumed] voxels: 0.5 mm in a field of 256 mm
 FINEST, COARSEST = 0.2, 12.0  # mm of a voxel's side
 SIZE_DIFFERENCE = 0.03  # [assumed] by which two voxel sizes in one header may differ
 TURN_NOTED, TURN_REFUSED = 5.0, 45.0  # [assumed] degrees between sform and qform
+FARTHEST = 1e5  # [assumed] mm from the scanner's middle; single precision has 0.01 mm there
 LEAST_RANGE = 1e-6  # [assumed] of intensities; R1 per millisecond, the smallest map in use, has some 1e-3
+OUTLYING = 100  # [assumed] times the range of 99.8 % of the voxels
+BUSY = 0.2  # of the largest standard deviation in a slice: such a slice lies within the head
+AFTER_NOTED = 4096  # [assumed] bytes after the last voxel that programs write as padding
 UNITS = {"meter": ("metres", 1000.0), "micron": ("micrometres", 0.001)}  # in mm; a header may also say nothing
 
 
@@ -73,9 +78,11 @@ def read_image(source: Path) -> HeadImage:
     _check_shape(source, image)
     notes = _check_affine(source, image)
     try:
-        data = read_voxels(source, image, np.float32)
+        data, left = read_voxels(source, image, np.float32)
     except DAMAGED as error:
         raise ImageError("truncated", f"{source.name}: {error}") from None
+    if left > AFTER_NOTED:
+        notes += (f"{left:,} bytes follow the last voxel: the header's shape or type may be wrong",)
     data, share = without_nan_background(data.reshape(image.shape[:3]))
     if not np.isfinite(data).all():
         raise ImageError("not_finite", f"{source.name}: {np.mean(~np.isfinite(data)):.1%} of the voxels")
@@ -86,6 +93,12 @@ def read_image(source: Path) -> HeadImage:
         raise ImageError("all_zero", f"{source.name}: every voxel is {low:g}")
     if high - low < LEAST_RANGE:
         raise ImageError("tiny_values", f"{source.name}: the intensities are between {low:.3g} and {high:.3g}")
+    _check_slices(source, data)
+    few = data[::2, ::2, ::2]
+    usual = [float(value) for value in np.percentile(few, (0.1, 99.9))]
+    if high - low > OUTLYING * (usual[1] - usual[0]) > 0:
+        between = f"nearly all between {usual[0]:.3g} and {usual[1]:.3g}"
+        notes += (f"the intensities are between {low:.3g} and {high:.3g}, {between}: single voxels are damaged",)
     return HeadImage(data, np.asarray(image.affine, float), notes, bool(share))
 
 
@@ -94,12 +107,27 @@ def _open(source: Path) -> Any:
     if source.suffix in (".gz", ".nii") and is_gzip(source) != (source.suffix == ".gz"):
         what = "is named .gz and is not compressed" if source.suffix == ".gz" else "is compressed and not named .nii.gz"
         raise ImageError("not_an_image", f"{source.name} {what}")
+    if source.suffix == ".gz":
+        try:
+            check_start(source)
+        except OSError as error:
+            raise ImageError("truncated", f"{source.name}: {error}") from None
     try:
-        return nibabel.load(source)
-    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
-        raise ImageError("not_an_image", f"{source.name}: {error}") from None
-    except DAMAGED as error:
+        image: Any = nibabel.load(source)
+        voxels: Any = image.dataobj
+        offset = voxels.offset if isinstance(image, nibabel.Nifti1Image) else HEADER_BYTES
+    except nibabel.filebasedimages.ImageFileError:
+        raise ImageError("not_an_image", f"{source.name}: nibabel does not know what kind of file it is") from None
+    except (OSError, EOFError, zlib.error) as error:
         raise ImageError("truncated", f"{source.name}: {error}") from None
+    except (nibabel.spatialimages.HeaderDataError, *DAMAGED) as error:  # no number of the header's has a meaning
+        is_qform = "w2 should be positive" in str(error)  # nibabel's words for a quaternion that is none
+        what = "the qform is no rotation, and there is no sform" if is_qform else f"its header has no meaning ({error})"
+        raise ImageError("bad_affine" if is_qform else "not_an_image", f"{source.name}: {what}") from None
+    if offset < HEADER_BYTES:
+        what = f"the header says that its voxels begin at byte {offset}, which is a part of the header"
+        raise ImageError("not_an_image", f"{source.name}: {what}")
+    return image
 
 
 def _check_shape(source: Path, image: Any) -> None:
@@ -127,7 +155,12 @@ def _check_affine(source: Path, image: Any) -> tuple[str, ...]:
     notes = []
     if isinstance(image.header, nibabel.Nifti1Header):
         notes += _units(source, image.header, sizes)
-    if not np.isfinite(affine).all() or (sizes < FINEST).any() or (sizes > COARSEST).any():
+    if not np.isfinite(affine).all():
+        raise ImageError("bad_affine", f"{source.name}: the affine has infinite values or NaN")
+    if np.abs(affine[:3, 3]).max() > FARTHEST:
+        what = f"the first voxel lies {np.abs(affine[:3, 3]).max():.3g} mm from the scanner's middle"
+        raise ImageError("bad_affine", f"{source.name}: {what}")
+    if (sizes < FINEST).any() or (sizes > COARSEST).any():
         raise ImageError("bad_affine", f"{source.name}: voxels of {_by(sizes)} mm")
     if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.5:
         raise ImageError("bad_affine", f"{source.name}: its axes lie in one plane")
@@ -160,7 +193,8 @@ def _two_affines(source: Path, header: Any, sizes: np.ndarray) -> list[str]:
     """Compare the voxel size of the affine in use with pixdim, and sform with qform, if the header has both."""
     sform, qform = (_coded(header, name) for name in ("sform", "qform"))
     zooms = np.abs(np.array(header.get_zooms()[:3], float))
-    if sform is not None and not (np.abs(sizes - zooms) <= SIZE_DIFFERENCE * zooms).all():
+    agree = np.isfinite(zooms) & (np.abs(sizes - zooms) <= SIZE_DIFFERENCE * zooms)
+    if sform is not None and not agree.all():
         what = f"voxels of {_by(sizes)} mm by the sform and {_by(zooms)} mm by pixdim"
         raise ImageError("bad_affine", f"{source.name}: {what}")
     if sform is None and qform is None:
@@ -191,6 +225,22 @@ def _coded(header: Any, name: str) -> np.ndarray | None:
     except nibabel.spatialimages.HeaderDataError:
         return None
     return np.asarray(affine, float) if code else None
+
+
+def _check_slices(source: Path, data: np.ndarray) -> None:
+    """Refuse an image with slices of one value between others of the head, along any axis: they were lost."""
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        constant = data.max(axis=others) == data.min(axis=others)
+        if not constant.any():
+            continue
+        # every second voxel of a slice tells whether the head is in it
+        few = data[tuple(slice(None) if at == axis else slice(None, None, 2) for at in range(3))]
+        spread = few.std(axis=others, dtype=np.float64)
+        busy = np.flatnonzero(spread > BUSY * spread.max())
+        if len(busy) and (lost := int(constant[busy[0] : busy[-1]].sum())):
+            what = f"{lost} of the {busy[-1] - busy[0] + 1} slices of the head along axis {axis + 1} are empty"
+            raise ImageError("empty_slices", f"{source.name}: {what}")
 
 
 def _by(numbers: np.ndarray) -> str:

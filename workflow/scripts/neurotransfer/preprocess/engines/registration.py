@@ -31,6 +31,7 @@ STRONGEST = 2.5  # a smooth field of sensitivity changes the brain's intensities
 WORST_FIT = 0.65  # [assumed] correlation; 30 real heads of old people and patients have 0.69 and more
 SIZES = (0.5, 1.4)  # [assumed] the brain's volume over the template's; real heads have 0.6 to 1.04
 MOST_STRETCHED = 1.35  # [assumed] the template's largest stretch over its smallest; real heads have up to 1.2
+SMALLER, BETTER = 0.7, 0.03  # [assumed] a start of so much of the size, and by how much more it must fit
 EMPTY = 0.1  # of the brain's median intensity: less is air or lies outside of the image
 TOP_SHARE = 0.1  # of the template's brain, its uppermost part
 MOST_EMPTY = 0.15  # [assumed] share of that part that may be empty; a stripped brain had 0.12, cut ones 0.17 and more
@@ -43,12 +44,14 @@ AROUND = tuple(itertools.product((-10.0, 10.0), (-15.0, 0.0, 15.0)))  # mm forwa
 class Registration(NamedTuple):
     """An affine map from the image's RAS millimetres to the template's (4 x 4), and the correlation `fit` there.
 
+    `stretch` is the template's largest stretch over its smallest.
     `gain` [7] are the parts of the smooth field (`field`) by which the image is multiplied to be even, about `middle`,
     a point of the template in mm.
     """
 
     to_template: np.ndarray
     fit: float
+    stretch: float
     gain: np.ndarray
     middle: np.ndarray
 
@@ -157,17 +160,21 @@ def register(image: np.ndarray, affine: np.ndarray) -> Registration:
     if fit < WORST_FIT:
         what = f"its correlation with the template is {fit:.2f}, less than {WORST_FIT:g}"
         raise ImageError("mask_failed", f"the template fits nowhere: {what}")
-    _check_shape(found[:, :3])
+    stretch = _check_shape(found[:, :3])
+    _check_smaller(level, points, start, fit)
     _check_top(_sample(image, affine, _moved(points.positions, found)), points.positions[:, 2])
     to_image = np.eye(4)
     to_image[:3, :3] = found[:, :3]
     to_image[:3, 3] = found[:, 3] - found[:, :3] @ fine.middle
     parts = np.linalg.lstsq(points.field(), gain / gain.mean(), rcond=None)[0]
-    return Registration(np.linalg.inv(to_image), fit, parts, points.middle)
+    return Registration(np.linalg.inv(to_image), fit, stretch, parts, points.middle)
 
 
-def _check_shape(stretches: np.ndarray) -> None:
-    """Refuse a map (3 x 3, from the template to the image) that makes no human brain of the template."""
+def _check_shape(stretches: np.ndarray) -> float:
+    """Refuse a map (3 x 3, from the template to the image) that makes no human brain of the template.
+
+    Returns the largest stretch over the smallest.
+    """
     volume = abs(float(np.linalg.det(stretches)))
     sizes = np.linalg.svd(stretches, compute_uv=False)
     if not SIZES[0] < volume < SIZES[1]:
@@ -176,6 +183,19 @@ def _check_shape(stretches: np.ndarray) -> None:
     if sizes[0] > MOST_STRETCHED * sizes[-1]:
         what = f"the template fits best if it is stretched {sizes[0] / max(sizes[-1], 1e-9):.2f} times in one direction"
         raise ImageError("mask_failed", f"{what} (at most {MOST_STRETCHED:g}): a part of a head, or another contrast")
+    return float(sizes[0] / sizes[-1])
+
+
+def _check_smaller(level: _Level, points: _Points, start: np.ndarray, fit: float) -> None:
+    """Refuse an image that a template too small for a brain fits better than the best one found from `start`."""
+    small = np.hstack([SMALLER * start[:, :3], start[:, 3:]])
+    smaller_fit, found = _refine(level, points, small, SIMILARITY, 12, 0.3)
+    volume = abs(float(np.linalg.det(found[:, :3])))
+    if smaller_fit > fit + BETTER and volume < SIZES[0]:
+        what = f"the template fits better at {volume:.2f} of its volume (correlation {smaller_fit:.2f}, not {fit:.2f})"
+        raise ImageError(
+            "mask_failed", f"{what}, and brains have {SIZES[0]:g} or more: the voxels are larger, or no head"
+        )
 
 
 def _check_top(seen: np.ndarray, heights: np.ndarray) -> None:
