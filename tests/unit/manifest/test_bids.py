@@ -176,6 +176,9 @@ def test_images_with_contrast_agent_or_phase_are_left_out():
     [
         ("t1w.nii.gz", "rename it"), ("T1w.NII.GZ", "rename it"), ("T1w.mgz", "convert it"), ("T1w.hdr", "convert it"),
         ("UNIT1.nii.gz", "MP2RAGE"), ("T1.nii.gz", "name it _T1w"), ("MPRAGE.nii", "name it _T1w"),
+        ("T1w.nii.gz.part", "give it a name"), ("T1w (1).nii.gz", "give it a name"), ("T1w.dcm", "give it a name"),
+        ("T1w_Defaced.nii.gz", "give it a name"), ("T1w_brain.nii.gz", "a program has made it"),
+        ("inv-1_MP2RAGE.nii.gz", "no T1-weighted image"),
     ],
 )  # fmt: skip
 def test_names_that_come_near_are_listed_with_what_to_do(name, said):
@@ -188,6 +191,34 @@ def test_names_that_come_near_are_listed_with_what_to_do(name, said):
     assert list(left_out) == [f"sub-02_{name}"]
     reason, detail = left_out[f"sub-02_{name}"]
     assert reason == "near_miss" and said in detail
+
+
+@pytest.mark.parametrize(
+    ("path", "file", "said"),
+    [
+        ("sub-02/sub-02_T1w.nii.gz", "sub-02_T1w.nii.gz", "move it into the folder anat"),
+        ("sub-02/Anat/sub-02_T1w.nii.gz", "Anat", "name the folder anat"),
+        ("sub-02/session1/anat/sub-02_T1w.nii.gz", "session1", "ses-<label>"),
+        ("sub-02/ses-1/sub-02_ses-1_T1w.nii.gz", "sub-02_ses-1_T1w.nii.gz", "move it into the folder anat"),
+        ("Sub-02/anat/Sub-02_T1w.nii.gz", "Sub-02", "sub-<label>"),
+        ("02/anat/02_T1w.nii.gz", "02", "sub-<label>"),
+    ],
+)
+def test_a_scan_in_a_place_that_comes_near_is_named(path, file, said):
+    write_cohort(Path("A"), people(2), ["sub-01/anat/sub-01_T1w.nii.gz"])
+    add_scan(Path("A") / path)
+    table, left_out, _ = read_one()
+    assert list(table.index) == ["A_01"]
+    reason, detail = left_out[file]
+    assert reason == "near_miss" and said in detail
+
+
+def test_a_folder_above_the_data_set_says_where_it_is_and_a_table_in_another_form_is_named():
+    write_cohort(Path("A/rawdata"), people(2))
+    write_rows(Path("A/participants.csv"), people(1))
+    assert "there is 'participants.csv'" in refused()[0]
+    Path("A/participants.csv").rename("A/participants.tsv")
+    assert "its folder rawdata holds sub- folders" in refused()[0]
 
 
 def test_what_a_program_made_of_a_scan_is_taken_only_if_it_is_named():

@@ -58,8 +58,14 @@ def test_age_and_diagnosis_are_those_of_the_session():
     assert (table["sex"] == 1).all()
 
 
-@pytest.mark.parametrize(("imaged", "listed"), [("M048", "M48"), ("01", "1"), ("a", "A"), ("1", "001")])
-def test_a_session_label_that_differs_in_padding_or_case_is_a_mistake(imaged, listed):
+@pytest.mark.parametrize(
+    ("imaged", "listed"),
+    [
+        *(("M048", "M48"), ("01", "1"), ("a", "A"), ("1", "001")),
+        *(("01", "SES-01"), ("01", "session1"), ("01", "1.0"), ("m06", "M-6"), ("01", "0\uff11")),
+    ],
+)
+def test_a_session_label_that_differs_in_padding_case_or_prefix_is_a_mistake(imaged, listed):
     write_cohort(Path("A"), people(1), [])
     write_visits({imaged: None, "100": None})
     rows = [{"session_id": f"ses-{session}", "age": 64, "diagnosis": "AD"} for session in (listed, "100")]
@@ -74,7 +80,17 @@ def test_an_imaged_session_without_a_row_is_noted():
     rows = [{"session_id": f"ses-{session}", "age": 70} for session in ("1", "20")]
     write_rows(Path("A/sub-01/sub-01_sessions.tsv"), rows)
     _, _, notes = read_one()
-    assert any(note.startswith("A: 2 imaged sessions have no row in sessions.tsv") for note in notes)
+    [note] = [note for note in notes if note.startswith("A: 2 imaged sessions have no row in sessions.tsv")]
+    assert note.endswith("(first: sub-01, ses-10; nearest: ses-20)")
+
+
+@pytest.mark.parametrize("label", ["", "n/a"])
+def test_a_row_of_no_session_is_a_mistake(label):
+    """Its age and diagnosis would reach no image, in silence."""
+    write_cohort(Path("A"), people(1), [])
+    write_visits({"1": None})
+    write_rows(Path("A/sub-01/sub-01_sessions.tsv"), [{"session_id": label, "age": 70, "diagnosis": "AD"}])
+    assert "line 2: the row says of no session" in refused()[0]
 
 
 def test_a_phenotype_session_in_another_padding_is_a_mistake():
@@ -420,6 +436,11 @@ def test_ages_stand_in_a_column_per_session():
     write_visits({"W1": None, "W2": None, "W3": None})
     table, _, _ = read_one(age="W1=AgeMRI_W1,W2=AgeMRI_W2,W3=AgeMRI_W3")
     assert table["age"].tolist()[:2] == [60.5, 64] and math.isnan(table["age"].tolist()[2])
+    assert "W2=AgeMRI_W2" in refused(age="W1=AgeMRI_W1,w02=AgeMRI_W2")[0]  # the images are in ses-W2
+    assert "W1 stands there twice" in refused(age="W1=AgeMRI_W1,W1=AgeMRI_W2")[0]
+    assert "a session or its column is missing" in refused(age="W1=,W2=AgeMRI_W2")[0]
+    _, _, notes = read_one(age="W1=AgeMRI_W1")
+    assert any("no age of sessions that are imaged: ses-W2 (1), ses-W3 (1)" in note for note in notes)
     [line] = refused(age="W1=AgeMRI_V1,W2=AgeMRI_W2")
     assert "no column 'AgeMRI_V1'" in line and "did you mean 'AgeMRI_W1'" in line
 
@@ -430,6 +451,40 @@ def test_a_score_of_handedness_is_coded_by_limits():
     table, _, _ = read_one(handedness_codes="<0=1,>0=0,0=n/a")
     assert table["handedness"].tolist()[0] == 1 and table["handedness"].tolist()[2:] == [0, 0]
     assert math.isnan(table["handedness"].astype(float).tolist()[1])
+    [line] = refused(handedness_codes="<40=1,>-40=0")
+    assert "<40 and >-40 both hold for 0" in line
+
+
+def test_scores_without_limits_are_one_line_and_scores_with_commas_are_read():
+    rows = [{"participant_id": f"sub-{at:02d}", "handedness": f"{4 * at - 50},5"} for at in range(1, 31)]
+    write_cohort(Path("A"), rows)
+    [line] = refused()
+    assert "the number -46,5 is no handedness" in line and "30 such cells" in line
+    assert read_one(handedness_codes="<0=1,>0=0")[0]["handedness"].tolist() == [1] * 12 + [0] * 18
+
+
+def test_a_value_with_two_meanings_is_refused():
+    write_cohort(Path("A"), people(1))
+    assert "1 stands there twice" in refused(diagnosis_codes="1=HC,2=AD,1=MCI")[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"), [("MDD", ("1", "0")), ("disorder", ("x", "y")), ("label2", ("PD", "healthy controls"))]
+)
+def test_patients_are_loudest_whatever_their_column_is_called(column, values):
+    write_cohort(Path("A"), [{"participant_id": f"sub-{at:02d}", column: text} for at, text in enumerate(values)])
+    assert read_one(roles="pretraining")[2][0].startswith("ATTENTION: A pretrains")
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [(("n/a", "n/a"), "ATTENTION: A pretrains, and the column of its diagnosis holds nothing"),
+     (("n/a", "AD"), "A: 1 of 2 images have no diagnosis, and count as healthy")],
+)  # fmt: skip
+def test_a_missing_diagnosis_that_counts_as_healthy_is_said(words, note):
+    write_cohort(Path("A"), [{"participant_id": f"sub-{at:02d}", "diagnosis": text} for at, text in enumerate(words)])
+    assert any(said.startswith(note) for said in read_one(roles="pretraining")[2])
+    assert not any("healthy" in said for said in read_one(roles="holdout")[2])
 
 
 def test_a_wrong_value_is_one_line_however_often_it_occurs():

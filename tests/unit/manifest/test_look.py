@@ -60,6 +60,67 @@ def test_what_nothing_explains_is_not_guessed():
     assert guessed(many) == {}
 
 
+def test_words_for_missing_are_guessed_and_never_become_a_diagnosis(capsys):
+    rows = [
+        {"participant_id": f"sub-{at:02d}", "age": (999, 30)[at % 9 > 0], "group": ("AD", "HC", "NA")[at % 3]}
+        for at in range(1, 91)
+    ]
+    root = data_set("P", rows)
+    found = look(root).guesses
+    assert found["age"].missing == ("999",) and found["diagnosis"].missing == ("NA",)
+    assert main(["init", str(root), "--directory", "study"]) == 0
+    assert "age:999, diagnosis:NA" in Path("study/cohorts.tsv").read_text()
+    assert main(["manifest", "--directory", "study", "--configfile", "study/my-study.yaml"]) == 0
+
+
+def test_numbers_as_diagnoses_stay_text_and_two_words_stay_two():
+    rows = [{"participant_id": f"sub-{at:02d}", "age": 30, "group": str(at % 2)} for at in range(60)]
+    start_study([data_set("P", rows), data_set("Q", people(30))], Path("study"), lambda *_: [20])
+    task = yaml.safe_load(Path("study/my-study.yaml").read_text())["tasks"]["p_0"]
+    assert (task["positive"], task["negative"]) == (["0"], ["1"])
+    assert "0=0,1=1" in Path("study/cohorts.tsv").read_text()
+    rows = [{"participant_id": f"sub-{at:02d}", "group": ("a b", "a-b", "control")[at % 3]} for at in range(9)]
+    assert guessed(rows)["diagnosis"].codes == "a b=a_b,a-b=a_b_2,control=HC"
+
+
+@pytest.mark.parametrize("word", ["depr, severe", "a=b", "\x1b[31mred"])
+def test_a_word_that_no_code_can_hold_is_named_and_reaches_no_terminal(word):
+    root = data_set("P", [{"participant_id": f"sub-{at:02d}", "group": (word, "control")[at % 2]} for at in range(60)])
+    text = look(root).text()
+    assert "whose comma, = or odd character no code can hold" in text and "\x1b" not in text
+    start_study([root], Path("study"), lambda *_: [20])
+    assert "\t-" in Path("study/cohorts.tsv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("ages", "column", "unit", "why"),
+    [(("young", "old"), "-", "", "which is no age"), (("201", "230"), "age", "months", "months assumed"),
+     (("35-40", "89+"), "age", "", "2 values"), (("9000", "12000"), "age", "days", "days assumed")],
+)  # fmt: skip
+def test_ages_are_guessed_by_their_values(ages, column, unit, why):
+    found = guessed([{"participant_id": f"sub-{at:02d}", "age": ages[at % 2]} for at in range(4)])["age"]
+    assert (found.column, found.unit) == (column, unit) and why in found.why
+
+
+def test_a_folder_that_can_be_no_cohort_is_refused_before_anything_is_written():
+    root = data_set("P", people(5))
+    (root / "dataset_description.json").write_text('{"DatasetType": "derivative"}')
+    assert "no raw scans" in look(root).text()
+    with pytest.raises(InputError, match="no raw scans"):
+        start_study([root], Path("study"), lambda *_: [20])
+    (root / "participants.tsv").unlink()
+    with pytest.raises(InputError, match="a cohort needs it"):
+        start_study([root], Path("study"), lambda *_: [20])
+    assert not Path("study").exists()
+
+
+def test_a_study_without_healthy_people_says_that_nobody_can_pretrain():
+    rows = [{"participant_id": f"sub-{at:02d}", "diagnosis": ("AD", "FTD")[at % 2]} for at in range(90)]
+    start_study([data_set("P", rows)], Path("study"), lambda *_: [20])
+    assert "\tp_ad\t" in Path("study/cohorts.tsv").read_text()
+    assert "# pretrain: {weights: FILE}" in Path("study/my-study.yaml").read_text()
+
+
 def test_a_look_says_what_the_folder_holds():
     root = data_set("A", patients(4))
     add_scan(root / "sub-05/ses-2/anat/sub-05_ses-2_run-1_T1w.nii.gz")

@@ -39,6 +39,8 @@ HOSTILE = {
     "a program": ("seed: !!python/object/apply:os.system [id]\n", "it is not YAML"),
     "half a character": ('{"study": "\\ud800"}', "half a character"),
     "a key twice in JSON": ('{"a": {"b": 1, "b": 2}}', "the key 'b' stands twice"),
+    "a key twice in a line": ("a: {b: {c: 1, c: 2}}", "the key 'c' stands here twice"),
+    "a key twice under two names": ("yes: 1\ntrue: 2\n", "the key 'true' stands here and in line 1"),
     "zeros": ("\0" * 100, "it is not YAML"),
 }
 

@@ -38,7 +38,21 @@ NEAR_MISSES = (
         re.compile(r".*_(?:T1|MPRAGE)\.nii(?:\.gz)?", re.I | re.DOTALL),
         "if it is a T1-weighted scan, name it _T1w",
     ),
+    (
+        re.compile(r".*(?:mp2rage|t1map)\.nii(?:\.gz)?", re.I | re.DOTALL),
+        "it is no T1-weighted image: make one of it, and name that _T1w.nii.gz",
+    ),
+    (
+        re.compile(r".*t1w_?brain.*", re.I | re.DOTALL),
+        "a program has made it of a scan: take the scan, or name it _desc-brain_T1w.nii.gz",
+    ),
+    (
+        re.compile(r"(?!.*\.(?:json|tsv|txt)$).*(?:t1w|mprage).*", re.I | re.DOTALL),
+        "if it is a T1-weighted scan, give it a name such as sub-01_T1w.nii.gz",
+    ),
 )
+SCAN_ELSEWHERE = re.compile(r".*_t1w\.nii(?:\.gz)?", re.I | re.DOTALL)
+NOT_DATA = ("derivatives", "sourcedata", "code", "stimuli", "phenotype")  # folders of BIDS without raw scans
 PROCESSED = ("desc", "space", "atlas", "label")  # entities of what a program has made of a scan
 
 
@@ -89,13 +103,18 @@ def find_participants(root: Path, excluded: list[Exclusion]) -> Iterator[Partici
     excluded : gets a row for each scan that is left out (reasons: docs/bids.md)
     """
     for folder in _entries(root, excluded):
-        if not folder.name.startswith("sub-") or not _is_folder(folder, excluded):
+        if not folder.name.startswith("sub-"):
+            if holds_anat(folder):
+                excluded.append(Exclusion(printable(folder), "near_miss", "name the folder of a person sub-<label>"))
+            continue
+        if not _is_folder(folder, excluded):
             continue
         if problem := _label_problem(folder.name):
             excluded.append(Exclusion(printable(folder), *problem))
             continue
         participant = Participant(folder.name.removeprefix("sub-"))
-        for child in _entries(folder, excluded):
+        children = _entries(folder, excluded)
+        for child in children:
             if child.name == f"{folder.name}_sessions.tsv":
                 participant.sessions_table = Path(child.path)
             elif child.name == f"{folder.name}_scans.tsv":
@@ -104,6 +123,8 @@ def find_participants(root: Path, excluded: list[Exclusion]) -> Iterator[Partici
                 participant.scans += _scans(child, folder.name, "", excluded)
             elif child.name.startswith("ses-") and _is_folder(child, excluded):
                 _look_into_session(participant, child, folder.name, excluded)
+        if not participant.scans:
+            excluded += _near_places(children)
         yield participant
 
 
@@ -114,11 +135,33 @@ def _look_into_session(
         excluded.append(Exclusion(printable(folder), *problem))
         return
     session = folder.name.removeprefix("ses-")
-    for entry in _entries(folder, excluded):
+    entries, before = _entries(folder, excluded), len(participant.scans)
+    for entry in entries:
         if entry.name == "anat" and _is_folder(entry, excluded):
             participant.scans += _scans(entry, subject, session, excluded)
         elif entry.name == f"{subject}_{folder.name}_scans.tsv":
             participant.scans_tables[session] = (folder.path, Path(entry.path))
+    if len(participant.scans) == before:
+        excluded += _near_places(entries)
+
+
+def holds_anat(folder: os.DirEntry[str] | Path) -> bool:
+    """Whether a folder that is no sub- folder is built like one."""
+    return folder.name not in NOT_DATA and not folder.name.startswith(".") and os.path.isdir(Path(folder, "anat"))
+
+
+def _near_places(entries: list[os.DirEntry[str]]) -> Iterator[Exclusion]:
+    """Scans outside of anat, and folders named nearly as BIDS names them, with what to do about them."""
+    for entry in entries:
+        name, fix = entry.name.lower(), ""
+        if SCAN_ELSEWHERE.fullmatch(name):
+            fix = "move it into the folder anat"
+        elif entry.name != "anat" and re.fullmatch(r"anat(?:omy|omical)?", name):
+            fix = "name the folder anat"
+        elif not entry.name.startswith("ses-") and holds_anat(entry):
+            fix = "name the folder of a session ses-<label>"
+        if fix:
+            yield Exclusion(printable(entry), "near_miss", fix)
 
 
 def _entries(folder: os.DirEntry[str] | Path, excluded: list[Exclusion]) -> list[os.DirEntry[str]]:

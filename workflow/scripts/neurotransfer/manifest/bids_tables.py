@@ -20,6 +20,7 @@ from ..files import opened, read_json
 from .bids import key_of
 
 MISSING = ("", "n/a")  # what BIDS calls missing, and nothing else
+NEAR_PARTICIPANTS = re.compile(r"participants?\b.*(?<!\.json)$", re.I)
 DAY = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[T ].*)?")
 Rows = dict[tuple[str, str], tuple[int, list[str]]]
 
@@ -109,6 +110,9 @@ def read_participants(
     path = root / "participants.tsv"
     if not path.is_file():
         fix = "write one (BIDS): participant_id, age, sex, ..., separated by tabs"
+        near = [entry.name for entry in root.iterdir() if NEAR_PARTICIPANTS.match(entry.name) and entry.is_file()]
+        if near:
+            fix = f"there is {sorted(near)[0]!a}: save it as participants.tsv, UTF-8 and separated by tabs"
         mistakes.add(InputError(path, "", "the cohort has no participants.tsv", fix))
         return None
     table = _keyed(path, "participant_id", "sub-", wanted, mistakes)
@@ -135,6 +139,10 @@ def read_sessions(
         return None
     at_diagnosis = table.columns.index(diagnosis) if diagnosis in table.columns else None
     for (at, cells), session in zip(table.lines, table.column("session_id"), strict=True):
+        if session in MISSING:
+            what, fix = "the row says of no session", "write its session_id, as ses-01, or remove the row"
+            mistakes.add(InputError(path, f"line {at}", what, fix), str(path.parents[1]), "session_id")
+            continue
         key = (participant, key_of(session, "ses-"))
         if key not in table.rows:
             table.rows[key] = (at, cells)

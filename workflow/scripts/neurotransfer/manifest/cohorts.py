@@ -7,6 +7,7 @@ Goes in: cohorts.tsv, one row per cohort (columns in workflow/schemas/cohorts.sc
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,7 @@ NO_COLUMN = "-"  # in a field's cell: the cohort has no such column, whatever it
 EXTRA_FIELDS = ("height", "weight", "birth_date")  # what a target can be computed from, if cohorts.tsv names it
 T1W = ("first",)  # [assumed] of several images of one session, which is taken
 # The words of BIDS (participants.tsv: sex, handedness), in lower case; "other" and "ambidextrous" are neither class.
+LIMIT = re.compile(r"[<>]\s*[+-]?(?:\d+\.?\d*|\.\d+)")  # of a score, as <0
 SEX = {"f": "0", "female": "0", "m": "1", "male": "1", "o": None, "other": None}
 HANDEDNESS = {"r": "0", "right": "0", "l": "1", "left": "1", "a": None, "ambidextrous": None}
 
@@ -145,6 +147,15 @@ def _cell_mistakes(row: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
         for value, meaning in codes_of(row.get(f"{name}_codes", "")).items():
             if meaning not in ("0", "1", None):
                 yield (f"{name}_codes", f"{value} means {meaning!r}", "it must mean 0, 1 or n/a")
+    for name in ("sex_codes", "handedness_codes", "diagnosis_codes", *(["age"] if "=" in row.get("age", "") else [])):
+        pairs = [pair.partition("=") for pair in row.get(name, "").split(",")]
+        values = [value.strip().removeprefix("ses-") for value, _, _ in pairs]
+        if twice := next((value for value in values if value and values.count(value) > 1), None):
+            yield (name, f"{twice} stands there twice", "keep one of them")
+        if name == "age" and not all(value.strip() and column.strip() for value, _, column in pairs):
+            yield (name, "a session or its column is missing", "write pairs such as W1=AgeMRI_W1,W2=AgeMRI_W2")
+    if problem := _overlap(codes_of(row.get("handedness_codes", ""))):
+        yield ("handedness_codes", problem, "write limits that leave each score one meaning, as <0=1,>0=0")
     for name in (*FIELDS, *EXTRA_FIELDS):
         file, _ = _place(row.get(name, ""))
         if file and (PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts):
@@ -154,6 +165,16 @@ def _cell_mistakes(row: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
         yield ("t1w", problem, "write such as first, or: acq-mprage, first")
     if "derivatives" in row and (problem := pattern_mistake(row["derivatives"])):
         yield ("derivatives", problem, "write such as derivatives/fastsurfer/sub-{participant}[_ses-{session}]")
+
+
+def _overlap(codes: Mapping[str, str | None]) -> str | None:
+    """What is wrong with limits of a score that two of them cover with different meanings; None if nothing is."""
+    limits = [(value[:1], float(value[1:]), code) for value, code in codes.items() if LIMIT.fullmatch(value)]
+    for low, below, code in limits:
+        for high, above, other in limits:
+            if (low, high) == ("<", ">") and above < below and code != other:
+                return f"<{below:g} and >{above:g} both hold for {(below + above) / 2:g}, and mean different things"
+    return None
 
 
 def _cohort(row: Mapping[str, str], where: str, images_per_job: int) -> Cohort:

@@ -39,6 +39,7 @@ from .path_patterns import fill_in
 from .people import Person, Visit
 from .same_people import people_in, read_same_people
 from .scanners import scanners_of, with_scanner
+from .session_labels import folded
 from .unnamed_columns import notes_on_columns
 from .withdrawal import Apart, emptied, fill_positions, read_withdrawn, set_apart
 
@@ -185,7 +186,11 @@ def _read_images(
         notes += of_cohort
         other = Counter(row["diagnosis"] for row in found if row["diagnosis"] and row["diagnosis"] not in words)
         if other:
-            listed = ", ".join(f"{word} ({count:,})" for word, count in other.most_common(8))
+            known = {known.casefold(): known for known in words}
+            listed = ", ".join(
+                f"{word} ({count:,}{f', did you mean {near}?' if (near := known.get(word.casefold())) else ''})"
+                for word, count in other.most_common(8)
+            )
             notes.append(f"{cohort.name}: diagnoses that neither a task nor split.healthy names: {listed}")
     images = pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "shard"] + ["identity"])
     images = images.astype(dict.fromkeys(TARGETS, "float64"))
@@ -211,10 +216,11 @@ def images_of_cohort(
     people: list[Person] = []
     owners: dict[str, str] = {}
     found: set[str] = set()
+    others = {folded(key): key for key, _ in participants.rows}
     for person in find_participants(cohort.path, excluded):
         key = key_of(person.label, "sub-")
         if (key, "") not in participants.rows:
-            detail = f"participants.tsv has no row sub-{key}{_near(key, participants)}"
+            detail = f"participants.tsv has no row sub-{key}{_near(key, others)}"
             excluded += [Exclusion(scan.path, "no_participants_row", detail) for scan in person.scans]
             continue
         if not person.scans:
@@ -230,13 +236,18 @@ def images_of_cohort(
     for row, values in zip(rows, labels.values(people), strict=True):
         row |= values
     labels.report(table)
+    labels.notes[:0] = _without_diagnosis(cohort, rows) if labels.has("diagnosis") else []
     labels.notes[:0] = notes_on_columns(cohort, participants, labels.has("diagnosis"))
     _check_derivatives(cohort, table, rows, labels.notes, mistakes)
     if not rows:
         what = "it holds no T1-weighted image (sub-*/[ses-*/]anat/*_T1w.nii.gz)"
         if excluded:
-            example = f"{excluded[0].file}: {excluded[0].detail}"
+            [(usual, _)] = Counter(one.reason for one in excluded).most_common(1)
+            first = next(one for one in excluded if one.reason == usual)
+            example = f"{first.file}: {first.detail}"
             what = f"none of its {len(excluded)} T1-weighted images can be used (the first: {example})"
+        elif inner := next((path.parent for path in sorted(cohort.path.glob("*/sub-*/")) if path.is_dir()), None):
+            what = f"{what}; its folder {inner.name} holds sub- folders"
         fix = f"correct the path in {table}, or the data set"
         mistakes.add(InputError(cohort.path, "", what, fix))
     elif without := len(participants.rows) - len(found):
@@ -260,10 +271,22 @@ def _refuse_derivatives(cohort: Cohort, mistakes: Mistakes) -> None:
         mistakes.add(InputError(path, "", what, fix))
 
 
-def _near(key: str, participants: Table) -> str:
-    """A hint if a spreadsheet has cut the leading zeros of a label off."""
-    number = key.lstrip("0")
-    return f" (it has sub-{number}: have its leading zeros been lost?)" if (number, "") in participants.rows else ""
+def _without_diagnosis(cohort: Cohort, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A note on images that count as healthy because their diagnosis is missing."""
+    missing = sum(not row["diagnosis"] for row in rows)
+    if not missing or "pretraining" not in cohort.roles:
+        return []
+    if missing == len(rows):
+        what = "the column of its diagnosis holds nothing, so everybody counts as healthy"
+        return [f"ATTENTION: {cohort.name} pretrains, and {what}"]
+    return [f"{cohort.name}: {missing:,} of {len(rows):,} images have no diagnosis, and count as healthy"]
+
+
+def _near(key: str, others: Mapping[str, str]) -> str:
+    """A hint if participants.tsv has the label in another form; `others` are its labels by their folded form."""
+    other = others.get(folded(key))
+    why = "have its leading zeros been lost?" if other == key.lstrip("0") else "write it as the folder"
+    return f" (it has sub-{other}: {why})" if other else ""
 
 
 def _images_of_person(

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
+from .ages import AGES, uncapped, written_years
 from .bids_tables import MISSING, Table, read_sidecar
 from .decimal_commas import NUMBER
 
@@ -36,9 +38,14 @@ NAMES = {
         r"condition",
     ),
 }
+# Words for a missing value; of a diagnosis, "none" may mean that somebody is healthy, which a person must say.
+ABSENT = re.compile(r"n\.?a\.?|#?n/a|nan|null|nil|-+|\?+|\.|missing|unknown|not available|unavailable|none", re.I)
+CODED_AGES = re.compile(r"-\d+(?:\.0)?|([789])\1{2,}(?:\.0)?")  # numbers that mean missing, if ages cannot be so
+UNWRITABLE = re.compile(r"[,=\x00-\x1f\x7f]")  # what no cell of codes can hold
 CONTROL = re.compile(r"(?:hc|nc|cn|con|ctrl|td)|.*(?:control|healthy|normal|typical).*", re.I)
 FEMALE, MALE = re.compile(r"f|fem|female|w|woman|weiblich", re.I), re.compile(r"m|male|man|männlich", re.I)
 RIGHT, LEFT = re.compile(r"r|right.*|dextr.*", re.I), re.compile(r"l|left.*|sinistr.*", re.I)
+MONTHS = 1500.0  # ages above, on average, are in days
 KINDS = 8  # a diagnosis has no more values than this; a column with more is free text or a number
 
 
@@ -49,6 +56,8 @@ class Guess:
     column: str
     codes: str = ""
     why: str = ""
+    missing: tuple[str, ...] = ()  # words that probably mean missing
+    unit: str = ""  # of an age, if it can't be years
 
 
 def read_levels(root: Path) -> dict[str, dict[str, str]]:
@@ -86,18 +95,45 @@ def guesses_of(participants: Table, levels: Mapping[str, Mapping[str, str]]) -> 
 def _guess(field_name: str, name: str, table: Table, levels: Mapping[str, Mapping[str, str]]) -> Guess | None:
     """The guess that a column holds a field; None if its values speak against it."""
     counts = Counter(cell for cell in table.column(name) if cell not in MISSING)
-    words, meanings = list(counts), dict(levels.get(name, {}))
+    meanings = dict(levels.get(name, {}))
+    absent = tuple(word for word in counts if word not in meanings and _is_absent(field_name, word))
+    for word in absent:
+        del counts[word]
+    guess = _guess_present(field_name, name, counts, meanings)
+    return replace(guess, missing=absent) if guess and absent and guess.column != "-" else guess
+
+
+def _is_absent(field_name: str, word: str) -> bool:
+    """Whether a cell probably says that its value is missing."""
+    return bool(ABSENT.fullmatch(word) or (field_name == "age" and CODED_AGES.fullmatch(word)))
+
+
+def _guess_present(field_name: str, name: str, counts: Counter[str], meanings: Mapping[str, str]) -> Guess | None:
+    words = list(counts)
     if not words:
         return None
+    if field_name in ("sex", "handedness", "diagnosis") and any(map(UNWRITABLE.search, words)):
+        word = next(filter(UNWRITABLE.search, words))
+        return Guess("-", why=f"{name} has {word!a}, whose comma, = or odd character no code can hold: rename it")
     if field_name == "diagnosis":
         return _guess_diagnosis(name, counts, meanings)
     if field_name in ("sex", "handedness"):
         first, second = (FEMALE, MALE) if field_name == "sex" else (RIGHT, LEFT)
         return _guess_coded(field_name, name, words, meanings, first, second)
     numbers = [word for word in words if NUMBER.fullmatch(word.replace(",", ".", 1))]
-    if field_name != "age" and len(numbers) < len(words):
-        return None
-    return Guess(name, why=f"{len(words)} values, such as {words[0]}")
+    if field_name != "age":
+        return Guess(name, why=f"{len(words)} values, such as {words[0]}") if len(numbers) == len(words) else None
+    unread = [
+        word
+        for word in words
+        if word not in numbers and not written_years(uncapped(word)) and not NUMBER.fullmatch(uncapped(word))
+    ]
+    if unread:
+        return Guess("-", why=f"{name} has {', '.join(unread[:5])}, which is no age")
+    years = [float(word.replace(",", ".", 1)) for word in numbers]
+    unit = "" if not years or median(years) <= AGES[1] else "months" if median(years) < MONTHS else "days"
+    why = f"{len(words)} values, such as {words[0]}" + (f"; too large for years, {unit} assumed" if unit else "")
+    return Guess(name, why=why, unit=unit)
 
 
 def _guess_coded(
@@ -131,11 +167,13 @@ def _guess_diagnosis(name: str, counts: Counter[str], meanings: Mapping[str, str
     """Words of a diagnosis, the controls' as HC; None if there are too many of them, or one only."""
     if not 2 <= len(counts) <= KINDS:
         return None
-    codes = {}
+    codes: dict[str, str] = {}
     for word in counts:
         text = meanings.get(word, word).strip()
-        short = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:30] or word
+        short = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:30] or f"D{len(codes) + 1}"
+        while short in codes.values():  # two words are two diagnoses, until a person says that they are one
+            short += "_2"
         codes[word] = "HC" if CONTROL.fullmatch(text) else short
     named = ", ".join(f"{word} {number}" for word, number in counts.most_common())
-    plain = all(word == code for word, code in codes.items())
+    plain = all(word == code and not NUMBER.fullmatch(word) for word, code in codes.items())
     return Guess(name, "" if plain else ",".join(f"{word}={code}" for word, code in codes.items()), named)

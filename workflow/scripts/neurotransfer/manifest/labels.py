@@ -57,6 +57,7 @@ class Labels:
         self._years = AgeUnits(cohort, self.notes, mistakes)
         self._several: dict[str, list[str]] = {}
         self._counts: Counter[str] = Counter()
+        self._imaged: Counter[str] = Counter()  # people by session
         self._rowless: dict[str, list[str]] = {}  # imaged sessions without a row, by the table's family
         self._complaints: dict[tuple[str, str, str], tuple[int, InputError]] = {}  # by table, column and value
         self._sessions_listed: dict[str, dict[str, set[str]]] = {}
@@ -77,6 +78,7 @@ class Labels:
         A row whose label differs only in padding or case is a mistake; without such a row, a note counts the session.
         """
         person, labels = key_of(label, "sub-"), [key_of(session, "ses-") for session in imaged]
+        self._imaged.update(labels)
         tables = [table for table, _ in self.phenotype]
         for table in [sessions, *tables] if sessions is not None else tables:
             by_person = self._listed(table)
@@ -86,13 +88,16 @@ class Labels:
             for session, near in unmatched_sessions(labels, listed).items():
                 if near:
                     where = f"sub-{person}, session {near}"
-                    what = f"the images of this session are in ses-{session}: the labels differ in zeros or case"
+                    what = (
+                        f"the images of this session are in ses-{session}: the labels differ in zeros, case or prefix"
+                    )
                     error = InputError(table.path, where, what, f"write ses-{session} in the table")
                     self.mistakes.add(error, str(self.cohort.path), "session_id")
                 elif "" not in listed:
-                    self._rowless.setdefault(table.family, []).append(
-                        f"sub-{person}{f', ses-{session}' * bool(session)}"
-                    )
+                    others = sorted(listed.difference(labels) or listed)
+                    nearest = (difflib.get_close_matches(session, others, 1, cutoff=0) or others)[0]
+                    imaged_one = f"sub-{person}{f', ses-{session}' * bool(session)}"
+                    self._rowless.setdefault(table.family, []).append(f"{imaged_one}; nearest: ses-{nearest}")
 
     def _listed(self, table: Table) -> dict[str, set[str]]:
         """The sessions that a table has rows for, by person; kept for tables of a whole cohort."""
@@ -184,6 +189,9 @@ class Labels:
         for how, text in texts.items():
             if self._counts[how]:
                 self.notes.append(f"{self.cohort.name}: {self._counts[how]:,} {text}")
+        if self.cohort.ages and (without := self._imaged.keys() - self.cohort.ages.keys()):
+            listed = ", ".join(f"ses-{session} ({self._imaged[session]:,})" for session in sorted(without)[:6])
+            self.notes.append(f"{self.cohort.name}: the column age names no age of sessions that are imaged: {listed}")
         for family, found in self._rowless.items():
             name = "sessions.tsv" if family == "sessions" else family
             self.notes.append(
@@ -193,15 +201,21 @@ class Labels:
 
     def report(self, table_of_cohorts: object) -> None:
         """Hand over the complaints about cells and about columns that no table has; to be called at the end."""
-        for (_, column, _), (number, error) in self._complaints.items():
-            what = f"{error.what}, {number:,} times" if number > 1 else error.what
+        for (_, column, text), (number, error) in self._complaints.items():
+            times = f"{number:,} such cells" if text == "a number" else f"{number:,} times"
+            what = f"{error.what}, {times}" if number > 1 else error.what
             again = InputError(error.file, error.where, what, error.fix)
             self.mistakes.add(again, str(self.cohort.path), f"column {column}")
         for field_name, what, fix in (*self._ages_without_column(), *self._fields_without_column()):
             self.mistakes.add(InputError(table_of_cohorts, f"{self.cohort.where}, {field_name}", what, fix))
 
     def _ages_without_column(self) -> Iterator[tuple[str, str, str]]:
-        """Columns for ages of sessions that participants.tsv lacks: field, mistake and fix."""
+        """Columns for ages of sessions that participants.tsv lacks, and of sessions with another label: field,
+        mistake and fix."""
+        for session, near in unmatched_sessions(list(self.cohort.ages), list(self._imaged)).items():
+            if near:
+                what = f"it names session {session}, and the images are in ses-{near}"
+                yield "age", what, f"write {near}={self.cohort.ages[session]}"
         for session, name in self.cohort.ages.items():
             if name not in self.participants.header:
                 what = f"{self.participants.path} has no column {name!r}, the age of session {session}"
@@ -289,12 +303,17 @@ class Labels:
             if spelling in codes:
                 code = codes[spelling]
                 return None if code is None else int(code)
-        if NUMBER.fullmatch(text) and (code := _code_of_score(float(text), codes)) is not None:
-            return None if code == "" else int(code)
+        point = text.replace(",", ".", 1)
+        if NUMBER.fullmatch(point) and (point == text or self._comma_problem(cell) is None):
+            self._counts["commas"] += point != text
+            if (code := _code_of_score(float(point), codes)) is not None:
+                return None if code == "" else int(code)
         what = f"{text!r} is no {field_name} that the cohort's mapping knows ({', '.join(codes)})"
         fix = f"add it to {field_name}_codes of {self.cohort.name} in the cohort table, or correct it here"
-        if field_name == "handedness" and NUMBER.fullmatch(text):
+        if field_name == "handedness" and NUMBER.fullmatch(point):
+            what = f"the number {text} is no handedness that the cohort's mapping knows ({', '.join(codes)})"
             fix = "of a score give limits as handedness_codes in the cohort table (<0=1,>0=0,0=n/a), or - as handedness"
+            return self.complain(cell, what, fix, kind="a number")
         return self.complain(cell, what, fix)
 
     def _diagnosis(self, cell: Cell) -> str | None:
@@ -313,9 +332,12 @@ class Labels:
             return self.complain(cell, what, fix)
         return text
 
-    def complain(self, cell: Cell, what: str, fix: str) -> None:
-        """Collect a mistake with the line, the person and the column of its cell; one for all cells with one value."""
-        key = (cell.table.family, cell.column, cell.text)
+    def complain(self, cell: Cell, what: str, fix: str, kind: str | None = None) -> None:
+        """Collect a mistake with the line, the person and the column of its cell; one for all cells with one value.
+
+        Cells of one `kind` make one mistake, whatever their values are.
+        """
+        key = (cell.table.family, cell.column, kind or cell.text)
         number, error = self._complaints.get(key, (0, None))
         where = f"line {cell.line} (sub-{cell.key}), column {cell.column}"
         self._complaints[key] = (number + 1, error or InputError(cell.table.path, where, what, fix))

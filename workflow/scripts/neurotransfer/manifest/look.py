@@ -6,6 +6,7 @@ every guess as a comment.  Nothing is written into a data set.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections import Counter
@@ -16,8 +17,8 @@ from pathlib import Path
 from ..errors import InputError
 from ..files import write_text
 from ..text import aligned, number
-from .bids import Exclusion, Participant, find_participants, key_of
-from .bids_tables import MISSING, Table, read_header, read_tsv
+from .bids import Exclusion, Participant, find_participants, key_of, printable
+from .bids_tables import MISSING, Table, read_header, read_sidecar, read_tsv
 from .cohorts import codes_of
 from .guesses import Guess, guesses_of, read_levels
 from .image_choice import choose_scans
@@ -27,6 +28,7 @@ COLUMNS = 40  # columns of a table that are described
 SHARE = 0.3  # of the healthy people of a cohort that pretrains and is tested
 SIZES = (20, 50, 100, 200, 300, 400, 500)
 SET_SHARES = (0.2, 0.5)  # of n in validation and in test: the paper's; more if a class is rare
+YAML_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # which YAML reads as something else
 COHORTS, STUDY = "cohorts.tsv", "my-study.yaml"
 # The sizes n whose resamples can be drawn of a number of positive and of negative people, with a share of n in
 # validation and in test: split.pools.feasible_sizes.
@@ -37,7 +39,8 @@ FeasibleSizes = Callable[[int, int, Sequence[int], float], list[int]]
 class Look:
     """A data set: its people, what is left out, participants.tsv (None if there is none), and the guesses.
 
-    `problem` says why participants.json was not read, if it is there and cannot be.
+    `problem` says why participants.json was not read, if it is there and cannot be; `is_derivative` that the data set's
+    description calls it a derivative.
     """
 
     folder: Path
@@ -46,6 +49,7 @@ class Look:
     participants: Table | None
     guesses: Mapping[str, Guess]
     problem: str = ""
+    is_derivative: bool = False
 
     @property
     def name(self) -> str:
@@ -75,6 +79,8 @@ class Look:
             re.sub(r"-\d+", "-*", scan.entities) or "(plain)" for person in self.people for scan in person.scans
         )
         lines.append(f"names: {', '.join(f'{kind} {count:,}' for kind, count in kinds.most_common(8)) or 'none'}")
+        if self.is_derivative:
+            lines.append("DatasetType: derivative: a program has made these images, and they are no raw scans")
         for reason, count in Counter(one.reason for one in self.excluded).most_common():
             first = next(one for one in self.excluded if one.reason == reason)
             lines.append(f"left out, {reason}: {count:,} (first: {first.file}: {first.detail})")
@@ -93,7 +99,12 @@ class Look:
             column = self.participants.column(name)
             absent = sum(cell in MISSING for cell in column) / max(len(column), 1)
             cells.append(
-                [name, f"{100 * absent:.0f} %", described([c for c in column if c not in MISSING]), meant.get(name, "")]
+                [
+                    printable(name),
+                    f"{100 * absent:.0f} %",
+                    described([c for c in column if c not in MISSING]),
+                    meant.get(name, ""),
+                ]
             )
         lines += ["", f"participants.tsv, {len(self.participants.lines):,} rows:", aligned(cells, "lrll")]
         if len(names) > COLUMNS:
@@ -104,7 +115,7 @@ class Look:
             lines.append(f"{path.relative_to(self.folder)}: {', '.join(read_header(path)[:COLUMNS])}")
         lines += ["", *([self.problem] if self.problem else []), "guesses for cohorts.tsv:"]
         lines += [f"  {_said(field, guess)}" for field, guess in self.guesses.items()] or ["  none"]
-        return "\n".join(lines)
+        return "\n".join(printable(part) for line in lines for part in line.split("\n"))
 
 
 def look(folder: Path) -> Look:
@@ -132,11 +143,17 @@ def look(folder: Path) -> Look:
             except InputError as error:
                 problem = str(error)
             guesses = guesses_of(participants, levels)
-    return Look(folder, people, excluded, participants, guesses, problem)
+    try:
+        kind = read_sidecar(folder / "dataset_description.json").get("DatasetType")
+    except InputError:
+        kind = None  # BIDS wants this file; nothing here needs it
+    is_derivative = isinstance(kind, str) and kind.lower() == "derivative"
+    return Look(folder, people, excluded, participants, guesses, problem, is_derivative)
 
 
 def _said(field: str, guess: Guess) -> str:
     codes = f", codes {guess.codes}" if guess.codes else ""
+    codes += f", missing {', '.join(guess.missing)}" if guess.missing else ""
     column = "no column" if guess.column == "-" else guess.column
     return f"{field}: {column}{codes}{f' ({guess.why})' if guess.why else ''}"
 
@@ -169,13 +186,19 @@ def start_study(folders: Sequence[Path], target: Path, feasible: FeasibleSizes) 
             what = "its T1-weighted images are not here" if command else "it holds no T1-weighted image"
             fix = f"fetch them: {command}" if command else f"see: neurotransfer look {one.folder}"
             raise InputError(one.folder, "", what, fix)
+        if one.participants is None:
+            fix = "write one (BIDS): participant_id, age, sex, ..., separated by tabs"
+            raise InputError(one.folder / "participants.tsv", "", "a cohort needs it, and it is not there", fix)
+        if one.is_derivative:
+            what = "its DatasetType is derivative, and its images are no raw scans"
+            raise InputError(one.folder, "dataset_description.json", what, "give the raw data set")
     names = _unique([one.name for one in found])
     guessed = {name: task for name, one in zip(names, found, strict=True) if (task := _task_of(name, one))}
     pretrain = SHARE if len(guessed) == len(names) else 0.0  # of the controls, if nobody else can
     tasks, sizes, share = _drawable(guessed, pretrain, feasible)
     target.mkdir(parents=True, exist_ok=True)
     write_text(paths[0], _cohorts_text(names, found, tasks))
-    write_text(paths[1], _study_text(tasks, sizes, share))
+    write_text(paths[1], _study_text(tasks, sizes, share, set(names) == tasks.keys()))
     return paths
 
 
@@ -218,7 +241,7 @@ def _unique(names: Sequence[str]) -> list[str]:
 def _task_of(name: str, one: Look) -> _Task | None:
     """The comparison of a cohort's two most frequent diagnoses, the controls as negative; None if it is too small."""
     guess = one.guesses.get("diagnosis")
-    if guess is None or one.participants is None:
+    if guess is None or guess.column == "-" or one.participants is None:
         return None
     codes = codes_of(guess.codes)
     imaged = {key_of(person.label, "sub-") for person in one.people if any(choose_scans(person.scans, ("first",))[0])}
@@ -226,14 +249,18 @@ def _task_of(name: str, one: Look) -> _Task | None:
     counts = Counter(
         meaning
         for key, word in zip(keys, words, strict=True)
-        if word not in MISSING and key_of(key, "sub-") in imaged and (meaning := codes.get(word, word))
+        if word not in MISSING
+        and word not in guess.missing
+        and key_of(key, "sub-") in imaged
+        and (meaning := codes.get(word, word))
     )
     if len(counts) < 2:
         return None
     first, second = [word for word, _ in counts.most_common(2)]
     if "HC" in counts:
         first, second = next(word for word, _ in counts.most_common() if word != "HC"), "HC"
-    return _Task(f"{name.lower()}_{first.lower()}", first, second, (counts[first], counts[second]))
+    title = re.sub(r"[^a-z0-9]+", "_", first.lower()).strip("_")
+    return _Task(f"{name.lower()}_{title}", first, second, (counts[first], counts[second]))
 
 
 def _cohorts_text(names: Sequence[str], found: Sequence[Look], tasks: Mapping[str, _Task]) -> str:
@@ -244,26 +271,36 @@ def _cohorts_text(names: Sequence[str], found: Sequence[Look], tasks: Mapping[st
     for field in fields:
         header += [
             field,
+            *(["age_unit"] if field == "age" and any(_unit(one) for one in found) else []),
             *([f"{field}_codes"] if field in coded else []),
             *(["height_unit"] if field == "height" else []),
         ]
+    absent = any(guess.missing for one in found for guess in one.guesses.values())
+    header += ["missing"] if absent else []
     lines = ["# Made by `neurotransfer init`; each line that begins with # is a guess to be checked, or a hint."]
     lines.append("# Columns: workflow/schemas/cohorts.schema.yaml; what a data set holds: neurotransfer look FOLDER")
     rows = []
     alone = not any(name not in tasks for name in names)  # nobody else pretrains
+    healthy = {name for name, task in tasks.items() if task.negative == "HC"}
     for name, one in zip(names, found, strict=True):
         row = {"cohort": name, "path": str(one.folder.resolve()), "roles": "pretraining"}
         if name in tasks:
-            row["roles"] = f"pretraining,{tasks[name].name}" if alone else tasks[name].name
-            row["pretraining_share"] = f"{SHARE:g}" if alone else ""
+            row["roles"] = f"pretraining,{tasks[name].name}" if alone and name in healthy else tasks[name].name
+            row["pretraining_share"] = f"{SHARE:g}" if alone and name in healthy else ""
         lines += [f"# {name}: {_said(field, guess)}" for field, guess in one.guesses.items()]
         for field, guess in one.guesses.items():
             row[field] = guess.column
             row[f"{field}_codes"] = guess.codes
+        row["age_unit"] = _unit(one)
+        row["missing"] = ", ".join(f"{field}:{word}" for field, guess in one.guesses.items() for word in guess.missing)
         if "height" in one.guesses:
             row["height_unit"] = _height_unit(one)
         rows.append("\t".join(row.get(column, "") for column in header))
     return "\n".join([*lines, "\t".join(header), *rows]) + "\n"
+
+
+def _unit(one: Look) -> str:
+    return one.guesses["age"].unit if "age" in one.guesses else ""
 
 
 def _codes(one: Look, field: str) -> str:
@@ -278,8 +315,13 @@ def _height_unit(one: Look) -> str:
     return "m" if values and max(values) < 3 else "cm"
 
 
-def _study_text(tasks: Mapping[str, _Task], sizes: Sequence[int], share: float) -> str:
-    """my-study.yaml: what differs from config.yaml."""
+def _quoted(text: str) -> str:
+    """A text as YAML reads it as text: in quotes unless it is a plain word."""
+    return text if re.fullmatch(r"[A-Za-z][A-Za-z0-9 ]*", text) and text.lower() not in YAML_WORDS else json.dumps(text)
+
+
+def _study_text(tasks: Mapping[str, _Task], sizes: Sequence[int], share: float, alone: bool) -> str:
+    """my-study.yaml: what differs from config.yaml; `alone` if only the tasks' cohorts could pretrain."""
     lines = [
         "# Made by `neurotransfer init`: what differs from config/config.yaml, where every key is explained.",
         "# Next: neurotransfer manifest --configfile my-study.yaml, then rehearse, plan, snakemake (docs/README.md).",
@@ -295,10 +337,15 @@ def _study_text(tasks: Mapping[str, _Task], sizes: Sequence[int], share: float) 
         first, second = task.people
         lines += [
             f"  {task.name}:  # guessed from the two most frequent diagnoses, {first} and {second} people",
-            f"    title: {task.positive.replace('_', ' ')} or {task.negative.replace('_', ' ')}",
-            f"    positive: [{task.positive}]",
-            f"    negative: [{task.negative}]",
+            f"    title: {_quoted(f'{task.positive} or {task.negative}'.replace('_', ' '))}",
+            f"    positive: [{_quoted(task.positive)}]",
+            f"    negative: [{_quoted(task.negative)}]",
             "    seed: 0",
+        ]
+    if tasks and not any(task.negative == "HC" for task in tasks.values()) and alone:
+        lines += [
+            "# Nobody is left who is healthy and could pretrain: add a cohort, or give existing weights,",
+            "# pretrain: {weights: FILE}",
         ]
     if tasks:
         lines += ["resampling:", f"  n: {list(sizes)}              # training images"]

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from .bids import printable
 from .bids_tables import MISSING, Table, read_tsv
 from .cohorts import Cohort
 from .decimal_commas import NUMBER
@@ -20,7 +21,13 @@ WORDS = 6  # different values that are listed of a column
 TELLING = re.compile(
     r"diag|group|patient|\bdx|status|condition|cohort|case|gender|sex|age|hand|bmi|weight|height", re.I
 )
-OF_PATIENTS = re.compile(r"diag|group|patient|\bdx|status|condition|case", re.I)
+OF_PATIENTS = re.compile(
+    r"diag|group|patient|\bdx|status|condition|case|disorder|disease|illness|clinic|patholog|"
+    r"(?<![a-z])(?:mdd|scz|adhd|asd|mci|ptsd|ocd|bd|ms|pd|ad)(?![a-z])|depress|schizo|bipolar|autis|epilep|dement|"
+    r"alzheim|parkinson",
+    re.I,
+)
+OF_HEALTHY = re.compile(r"hc|nc|cn|ctrl|con|td|(?:.*[\W_])?(?:controls?|healthy|normal|typical)(?:[\W_].*)?", re.I)
 
 
 def notes_on_columns(cohort: Cohort, participants: Table, has_diagnosis: bool) -> list[str]:
@@ -37,13 +44,17 @@ def notes_on_columns(cohort: Cohort, participants: Table, has_diagnosis: bool) -
         return []
     names.sort(key=lambda name: not TELLING.search(name))
     table = read_tsv(participants.path, wanted=lambda _: names[:LISTED])
-    shown = [f"{name} ({described(table.column(name))})" for name in names[:LISTED]]
+    shown = [f"{printable(name)} ({described(table.column(name))})" for name in names[:LISTED]]
     more = f", and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
     notes = [
         f"{cohort.name}: participants.tsv has columns that nothing names: {', '.join(shown)}{more}. A label among them "
         f"needs its name in the cohort table; the others can be listed there in the column ignored"
     ]
-    suspects = [text for name, text in zip(names, shown, strict=False) if OF_PATIENTS.search(name)]
+    suspects = [
+        text
+        for name, text in zip(names, shown, strict=False)
+        if OF_PATIENTS.search(name) or any(OF_HEALTHY.fullmatch(cell) for cell in set(table.column(name)))
+    ]
     if "pretraining" in cohort.roles and not has_diagnosis and suspects:
         notes.insert(
             0,
@@ -62,6 +73,7 @@ def described(cells: Sequence[str]) -> str:
     >>> described(["depr", "control", "depr", "n/a"]), described([str(at) for at in range(20, 50)])
     ('depr 2, control 1, missing 1', '20 to 49')
     """
+    cells = [printable(cell) for cell in cells]
     counts = Counter(cell for cell in cells if cell not in MISSING)
     absent = len(cells) - counts.total()
     if len(counts) > WORDS and all(NUMBER.fullmatch(text) for text in counts):

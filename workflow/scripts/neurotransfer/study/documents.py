@@ -97,7 +97,7 @@ def _read_yaml(path: Path, text: str) -> Any:
         _check_events(path, yaml.parse(text, Loader=loader))
         reader = loader(text)
         root = reader.get_single_node()
-        _refuse_repeated_keys(path, root)
+        _refuse_repeated_keys(path, root, reader)
         return None if root is None else reader.construct_document(root)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -158,12 +158,13 @@ def _too_large(path: Path, where: str, what: str) -> InputError:
     return InputError(path, where, f"it has {what}", "shorten it; a study needs some hundred values")
 
 
-def _refuse_repeated_keys(path: Path, root: Any) -> None:
+def _refuse_repeated_keys(path: Path, root: Any, reader: Any) -> None:
     """Refuse a key that stands twice in one group: YAML keeps the last one and says nothing.
 
     Parameters
     ----------
     root : of the composed document; None if it is empty
+    reader : makes values of nodes; of YAML, yes and true are one key
     """
     waiting, seen = [root], set()
     while waiting:
@@ -175,11 +176,14 @@ def _refuse_repeated_keys(path: Path, root: Any) -> None:
             waiting += node.value
         if node.id != "mapping":
             continue
-        lines: dict[str, int] = {}
+        lines: dict[object, int] = {}
         for key, value in node.value:
             if key.id == "scalar" and key.value != "<<":
-                line = lines.setdefault(key.value, key.start_mark.line + 1)
-                if line != key.start_mark.line + 1:
-                    what = f"the key {key.value!r} stands here and in line {line}"
-                    raise InputError(path, f"line {key.start_mark.line + 1}", what, "keep one of them")
+                here = key.start_mark.line + 1
+                for name in {key.value, reader.construct_object(key)}:
+                    if name in lines:
+                        where = f"and in line {lines[name]}" if lines[name] != here else "twice"
+                        what = f"the key {key.value!r} stands here {where}"
+                        raise InputError(path, f"line {here}", what, "keep one of them")
+                lines |= dict.fromkeys((key.value, reader.construct_object(key)), here)
             waiting.append(value)
