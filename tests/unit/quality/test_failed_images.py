@@ -42,3 +42,9 @@ def test_failed_images_have_pictures_if_they_can_be_read_and_one_that_killed_is_
     text = page.quality_html(page.quality_content("s", [], [], [ledger], settings, {}, [manifest]))
     assert "Failed images" in text and "&lt;b&gt;" in text and found["a"]["picture"] in text
     assert "Failed images" not in page.quality_html(page.quality_content("s", [], [], [], settings, {}))
+
+
+def test_a_long_thin_image_has_no_picture(tmp_path):
+    """Three square slices of 9,000 pixels would take 243 MB, and of 32,767 more than a job has."""
+    nibabel.save(nibabel.Nifti1Image(np.ones((9000, 2, 2), np.uint8), np.eye(4)), tmp_path / "long.nii.gz")
+    assert page.picture_of_file(tmp_path / "long.nii.gz") is None

@@ -29,7 +29,7 @@ from .judge import badness
 ODD = 3.5  # robust z-score from which a figure counts as a reason (Iglewicz and Hoaglin, 1993)
 PER_RULE = 10  # images shown of those that a rule excludes, and of those that failed with one reason
 PLACE = ("shard", "file", "line")  # of a ledger's row
-LARGEST = 512**3  # voxels of a failed image that has a picture
+LARGEST, LONGEST = 512**3, 1024  # voxels of a failed image that has a picture, and along an axis
 SMALLEST = 180  # pixels of a slice; smaller ones are enlarged, so that an outline is thin
 QUALITY = 82  # of JPEG
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -261,7 +261,9 @@ def picture_of_file(path: Path) -> str | None:
     """
     try:
         image: Any = nibabel.load(path)
-        if len(image.shape) < 3 or image.get_data_dtype().kind not in "biuf" or np.prod(image.shape[:3]) > LARGEST:
+        if len(image.shape) < 3 or image.get_data_dtype().kind not in "biuf":
+            return None
+        if np.prod(image.shape[:3], dtype=float) > LARGEST or max(image.shape) > LONGEST:
             return None
         axes = nibabel.io_orientation(image.affine)
         if np.isnan(axes).any():
