@@ -20,7 +20,8 @@ with job(snakemake):
     drawing = {"bootstrap": params.bootstrap, "seed": params.seed}
     groups = classifiers.subgroups_of(predictions, read_resamples(source.resamples), images, params.age_band)
     people, smallest = dict(zip(pools["task"], pools["participants"], strict=True)), params.smallest_cell
-    write_table(classifiers.classifier_figures(predictions, validation, **drawing), output.figures)
+    figures = classifiers.classifier_figures(predictions, validation, **drawing, smallest=smallest)
+    write_table(figures, output.figures)
     write_table(classifiers.calibration_curves(predictions, smallest, **drawing), output.curves)
     write_table(classifiers.subgroup_aucs(predictions, groups, people, smallest, **drawing), output.subgroups)
     check_public_files(output, private_names(snakemake.config))

@@ -5,15 +5,16 @@ Goes in: counts and ages of a study.  Comes out: numbers for a table or a figure
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from .disclosure import hidden_sums
+
 YEARS = 5  # width of a bin of ages
 Grid = Mapping[str, Mapping[str, int]]  # by row and column
-Place = tuple[str, str]  # row and column
 
 
 def shown(count: int, people: int, smallest: int) -> int | str:
@@ -23,6 +24,15 @@ def shown(count: int, people: int, smallest: int) -> int | str:
     (12, 0, '< 5')
     """
     return f"< {smallest}" if 0 < people < smallest else count
+
+
+def cell(count: int, people: int, smallest: int, is_hidden: bool) -> int | str:
+    """A count as a cell shows it, or "hidden" if another one, of few people, would follow from it.
+
+    >>> cell(12, 7, 5, False), cell(12, 7, 5, True), cell(3, 3, 5, True)
+    (12, 'hidden', '< 5')
+    """
+    return "hidden" if is_hidden and people >= smallest else shown(count, people, smallest)
 
 
 def shown_row(counts: Mapping[str, int], people: Mapping[str, int], smallest: int) -> dict[str, int | str]:
@@ -38,28 +48,8 @@ def shown_row(counts: Mapping[str, int], people: Mapping[str, int], smallest: in
     return cells
 
 
-def is_told(counts: Mapping[str, int], people: Mapping[str, int], smallest: int) -> bool:
-    """Whether the sum of a row would tell a number of few people, although `shown_row` hides what it can.
-
-    >>> is_told({"failed": 1, "ok": 0}, {"failed": 1, "ok": 0}, 5), is_told({"a": 3, "b": 9}, {"a": 3, "b": 9}, 5)
-    (True, False)
-    """
-    cells = shown_row(counts, people, smallest)
-    hidden = [name for name in counts if isinstance(cells[name], str)]
-    return bool(hidden) and (len(hidden) == 1 or sum(people[name] for name in hidden) < smallest)
-
-
-def shown_grid(
-    counts: Grid, people: Grid, smallest: int, elsewhere: Mapping[str, Mapping[str, bool]] | None = None
-) -> tuple[dict[str, dict[str, int | str]], set[str]]:
+def shown_grid(counts: Grid, people: Grid, smallest: int) -> tuple[dict[str, dict[str, int | str]], set[str]]:
     """The cells of a table by row and column whose sums are known, and the rows whose sum must not be shown.
-
-    In each row and column with a hidden cell others are hidden, too, the smallest first, until at least two are, of
-    enough people together.  If a row has no other that would stay hidden, its sum has to be.
-
-    Parameters
-    ----------
-    elsewhere : of cells that another table has, too, whether it hides them; they are hidden or shown as there
 
     >>> table = {"A": {"train": 40, "failed": 1}, "B": {"train": 30, "failed": 9}}
     >>> shown_grid(table, table, 5)
@@ -67,33 +57,21 @@ def shown_grid(
     >>> shown_grid({"A": table["A"]}, {"A": table["A"]}, 5)
     ({'A': {'train': 40, 'failed': '< 5'}}, {'A'})
     """
-    places = [(row, column) for row, cells in counts.items() for column in cells]
-    few = {(row, column) for row, column in places if 0 < people[row][column] < smallest}
-    fixed = {(row, column): there for row, mine in (elsewhere or {}).items() for column, there in mine.items()}
-    hidden, changed = few | {at for at in places if fixed.get(at)}, True
-    rows = [[at for at in places if at[0] == row] for row in counts]
-    columns = [[at for at in places if at[1] == column] for column in dict.fromkeys(column for _, column in places)]
-
-    def is_safe(line: list[Place]) -> bool:
-        mine = [at for at in line if at in hidden]
-        return not mine or (len(mine) > 1 and sum(people[row][column] for row, column in mine) >= smallest)
-
-    while changed:
-        changed = False
-        for line in (*rows, *columns):
-            left = [at for at in line if at not in hidden and at not in fixed and people[at[0]][at[1]]]
-            others = [at for at in left if _has_company(at, places, people)]
-            if not is_safe(line) and others:
-                hidden.add(min(others, key=lambda at: counts[at[0]][at[1]]))
-                changed = True
-    words = {at: f"< {smallest}" if at in few else "hidden" for at in hidden}
-    cells = {row: {name: words.get((row, name), count) for name, count in mine.items()} for row, mine in counts.items()}
-    return cells, {row for row, line in zip(counts, rows, strict=True) if not is_safe(line)}
-
-
-def _has_company(at: Place, places: list[Place], people: Grid) -> bool:
-    """Whether another cell of its column has people; otherwise the column's sum tells it."""
-    return any(row != at[0] and column == at[1] and people[row][column] for row, column in places)
+    groups = {
+        (row, column): [f"{row} {column} {at}" for at in range(count)]
+        for row, mine in people.items()
+        for column, count in mine.items()
+    }
+    columns = dict.fromkeys(column for _, column in groups)
+    sums = {("column", column): [at for at in groups if at[1] == column] for column in columns}
+    sums |= {("row", row): [(row, column) for column in mine] for row, mine in people.items()}
+    cells = sorted(groups, key=lambda at: -counts[at[0]][at[1]])
+    hidden = hidden_sums(groups, sums | {at: [at] for at in cells}, smallest)
+    shown_cells = {
+        row: {name: cell(count, people[row][name], smallest, (row, name) in hidden) for name, count in mine.items()}
+        for row, mine in counts.items()
+    }
+    return shown_cells, {row for row in counts if ("row", row) in hidden}
 
 
 def hidden_parts(people: Mapping[Any, int], smallest: int) -> set[Any]:
@@ -110,49 +88,18 @@ def hidden_parts(people: Mapping[Any, int], smallest: int) -> set[Any]:
     return hidden
 
 
-def hidden_roles(people: Grid, smallest: int) -> dict[str, dict[str, bool]]:
-    """Whether the count of a cohort's people in a role is hidden, by cohort and role, in every table that has it.
-
-    Certificate, report and Figure 1 have these counts.  If each hid other cells, one would show what another hides.
-
-    >>> roles = {"A": {"train": 40, "validation": 3, "test": 9}, "B": {"train": 30, "validation": 8, "test": 0}}
-    >>> {cohort: [role for role in found if found[role]] for cohort, found in hidden_roles(roles, 5).items()}
-    {'A': ['train', 'validation'], 'B': ['train', 'validation']}
-    """
-    cells, _ = shown_grid(people, people, smallest)
-    return {row: {name: isinstance(cell, str) for name, cell in mine.items()} for row, mine in cells.items()}
-
-
-def sum_shown(
-    count: int, roles: Collection[str], people: Mapping[str, int], hidden: Mapping[str, bool], smallest: int
-) -> int | str:
-    """A cohort's count in some roles together; "hidden" if a count that is hidden follows from it, or of the others.
-
-    Parameters
-    ----------
-    count : of images or people in `roles`
-    people, hidden : the cohort's people by role, and whether each role's number is hidden
-
-    >>> people, hidden = {"train": 40, "validation": 3, "test": 9}, {"train": False, "validation": True, "test": True}
-    >>> sum_shown(43, ["train", "validation"], people, hidden, 5), sum_shown(52, list(people), people, hidden, 5)
-    ('hidden', 52)
-    """
-    for part in (set(roles), people.keys() - set(roles)):
-        few = [people[role] for role in part if hidden[role] and people[role]]
-        if few and (len(few) == 1 or sum(few) < smallest):
-            return "hidden"
-    return count
-
-
-def sample(known: Mapping[str, Any], smallest: int) -> dict[str, Any]:
+def sample(known: Mapping[str, Any], smallest: int, is_hidden: bool = False) -> dict[str, Any]:
     """A set of the certificate as a page shows it: ages in bins of five years, nothing about few people.
 
     Parameters
     ----------
+    is_hidden : whether its number of people is not shown, because another would follow
     known : `participants`, `images`, `age` (`min`, `mean`, `max`; years) and `female_share`
     """
     people, share = known["participants"], known["female_share"]
-    found: dict[str, Any] = {name: shown(known[name], people, smallest) for name in ("participants", "images")}
+    found: dict[str, Any] = {
+        name: cell(known[name], people, smallest, is_hidden) for name in ("participants", "images")
+    }
     age, few = known["age"], people < smallest
     if few or age["mean"] is None:
         found["age"] = dict.fromkeys(("min", "mean", "max"))
@@ -222,6 +169,18 @@ def age_spread(ages: pd.Series, people: pd.Series, smallest: int) -> dict[str, f
 def enough(table: pd.DataFrame, smallest: int) -> pd.DataFrame:
     """The rows of a table of metrics that are of enough participants; all if the table has no such column."""
     return table[table["participants"] >= smallest] if "participants" in table else table
+
+
+def share_text(share: float, count: int, smallest: int) -> str | None:
+    """A share of images as a bound, if those that have, or lack, what is counted are few; else None.
+
+    >>> share_text(0.9, 30, 5), share_text(0.1, 30, 5), share_text(0.5, 30, 5), share_text(1.0, 30, 5)
+    ('> 0.833', '< 0.167', None, None)
+    """
+    having = round(share * count)
+    if 0 < having < smallest:
+        return f"< {min(1, smallest / count):.3f}"
+    return f"> {max(0, 1 - smallest / count):.3f}" if 0 < count - having < smallest else None
 
 
 def coarse_share(known: Sequence[bool]) -> float:

@@ -12,9 +12,10 @@ from ..cache.provenance import named_engines
 from ..errors import InputError
 from ..files import read_bytes
 from ..split.certificate import duplicates_in_words, statement
-from .cells import hidden_roles, sample, shown, sum_shown
+from .cells import cell, sample
 from .colours import DARK
 from .confounding_tables import site_groups
+from .counts import SIDES, hidden_in_certificate
 
 # in pages of earlier versions: ages of the youngest and the oldest person, and plain digests of lists of people
 TELLING = re.compile(r"<td>\d+\.\d \(\d+\.\d to \d+\.\d\)</td>|>SHA-256 of each set's")
@@ -31,24 +32,21 @@ def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int, 
     config : the study's `tasks` and `confounding`
     """
     people = people_by_role(certificate)
-    hidden = hidden_roles(people, smallest)
+    hidden = hidden_in_certificate(people, smallest)
     names = {"train": "training", "validation": "validation", "test": "test", "unused": "not used"}
     shared = []
     for cohort in certificate["shared_cohorts"]:
-        mine = people[cohort]
-        sides = (("train", "validation"), ("test",))
-        sums = [(roles, sum(mine[role] for role in roles)) for roles in sides]
-        cells = [sum_shown(count, roles, mine, hidden[cohort], smallest) for roles, count in sums]
-        shared.append((cohort, *("a hidden number of" if cell == "hidden" else cell for cell in cells)))
+        sums = {roles: sum(people[cohort][role] for role in roles) for roles in SIDES}
+        cells = [cell(count, count, smallest, ("cohort", cohort, *roles) in hidden) for roles, count in sums.items()]
+        shared.append((cohort, *("a hidden number of" if found == "hidden" else found for found in cells)))
     cohorts: dict[str, dict[str, list[int | str]]] = {}
     for cohort, known in certificate["cohorts"].items():
         cohorts[cohort] = {}
         for role, has in known.items():
-            counts = [has[name] for name in ("images", "participants")]
-            is_other = hidden[cohort][role] and has["participants"] >= smallest
-            cohorts[cohort][role] = [
-                "hidden" if is_other else shown(count, has["participants"], smallest) for count in counts
-            ]
+            one, counts = has["participants"], [has[name] for name in ("images", "participants")]
+            is_hidden = ("cohort", cohort, role) in hidden
+            cohorts[cohort][role] = [cell(count, one, smallest, is_hidden) for count in counts]
+    without = {role for role in certificate["counts"] if ("role", role) in hidden}
     engines = [(names[role], named_engines(pairs)) for role, pairs in certificate["engines"].items() if pairs]
     several = certificate.get("same_people", {})
     content = {
@@ -59,8 +57,10 @@ def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int, 
         "engines": engines,
         "duplicates": duplicates_in_words(certificate["duplicates"], several.get("pairs", 0)),
         "certificate": certificate,
-        "statement": statement(certificate["counts"], certificate["waived_scans"], smallest, several.get("people", 0)),
-        "samples": {role: sample(known, smallest) for role, known in certificate["counts"].items()},
+        "statement": statement(
+            certificate["counts"], certificate["waived_scans"], smallest, several.get("people", 0), without
+        ),
+        "samples": {role: sample(known, smallest, role in without) for role, known in certificate["counts"].items()},
         "cohorts": cohorts,
         "sites": site_groups(certificate.get("confounding", {}), config["confounding"], config["tasks"], smallest),
         "smallest": smallest,

@@ -5,7 +5,7 @@ The figure can be mailed: ages are in bins, and no bar, line or mark is of fewer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,15 +20,13 @@ from .cells import (
     YEARS,
     age_bins,
     age_spread,
+    cell,
     coarse_share,
     enough,
-    hidden_parts,
-    hidden_roles,
-    shown,
-    sum_shown,
 )
 from .colours import FAINT, INK, PAPER, SOFT
-from .pretraining_tables import SPLIT_NAMES, target_name
+from .counts import SIDES, Name, hidden_in_figure1
+from .pretraining_tables import SPLIT_NAMES, sizes_hidden, target_name, without_rare_class
 from .style import draw_grid, drawing
 
 # Okabe & Ito's colours (2008) that Figure 2 does not use for a model
@@ -58,7 +56,7 @@ def figure1(
     """
     count = min(images["cohort"].nunique(), COHORTS)
     ages = binned_predictions(predictions, smallest)
-    metrics = enough(metrics, smallest)
+    metrics = without_rare_class(enough(metrics, smallest), images, smallest)
     upper = [] if history is None or history.empty else ["pretraining"]
     upper += [split for split in SPLITS if (ages["split"] == split).any()]
     rows = skill_rows(metrics)
@@ -76,9 +74,11 @@ def figure1(
             axes_of_ages = left.add_subplot(grid[0, :])
             axes_of_cohorts, axes_of_targets = (left.add_subplot(grid[1, column]) for column in (0, 1))
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-        _draw_ages(axes_of_ages, images, smallest)
+        hidden = hidden_in_figure1(images, smallest)
+        _draw_ages(axes_of_ages, images, smallest, hidden)
+        without = sizes_hidden(images, smallest, {role for role in ROLES if ("role", role) in hidden})
         order = largest_cohorts(images)
-        _draw_cohorts(axes_of_cohorts, images, order, smallest)
+        _draw_cohorts(axes_of_cohorts, images, order, smallest, hidden)
         _draw_targets(axes_of_targets, known_shares(images, smallest), order)
         if right is not None:
             # with many cohorts the left side is long, so the right side gets one more row
@@ -90,24 +90,26 @@ def figure1(
                     if name == "pretraining":
                         _draw_history(axes, history)
                     else:
-                        _draw_predictions(axes, ages, metrics, name)
+                        _draw_predictions(axes, ages, metrics, name, counted=(name, "age") not in without)
             _draw_skill(parts[-1].subplots(), rows)
     return figure
 
 
-def binned_ages(images: pd.DataFrame, smallest: int) -> pd.DataFrame:
+def binned_ages(images: pd.DataFrame, smallest: int, hidden: Collection[Name] | None = None) -> pd.DataFrame:
     """Images by role and bin of five years: `group`, `x` (start of the bin, years), `value`; none of few people.
 
-    A role's images are known in all, so the smallest other bin is left out, too, if those of few people would follow.
+    Bins from which those of few people would follow are left out, too.
+
+    Parameters
+    ----------
+    hidden : counts that are not shown; None: from counts.hidden_in_figure1
     """
+    if hidden is None:
+        hidden = hidden_in_figure1(images, smallest)
     groups = images.assign(x=np.floor(images["age"] / YEARS) * YEARS).groupby(["role", "x"])
     table = groups.agg(value=("image_id", "size"), people=("participant_id", "nunique")).reset_index()
-    kept = []
-    for _, mine in table.groupby("role"):
-        hidden = hidden_parts(dict(zip(mine["x"], mine["people"], strict=True)), smallest)
-        kept.append(mine[~mine["x"].isin(hidden)])
-    table = pd.concat(kept) if kept else table
-    return table.rename(columns={"role": "group"})[["group", "x", "value"]].reset_index(drop=True)
+    is_shown = [("age", role, start) not in hidden for role, start in zip(table["role"], table["x"], strict=True)]
+    return table[is_shown].rename(columns={"role": "group"})[["group", "x", "value"]].reset_index(drop=True)
 
 
 def binned_predictions(predictions: pd.DataFrame, smallest: int) -> pd.DataFrame:
@@ -128,15 +130,15 @@ def binned_predictions(predictions: pd.DataFrame, smallest: int) -> pd.DataFrame
     return pd.DataFrame(rows, columns=["split", "start", "end", "images", "mean", "sd"])
 
 
-def _size(images: pd.DataFrame, smallest: int) -> str:
+def _size(images: pd.DataFrame, smallest: int, is_hidden: bool) -> str:
     """A number of images in words."""
-    return str(number(shown(len(images), images["participant_id"].nunique(), smallest)))
+    return str(number(cell(len(images), images["participant_id"].nunique(), smallest, is_hidden)))
 
 
-def _draw_ages(axes: Axes, images: pd.DataFrame, smallest: int) -> None:
+def _draw_ages(axes: Axes, images: pd.DataFrame, smallest: int, hidden: Collection[Name]) -> None:
     axes.set(title="Ages by role", xlabel="age at scan (years)", ylabel="images")
     present = [role for role in ROLES if (images["role"] == role).any()]
-    bins = binned_ages(images, smallest)
+    bins = binned_ages(images, smallest, hidden)
     if bins.empty:
         none = "no age is known" if images["age"].isna().all() else f"fewer than {smallest} people in each bin"
         axes.text(0.5, 0.5, none, ha="center", color=SOFT, transform=axes.transAxes)
@@ -145,7 +147,7 @@ def _draw_ages(axes: Axes, images: pd.DataFrame, smallest: int) -> None:
     below = np.zeros(len(edges) - 1)
     for role in present:
         heights = bins[bins["group"] == role].set_index("x")["value"].reindex(edges[:-1], fill_value=0).to_numpy()
-        label = f"{role} ({_size(images[images['role'] == role], smallest)})"
+        label = f"{role} ({_size(images[images['role'] == role], smallest, ('role', role) in hidden)})"
         style = {"color": ROLES[role], "label": label, "edgecolor": PAPER, "linewidth": 0.3}
         axes.bar(edges[:-1], heights, YEARS, bottom=below, align="edge", **style)
         below = below + heights
@@ -153,18 +155,14 @@ def _draw_ages(axes: Axes, images: pd.DataFrame, smallest: int) -> None:
     axes.legend(loc="upper left", handlelength=1, handleheight=0.9, labelspacing=0.25)
 
 
-def people_by_role(images: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """The number of people by cohort and role."""
-    counts = images.groupby(["cohort", "role"])["participant_id"].nunique().unstack(fill_value=0)
-    return {str(cohort): row.to_dict() for cohort, row in counts.iterrows()}
-
-
 def largest_cohorts(images: pd.DataFrame) -> list[str]:
     """The cohorts that are shown, the smallest first."""
     return list(images.groupby("cohort").size().sort_values(kind="stable").index[-COHORTS:])
 
 
-def _draw_cohorts(axes: Axes, images: pd.DataFrame, order: Sequence[str], smallest: int) -> None:
+def _draw_cohorts(
+    axes: Axes, images: pd.DataFrame, order: Sequence[str], smallest: int, hidden: Collection[Name]
+) -> None:
     sides = {"train": ["train", "validation"], "test": ["test"]}
     for row, cohort in enumerate(order):
         mine = images[images["cohort"] == cohort]
@@ -177,11 +175,8 @@ def _draw_cohorts(axes: Axes, images: pd.DataFrame, order: Sequence[str], smalle
             middle = [ages["quarter"], ages["three_quarters"]]
             axes.plot(middle, heights, linewidth=4, solid_capstyle="butt", **style)
             axes.plot(ages["median"], row + shift, marker="|", color=PAPER, markersize=4, markeredgewidth=1.2)
-    people = people_by_role(images)
-    hidden = hidden_roles(people, smallest)
     sizes = {
-        cohort: number(sum_shown(size, list(people[cohort]), people[cohort], hidden[cohort], smallest))
-        for cohort, size in images.groupby("cohort").size().items()
+        cohort: _size(mine, smallest, ("cohort", str(cohort)) in hidden) for cohort, mine in images.groupby("cohort")
     }
     axes.set_yticks(range(len(order)), [f"{_short(cohort)} ({sizes[cohort]})" for cohort in order])
     axes.tick_params(axis="y", length=0, labelsize=10 if len(order) < 25 else 9)
@@ -249,7 +244,7 @@ def _draw_history(axes: Axes, history: pd.DataFrame) -> None:
     axes.legend(loc="upper right", labelspacing=0.25, handlelength=1.2)
 
 
-def _draw_predictions(axes: Axes, ages: pd.DataFrame, metrics: pd.DataFrame, split: str) -> None:
+def _draw_predictions(axes: Axes, ages: pd.DataFrame, metrics: pd.DataFrame, split: str, *, counted: bool) -> None:
     """Mean and standard deviation of the predicted ages in each bin of true ages; the limits follow from the bins."""
     low, high = min(ages["start"].min(), (ages["mean"] - ages["sd"]).min()), ages["end"].max()
     ends = np.array([low, max(high, (ages["mean"] + ages["sd"]).max())])
@@ -259,7 +254,8 @@ def _draw_predictions(axes: Axes, ages: pd.DataFrame, metrics: pd.DataFrame, spl
     style = {"fmt": "o", "color": SPLITS[split], "markersize": 4.5, "elinewidth": 1.4}
     axes.errorbar((rows["start"] + rows["end"]) / 2, rows["mean"], yerr=rows["sd"], **style)
     error = metrics[(metrics["split"] == split) & (metrics["target"] == "age") & (metrics["metric"] == "mae")]["value"]
-    text = "".join(f"MAE {value:.2f} years\n" for value in error) + f"{rows['images'].sum():,} images"
+    text = "".join(f"MAE {value:.2f} years\n" for value in error)
+    text += f"{rows['images'].sum():,} images" if counted else ""
     axes.text(0.04, 0.97, text, transform=axes.transAxes, va="top")
     axes.set(xlim=limits, ylim=limits, xlabel="true age (years)", ylabel="predicted age (years)")
     axes.set_title(f"Age, {SPLIT_NAMES[split]}")
@@ -325,18 +321,16 @@ def figure1_data(
     -------
     panel, group, item, quantity, x, value, low, high
     """
-    parts = [binned_ages(images, smallest).assign(panel="ages", quantity="images, ages x to x + 5")]
-    people = people_by_role(images)
-    hidden, cohorts = hidden_roles(people, smallest), []
+    hidden, cohorts = hidden_in_figure1(images, smallest), []
+    parts = [binned_ages(images, smallest, hidden).assign(panel="ages", quantity="images, ages x to x + 5")]
     for (cohort, side), mine in images.assign(side=images["role"].replace("validation", "train")).groupby(
         ["cohort", "side"]
     ):
         if mine["participant_id"].nunique() < smallest:
             continue
         row = {"group": side, "item": cohort, "panel": "cohorts"}
-        count = sum_shown(len(mine), set(mine["role"]), people[cohort], hidden[cohort], smallest)
-        if not isinstance(count, str):
-            cohorts.append(row | {"quantity": "images", "value": count})
+        if ("cohort", str(cohort), *next((roles for roles in SIDES if side in roles), (side,))) not in hidden:
+            cohorts.append(row | {"quantity": "images", "value": len(mine)})
         if spread := age_spread(mine["age"], mine["participant_id"], smallest):
             ends = {"value": spread["median"], "low": spread["low"], "high": spread["high"]}
             cohorts.append(row | {"quantity": "age (years), from bins"} | ends)
@@ -353,8 +347,10 @@ def figure1_data(
     parts.append(marks.assign(panel="age", quantity="predicted age, mean and sd, by bin of the true age (years)"))
     counts = pd.DataFrame({"group": found["split"], "x": marks["x"], "value": found["images"]})
     counts["low"], counts["high"] = found["start"], found["end"]
+    without = sizes_hidden(images, smallest, {role for role in ROLES if ("role", role) in hidden})
+    counts = counts[[(split, "age") not in without for split in counts["group"]]]
     parts.append(counts.assign(panel="age", quantity="images in the bin from low to high (years)"))
-    rows = skill_rows(enough(metrics, smallest))
+    rows = skill_rows(without_rare_class(enough(metrics, smallest), images, smallest))
     for name, low, high in (("value", "low", "high"), ("skill", "low_skill", "high_skill"), ("dummy", None, None)):
         part = pd.DataFrame({"group": rows["split"], "item": rows["target"], "value": rows[name]})
         part["low"], part["high"] = (rows[low], rows[high]) if low else (np.nan, np.nan)

@@ -20,6 +20,7 @@ from .. import pages
 from ..files import read_table
 from ..fit.covariates import in_words
 from ..split.certificate import duplicates_in_words, statement
+from ..split.roles import ROLES
 from ..statistics.aggregation import of_paper
 from ..statistics.inference import PRIMARY
 from ..study import layout
@@ -27,6 +28,7 @@ from ..study.plan import further_models
 from . import answer_tables, classifier_tables, confounding_tables, pretraining_tables, trust_tables
 from .cells import sample, shown
 from .colours import DARK, PUBLISHED
+from .counts import hidden_in_report
 from .methods_text import methods
 from .references import bibliography
 from .verdicts import answer, verdicts
@@ -83,8 +85,10 @@ def report_content(
     smallest = config["report"]["smallest_cell"]
     found = {test: verdicts(comparisons, **chosen, test=test) for test in PRIMARY}
     replicates = sorted(set(medians["replicates"]))
-    cohorts = trust_tables.cohort_rows(tables["images"], ledger, tables["excluded"], smallest)
-    without_total = any(row["found"] == "hidden" for row in cohorts)
+    of_images = (tables["images"], ledger, tables["excluded"])
+    hidden = hidden_in_report(*of_images, smallest)
+    metrics = pretraining_tables.without_rare_class(tables["metrics"], tables["images"], smallest)
+    without = {role for role in ROLES if ("role", role) in hidden}
     left = {
         "images": shown(int(gone.sum()), int(gone.sum()), smallest),  # of how many people is not known any more
         "behind_weights": None if withdrawn is None else shown(withdrawn, withdrawn, smallest),
@@ -132,26 +136,30 @@ def report_content(
         "worth": answer_tables.worth_groups(tables["worth"], tasks),
         "search": answer_tables.search_groups(tables["search"], tasks),
         "seed_sd": answer_tables.noise_of_starts(medians),
-        "metrics": pretraining_tables.metric_groups(tables["metrics"], tables["published"], smallest),
+        "metrics": pretraining_tables.metric_groups(
+            metrics, tables["published"], smallest, pretraining_tables.sizes_hidden(tables["images"], smallest, without)
+        ),
         "sources": sorted({text.partition(",")[0] for text in tables["published"]["source"]}),
         "known": pretraining_tables.known_targets(
-            tables["images"], [name for name in config["targets"] if name in tables["images"]], smallest
+            tables["images"], [name for name in config["targets"] if name in tables["images"]], smallest, without
         ),
-        "subgroups": pretraining_tables.subgroups(tables["groups"], smallest),
+        "subgroups": pretraining_tables.subgroups(
+            pretraining_tables.shown_groups(tables["groups"], tables["metrics"], tables["images"], smallest), smallest
+        ),
         "calibration": pretraining_tables.calibration_groups(tables["calibration"], smallest),
         "certificate": certificate,
-        "samples": {role: sample(known, smallest) for role, known in certificate["counts"].items()},
-        "statement": statement(certificate["counts"], certificate["waived_scans"], smallest, several.get("people", 0)),
+        "samples": {role: sample(known, smallest, role in without) for role, known in certificate["counts"].items()},
+        "statement": statement(
+            certificate["counts"], certificate["waived_scans"], smallest, several.get("people", 0), without
+        ),
         "smallest": smallest,
         "duplicates": duplicates_in_words(certificate["duplicates"], several.get("pairs", 0)),
-        "accounting": trust_tables.accounting(
-            ledger, tables["excluded"], tables["images"], smallest, without_total=without_total
-        ),
-        "failures": trust_tables.failure_rows(ledger, reasons, smallest),
-        "cohorts": cohorts,
+        "accounting": trust_tables.accounting(ledger, tables["excluded"], tables["images"], smallest, hidden),
+        "failures": trust_tables.failure_rows(ledger, reasons, smallest, hidden),
+        "cohorts": trust_tables.cohort_rows(*of_images, smallest, hidden),
         "resamples": trust_tables.resample_groups(tables["resamples"], tasks),
         "settings": trust_tables.setting_groups(tables["settings"]),
-        "versions": trust_tables.version_rows(ledger, weights, smallest),
+        "versions": trust_tables.version_rows(ledger, weights, smallest, all_shown=("usable",) not in hidden),
         "mixed": trust_tables.mixed_versions(ledger, weights),
         "seeds": [("study", config["seed"]), *((task["title"], task["seed"]) for task in tasks.values())],
         "configuration": trust_tables.configuration_lines(config, defaults),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ from ..split.roles import ROLES
 from ..study.container_names import is_file_reference
 from ..study.imported_weights import FACT, PASSED
 from ..study.plan import MODELS, further_models
-from ..text import number, words
-from .cells import hidden_roles, is_told, shown, shown_grid, shown_row
+from ..text import is_missing, number, words
+from .cells import cell, hidden_parts
+from .counts import LEFT, Name, hidden_in_report, people_of_files
 
 PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "nibabel", "SimpleITK", "nilearn", "matplotlib")
 LOST = {"failed": "failed", "excluded": "left out by quality control"}  # statuses lost after the manifest
 SECRET = "participants_key"  # of the configuration: the path of the study key
+Part = tuple[Name, pd.DataFrame]  # the name of a count, and its images
 EXCLUDED = "beyond a limit of quality.exclude, see results/quality"
 
 
@@ -36,39 +38,38 @@ def accounting(
     excluded: pd.DataFrame,
     images: pd.DataFrame,
     smallest: int = 1,
-    *,
-    without_total: bool = False,
+    hidden: Collection[Name] | None = None,
 ) -> dict[str, Any]:
     """The number of images by stage and reason, and whether the stages add up.
-
-    A total is hidden if a number of few people would follow from it and the next one.
 
     Parameters
     ----------
     smallest : number of people; the images of fewer are counted as "< 5"
-    without_total : whether the number of images found is hidden in any case, because that of a cohort is
+    hidden : counts that are not shown; None: from counts.hidden_in_report
 
     Returns
     -------
     `rows` (`text`, `images` and `level` of indentation) and `complete`
     """
+    if hidden is None:
+        hidden = hidden_in_report(images, ledger, excluded, smallest)
     usable = int((ledger["status"] == "ok").sum())
-    lost: dict[str, pd.DataFrame] = {}
+    lost: dict[str, Part] = {}
     for status, name in LOST.items():
-        lost |= _named(name, ledger[ledger["status"] == status])
+        lost |= _named(name, status, ledger[ledger["status"] == status])
     names = {"train": "pretraining: training", "validation": "pretraining: validation", "test": "never pretrained on"}
-    roles = {name: images[images["role"] == role] for role, name in names.items()}
+    roles = {text: (("role", role), images[images["role"] == role]) for role, text in names.items()}
+    roles |= _named("unused", "unused", images[images["role"] == "unused"])
     stages = (
-        ("T1-weighted images found", len(excluded) + len(ledger), _named("left out of the manifest", excluded)),
-        ("in the manifest", len(ledger), lost),
-        ("preprocessed and cached", usable, roles | _named("unused", images[images["role"] == "unused"])),
+        ("T1-weighted images found", "found", len(excluded) + len(ledger)),
+        ("in the manifest", "manifest", len(ledger)),
+        ("preprocessed and cached", "usable", usable),
     )
-    told = [is_told(*_counts(parts), smallest) for _, _, parts in stages]
+    parts = (_named("left out of the manifest", LEFT, excluded), lost, roles)
     rows = []
-    for at, (name, total, parts) in enumerate(stages):
-        # the totals before a hidden one are hidden, too: they are its sum with rows that are shown
-        hidden = any(told[at:]) or (without_total and at < 2)
-        rows += [_row(name, "hidden" if hidden else total), *_rows_of(parts, smallest)]
+    for (text, name, total), mine in zip(stages, parts, strict=True):
+        rows.append(_row(text, cell(total, total, smallest, (name,) in hidden)))
+        rows += [_row(part, cell(len(of), _people(of), smallest, key in hidden), 1) for part, (key, of) in mine.items()]
     known = int(images["role"].isin([*names, "unused"]).sum())
     return {"rows": rows, "complete": usable == len(images) == known}
 
@@ -77,27 +78,19 @@ def _row(text: str, images: int | str, level: int = 0) -> dict[str, Any]:
     return {"text": text, "images": images, "level": level}
 
 
-def _named(name: str, images: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Images by reason, the most frequent first, under what a row of the account says of them."""
-    return {f"{name}: {words(reason)}": group for reason, group in _by(images, "reason")}
-
-
-def _rows_of(parts: Mapping[str, pd.DataFrame], smallest: int) -> list[dict[str, Any]]:
-    """Rows of parts whose sum stands above or below them, so that never a single one is hidden beside others."""
-    return [_row(name, cell, 1) for name, cell in shown_row(*_counts(parts), smallest).items()]
-
-
-def _counts(parts: Mapping[str, pd.DataFrame]) -> tuple[dict[str, int], dict[str, int]]:
-    """Images and people of each part."""
-    return {name: len(part) for name, part in parts.items()}, {name: _people(part) for name, part in parts.items()}
+def _named(name: str, status: str, images: pd.DataFrame) -> dict[str, Part]:
+    """Images by reason, the most frequent first, with the names of their counts, under what a row says of them."""
+    return {
+        f"{name}: {words(reason)}": (("account", status, None if is_missing(reason) else str(reason)), group)
+        for reason, group in _by(images, "reason")
+    }
 
 
 def _people(images: pd.DataFrame) -> int:
     """The participants of images, or of files that the manifest leaves out; a file without a label counts as one."""
     if "image_id" in images:
         return int(images["image_id"].map(participant_of).nunique())
-    labels = images["file"].str.extract(r"(sub-[^/_]+)")[0].fillna(images["file"])
-    return int((images["cohort"] + " " + labels).nunique())
+    return int(people_of_files(images).nunique())
 
 
 def _by(table: pd.DataFrame, column: str) -> list[tuple[Any, pd.DataFrame]]:
@@ -110,63 +103,58 @@ def _size(group: tuple[Any, pd.DataFrame]) -> int:
     return -len(group[1])
 
 
-def failure_rows(ledger: pd.DataFrame, reasons: Mapping[str, str], smallest: int = 1) -> list[dict[str, Any]]:
+def failure_rows(
+    ledger: pd.DataFrame, reasons: Mapping[str, str], smallest: int = 1, hidden: Collection[Name] = ()
+) -> list[dict[str, Any]]:
     """Failed and excluded images by reason and cohort, with the meaning of the reason; of few people no number.
 
-    The sums of rows and columns are known, by the account and by the table of cohorts.
+    Parameters
+    ----------
+    hidden : counts that are not shown, from counts.hidden_in_report
     """
     lost = ledger[ledger["status"] != "ok"]
-    groups = {
-        str(at): group
-        for at, (_, group) in enumerate(sorted(lost.groupby(["status", "reason"], dropna=False), key=_size))
-    }
-    parts = {
-        at: {str(cohort): group[group["cohort"] == cohort] for cohort in lost["cohort"].unique()}
-        for at, group in groups.items()
-    }
-    counts, people = ({at: _counts(mine)[part] for at, mine in parts.items()} for part in (0, 1))
-    cells, _ = shown_grid(counts, people, smallest)
-    # as in the account, which has the sum of them all
-    totals = shown_row(*_counts(groups), smallest)
     rows = []
-    for at, group in groups.items():
-        by_cohort = sorted(((cohort, count) for cohort, count in counts[at].items() if count), key=lambda one: -one[1])
-        listed = ", ".join(f"{cohort} {number(cells[at][cohort])}" for cohort, _ in by_cohort)
-        reason = group["reason"].iloc[0]
-        known = EXCLUDED if (group["status"] == "excluded").all() else "no reason was recorded"
+    for (status, reason), group in sorted(lost.groupby(["status", "reason"], dropna=False), key=_size):
+        name = ("account", status, None if is_missing(reason) else str(reason))
+        listed = ", ".join(
+            f"{cohort} {number(cell(len(part), _people(part), smallest, (*name, str(cohort)) in hidden))}"
+            for cohort, part in _by(group, "cohort")
+            if len(part)
+        )
+        known = EXCLUDED if status == "excluded" else "no reason was recorded"
+        count = cell(len(group), _people(group), smallest, name in hidden)
         meaning = reasons.get(str(reason), known)
-        rows.append({"reason": words(reason), "meaning": meaning, "images": totals[at], "cohorts": listed})
+        rows.append({"reason": words(reason), "meaning": meaning, "images": count, "cohorts": listed})
     return rows
 
 
 def cohort_rows(
-    images: pd.DataFrame, ledger: pd.DataFrame, excluded: pd.DataFrame, smallest: int = 1
+    images: pd.DataFrame,
+    ledger: pd.DataFrame,
+    excluded: pd.DataFrame,
+    smallest: int = 1,
+    hidden: Collection[Name] | None = None,
 ) -> list[dict[str, Any]]:
     """Per cohort: images found, left out and failed, and images by role; of few people no number.
 
-    The sums of rows and columns are known: of columns, by the account of all images.  Counts by role are hidden as on
-    the page of the certificate.
+    Parameters
+    ----------
+    hidden : counts that are not shown; None: from counts.hidden_in_report
     """
-    counts, people, whole = {}, {}, {}
+    if hidden is None:
+        hidden = hidden_in_report(images, ledger, excluded, smallest)
+    rows = []
     for cohort in dict.fromkeys([*images["cohort"], *ledger["cohort"], *excluded["cohort"]]):
         mine, done = images[images["cohort"] == cohort], ledger[ledger["cohort"] == cohort]
-        parts = {"left_out": excluded[excluded["cohort"] == cohort], "failed": done[done["status"] != "ok"]}
-        parts |= {role: mine[mine["role"] == role] for role in ROLES}
-        counts[cohort], people[cohort] = _counts(parts)
-        everyone, found = mine["participant_id"].nunique(), len(done) + len(parts["left_out"])
-        whole[cohort] = {
-            "participants": shown(everyone, everyone, smallest),
-            "found": shown(found, _people(done), smallest),
-        }
-    roles = {cohort: {role: mine[role] for role in ROLES} for cohort, mine in people.items()}
-    cells, told = shown_grid(counts, people, smallest, hidden_roles(roles, smallest))
-    for cohort, mine in whole.items():
-        if cohort in told:
-            mine["found"] = "hidden"
-        few = [people[cohort][role] for role in ROLES if isinstance(cells[cohort][role], str)]
-        if few and (len(few) == 1 or sum(few) < smallest):
-            mine["participants"] = "hidden"
-    return [{"cohort": cohort, **mine, **cells[cohort]} for cohort, mine in whole.items()]
+        left, lost = excluded[excluded["cohort"] == cohort], done[done["status"] != "ok"]
+        people, name = mine["participant_id"].nunique(), str(cohort)
+        found = cell(len(done) + len(left), _people(done) + _people(left), smallest, ("found", name) in hidden)
+        row = {"cohort": cohort, "participants": cell(people, people, smallest, ("cohort", name) in hidden)}
+        row |= {"found": found}
+        for kind, part in {LEFT: left, "failed": lost, **{role: mine[mine["role"] == role] for role in ROLES}}.items():
+            row[kind] = cell(len(part), _people(part), smallest, ("cohort", name, kind) in hidden)
+        rows.append(row)
+    return rows
 
 
 def resample_groups(resamples: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -207,16 +195,25 @@ def setting_groups(settings: pd.DataFrame) -> list[dict[str, Any]]:
     return sorted(groups, key=lambda group: order.index(group["model"]))
 
 
-def version_rows(ledger: pd.DataFrame, weights: Mapping[str, Any], smallest: int = 1) -> list[tuple[str, str]]:
-    """Software and versions: of this report, the weights, the engines of usable images, and the installed packages."""
+def version_rows(
+    ledger: pd.DataFrame, weights: Mapping[str, Any], smallest: int = 1, *, all_shown: bool = True
+) -> list[tuple[str, str]]:
+    """Software and versions: of this report, the weights, the engines of usable images, and the installed packages.
+
+    Parameters
+    ----------
+    all_shown : whether the number of usable images is shown
+    """
     rows = [
         ("neurotransfer (this report)", __version__),
         ("neurotransfer (weights)", str(weights.get("version", "unknown"))),
     ]
     usable = ledger[ledger["status"] == "ok"]
     groups = list(usable.groupby(["engine", "engine_version"], dropna=False))
-    counts = shown_row(*_counts({str(at): group for at, (_, group) in enumerate(groups)}), smallest)
-    for ((engine, version), _), count in zip(groups, counts.values(), strict=True):
+    people = {at: _people(group) for at, (_, group) in enumerate(groups)}
+    few = hidden_parts(people, smallest) if all_shown else set(people)
+    for at, ((engine, version), group) in enumerate(groups):
+        count = cell(len(group), people[at], smallest, at in few)
         rows.append((f"engine {words(engine)}", f"{words(version)} ({number(count)} images)"))
     rows.append(("Python", platform.python_version()))
     for name in PACKAGES:

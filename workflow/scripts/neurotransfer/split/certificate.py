@@ -121,7 +121,13 @@ def certify(
     }
 
 
-def statement(counts: Mapping[str, Mapping[str, Any]], waivers: int, smallest: int = 1, several_names: int = 0) -> str:
+def statement(
+    counts: Mapping[str, Mapping[str, Any]],
+    waivers: int,
+    smallest: int = 1,
+    several_names: int = 0,
+    hidden: Collection[str] = (),
+) -> str:
     """What the certificate proves, in a sentence.
 
     Parameters
@@ -130,12 +136,17 @@ def statement(counts: Mapping[str, Mapping[str, Any]], waivers: int, smallest: i
     waivers : pairs of scans that were waived
     smallest : number of people; a smaller set is "fewer than 5"
     several_names : people with several participant ids
+    hidden : sets whose number is not said, because one of few people would follow from it
     """
 
     def said(count: int) -> str:
         return f"fewer than {smallest}" if 0 < count < smallest else str(count)
 
-    sizes = ", ".join(f"{said(counts[role]['participants'])} in {role}" for role in SETS)
+    numbers = {role: said(counts[role]["participants"]) for role in SETS}
+    sizes = ", ".join(
+        f"{'a hidden number' if role in hidden and count.isdigit() else count} in {role}"
+        for role, count in numbers.items()
+    )
     waived = f"; {waivers} pairs of scans that look identical were waived by name" if waivers else ""
     known = ""
     if several_names:

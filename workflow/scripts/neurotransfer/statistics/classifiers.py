@@ -31,6 +31,7 @@ BINS = [*CELL, "bin", "predicted", "observed", "low", "high", "observations", "p
 GROUPS = [*CELL, "by", "group", "replicates", "value", "low", "high", "participants", "positive_participants"]
 SLOPE, INTERCEPT = "calibration slope", "calibration intercept"
 LINES = 200  # draws of participants, at most, behind the interval of a calibration line, which is fitted in each
+SHARES = ("sensitivity", "specificity", "balanced accuracy")  # at a threshold
 STEPS, SMALL = 50, 1e-9  # of Newton's method, at most, and the step at which it has converged
 
 
@@ -124,12 +125,32 @@ def figures_of_replicate(
     return found
 
 
+def telling_shares(figures: Mapping[str, float], labels: np.ndarray, smallest: int) -> set[str]:
+    """The figures of one replicate that tell a number of fewer images than the smallest cell, but not of none.
+
+    A sensitivity of 0.97 of 33 positive images tells that one was missed.
+
+    >>> labels = np.repeat([0, 1], [40, 33])
+    >>> sorted(telling_shares({"sensitivity": 32 / 33, "specificity": 0.75, "balanced accuracy": 0.8}, labels, 5))
+    ['balanced accuracy', 'sensitivity']
+    """
+    sizes = {"sensitivity": int((labels == 1).sum()), "specificity": int((labels == 0).sum())}
+    of_all = {"PR-AUC", "share of positive images", *SHARES}  # an average over few people of a class, or their number
+    found = set(of_all) if any(0 < size < smallest for size in sizes.values()) else set()
+    for name, size in sizes.items():
+        having = round(figures.get(name, 0.0) * size)
+        if 0 < having < smallest or 0 < size - having < smallest:
+            found |= {name, "balanced accuracy"}
+    return found & figures.keys()
+
+
 def classifier_figures(
     predictions: pd.DataFrame,
     validation: Mapping[tuple[str, int, str, str], Mapping[str, Sequence[float]]],
     *,
     bootstrap: int,
     seed: int,
+    smallest: int = 1,
 ) -> pd.DataFrame:
     """Means over replicates of each figure, and the calibration line of all replicates' test images together.
 
@@ -137,6 +158,7 @@ def classifier_figures(
     ----------
     predictions : from aggregation.number_participants
     validation : `label` and `score` of the validation images, by task, n, replicate and model, of fits that keep them
+    smallest : people in the smallest cell; a single replicate's shares that tell fewer are left out
 
     Returns
     -------
@@ -158,6 +180,8 @@ def classifier_figures(
                     cuts = thresholds(np.asarray(kept["label"]), scores)
                 found.append(figures_of_replicate(labels[places], predicted[places], cuts))
             table = pd.DataFrame(found)
+            if len(table) == 1:
+                table = table.drop(columns=list(telling_shares(table.iloc[0].to_dict(), labels, smallest)))
             for metric in table:
                 values = table[metric].dropna().to_numpy()
                 names = ("classifier", seed, task, n, model, metric)

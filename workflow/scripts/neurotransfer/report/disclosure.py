@@ -1,0 +1,180 @@
+"""Which counts of a study can stand side by side in what can be mailed, if none of few people may follow from them.
+
+Goes in: groups of people, and sums of groups in the order of their importance.  Comes out: the sums that are hidden.
+A sum is shown if no number of few people follows from it and the sums before it: not by linear equations, not as the
+difference of two sums, and not because counts are whole, never negative, and "< 5" or "hidden" (complementary cell
+suppression; Willenborg & de Waal, 2001, chapter 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.optimize import linprog
+from scipy.sparse import csr_array
+
+Name = Hashable
+TOGETHER = 3  # tries with all numbers at once, of little use, before each is tried by itself
+NOTHING = 1e-7  # of a residual of a sum of groups, whose entries are 0 and 1
+
+
+def hidden_sums(
+    groups: Mapping[Any, Collection[str]],
+    sums: Mapping[Any, Collection[Any]],
+    smallest: int,
+    shown: Collection[Any] = (),
+    hidden: Collection[Any] = (),
+) -> set[Any]:
+    """The names of the sums that must not be shown.
+
+    Parameters
+    ----------
+    groups : by name, the people of each image, so that a person with two images is there twice; disjoint images
+    sums : by name, the groups that are counted; the most important first
+    smallest : number of people; a sum of fewer is always hidden
+    shown, hidden : names of sums that another page shows, or hides, in any case
+
+    Examples
+    --------
+    Of three groups one has two people, so another is hidden beside the sum of both:
+
+    >>> groups = {name: [f"{name}{at}" for at in range(size)] for name, size in {"a": 40, "b": 2, "c": 9}.items()}
+    >>> sums = {"all": "abc", "first": "ab", "a": "a", "b": "b", "c": "c"}
+    >>> sorted(hidden_sums(groups, sums, 5))
+    ['a', 'b']
+    """
+    names = [name for name, people in groups.items() if len(people)]
+    place = {name: at for at, name in enumerate(names)}
+    images = np.array([len(groups[name]) for name in names], float)
+    people = [frozenset(groups[name]) for name in names]
+    rows = {name: np.zeros(len(names)) for name in sums}
+    for name, parts in sums.items():
+        rows[name][[place[part] for part in parts if part in place]] = 1
+    counted = {name: row for name, row in rows.items() if row.any()}  # a sum of nobody is 0, and known
+    table = _Table(people, images, smallest)
+    few = {name for name, row in counted.items() if table.is_few(row)}
+    if not few and not any(len(mine) < smallest for mine in people):
+        return set()
+    table.watch([*np.eye(len(names))[[len(mine) < smallest for mine in people]], *(counted[name] for name in few)])
+    for name in [*(name for name in shown if name in counted), *counted]:
+        if name not in few and name not in table.shown and name not in hidden:
+            table.show(name, counted[name], always=name in shown)
+    table.hide_what_bounds_tell({name: row for name, row in counted.items() if name not in table.shown}, few)
+    return counted.keys() - table.shown.keys()
+
+
+class _Table:
+    """Sums that are shown, and what follows from them."""
+
+    def __init__(self, people: Sequence[frozenset[str]], images: np.ndarray, smallest: int) -> None:
+        self.people, self.images, self.smallest = people, images, smallest
+        self.single = max((len(mine) for mine in people), default=0) > 0 and images.sum() == sum(map(len, people))
+        self.shown: dict[Name, np.ndarray] = {}
+        self.always: set[Name] = set()
+        self.tries = 0  # with all numbers at once, of little use
+        self.basis = np.zeros((0, len(people)))  # orthonormal, of the shown sums
+        self.targets = self.left = np.zeros((0, len(people)))  # sums of few people, and their parts outside the basis
+
+    def is_few(self, row: np.ndarray) -> bool:
+        """Whether a sum is of some people, but of fewer than the smallest cell."""
+        inside = np.flatnonzero(row > 0.5)
+        if not len(inside):
+            return False
+        everyone: set[str] = set()
+        for at in inside.tolist():
+            everyone |= self.people[at]
+            if len(everyone) >= self.smallest:
+                return False
+        return True
+
+    def watch(self, rows: Iterable[np.ndarray]) -> None:
+        """Sums that must not follow."""
+        self.targets = np.unique(np.array(list(rows)), axis=0)
+        self.left = self.targets.copy()
+
+    def show(self, name: Name, row: np.ndarray, always: bool) -> None:
+        """Show a sum, if nothing of few people follows from it and those that are shown."""
+        new = row - self.basis.T @ (self.basis @ row)
+        new -= self.basis.T @ (self.basis @ new)
+        size = np.linalg.norm(new)
+        left, basis = self.left, self.basis
+        if size > NOTHING:
+            new /= size
+            left, basis = left - np.outer(left @ new, new), np.vstack([basis, new])
+        if not always and (self._follows(left) or self._has_few_between(row, self._known(basis))):
+            return
+        self.shown[name], self.left, self.basis = row, left, basis
+        if always:
+            self.always.add(name)
+
+    def _follows(self, left: np.ndarray) -> bool:
+        return bool(len(left) and np.linalg.norm(left, axis=1).min() < NOTHING)
+
+    def _known(self, basis: np.ndarray) -> np.ndarray:
+        """Whether the number of each group follows."""
+        return (basis**2).sum(0) > 1 - NOTHING
+
+    def _has_few_between(self, row: np.ndarray, known: np.ndarray) -> bool:
+        """Whether few people are the rest of a sum, or between two sums of which one has all groups of the other."""
+        if not self.shown:
+            return self.is_few(row)
+        open_ = ~known
+        others, mine = np.array([*self.shown.values(), row]) * open_, row * open_
+        sizes, common = others.sum(1), others @ mine
+        rests = [*others]
+        rests += [mine - other for other in others[(common == sizes) & (sizes < mine.sum())]]
+        rests += [other - mine for other in others[(common == mine.sum()) & (sizes > common)]]
+        weights = np.array(rests) @ self.images
+        return any(self.is_few(rest) for rest, weight in zip(rests, weights, strict=True) if weight)
+
+    def hide_what_bounds_tell(self, hidden: dict[Name, np.ndarray], few: Collection[Name]) -> None:
+        """Hide more, from the least important on, until each number of few people may be one of two at least."""
+        if self.smallest <= 2:  # "< 2" is 1
+            return
+        generator = np.random.default_rng(0)
+        while (told := self._told(generator, hidden, few)) is not None:
+            target, sides = told
+            names = [name for name, weight in sides.items() if weight > NOTHING and name not in self.always]
+            names = names or [name for name in self.shown if name not in self.always]
+            if not names:
+                return
+            hidden[names[-1]] = self.shown.pop(names[-1])
+            self.targets = np.vstack([self.targets, target])
+
+    def _told(
+        self, generator: np.random.Generator, hidden: Mapping[Name, np.ndarray], few: Collection[Name]
+    ) -> tuple[np.ndarray, dict[Name, float]] | None:
+        """A number of few people with one possible value, and the weights of sums behind it; None if each has two.
+
+        `targets` lose those that have two.  Counts that give many of them another value at once are tried first.
+        """
+        names = list(self.shown)
+        sums = np.array([self.shown[name] for name in names]).reshape(len(names), len(self.images))
+        upper = [row for name, row in hidden.items() if name in few and self.single]
+        lower = [-row for row in hidden.values()]
+        limits = [self.smallest - 1.0] * len(upper) + [-1.0 if name in few else -self.smallest for name in hidden]
+        more = {"A_ub": csr_array(np.array(upper + lower)), "b_ub": limits} if hidden else {}
+        more |= {"A_eq": csr_array(sums), "b_eq": sums @ self.images} if names else {}
+
+        def extreme(goal: np.ndarray) -> Any:
+            return linprog(goal, bounds=(0, self.images.sum()), method="highs", **more)
+
+        while len(self.targets):
+            alone = self.tries >= TOGETHER
+            chosen = self.targets[:1] if alone else self.targets * generator.choice([-1, 1], (len(self.targets), 1))
+            ends = [extreme(sign * chosen.sum(0)) for sign in (1, -1)]
+            if any(end.status for end in ends):
+                self.targets = self.targets[1:] if alone else self.targets
+                self.tries += 1
+                continue
+            counts = np.array([self.images, *(end.x for end in ends)]) @ self.targets.T
+            two = np.floor(counts.max(0) + 1e-6) - np.ceil(counts.min(0) - 1e-6) >= 1
+            self.tries += two.mean() < 0.2
+            if alone and not two[0]:
+                target, self.targets = self.targets[0], self.targets[1:]
+                weights = sum(np.abs(end.eqlin.marginals) for end in ends) if names else []
+                return target, dict(zip(names, weights, strict=True))
+            self.targets = self.targets[~two]
+        return None
