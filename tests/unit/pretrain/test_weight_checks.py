@@ -12,7 +12,8 @@ from neurotransfer.cli import main
 from neurotransfer.errors import InputError
 from neurotransfer.network.sfcn import SFCN
 from neurotransfer.pretrain import weight_checks
-from neurotransfer.pretrain.weights import read_weights, show, write_weights
+from neurotransfer.pretrain.weight_file import show
+from neurotransfer.pretrain.weights import read_weights, write_weights
 from runs import REPOSITORY
 from safetensors.torch import save_file
 

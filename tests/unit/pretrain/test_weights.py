@@ -2,6 +2,7 @@
 
 import hmac
 import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,8 @@ from neurotransfer.cli import main
 from neurotransfer.errors import InputError
 from neurotransfer.network.sfcn import SFCN
 from neurotransfer.pretrain.study_key import digests_of, key_id, make_study_key, read_study_key, seen_by, why_unknown
+from neurotransfer.pretrain.weight_checks import tensors_of
+from neurotransfer.pretrain.weight_file import read_checked, show
 from neurotransfer.pretrain.weights import (
     check_head,
     check_made_by,
@@ -20,7 +23,6 @@ from neurotransfer.pretrain.weights import (
     expected_of,
     network_from,
     read_weights,
-    show,
     write_weights,
 )
 
@@ -241,3 +243,22 @@ def test_a_person_is_shown_what_weights_are_and_a_damaged_file_is_one_line(file,
     assert main(["weights", "show", str(path)]) == 2
     told = capsys.readouterr()
     assert told.out == "" and told.err.count("\n") == 1 and str(path) in told.err
+
+
+@pytest.mark.parametrize("bins", [None, (0.0, 1.0, 40)])
+@pytest.mark.parametrize(("channels", "bottleneck"), [([2], 3), ([2, 3], 4), ([3, 2, 5, 4], 2)])
+def test_the_expected_tensors_are_those_of_the_network(channels, bottleneck, bins):
+    facts = {"network": {"channels": channels, "bottleneck": bottleneck}, "targets": [{"bins": bins}, {}]}
+    state = SFCN(channels, bottleneck, 41 if bins else 2, "max", 0.0).state_dict()
+    kinds = {torch.float32: "F32", torch.int64: "I64"}
+    assert tensors_of(facts) == {name: (tuple(value.shape), kinds[value.dtype]) for name, value in state.items()}
+
+
+def test_weights_are_shown_without_torch(file):
+    path, model = file
+    state, facts = read_checked(path)
+    assert facts == read_weights(path)[1] and state.keys() == model.state_dict().keys()
+    code = "import sys; from neurotransfer.cli import main; main(['weights', 'show', sys.argv[1]])"
+    code += "; print(sorted({'torch', 'pandas', 'scipy'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

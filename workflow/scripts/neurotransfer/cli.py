@@ -624,7 +624,7 @@ def _verify(chosen: argparse.Namespace) -> int:
 
 
 def _show_weights(chosen: argparse.Namespace) -> None:
-    from .pretrain.weights import show
+    from .pretrain.weight_file import show
 
     print(show(chosen.file))
 

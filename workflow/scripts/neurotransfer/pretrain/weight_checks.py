@@ -11,9 +11,10 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any, NoReturn
 
-import torch
+import numpy as np
 
 from ..study.targets import KNOWN, TARGETS
 
@@ -158,8 +159,36 @@ def _are_bins(bins: object) -> bool:
     return bins[1] > 0 and _is_whole(bins[2]) and 1 <= bins[2] <= CHANNELS
 
 
-def check_tensors(state: Mapping[str, torch.Tensor]) -> None:
+def tensors_of(facts: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type, by safetensors' name, of each tensor of the network that checked facts describe.
+
+    >>> found = tensors_of({"network": {"channels": [8], "bottleneck": 16}, "targets": [{}]})
+    >>> len(found), found["blocks.0.conv.weight"], found["head.bias"]
+    (16, ((8, 1, 3, 3, 3), 'F32'), ((1,), 'F32'))
+    """
+    channels, width = facts["network"]["channels"], facts["network"]["bottleneck"]
+    outputs = sum((target.get("bins") or (0, 1, 1))[2] for target in facts["targets"])
+    found = _convolution("bottleneck", channels[-1], width, 1) | _norm("norm", width)
+    for block, (inputs, here) in enumerate(pairwise([1, *channels])):
+        found |= _convolution(f"blocks.{block}.conv", inputs, here, 3) | _norm(f"blocks.{block}.norm", here)
+    return found | {"head.weight": ((outputs, width), "F32"), "head.bias": ((outputs,), "F32")}
+
+
+def _convolution(name: str, inputs: int, outputs: int, size: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {f"{name}.weight": ((outputs, inputs, size, size, size), "F32"), f"{name}.bias": ((outputs,), "F32")}
+
+
+def _norm(name: str, channels: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    parts = ("weight", "bias", "running_mean", "running_var")
+    return {f"{name}.{part}": ((channels,), "F32") for part in parts} | {f"{name}.num_batches_tracked": ((), "I64")}
+
+
+def check_tensors(state: Mapping[str, Any]) -> None:
     """Refuse numbers that no training gives: not finite, too large for float32, a negative variance or count.
+
+    Parameters
+    ----------
+    state : arrays of numpy, or tensors of torch in the memory of the CPU
 
     Raises
     ------
@@ -167,26 +196,27 @@ def check_tensors(state: Mapping[str, torch.Tensor]) -> None:
         with the tensor's name
     """
     for name, value in state.items():
-        if not bool(torch.isfinite(value).all()):
+        low, high = float(value.min()), float(value.max())
+        if not math.isfinite(low) or not math.isfinite(high):
             raise ValueError(f"{name} holds numbers that are not finite")
-        if bool((value.abs() > LARGEST).any()):
+        if max(-low, high) > LARGEST:
             raise ValueError(f"{name} holds numbers above {LARGEST:g}")
-        if name.endswith(("running_var", "num_batches_tracked")) and bool((value < 0).any()):
+        if name.endswith(("running_var", "num_batches_tracked")) and low < 0:
             raise ValueError(f"{name} holds negative numbers")
 
 
-def checksum_of(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> str:
+def checksum_of(state: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """SHA-256 of facts and tensors (names, types, shapes and bytes), whatever their order in the file.
 
     Parameters
     ----------
-    state : tensors in the memory of the CPU
+    state : arrays of numpy, or tensors of torch in the memory of the CPU
     facts : a checksum among them does not count
     """
     known = {name: fact for name, fact in facts.items() if name != CHECKSUM}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True, allow_nan=False).encode())
     for name in sorted(state):
-        value = state[name].contiguous()
-        digest.update(f"\x1f{name}\x1f{value.dtype}\x1f{list(value.shape)}\x1f".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+        value = np.asarray(state[name], order="C")
+        digest.update(f"\x1f{name}\x1ftorch.{value.dtype}\x1f{list(value.shape)}\x1f".encode())
+        digest.update(value.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from .. import __version__
@@ -17,14 +16,11 @@ from ..cache.provenance import BOUNDING_BOX, named_engines
 from ..errors import InputError
 from ..files import written_whole
 from ..network.sfcn import SFCN
-from ..text import printable
-from .study_key import SCHEME
 from .targets import from_metadata
-from .weight_checks import CHECKSUM, check_facts, check_tensors, checksum_of, facts_in
+from .weight_checks import CHECKSUM, checksum_of
+from .weight_file import FORMAT, read_checked
 
 logger = logging.getLogger("neurotransfer")
-FORMAT, WITHOUT_CHECKSUM = "neurotransfer-2", "neurotransfer-1"
-SAFETENSORS = {torch.float32: "F32", torch.int64: "I64"}  # its names of types
 KEYS = {"crop": "cache.crop", "crop_rule": "cache.crop_rule", "scaling": "network.scaling"}  # that a fact is set by
 SCALING = "none"  # of intensities on their way into the network: 0 to 255 as they are [published]
 
@@ -52,40 +48,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
         if the file is missing, damaged, not one of neurotransfer's, or not what its metadata says, or if its numbers
         are none that training gives
     """
-    if not Path(path).is_file():
-        raise InputError(path, "", "there is no such file of weights", "correct pretrain.weights")
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = facts_in((file.metadata() or {})["neurotransfer"])
-            if facts["format"] not in (FORMAT, WITHOUT_CHECKSUM):
-                raise InputError(path, "format", f"it is not {FORMAT!r}", "use a matching version")
-            check_facts(facts)
-            _check_network(file, facts)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
-        check_tensors(state)
-        if facts["format"] != WITHOUT_CHECKSUM and facts[CHECKSUM] != checksum_of(state, facts):
-            raise ValueError("its checksum is another one: the file was damaged or changed")
-    except InputError:
-        raise
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        reason = f"no {error} in its metadata" if isinstance(error, KeyError) else error
-        raise InputError(path, "", f"no whole weights of neurotransfer ({reason})", "give another file") from None
-    return state, facts
-
-
-def _check_network(file: Any, facts: Mapping[str, Any]) -> None:
-    """Refuse tensors of other names, types or shapes than the network's; their values are not read yet."""
-    with torch.device("meta"):
-        wanted = {name: (value.shape, value.dtype) for name, value in network_from(facts).state_dict().items()}
-    names = file.keys()
-    if len(names) != len(wanted) or set(names) != wanted.keys():
-        raise ValueError("its tensors are not those of the network that its metadata describes")
-    for name, (shape, dtype) in wanted.items():
-        given = file.get_slice(name)
-        if given.get_dtype() != SAFETENSORS[dtype]:
-            raise ValueError(f"{name} is of the type {given.get_dtype()}, not {SAFETENSORS[dtype]}")
-        if tuple(given.get_shape()) != tuple(shape):
-            raise ValueError("its tensors are not those of the network that its metadata describes")
+    return read_checked(path, "pt")
 
 
 def facts_of_use(
@@ -212,31 +175,3 @@ def check_made_by(
         return
     fix = "use weights that match, or say pretrain.accept_other_preprocessing: true"
     raise InputError(path, "images_made_by", what, fix)
-
-
-def show(path: str | Path) -> str:
-    """What a file of weights says of itself, a line per fact; nothing in it controls the terminal."""
-    state, facts = read_weights(path)
-    lines = [f"{path}: {sum(value.numel() for value in state.values()):,} numbers in {len(state)} tensors"]
-    for name in sorted(facts):
-        if name == "targets":
-            lines.append("  targets:")
-            for target in facts["targets"]:
-                unit = f"mean {target['mean']:.4g}, sd {target['sd']:.4g}"
-                lines.append(f"    {target['name']}: {target['kind']}, {unit}, weight {target['weight']}")
-        elif name == "participants":
-            lines.append(f"  participants: {_shown_participants(facts[name])}")
-        elif name == "people":
-            lines.append("  people who trained it, by cohort and age:")
-            lines += [f"    {cell['cohort']}, {cell['ages']}: {cell['participants']}" for cell in facts[name]]
-        elif name == "images_made_by":
-            lines.append(f"  images made by: {named_engines(facts[name])}")
-        else:
-            lines.append(f"  {name}: {json.dumps(facts[name])}")
-    return "\n".join(map(printable, lines))
-
-
-def _shown_participants(known: Mapping[str, Any]) -> str:
-    if known.get("scheme") != SCHEME:
-        return "digests of an older kind, with their key beside them: not used, and not to be passed on"
-    return f"{len(known['digests'])} HMAC-SHA256 digests under the study key {known['key_id']}"
