@@ -165,3 +165,21 @@ def test_the_command_counts_what_is_wrong_in_its_last_line_and_status(programs, 
     )
     assert main(["doctor", "--configfile", str(overlay)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "nothing was found that will not work"
+
+
+@pytest.mark.parametrize(
+    ("image", "noted"),
+    [
+        (None, True),
+        ("deepmi/fastsurfer:cpu-v2.5.0", True),
+        ("deepmi/fastsurfer@sha256:" + "0a" * 32, False),
+        ("deepmi/fastsurfer@sha256:0a", True),
+        ("/shared/fastsurfer.sif", False),
+    ],
+)
+def test_an_image_without_a_digest_is_noted(programs, image, noted):
+    own = CONFIG["preprocessing"]["fastsurfer"] | {"runs_in": "apptainer", "image": image}
+    config = CONFIG | {"preprocessing": CONFIG["preprocessing"] | {"engine": "fastsurfer", "fastsurfer": own}}
+    found = [finding for finding in examine(config, REPOSITORY, None) if finding.part == "image"]
+    assert [finding.state for finding in found] == [NOTE] * noted
+    assert all("@sha256" in finding.fix for finding in found)

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from ..errors import InputError
-from ..preprocess.engines.containers import check_here, program_of
+from ..preprocess.engines.containers import BY_DIGEST, check_here, program_of, tagged_image
 from ..study.rules import uses_gpu
 from ..text import aligned, byte_size
 
@@ -188,10 +188,12 @@ def _engine(settings: Mapping[str, Any]) -> Iterator[Finding]:
     try:
         check_here(settings)
     except InputError as error:
+        yield from _tag(settings)
         state = NOTE if shutil.which("sbatch") else WRONG  # the nodes may have what a login node lacks
         where = " (the nodes may have it)" if state == NOTE else ""
         yield Finding("FastSurfer", state, f"{error.file}: {error.what}{where}", error.fix)
         return
+    yield from _tag(settings)
     program = program_of(settings["fastsurfer"])
     if settings["fastsurfer"]["runs_in"] == "native":
         yield Finding("FastSurfer", OK, program)
@@ -201,6 +203,12 @@ def _engine(settings: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("containers", WRONG, f"{program}: {_first(said)}", "ask the staff whether you may run containers")
     else:
         yield Finding("containers", OK, f"{program} answers" if program == "docker" else _first(said))
+
+
+def _tag(settings: Mapping[str, Any]) -> Iterator[Finding]:
+    """A note if the container's image is not named by its digest."""
+    if image := tagged_image(settings):
+        yield Finding("image", NOTE, f"{image} is a tag, behind which its registry may put another image", BY_DIGEST)
 
 
 # --- GPU

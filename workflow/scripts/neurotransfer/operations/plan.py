@@ -19,6 +19,7 @@ import pandas as pd
 from scipy import stats
 
 from ..files import read_table
+from ..preprocess.engines.containers import BY_DIGEST, tagged_image
 from ..seeds import seed_from
 from ..split.resampling import INFEASIBLE, draw_rows, labelled, options_of, sizes
 from ..split.roles import split_cohort
@@ -73,6 +74,8 @@ def forecast(config: Mapping[str, Any], study: Study, *, gpus: int, cores: int) 
         for n in study.n
     }
     warnings = list(_older_recipe(study))
+    if image := tagged_image(config["preprocessing"]):
+        warnings.append(f"{image} is a tag, behind which its registry may put another image: {BY_DIGEST}")
     sections = [
         _head(config, images, role, study),
         _jobs(study, work, costs, config),
@@ -92,9 +95,9 @@ def _older_recipe(study: Study) -> Iterator[str]:
     path = Path(layout.weights("multitask"))
     if study.run != "multitask" or not path.exists():
         return
-    from ..pretrain.weights import read_weights  # it imports torch
+    from ..pretrain.weight_file import read_checked
 
-    recipe = read_weights(path)[1].get("recipe", 1)
+    recipe = read_checked(path)[1].get("recipe", 1)
     if recipe != RECIPE:
         fits = len(study.tasks) * len(study.n) * len(study.replicates) * len(CNNS)
         yield (

@@ -90,9 +90,9 @@ def _are_unchecked(study: Study, results: str | Path) -> bool:
     path = layout.within(results, layout.weights(study.run))
     if study.run != "given" or not path.exists():
         return False
-    from ..pretrain.weights import read_weights  # it imports torch
+    from ..pretrain.weight_file import read_checked
 
-    return is_unchecked(read_weights(path)[1])
+    return is_unchecked(read_checked(path)[1])
 
 
 def preview_html(config: Mapping[str, Any], study: Study, results: str | Path = layout.RESULTS) -> str:

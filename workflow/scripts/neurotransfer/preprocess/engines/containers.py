@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InstallationError
-from ...study.container_names import is_file_reference
+from ...study.container_names import is_file_reference, is_fixed
+from ...study.demands import has_gpu
 
+BY_DIGEST = "set preprocessing.fastsurfer.image to name@sha256:... or to a .sif file (SECURITY.md)"
 OUTPUT = "/output"
 UNSAFE = frozenset(':,"\\')  # what the syntax of binds gives a meaning of its own
 
@@ -75,6 +77,20 @@ def is_bindable(path: Path) -> bool:
 def image_reference(given: str | None, version: str, gpu: bool) -> str:
     """The image: what the configuration names, or FastSurfer's official one for this version and device."""
     return given or f"deepmi/fastsurfer:{'cuda' if gpu else 'cpu'}-v{version}"
+
+
+def tagged_image(settings: Mapping[str, Any]) -> str | None:
+    """The image of FastSurfer, if its name is a tag, behind which a registry may put another image; else None.
+
+    Parameters
+    ----------
+    settings : the configuration's `preprocessing`
+    """
+    own = settings["fastsurfer"]
+    if settings["engine"] != "fastsurfer" or own["runs_in"] == "native":
+        return None
+    image = image_reference(own["image"], own["version"], has_gpu(settings))
+    return None if is_fixed(image) else image
 
 
 def apptainer(
