@@ -57,7 +57,7 @@ def test_what_nothing_explains_is_not_guessed():
     found = guessed(patients(6))
     assert found["sex"].column == "-" and "which nothing explains" in found["sex"].why
     many = [{"participant_id": f"sub-{at:02d}", "group": f"site {at}", "bmi": "tall"} for at in range(20)]
-    assert guessed(many) == {}
+    assert guessed(many) == {"bmi": Guess("-", why="bmi has tall, which is no bmi")}
 
 
 def test_words_for_missing_are_guessed_and_never_become_a_diagnosis(capsys):
@@ -100,6 +100,14 @@ def test_a_word_that_no_code_can_hold_is_named_and_reaches_no_terminal(word):
 def test_ages_are_guessed_by_their_values(ages, column, unit, why):
     found = guessed([{"participant_id": f"sub-{at:02d}", "age": ages[at % 2]} for at in range(4)])["age"]
     assert (found.column, found.unit) == (column, unit) and why in found.why
+
+
+def test_a_column_of_a_known_name_with_words_is_switched_off():
+    rows = [row | {"BMI": "heavy" if at % 2 else "light"} for at, row in enumerate(patients(60))]
+    root = data_set("P", rows)
+    assert look(root).guesses["bmi"] == Guess("-", why="BMI has light, heavy, which is no bmi")
+    assert main(["init", str(root), "--directory", "study"]) == 0
+    assert main(["manifest", "--directory", "study", "--configfile", "study/my-study.yaml"]) == 0
 
 
 def test_a_folder_that_can_be_no_cohort_is_refused_before_anything_is_written():

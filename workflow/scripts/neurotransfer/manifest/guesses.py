@@ -86,6 +86,12 @@ def guesses_of(participants: Table, levels: Mapping[str, Mapping[str, str]]) -> 
             if guess is not None:
                 found[field_name] = guess
                 break
+        # a column of BIDS's own name would be read unasked, and its words refused
+        unread = next((name for name in participants.columns if name.lower() == field_name), None)
+        if unread and field_name not in found and field_name != "diagnosis":
+            words = [cell for cell in dict.fromkeys(participants.column(unread)) if cell not in MISSING]
+            if words:
+                found[field_name] = Guess("-", why=f"{unread} has {', '.join(words[:5])}, which is no {field_name}")
     if not {"height", "weight"} <= found.keys() or "bmi" in found:
         found.pop("height", None)
         found.pop("weight", None)
