@@ -102,7 +102,9 @@ def warp(points: np.ndarray, latents: Mapping[str, float], seed: int) -> np.ndar
     return np.stack(moved, -1)
 
 
-def _bump(axes: Sequence[np.ndarray], centre: Sequence[float], reach: float) -> tuple[list[np.ndarray], np.ndarray]:
+def _bump(
+    axes: Sequence[np.ndarray], centre: Sequence[float] | np.ndarray, reach: float
+) -> tuple[list[np.ndarray], np.ndarray]:
     """How far points are from a centre along each axis, and a Gaussian of the distance."""
     away = [own - middle for own, middle in zip(axes, centre, strict=True)]
     squares = away[0] ** 2 + away[1] ** 2 + away[2] ** 2
