@@ -54,9 +54,16 @@ def test_what_an_older_run_left_open_is_named_with_the_command_that_closes_it(tm
 
 def test_snakemakes_records_are_closed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / ".snakemake").mkdir(mode=0o755)
+    before = os.umask(0o022)  # the log begins before the Snakefile is read
+    (tmp_path / ".snakemake/log").mkdir(parents=True)
+    (tmp_path / ".snakemake/log/1.snakemake.log").write_text("rule preprocess of A_01")
+    (tmp_path / "elsewhere").write_text("of somebody else")
+    (tmp_path / ".snakemake/log/2.snakemake.log").symlink_to(tmp_path / "elsewhere")
+    os.umask(before)
     close_records(OWNER)
-    assert mode_of(tmp_path / ".snakemake") == 0o700
+    assert mode_of(tmp_path / ".snakemake") == mode_of(tmp_path / ".snakemake/log") == 0o700
+    assert mode_of(tmp_path / ".snakemake/log/1.snakemake.log") == 0o600
+    assert mode_of(tmp_path / "elsewhere") == 0o644, "a link leads elsewhere"
 
 
 def test_the_console_command_gives_its_caller_the_umask_back(tmp_path, capsys):

@@ -29,10 +29,16 @@ def set_umask(config: Mapping[str, Any]) -> int:
 
 
 def close_records(mask: int) -> None:
-    """Close Snakemake's folder of records, which it may have made before the Snakefile could set the umask."""
+    """Close Snakemake's records and its log, which it may have made before the Snakefile could set the umask."""
     folder = Path(SNAKEMAKE)
-    if folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.geteuid():
-        folder.chmod(stat.S_IMODE(folder.stat().st_mode) & ~mask)
+    if folder.is_symlink():
+        return
+    for path in (folder, folder / "log", *sorted((folder / "log").glob("*"))):
+        if path.is_symlink() or not path.exists():
+            continue
+        found = path.stat()
+        if found.st_uid == os.geteuid() and found.st_mode & mask:
+            path.chmod(stat.S_IMODE(found.st_mode) & ~mask)
 
 
 def left_open(mask: int) -> str | None:
