@@ -159,3 +159,10 @@ def test_a_row_that_names_no_shard_is_refused(tmp_path, row):
     (tmp_path / "shards.tsv").write_text(f"{facts}shard\tcohort\timages\timages_per_job\n{row}\n")
     with pytest.raises(InputError, match=r"names no shard.*run neurotransfer manifest"):
         read_study({"tasks": {}}, tmp_path / "shards.tsv", stale_too=True)
+
+
+@pytest.mark.parametrize("content", ["null", "[[[[", "image_id\n", "# {}\na\tb\n1\t2\n"])
+def test_a_table_without_a_needed_column_is_one_line(tmp_path, content):
+    (tmp_path / "images.tsv").write_text(content)
+    with pytest.raises(InputError, match=r"images.tsv: it has no column (image|participant)_id; restore"):
+        read_table(tmp_path / "images.tsv", "image_id", "participant_id")

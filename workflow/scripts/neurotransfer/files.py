@@ -267,13 +267,13 @@ def facts_of(path: str | Path, line: bytes) -> dict[str, Any]:
     return facts
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_table(path: str | Path, *needed: str) -> pd.DataFrame:
     """Read a table: empty fields are missing, and columns that hold names stay text ("01" is not 1).
 
     Raises
     ------
     InputError
-        if it is no table, or no regular file
+        if it is no table, or no regular file, or if one of the `needed` columns is missing
     """
     import pandas as pd
 
@@ -285,6 +285,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
         begin = len(first) if first.startswith(b"#") else 0
         try:
             columns = pd.read_csv(io.BytesIO(head), sep="\t", nrows=0).columns
+            if missing := [name for name in needed if name not in columns]:
+                raise InputError(path, "", f"it has no column {missing[0]}", RESTORE)
             file.seek(begin)
             return pd.read_csv(
                 file,
@@ -293,6 +295,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
                 keep_default_na=False,
                 na_values=[""],
             )
+        except InputError:
+            raise
         except (ValueError, OverflowError) as error:
             raise InputError(path, "", f"it is no table ({error})", RESTORE) from None
 

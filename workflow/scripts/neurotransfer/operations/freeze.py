@@ -55,7 +55,7 @@ def freeze(config: Mapping[str, Any], study: Study, now: datetime | None = None)
         what = "a fit has been made, so a plan written now would not be from before the first one"
         raise InputError(found, "", what, "go on without a plan, or freeze a new study in a folder of its own")
     certificate = read_json(layout.CERTIFICATE) if Path(layout.CERTIFICATE).is_file() else None
-    images = read_table(layout.IMAGES)
+    images = read_table(layout.IMAGES, "image_id", "participant_id", "cohort", "diagnosis")
     images["role"] = roles_of(images, study, config)
     facts = facts_of_study(config, certificate, pool_counts(images, study, config))
     facts["written"] = (now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC")

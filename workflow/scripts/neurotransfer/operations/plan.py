@@ -61,7 +61,7 @@ def forecast(config: Mapping[str, Any], study: Study, *, gpus: int, cores: int) 
     ----------
     gpus, cores : that the study may use at once, for the longest path
     """
-    images = read_table(layout.IMAGES)
+    images = read_table(layout.IMAGES, "image_id", "participant_id", "cohort", "diagnosis")
     role = roles_of(images, study, config)
     rows = gather(study, config)
     work = work_of(study, config, images, role)
@@ -110,7 +110,7 @@ def roles_of(images: pd.DataFrame, study: Study, config: Mapping[str, Any]) -> p
     """The role of each image: from the split if it exists, else from a split in which no image has failed."""
     made = Path(layout.SPLIT_IMAGES)
     if made.exists():
-        roles = read_table(made).set_index("image_id")["role"]
+        roles = read_table(made, "image_id", "role").set_index("image_id")["role"]
         return images["image_id"].map(roles).fillna("unused").set_axis(images.index)
     parts = []
     for cohort, index in images.groupby("cohort", sort=False):

@@ -173,7 +173,8 @@ def rehearse(
         if the manifest is missing or stale, or its images are too few to draw a sample
     """
     study = read_study(config)
-    sample = choose_sample(read_table(layout.IMAGES), study, config, per_cohort=per_cohort)
+    images = read_table(layout.IMAGES, "image_id", "participant_id", "cohort", "diagnosis")
+    sample = choose_sample(images, study, config, per_cohort=per_cohort)
     overrides = lay_out(sample, config, study).absolute()
     folder = overrides.parent
     options = ["--directory", str(folder), "--keep-going", "--retries", "0", *options]

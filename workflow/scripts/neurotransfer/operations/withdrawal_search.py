@@ -127,7 +127,7 @@ class Names:
 
 def names_of(withdrawn: Withdrawn, images: str | Path = layout.IMAGES) -> Names:
     """The names to search for; `images` is the manifest's table."""
-    return Names(withdrawn, set(read_table(images)["participant_id"].dropna()))
+    return Names(withdrawn, set(read_table(images, "participant_id")["participant_id"].dropna()))
 
 
 def clean_logs(names: Names, folder: str | Path = ".") -> int:
