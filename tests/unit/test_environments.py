@@ -89,7 +89,8 @@ def test_every_installation_asks_for_the_hashes_and_for_no_package_of_the_tests(
         command = " ".join(re.search(r"python -m pip install((?:.*\\\n)*.*)", text)[1].replace("\\\n", " ").split())
         locks = "--requirement /opt/requirements.lock --requirement /opt/requirements-cuda.lock"
         assert command == f"--no-cache-dir --require-hashes --no-deps {locks}"
-        assert re.search(r"^(?:From:|FROM) python:(\d+\.\d+)-slim-\w+$", text, re.M)[1] == PYTHON
+        assert re.search(r"^(?:From: |ARG PYTHON=)python:(\d+\.\d+)-slim-\w+$", text, re.M)[1] == PYTHON
+    assert re.findall(r"^FROM (.*)$", DOCKER, re.M) == ["${PYTHON}"]  # which a digest can take the place of
     assert re.search(r"^USER (?!root)\w+$", DOCKER, re.M)
     assert "--require-hashes --no-deps --requirement" in (REPOSITORY / "Makefile").read_text()
     assert PYTHON in SpecifierSet(PROJECT["requires-python"])
