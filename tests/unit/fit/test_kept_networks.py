@@ -10,7 +10,8 @@ from neurotransfer.fit import final, finetuning, kept
 from neurotransfer.network.sfcn import trunk_of
 from neurotransfer.pretrain.batches import Images
 from neurotransfer.pretrain.step import predict
-from neurotransfer.pretrain.weights import network_from, read_weights, show, write_weights
+from neurotransfer.pretrain.weight_file import show
+from neurotransfer.pretrain.weights import network_from, read_weights, write_weights
 from neurotransfer.split.resampling import write_resample
 from neurotransfer.study import layout
 from sklearn.metrics import roc_auc_score
