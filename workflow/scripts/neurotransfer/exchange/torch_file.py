@@ -29,6 +29,8 @@ def read_torch(path: str | Path) -> dict[str, torch.Tensor]:
         if the file is no state dict, or holds objects that only unpickling could make
     """
     path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "", "it is no regular file", "give another file")
     try:
         if path.suffix == ".safetensors":
             found: Any = load_file(path)
