@@ -26,9 +26,12 @@ def test_age_error_in_unseen_cohorts_is_clearly_below_the_dummys(small_study):
     assert age["high"] < 0.85 * age["dummy"]
 
 
-def test_transfer_beats_baseline_at_the_smallest_n_on_the_strong_task(medians):
+def test_transfer_beats_baseline_at_the_smallest_n_on_the_strong_task(medians, comparisons):
+    """By the replicates' differences: medians of six AUCs of nine test images move with a processor's rounding."""
     n = min(medians.loc["ad_hc"].index.get_level_values("n"))
-    assert medians.loc[("ad_hc", n, "transfer"), "median"] > medians.loc[("ad_hc", n, "baseline"), "median"] + 0.05
+    assert medians.loc[("ad_hc", n, "transfer"), "median"] > medians.loc[("ad_hc", n, "baseline"), "median"]
+    pair = comparisons.set_index(["task", "n", "first", "second"]).loc[("ad_hc", n, "transfer", "baseline")]
+    assert min(pair["mean_difference"], pair["median_difference"]) > 0.05
 
 
 def test_the_control_task_has_no_effect(medians, comparisons):
