@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 from neurotransfer.files import read_table, write_text
-from neurotransfer.jobs.snakemake_run import command_of, run_snakemake
+from neurotransfer.jobs.snakemake_run import Progress, command_of, run_snakemake
 from neurotransfer.manifest.compile import compile_manifest
 from neurotransfer.simulation.demo import COHORTS, CONTROL, SECONDS, TASK, simulate_demo
 from neurotransfer.split.pools import check_pools
@@ -51,7 +51,7 @@ def run(folder: Path, seed: int, cores: int, *, control: bool) -> None:
     )
     compile_manifest(load_config(REPOSITORY, overlays), check_pools)
     options = ["--profile", str(REPOSITORY / "profiles/local"), "--cores", str(cores), "--nolock", *NEEDED]
-    ended = run_snakemake(command_of(REPOSITORY, overlays, options), str(seed), costs=SECONDS)
+    ended = run_snakemake(command_of(REPOSITORY, overlays, options), str(seed), progress=Progress(SECONDS))
     if ended.status:
         sys.exit("\n".join([*ended.lines, f"seed {seed}: Snakemake has failed"]))
     print(f"{seed}: {time.monotonic() - started:.0f} s", flush=True)

@@ -1,6 +1,12 @@
 """Snakemake's many lines in one of progress."""
 
-from neurotransfer.jobs.snakemake_run import Progress
+import re
+import sys
+from collections import Counter
+from unittest import mock
+
+import pytest
+from neurotransfer.jobs.snakemake_run import Progress, run_snakemake
 
 TABLE = """Job stats:
 job             count
@@ -34,12 +40,80 @@ def test_the_line_says_what_is_worked_on_and_what_is_learnt():
     assert progress.line(20).endswith("after   20 s: pretrain (epoch 4, error of age 12.1 years), baseline")
 
 
-def test_the_time_left_is_in_proportion_to_the_costs_of_jobs():
-    progress = heard(Progress({"preprocess": 10, "pretrain": 60, "baseline": 10}), TABLE)
-    heard(progress, "rule preprocess:\nFinished jobid: 1 (Rule: preprocess)\n1 of 5 steps (20%) done")
-    assert "to go" not in progress.line(12)  # a tenth of the work, and no more
-    heard(progress, "rule baseline_001:\nFinished jobid: 2 (Rule: baseline_001)\n2 of 5 steps (40%) done")
-    assert "after   20 s, about 80 s to go" in progress.line(20)
+COSTS = {"preprocess": 20, "pretrain": 60, "baseline": 30, "report": 4}
+SIZES = (72, 72, 72, 30, 20, 10, 4)  # images of the jobs of preprocessing, of which the largest come first
+
+
+def left_by_time(slower: float) -> list[tuple[float, float, str]]:
+    """A study's run on two cores in replay: seconds, the true time left and the line, every 20 seconds.
+
+    Every job takes `slower` times as long as its cost, and one of preprocessing in proportion to its images.
+    """
+    mean = sum(SIZES) / len(SIZES)
+    jobs = [("preprocess", 20 * size / mean, size) for size in SIZES]
+    jobs += [("pretrain", 60.0, 0), *[("baseline_001", 30.0, 0)] * 8]
+    counts = Counter(name for name, _, _ in jobs) + Counter(report=1)
+    events: list[tuple[float, str]] = []
+    cores = [5.0, 5.0]  # when each is free again
+    for number, (name, cost, images) in enumerate(jobs):
+        begin = min(cores)
+        end = cores[cores.index(begin)] = begin + slower * cost
+        events += [
+            (begin, f"localrule {name}:\n    jobid: {number}"),
+            (end, f"Finished jobid: {number} (Rule: {name})\n{number + 1} of {len(jobs) + 1} steps (1%) done"),
+        ]
+        for at in range(images):
+            when = begin + (end - begin) * (at + 1) / images
+            events.append((when, f"12:00:00 INFO {at + 1} of {images}: a_{at} ok (it fits), 1 s"))
+        if name == "pretrain":
+            for at in range(1, 10):
+                to_go = f"69.0 images/s, {(end - begin) * (1 - at / 10):.0f} s to go"
+                events.append((begin + (end - begin) * at / 10, f"12:00:00 INFO epoch {at}: loss 0.6; {to_go}"))
+    finish = max(cores) + slower * 4
+    progress = Progress(COSTS, images=mean)
+    table = [f"{name} {count}" for name, count in counts.items()]
+    heard(progress, "\n".join(["Provided cores: 2", "Job stats:", *table, f"total {len(jobs) + 1}"]))
+    lines, clock = [], 20.0
+    for when, text in sorted(events, key=lambda event: event[0]):
+        while clock < when:
+            lines.append((clock, finish - clock, progress.line(clock)))
+            clock += 20.0
+        for line in text.splitlines():
+            progress.hear(line, when)
+    return lines
+
+
+@pytest.mark.parametrize("slower", [0.6, 1.0, 3.0])
+def test_the_time_left_is_right_to_a_third_after_the_first_minute(slower):
+    """Also if the machine is faster or slower than an ordinary one, and the largest jobs come first."""
+    said = 0
+    for seconds, left, line in left_by_time(slower):
+        if found := re.search(r"about (\d+) s to go", line):
+            said += 1
+            assert seconds < 60 or left < 20 or float(found[1]) == pytest.approx(left, rel=0.3), (seconds, left, line)
+        else:
+            assert seconds < 60, line
+    assert said > 5
+
+
+def test_no_time_left_is_said_before_some_work_is_done():
+    assert "to go" not in left_by_time(3.0)[0][2]
+
+
+def test_a_time_left_is_said_while_jobs_say_nothing():
+    code = "import time; print('1 of 9 steps (11%) done', flush=True); time.sleep(3.5)"
+    progress, asked = Progress(), []
+    progress.line = lambda seconds, width: asked.append(seconds) or ""
+    with mock.patch.object(sys, "stdout", mock.Mock(isatty=lambda: True, write=len)):
+        run_snakemake([sys.executable, "-c", code], "test", progress=progress)
+    assert len(asked) >= 3
+
+
+def test_a_rule_is_shown_in_words():
+    progress = Progress(words={"baseline": "networks from scratch"})
+    heard(progress, f"{TABLE}rule baseline_001:\nrule pretrain:\n1 of 5 steps (20%) done")
+    assert progress.line(3).endswith(": networks from scratch, pretrain")
+    assert progress.line(3, 60) == "1 of 5 jobs, 3 s: networks from scratch, pretrain"  # in a narrow terminal
 
 
 def test_jobs_of_a_run_that_goes_on_count_from_there():

@@ -27,3 +27,10 @@ def test_larger_pools_are_of_known_cohorts():
     from neurotransfer.simulation.demo import COHORTS
 
     assert set(PARTICIPANTS) < set(COHORTS)
+
+
+def test_the_cost_and_the_name_of_each_job_of_the_demo_are_of_rules():
+    from neurotransfer.simulation.demo import SECONDS, WORDS
+    from neurotransfer.study.rules import RULES
+
+    assert set(SECONDS) - {"all"} <= set(RULES) and set(WORDS) <= set(RULES)

@@ -12,19 +12,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..jobs.snakemake_run import INTERRUPTED, alone, command_of, run_snakemake
+from ..jobs.snakemake_run import INTERRUPTED, Progress, alone, command_of, run_snakemake
 from ..study import layout
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ..study.plan import Study
 
 SEED = 7
 VOXEL_SIZE = 4.5  # mm; as preprocessing.voxel_size in config/demo.yaml
 COHORTS = ("alpha", "beta", "gamma", "delta", "epsilon", "memory", "coin")
 PARTICIPANTS = {"memory": 2.2, "coin": 2.0}  # larger pools, because larger test sets decide more than replicates
 # of a job by its rule, on a core of an ordinary machine; for the time left
-SECONDS = {"preprocess": 25, "cache": 2, "pretrain": 120, "resample": 3, "linear": 6, "baseline": 30, "transfer": 30}
-SECONDS |= {"second_seed": 6}
+SECONDS = {"preprocess": 21.7, "cache": 0.9, "quality": 0.6, "index": 0.7, "split": 0.6, "heads": 3.7, "duplicates": 2}
+SECONDS |= {"resample": 0.5, "pretrain": 73, "evaluate": 3, "features": 2.5, "linear": 2.1, "second_seed": 7.2}
+SECONDS |= {"baseline": 33.5, "transfer": 32.6, "aggregate": 3, "confounding": 3, "classifiers": 5, "compare": 2}
+SECONDS |= {"figures": 4, "report": 4, "all": 0}
+WORDS = {
+    "preprocess": "preprocessing",
+    "cache": "caching images",
+    "heads": "comparing heads",
+    "quality_page": "page of quality",
+    "pretrain": "pretraining",
+    "features": "features of the pretrained network",
+    "linear": "linear models",
+    "baseline": "networks from scratch",
+    "transfer": "pretrained networks",
+    "second_seed": "networks with a second seed",
+    "evaluate": "evaluating the pretrained network",
+}
 TASK, CONTROL = "ad_hc", "control"  # with an effect, and without
 
 
@@ -45,12 +62,14 @@ def run_demo(folder: Path, repository: Path, *, cores: int) -> int:
         from ..manifest.compile import compile_manifest
         from ..split.pools import check_pools
         from ..study.configuration import load_config
+        from ..study.plan import read_study
 
         os.chdir(folder)
         print("demo: simulating scans of cohorts whose truth is known ...", flush=True)
         simulate_demo(Path(), SEED, processes=cores)
         print(compile_manifest(load_config(repository, [overlay]), check_pools).text(), flush=True)
-        status = _run_workflow(repository, overlay, cores)
+        progress = demo_progress(read_study(load_config(repository, [overlay])))
+        status = _run_workflow(repository, overlay, cores, progress)
     if status:
         _print_failures()
         return status
@@ -118,12 +137,18 @@ def _offer_to_open(report: Path) -> None:
         print()
 
 
-def _run_workflow(repository: Path, overlay: Path, cores: int) -> int:
+def demo_progress(study: Study) -> Progress:
+    """Progress of the demo's study, with the time left and each rule's work in words."""
+    jobs = sum(len(shard.jobs) for shard in study.shards.values())
+    return Progress(SECONDS, sum(shard.images for shard in study.shards.values()) / jobs, WORDS)
+
+
+def _run_workflow(repository: Path, overlay: Path, cores: int, progress: Progress) -> int:
     """Run the whole workflow; its exit status."""
     # `alone` stands in for Snakemake's lock, which would outlive a killed run
     options = ["--profile", str(repository / "profiles/local"), "--cores", str(cores), "--nolock"]
     command = command_of(repository, [overlay], [*options, "--quiet", "host", "reason"])
-    ended = run_snakemake(command, "demo", costs=SECONDS)
+    ended = run_snakemake(command, "demo", progress=progress)
     if ended.status not in (0, INTERRUPTED):
         print("\n".join(["", "the end of Snakemake's output:", *ended.lines]), file=sys.stderr)
     return ended.status
