@@ -75,6 +75,8 @@ class Run:
     clip_norm: float | None = 50.0
     pooling: str = "max"
     data_type: str = "float32"
+    sex_weight: float = 1.0
+    divided: bool = True  # the pooled features, by the root of their number
 
     @property
     def name(self) -> str:
@@ -82,6 +84,8 @@ class Run:
         parts = [self.group, self.optimiser, f"{self.learning_rate:g}", self.pooling, f"{self.steps}x{self.batch_size}"]
         parts += [f"dropout{self.dropout:g}"] if self.dropout else []
         parts += [self.data_type] if self.data_type != "float32" else []
+        parts += [f"sex{self.sex_weight:g}"] if self.sex_weight != 1 else []
+        parts += ["undivided"] if not self.divided else []
         return "-".join([*parts, f"seed{self.seed}"])
 
 
@@ -103,11 +107,14 @@ RUNS = [
 ]
 
 
+NOT_OF_PRETRAIN = ("sex_weight", "divided")  # fields of a run that no setting of pretrain has
+
+
 def check_default() -> None:
     """Stop if a run without changes is no longer what config.yaml says."""
     settings, run = load_config(ROOT), asdict(RUNS[0])
     said = settings["pretrain"] | {"pooling": settings["network"]["pooling"]}
-    of_test = ("group", "seed", "steps", "batch_size", "data_type")
+    of_test = ("group", "seed", "steps", "batch_size", "data_type", *NOT_OF_PRETRAIN)
     stale = [name for name, value in run.items() if name not in of_test and said[name] != value]
     if stale:
         sys.exit(f"benchmarks/training.py: the defaults of Run differ from config.yaml: {', '.join(stale)}")
@@ -140,12 +147,16 @@ def train(
     if path.exists():
         return
     config = load_config(ROOT)
+    config["targets"]["sex"]["weight"] *= run.sex_weight
     targets = learn_targets(config["targets"], tables[0])
-    asked = {name: value for name, value in asdict(run).items() if name not in ("group", "seed", "steps", "pooling")}
+    other = ("group", "seed", "steps", "pooling", *NOT_OF_PRETRAIN)
+    asked = {name: value for name, value in asdict(run).items() if name not in other}
     settings = config["pretrain"] | asked | {"schedule": {"kind": "constant"}, "warmup": 0}
     settings |= {"epochs": run.steps * run.batch_size // len(tables[0]), "patience": None, "on_divergence": "stop"}
     losses: list[float] = []
-    real = loop.Progress.tell
+    real, scale = loop.Progress.tell, loop.training_scale
+    if not run.divided:
+        loop.training_scale = lambda bottleneck: 1.0
     loop.CALIBRATION_BATCHES = CALIBRATION
     loop.Progress.tell = functools.wraps(real)(
         lambda self, epoch, step, images, loss: (losses.append(loss), real(self, epoch, step, images, loss))[1]
@@ -171,7 +182,7 @@ def train(
     except InputError as error:
         found["diverged"] = error.what
     finally:
-        loop.Progress.tell = real
+        loop.Progress.tell, loop.training_scale = real, scale
     biases = first_biases(targets)
     truth = encode(tables[0], targets)
     found |= {"losses": losses, "dummy_loss": float(masked_loss(biases.expand_as(truth), truth, targets))}
@@ -202,6 +213,7 @@ GROUPS = {
     "contrast": "what config.yaml had before, with and without its dropout",
     "learn": "longer runs",
     "pooling": "average pooling",
+    "sex": "what teaches sex sooner",
 }
 TOLERANCE = 3.0  # times the first loss, which no loss of a stable run exceeds
 
@@ -221,8 +233,11 @@ def row_of(results: list[dict[str, Any]]) -> list[str]:
     dummy_loss = mean([found["dummy_loss"] for found in results], 2)
     dummy_mae = mean([found["dummy_age_mae"] for found in results])
     recipe = [f"{run['optimiser']} {run['learning_rate']:g}", run["pooling"], f"dropout {run['dropout']:g}"]
+    recipe += [run["data_type"]] if run["data_type"] != "float32" else []
+    recipe += [f"sex with weight {run['sex_weight']:g}"] if run["sex_weight"] != 1 else []
+    recipe += ["features not divided"] if not run["divided"] else []
     return [
-        ", ".join([*recipe, *([run["data_type"]] if run["data_type"] != "float32" else [])]),
+        ", ".join(recipe),
         f"{run['steps']} × {run['batch_size']}",
         str(len(results)),
         "stable" if stable else f"{ended} not finite" if ended else "unstable",

@@ -29,6 +29,7 @@ sys.path[:0] = [str(ROOT / "workflow/scripts"), str(ROOT)]
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
+from neurotransfer.files import read_json  # noqa: E402
 from neurotransfer.network.device import choose_data_type, choose_device  # noqa: E402
 from neurotransfer.pretrain.batches import Images  # noqa: E402
 from neurotransfer.pretrain.checkpoints import Checkpoints  # noqa: E402
@@ -117,6 +118,31 @@ def runs(data_type: str) -> tuple[list[Run], list[Run]]:
     contrast = [run for run in short if run.group == "contrast"]
     rest = [run for run in short if run not in (*first, *contrast)]
     return [*first, default, *contrast, *long[:2]], [*rest, *exact, *long[2:]]
+
+
+def runs_for_sex(data_type: str) -> list[Run]:
+    """The default, with sex at four times its weight, and with pooled features as they are, for 48 epochs.
+
+    Before them, whether features as they are train at all: ten seeds, and six at larger rates.
+    """
+    undivided: dict[str, Any] = {"data_type": data_type, "divided": False}
+    short = [Run("sex", seed, **undivided) for seed in range(10)]
+    short += [Run("sex", seed, learning_rate=rate, **undivided) for rate in (6e-4, 1e-3, 2e-3) for seed in range(2)]
+    default = Run("sex", 0, steps=2400, data_type=data_type)
+    return [*short, default, replace(default, sex_weight=4.0), replace(default, divided=False)]
+
+
+def sex_rows(folder: Path) -> list[list[str]]:
+    """Validation AUC of sex, and age's mean absolute error, in some epochs of the long runs of `runs_for_sex`."""
+    epochs = (1, 4, 8, 12, 16, 20, 24, 32, 40, 48)
+    rows = [["", *map(str, epochs)]]
+    for path in sorted((folder / "results").glob("sex-*.json")):
+        history = read_json(path)["history"]
+        if len(history) >= epochs[-1]:
+            of_epochs = [history[epoch - 1] for epoch in epochs]
+            figures = [f"{one['validation_sex_auc']:.2f} {one['validation_age_mae']:.1f}" for one in of_epochs]
+            rows.append([path.stem, *figures])
+    return rows
 
 
 class NoCheckpoints(Checkpoints):
@@ -227,7 +253,7 @@ def markdown(rows: list[list[str]]) -> str:
 def print_tables(folder: Path) -> None:
     """All results so far, for a terminal and as Markdown."""
     fits = [training_fits.rows_of(folder / name) for name in ("fits", "whole-fits")]
-    for rows in (training.rows_of(folder / "results"), *fits):
+    for rows in (training.rows_of(folder / "results"), sex_rows(folder), *fits):
         if len(rows) > 1:
             print(f"\n{aligned(rows, 'lrrl')}\n\n{markdown(rows)}", flush=True)
 
@@ -251,6 +277,7 @@ def do_all(folder: Path, heads: Heads, clock: Clock, *, tried: bool) -> None:
     of_whole = {name: cnn[name] for name in ("epochs", "schedule", "warmup")}
     once = dict.fromkeys((model, setting, 0) for model, setting, _ in fits)
     fit_all(once, whole, folder / "whole-fits", weights, heads, clock, **of_whole)
+    train_all([] if tried else runs_for_sex(heads.data_type), folder / "results", heads, clock)
 
 
 def main() -> None:
