@@ -1,6 +1,7 @@
 """`look` describes a folder before there is a study; `init` writes one that compiles, its guesses as comments."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,48 @@ def test_two_folders_of_one_name_and_a_folder_without_images():
     with pytest.raises(InputError, match="no T1-weighted image"):
         start_study([Path("none")], Path("other"), lambda *_: [20])
     assert not Path("other").exists()
+
+
+UNTIDY = ("Patient", "patient ", "PATIENT", "Kontrolle", "kontrolle", "n/a")
+
+
+def german(number):
+    """As a German clinic keeps its table: decimal commas, words in several spellings, accents."""
+    return [
+        {"participant_id": f"sub-{at:03d}", "Alter (Jahre)": f"{20 + at},5", "Geschlecht": ("w", "männlich")[at % 2],
+         "Gruppe": UNTIDY[at % 6], "Händigkeit": ("rechts", "links")[at % 9 == 0], "BDI_Summe": f"{at % 30},25"}
+        for at in range(1, number + 1)
+    ]  # fmt: skip
+
+
+def test_a_german_table_is_understood_and_spellings_of_a_word_are_one_diagnosis(capsys):
+    root = data_set("Klinik-München", german(90))
+    text = look(root).text()
+    assert "21.5 to 110.5 (decimal commas)" in text and "0.25 to 29.25 (decimal commas)" in text
+    found = look(root).guesses
+    assert {name: guess.column for name, guess in found.items()} == {
+        "age": "Alter (Jahre)", "sex": "Geschlecht", "handedness": "Händigkeit", "diagnosis": "Gruppe"
+    }  # fmt: skip
+    codes = dict(pair.split("=") for pair in found["diagnosis"].codes.split(","))
+    assert codes["Kontrolle"] == codes["kontrolle"] == "HC"
+    assert len({codes[word] for word in ("Patient", "patient", "PATIENT")}) == 1
+    assert "capitals make no difference" in found["diagnosis"].why
+    assert main(["init", str(root), "--directory", "study"]) == 0
+    assert "\nKlinikMunchen\t" in Path("study/cohorts.tsv").read_text()
+    assert main(["manifest", "--directory", "study", "--configfile", "study/my-study.yaml"]) == 0
+    assert "positive and negative participants by cohort: KlinikMunchen 45 and " in capsys.readouterr().out
+
+
+def test_init_without_a_task_says_what_to_write(capsys):
+    assert main(["init", str(data_set("H", people(30))), "--directory", "study"]) == 0
+    said = capsys.readouterr().out
+    assert "no task was found" in said and "docs/bids.md" in said
+    assert "#   positive: [Patient]" in Path("study/my-study.yaml").read_text()
+
+
+def test_a_look_at_no_image_and_at_a_file_says_what_is_expected():
+    root = data_set("Empty", people(1))
+    shutil.rmtree(root / "sub-01")
+    assert "no image was found: a folder sub-LABEL/anat" in look(root).text()
+    with pytest.raises(InputError, match="it is a file; give the folder"):
+        look(root / "participants.tsv")

@@ -294,9 +294,16 @@ def _init(chosen: argparse.Namespace) -> None:
         settings = config["resampling"] | {"validation_share": share, "test_share": share}
         return feasible_sizes(positive, negative, sizes, settings, config["seed"])
 
-    for path in start_study(chosen.folders, chosen.directory, feasible):
+    started = start_study(chosen.folders, chosen.directory, feasible)
+    for path in started.paths:
         print(f"written: {path}")
-    print("check the guesses in both; then: neurotransfer manifest --configfile my-study.yaml")
+    if started.tasks:
+        print("check the guesses in both; then: neurotransfer manifest --configfile my-study.yaml")
+        return
+    print(
+        "no task was found: say in cohorts.tsv which column has the diagnosis (neurotransfer look FOLDER lists them),"
+    )
+    print("and write a task into my-study.yaml, as its comment shows (docs/bids.md); then: neurotransfer manifest")
 
 
 def _doctor(chosen: argparse.Namespace) -> int:

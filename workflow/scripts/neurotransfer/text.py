@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 MISSING = "–"
@@ -14,6 +15,16 @@ def printable(text: str) -> str:
     'a\\\\x1b[31m b'
     """
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def without_accents(text: str) -> str:
+    """A text with plain letters in place of accented ones.
+
+    >>> without_accents("Größe é")
+    'Grosse e'
+    """
+    parts = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
+    return "".join(letter for letter in parts if not unicodedata.combining(letter))
 
 
 def is_missing(value: object) -> bool:

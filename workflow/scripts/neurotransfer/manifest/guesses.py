@@ -13,15 +13,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+from ..text import without_accents
 from .ages import AGES, uncapped, written_years
 from .bids_tables import MISSING, Table, read_sidecar
 from .decimal_commas import NUMBER
 
 # Names of columns, in the order in which they are preferred; the first that a table has is taken.
 NAMES = {
-    "age": (r"age", r"age.?(?:at)?.?(?:mri|scan|visit)?", r"age.?(?:in)?.?(?:years|yrs?|y)", r".*\bage\b.*"),
-    "sex": (r"sex", r"gender"),
-    "handedness": (r"handedness", r"hand(?:ed)?", r"dominant.?hand", r"edinburgh.*"),
+    "age": (
+        r"age",
+        r"age.?(?:at)?.?(?:mri|scan|visit)?",
+        r"age.?(?:in)?.?(?:years|yrs?|y)",
+        r".*\bage\b.*",
+        r"(?:lebens)?alter\b.*",
+        r"âge\b.*",
+        r"edad\b.*",
+    ),
+    "sex": (r"sex", r"gender", r"geschlecht", r"sexe", r"sexo"),
+    "handedness": (r"handedness", r"hand(?:ed)?", r"dominant.?hand", r"edinburgh.*", r"h(?:ä|ae)ndigkeit"),
     "bmi": (r"bmi", r"body.?mass.?index"),
     "height": (r"height(?:.?cm)?",),
     "weight": (r"weight(?:.?kg)?",),
@@ -32,6 +41,7 @@ NAMES = {
         r"dx",
         r"diag.*",
         r"group",
+        r"gr(?:uppe|oupe|upo)",
         r"participant.?type",
         r"patient.*",
         r"status",
@@ -42,9 +52,13 @@ NAMES = {
 ABSENT = re.compile(r"n\.?a\.?|#?n/a|nan|null|nil|-+|\?+|\.|missing|unknown|not available|unavailable|none", re.I)
 CODED_AGES = re.compile(r"-\d+(?:\.0)?|([789])\1{2,}(?:\.0)?")  # numbers that mean missing, if ages cannot be so
 UNWRITABLE = re.compile(r"[,=\x00-\x1f\x7f]")  # what no cell of codes can hold
-CONTROL = re.compile(r"(?:hc|nc|cn|con|ctrl|td)|.*(?:control|healthy|normal|typical).*", re.I)
-FEMALE, MALE = re.compile(r"f|fem|female|w|woman|weiblich", re.I), re.compile(r"m|male|man|männlich", re.I)
-RIGHT, LEFT = re.compile(r"r|right.*|dextr.*", re.I), re.compile(r"l|left.*|sinistr.*", re.I)
+CONTROL = re.compile(
+    r"(?:hc|nc|cn|con|ctrl|td)|.*(?:control|kontroll|contrôle|témoin|healthy|gesund|normal|typical).*", re.I
+)
+FEMALE = re.compile(r"f|fem|female|w|woman|weiblich|frau|femme|mujer", re.I)
+MALE = re.compile(r"m|male|man|männlich|mann|homme|hombre", re.I)
+RIGHT = re.compile(r"r|right.*|dextr.*|rechts.*", re.I)
+LEFT = re.compile(r"l|left.*|sinistr.*|links.*", re.I)
 MONTHS = 1500.0  # ages above, on average, are in days
 KINDS = 8  # a diagnosis has no more values than this; a column with more is free text or a number
 
@@ -171,15 +185,22 @@ def _guess_coded(
 
 def _guess_diagnosis(name: str, counts: Counter[str], meanings: Mapping[str, str]) -> Guess | None:
     """Words of a diagnosis, the controls' as HC; None if there are too many of them, or one only."""
-    if not 2 <= len(counts) <= KINDS:
+    if len({word.casefold() for word in counts}) not in range(2, KINDS + 1):
         return None
     codes: dict[str, str] = {}
+    alike: dict[str, str] = {}  # the first spelling of each word
     for word in counts:
         text = meanings.get(word, word).strip()
-        short = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:30] or f"D{len(codes) + 1}"
+        if word.casefold() in alike and word not in meanings:
+            codes[word] = codes[alike[word.casefold()]]
+            continue
+        alike[word.casefold()] = word
+        short = re.sub(r"[^A-Za-z0-9]+", "_", without_accents(text)).strip("_")[:30] or f"D{len(codes) + 1}"
         while short in codes.values():  # two words are two diagnoses, until a person says that they are one
             short += "_2"
         codes[word] = "HC" if CONTROL.fullmatch(text) else short
     named = ", ".join(f"{word} {number}" for word, number in counts.most_common())
+    if several := sorted(set(counts) - set(alike.values())):
+        named += f"; capitals make no difference: {', '.join(several)}"
     plain = all(word == code and not NUMBER.fullmatch(word) for word, code in codes.items())
     return Guess(name, "" if plain else ",".join(f"{word}={code}" for word, code in codes.items()), named)

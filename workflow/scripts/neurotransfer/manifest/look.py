@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import write_text
-from ..text import aligned, number
+from ..text import aligned, number, without_accents
 from .bids import Exclusion, Participant, find_participants, key_of, printable
 from .bids_tables import MISSING, Table, read_header, read_sidecar, read_tsv
 from .cohorts import codes_of
@@ -29,7 +29,15 @@ SHARE = 0.3  # of the healthy people of a cohort that pretrains and is tested
 SIZES = (20, 50, 100, 200, 300, 400, 500)
 SET_SHARES = (0.2, 0.5)  # of n in validation and in test: the paper's; more if a class is rare
 YAML_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # which YAML reads as something else
+NAME_OF_IMAGE = "sub-LABEL[_ses-LABEL]..._T1w.nii or .nii.gz (docs/bids.md)"
 COHORTS, STUDY = "cohorts.tsv", "my-study.yaml"
+EXAMPLE = (  # a task, commented out
+    "  # my_task:",
+    "  #   title: Patients or controls",
+    "  #   positive: [Patient]      # words of the column, or what its codes mean",
+    "  #   negative: [HC]",
+    "  #   seed: 0",
+)
 # The sizes n whose resamples can be drawn of a number of positive and of negative people, with a share of n in
 # validation and in test: split.pools.feasible_sizes.
 FeasibleSizes = Callable[[int, int, Sequence[int], float], list[int]]
@@ -54,7 +62,7 @@ class Look:
     @property
     def name(self) -> str:
         """A cohort's name: letters and digits of the folder's."""
-        return re.sub(r"[^A-Za-z0-9]", "", self.folder.resolve().name) or "cohort"
+        return re.sub(r"[^A-Za-z0-9]", "", without_accents(self.folder.resolve().name)) or "cohort"
 
     def fetching(self) -> str:
         """The command that fetches every image whose content is elsewhere; "" if there is none."""
@@ -79,6 +87,8 @@ class Look:
             re.sub(r"-\d+", "-*", scan.entities) or "(plain)" for person in self.people for scan in person.scans
         )
         lines.append(f"names: {', '.join(f'{kind} {count:,}' for kind, count in kinds.most_common(8)) or 'none'}")
+        if not scans:
+            lines.append(f"no image was found: a folder sub-LABEL/anat or sub-LABEL/ses-LABEL/anat has {NAME_OF_IMAGE}")
         if self.is_derivative:
             lines.append("DatasetType: derivative: a program has made these images, and they are no raw scans")
         for reason, count in Counter(one.reason for one in self.excluded).most_common():
@@ -127,7 +137,8 @@ def look(folder: Path) -> Look:
         if there is no such folder, or its participants.tsv is no table
     """
     if not folder.is_dir():
-        raise InputError(folder, "", "there is no such folder", "give the folder of a BIDS data set")
+        what = "it is a file" if folder.is_file() else "there is no such folder"
+        raise InputError(folder, "", what, "give the folder of a BIDS data set")
     excluded: list[Exclusion] = []
     people = list(find_participants(folder, excluded))
     path = folder / "participants.tsv"
@@ -151,6 +162,14 @@ def look(folder: Path) -> Look:
     return Look(folder, people, excluded, participants, guesses, problem, is_derivative)
 
 
+@dataclass(frozen=True)
+class Started:
+    """The files of a study that has been begun, and the names of its tasks."""
+
+    paths: Sequence[Path]
+    tasks: Sequence[str]
+
+
 def _said(field: str, guess: Guess) -> str:
     codes = f", codes {guess.codes}" if guess.codes else ""
     codes += f", missing {', '.join(guess.missing)}" if guess.missing else ""
@@ -158,17 +177,13 @@ def _said(field: str, guess: Guess) -> str:
     return f"{field}: {column}{codes}{f' ({guess.why})' if guess.why else ''}"
 
 
-def start_study(folders: Sequence[Path], target: Path, feasible: FeasibleSizes) -> list[Path]:
+def start_study(folders: Sequence[Path], target: Path, feasible: FeasibleSizes) -> Started:
     """Write cohorts.tsv and my-study.yaml for data sets; both have what was guessed as comments.
 
     Parameters
     ----------
     target : the study's folder
     feasible : split.pools.feasible_sizes with the configuration's resampling
-
-    Returns
-    -------
-    the files written
 
     Raises
     ------
@@ -199,7 +214,7 @@ def start_study(folders: Sequence[Path], target: Path, feasible: FeasibleSizes) 
     target.mkdir(parents=True, exist_ok=True)
     write_text(paths[0], _cohorts_text(names, found, tasks))
     write_text(paths[1], _study_text(tasks, sizes, share, set(names) == tasks.keys()))
-    return paths
+    return Started(paths, list(tasks))
 
 
 @dataclass(frozen=True)
@@ -353,5 +368,5 @@ def _study_text(tasks: Mapping[str, _Task], sizes: Sequence[int], share: float, 
         lines += [f"  {name}: {share:g}    # of n, {why}" for name in ("validation_share", "test_share")]
     else:
         what = f"no cohort has two diagnoses that {SIZES[0]} training images can be drawn of"
-        lines.append(f"  # {what}: write a task, see config.yaml")
+        lines += [f"  # {what}: name the column in {COHORTS}, and write a task such as", *EXAMPLE]
     return "\n".join(lines) + "\n"

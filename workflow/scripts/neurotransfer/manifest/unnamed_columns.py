@@ -12,22 +12,25 @@ from collections.abc import Sequence
 from .bids import printable
 from .bids_tables import MISSING, Table, read_tsv
 from .cohorts import Cohort
-from .decimal_commas import NUMBER
+from .decimal_commas import NUMBER, comma_problem
 from .labels import columns_by_field
 
 KEYS = ("participant_id", "session_id", "acq_time")
 LISTED = 12  # columns that are listed; tables of biobanks have thousands
 WORDS = 6  # different values that are listed of a column
 TELLING = re.compile(
-    r"diag|group|patient|\bdx|status|condition|cohort|case|gender|sex|age|hand|bmi|weight|height", re.I
+    r"diag|grou?p|patient|\bdx|status|condition|cohort|case|gender|sex|geschlecht|age|alter|hand|händ|bmi|weight|height",
+    re.I,
 )
 OF_PATIENTS = re.compile(
-    r"diag|group|patient|\bdx|status|condition|case|disorder|disease|illness|clinic|patholog|"
+    r"diag|grou?p|patient|\bdx|status|condition|case|disorder|disease|illness|clinic|patholog|"
     r"(?<![a-z])(?:mdd|scz|adhd|asd|mci|ptsd|ocd|bd|ms|pd|ad)(?![a-z])|depress|schizo|bipolar|autis|epilep|dement|"
     r"alzheim|parkinson",
     re.I,
 )
-OF_HEALTHY = re.compile(r"hc|nc|cn|ctrl|con|td|(?:.*[\W_])?(?:controls?|healthy|normal|typical)(?:[\W_].*)?", re.I)
+OF_HEALTHY = re.compile(
+    r"hc|nc|cn|ctrl|con|td|(?:.*[\W_])?(?:controls?|kontroll\w*|healthy|gesund\w*|normal|typical)(?:[\W_].*)?", re.I
+)
 
 
 def notes_on_columns(cohort: Cohort, participants: Table, has_diagnosis: bool) -> list[str]:
@@ -76,9 +79,11 @@ def described(cells: Sequence[str]) -> str:
     cells = [printable(cell) for cell in cells]
     counts = Counter(cell for cell in cells if cell not in MISSING)
     absent = len(cells) - counts.total()
-    if len(counts) > WORDS and all(NUMBER.fullmatch(text) for text in counts):
-        values = [float(text) for text in counts]
-        text = f"{min(values):g} to {max(values):g}"
+    commas = any("," in text for text in counts) and comma_problem(counts) is None
+    numbers = [text.replace(",", ".") if commas else text for text in counts]
+    if len(counts) > WORDS and all(NUMBER.fullmatch(text) for text in numbers):
+        values = [float(text) for text in numbers]
+        text = f"{min(values):g} to {max(values):g}" + (" (decimal commas)" if commas else "")
     elif len(counts) > WORDS:
         text = f"{len(counts):,} different values, such as {next(iter(counts))}"
     else:

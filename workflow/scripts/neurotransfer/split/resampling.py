@@ -365,8 +365,10 @@ def check_task(
                 f"the pool of task {name} is too small for n = {n} ({train} training images, then {validation} "
                 f"validation and {test} test images of other {others}): {contents}"
             )
+            now = f"now {settings['validation_share']:g} and {settings['test_share']:g}"
             fix = (
-                f"choose a smaller n, add cohorts to the task, or, if a class is rare, raise validation_share and "
-                f"test_share (each set needs {settings['min_per_class']} images of each class)"
+                f"choose a smaller n, smaller validation_share and test_share ({now}), or more cohorts; if a class is "
+                f"rare, larger shares, because each set "
+                f"needs {settings['min_per_class']} images of each class"
             )
             raise InputError("configuration", "resampling.n", what, fix)
