@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import itertools
 import json
 import re
 import time
@@ -218,6 +219,32 @@ def test_the_page_opens_without_a_complaint_and_asks_nobody(browser, file, theme
 def test_nothing_is_wider_than_the_screen(browser, file, width):
     visit(browser, file, width=width)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.browser
+def test_numbers_of_an_axis_do_not_overlap_on_a_phone(browser, file):
+    visit(browser, file, width=390)
+    for tab in browser.find_elements("css selector", "#tabs button"):
+        browser.execute_script("arguments[0].click()", tab)
+        boxes = browser.execute_script("""return [...document.querySelectorAll('.axis span')]
+            .filter(span => span.getClientRects().length).map(span => span.getBoundingClientRect())
+            .map(box => [box.left, box.right]).sort((a, b) => a[0] - b[0])""")
+        assert len(boxes) >= 3
+        assert all(left[1] <= right[0] for left, right in itertools.pairwise(boxes)), tab.text
+
+
+@pytest.mark.browser
+def test_on_paper_nothing_is_cut_off_and_cards_are_in_two_columns(browser, file):
+    visit(browser, file, width=718)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 718
+        cut = "return [...document.querySelectorAll('.scroll')].filter(box => box.scrollHeight > box.clientHeight + 1)"
+        assert browser.execute_script(cut) == []
+        left = "return [...document.querySelectorAll('#cards .card')].map(card => card.getBoundingClientRect().left)"
+        assert len(set(browser.execute_script(left))) == 2
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 @pytest.mark.browser

@@ -581,6 +581,42 @@ def test_nothing_is_cut_off_on_paper(browser, pages, name):
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_the_first_screen_has_figure_2(browser, pages, width, height):
+    visit(browser, pages["whole"], width=width)
+    box = "const box = document.querySelector('#by-n svg').getBoundingClientRect(); return [box.top, box.bottom]"
+    top, bottom = browser.execute_script(box)
+    assert top > 0 and bottom <= height + 10
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_text_of_a_figure_has_nine_points_or_more_as_shown(browser, pages, width):
+    """Matplotlib draws a glyph of s points at the scale s / 100."""
+    open_page(browser, pages["whole"], width=width)
+    sizes = browser.execute_script("""return [...document.querySelectorAll('figure svg')].map(svg => {
+        const drawn = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+        const paths = [...svg.querySelectorAll('g[transform*="scale("]')].map(g => g.getAttribute('transform'))
+            .filter(text => /scale\\(0\\.\\d+ -/.test(text)).map(text => 100 * +text.match(/scale\\((0\\.\\d+)/)[1]);
+        const texts = [...svg.querySelectorAll('text')].map(text => parseFloat(getComputedStyle(text).fontSize));
+        return drawn * Math.min(...paths, ...texts); })""")
+    assert len(sizes) >= 5 and min(sizes) > 11.9  # CSS pixels
+
+
+@pytest.mark.browser
+def test_on_a_phone_no_verdict_needs_sideways_scrolling(browser, pages):
+    open_page(browser, pages["whole"], width=390)
+    beyond = """return [...document.querySelectorAll('.chip')].filter(chip => chip.getClientRects().length
+        && chip.getBoundingClientRect().right > innerWidth).map(chip => chip.closest('table').className)"""
+    assert browser.execute_script(beyond) == []
+    assert browser.execute_script("return document.querySelectorAll('.chip').length") > 10
+    wider = """return ['.tight', '.stack'].flatMap(kind => [...document.querySelectorAll('table' + kind)])
+        .filter(table => table.getBoundingClientRect().width > table.parentElement.clientWidth + 1)
+        .map(table => table.innerText.slice(0, 40))"""
+    assert browser.execute_script(wider) == []
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
 def test_an_accessibility_checker_finds_nothing(browser, pages, theme, width):
     open_page(browser, pages["whole"], width=width, theme=theme)

@@ -358,4 +358,6 @@ def test_a_browser_shows_the_page_without_an_error(study, tmp_path, width):
         visit(browser, page, width=width)
         assert browser.get_log("browser") == []
         assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth + 1")
+        hidden = "return [...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth + 1)"
+        assert browser.execute_script(hidden) == []  # what proves the split needs no sideways scrolling
         browser.save_screenshot(str(tmp_path / "page.png"))

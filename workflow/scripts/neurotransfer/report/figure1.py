@@ -282,7 +282,7 @@ def _draw_skill(axes: Axes, rows: pd.DataFrame) -> None:
             )
         else:
             label = f"{row.metric.upper()} not defined here"
-        axes.text(1.03, height, label, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+        axes.text(1.03, height, label, transform=axes.get_yaxis_transform(), va="center", fontsize=9.5)
     axes.axvline(0, color=SOFT, linewidth=0.8, linestyle=":")
     lowest = np.fmin.reduce([*rows["low_skill"], *rows["skill"], 0.0])
     axes.set_xlim(max(-1.0, lowest - 0.05), 1.03)

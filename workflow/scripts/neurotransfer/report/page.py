@@ -8,6 +8,7 @@ anything.
 from __future__ import annotations
 
 import gzip
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from .references import bibliography
 from .verdicts import answer, verdicts
 
 MIME = {"svg": "image/svg+xml", "png": "image/png", "tsv": "text/tab-separated-values", "tsv.gz": "application/gzip"}
+LEAST_TEXT = 12  # CSS pixels, which are 9 points
 LARGE = 2**20  # bytes; larger tables are compressed in the page
 
 
@@ -203,6 +205,7 @@ def embed(stem: str | Path) -> dict[str, Any]:
     Returns
     -------
     viewbox : of the drawing
+    least_width : CSS pixels from which on its smallest text has LEAST_TEXT
     drawing : the content of the ``<svg>`` element; its ids begin with the figure's name, so they are unique in the page
     overlay : whether the drawing has published medians, which are hidden until a reader shows them
     files : `name`, `ending` and data `address` of each file; a large table is compressed
@@ -212,6 +215,8 @@ def embed(stem: str | Path) -> dict[str, Any]:
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", stem.with_suffix(".svg").read_text("utf-8"), flags=re.S)
     head, _, body = text.partition("</style>")  # the end of matplotlib's only style, which the page's own replaces
     viewbox = re.search(r'viewBox="([-\d. ]+)"', head)[1]  # type: ignore[index]  # matplotlib writes one
+    sizes = [100 * float(scale) for scale in re.findall(r"scale\((0\.\d+) -0\.\d+\)", body)]  # of texts, in units of it
+    least_width = math.ceil(float(viewbox.split()[2]) * LEAST_TEXT / min(sizes, default=LEAST_TEXT))
     body = body.removeprefix("\n").lstrip().removeprefix("</defs>").rpartition("</svg>")[0]
     body = body.replace('style="display: none"', f'class="{PUBLISHED}"')
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{stem.name}-", body)
@@ -223,7 +228,8 @@ def embed(stem: str | Path) -> dict[str, Any]:
         files.append({"name": f"{stem.name}.{ending}", "ending": ending, "address": pages.address(data, MIME[ending])})
     overlay = f'class="{PUBLISHED}"' in body
     numbers = summary_rows(read_table(stem.with_suffix(".tsv")))
-    return {"viewbox": viewbox, "drawing": Markup(body), "overlay": overlay, "files": files, "numbers": numbers}
+    known = {"viewbox": viewbox, "least_width": least_width, "drawing": Markup(body)}
+    return {**known, "overlay": overlay, "files": files, "numbers": numbers}
 
 
 def summary_rows(table: pd.DataFrame) -> dict[str, list[Any]]:
