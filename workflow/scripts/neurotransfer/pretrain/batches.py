@@ -224,5 +224,5 @@ def dropout_mask(model: SFCN, count: int, seed: int) -> Tensor:
     It is drawn for the whole batch: it is the same on every device, however a batch is divided.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a millisecond to prepare GPUs, too
         return functional.dropout(torch.ones(count, model.head.in_features), model.dropout.p)
