@@ -94,6 +94,34 @@ def test_a_narrow_network_goes_the_same_way_in_every_block(monkeypatch):
     compare(*both(scales="negative and zero"), torch.rand(2, 1, 17, 24, 19, dtype=torch.double) * 255, 1e-10)
 
 
+@pytest.mark.parametrize("size", [(16, 24, 16), (17, 20, 23)], ids=["even", "odd"])
+@pytest.mark.parametrize("scales", ["positive", "negative and zero"])
+def test_without_gradients_outputs_and_statistics_have_the_same_bytes(scales, size, monkeypatch):
+    """There the maxima are taken in another way, which needs no indices."""
+    monkeypatch.setattr("neurotransfer.network.sfcn.WIDE", 16)
+    ours, _ = both(channels=(8, 6, 20), dtype=torch.float32, scales=scales)
+    ours.to(memory_format=torch.channels_last_3d)
+    x = torch.randint(0, 255, (3, 1, *size), dtype=torch.uint8)
+    x[0, :, :9] = 0  # ties
+    other = copy.deepcopy(ours)
+    for training in (True, False):
+        with torch.no_grad():
+            found = other.train(training)(x)
+        assert torch.equal(found, ours.train(training)(x))
+    for (name, value), expected in zip(other.state_dict().items(), ours.state_dict().values(), strict=True):
+        assert torch.equal(value, expected), name
+
+
+@pytest.mark.parametrize("rows", [1, 37, 96, 4096])
+@pytest.mark.parametrize("channels", [1, 3, 8, 16])
+def test_narrow_rows_side_by_side_have_the_same_statistics(rows, channels, pieces):
+    x = torch.randn(rows, channels, generator=torch.Generator().manual_seed(rows)) + 5
+    mean, variance, count = fused_norm.mean_and_variance(x)
+    assert torch.allclose(mean, x.double().mean(0), rtol=1e-6)
+    assert torch.allclose(variance, x.double().var(0, correction=0), rtol=1e-5)
+    assert count.tolist() == [rows] * channels
+
+
 @pytest.mark.parametrize("scales", ["positive", "negative and zero"])
 def test_a_constant_image_where_every_voxel_ties(scales):
     ours, theirs = both(scales=scales)

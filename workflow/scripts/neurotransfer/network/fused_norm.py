@@ -9,6 +9,8 @@ That gradient takes the place of the output in memory, voxel by voxel, because t
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from torch.nn import functional
 from .kernel_choice import kernels_for
 
 PIECE = {"cpu": 1 << 18, "cuda": 1 << 26}  # numbers worked on at once: within a core's cache; enough for a GPU
+NARROW, WIDE = 16, 256  # numbers in a row that vector instructions do not pay for, and in one that they do
 
 
 def normalise_pool_relu(x: Tensor, norm: nn.BatchNorm3d, size: int, left_out: Tensor | None = None) -> Tensor:
@@ -43,7 +46,8 @@ def normalise_pool_relu(x: Tensor, norm: nn.BatchNorm3d, size: int, left_out: Te
     if left_out is not None:
         return kernels_for(x, x.shape[1]).NormalisePoolReLU.apply(x, norm.weight, norm.bias, left_out, norm)
     running = None if norm.training else (norm.running_mean, norm.running_var)
-    out, mean, variance, count = _NormalisePoolReLU.apply(x, norm.weight, norm.bias, norm.eps, size, running)
+    learns = torch.is_grad_enabled()
+    out, mean, variance, count = _NormalisePoolReLU.apply(x, norm.weight, norm.bias, norm.eps, size, running, learns)
     if norm.training:
         move_on(norm, mean, variance, count)
     return out
@@ -83,8 +87,36 @@ def mean_and_variance(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     wide = torch.promote_types(rows.dtype, torch.float32)
     sums = sum(piece.sum(0, dtype=wide).double() for piece in pieces)
     mean = sums / len(rows)  # this rank's; squares are summed about it, because else large terms would cancel
-    squares = sum((piece - mean.to(wide)).square_().sum(0).double() for piece in pieces)
+    memory = torch.empty_like(pieces[0], dtype=wide)
+    squares = torch.zeros_like(mean)
+    for piece in pieces:
+        long, means = _side_by_side(piece, mean.to(wide))
+        difference = torch.sub(long, means, out=memory[: len(piece)].view(long.shape)).square_()
+        squares += difference.view(piece.shape).sum(0)
     return combined(torch.full_like(mean, len(rows)), sums, squares)
+
+
+def _side_by_side(rows: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """Narrow rows [R, C], several side by side, and each of the values [C] as often: [R / several, several C].
+
+    Row by row, torch needs as long for 8 channels as for 64.
+    """
+    channels = rows.shape[1]
+    if channels >= NARROW or not rows.is_contiguous():
+        return rows, *values
+    several = math.gcd(len(rows), WIDE // channels)
+    return rows.view(-1, several * channels), *(value.repeat(several) for value in values)
+
+
+def _greatest(x: Tensor, size: int) -> Tensor:
+    """Max-pool [N, C, D, H, W] by windows of `size` voxels, without indices: a third of the time on a CPU."""
+    if x.device.type != "cpu":
+        return functional.max_pool3d(x, size)
+    for axis in (2, 3, 4):
+        whole = x.shape[axis] // size * size
+        before = (slice(None),) * axis
+        x = functools.reduce(torch.maximum, [x[*before, slice(first, whole, size)] for first in range(size)])
+    return x
 
 
 def combined(count: Tensor, sums: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,6 +139,7 @@ class _NormalisePoolReLU(torch.autograd.Function):
         epsilon: float,
         size: int,
         running: tuple[Tensor, Tensor] | None,
+        learns: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rows = _rows(x)  # [N D H W, C]
         if running is None:
@@ -116,8 +149,12 @@ class _NormalisePoolReLU(torch.autograd.Function):
             count = torch.full_like(mean, len(rows))
         slope = torch.rsqrt(variance + epsilon)  # normalised = (x - mean) * slope
         scale = slope * weight
+        at = None
         if size == 1:
-            most, at = x, None
+            most = x
+        elif not learns:  # a gradient alone needs to know which voxel it was
+            sign = weight.sign().to(x.dtype).view(-1, 1, 1, 1)
+            most = _greatest(x, size) if bool((weight > 0).all()) else _greatest(x * sign, size) * sign
         elif bool((weight > 0).all()):
             most, at = functional.max_pool3d(x, size, return_indices=True)
         else:  # if the scale is 0 all voxels tie, and torch's layers then take the first
@@ -148,7 +185,11 @@ class _NormalisePoolReLU(torch.autograd.Function):
             result = memory_for_gradient(rows, ctx.leaf)
             step = max(1, PIECE[rows.device.type] // rows.shape[1])
             for piece, target in zip(rows.split(step), result.split(step), strict=True):
-                target.copy_(torch.addcmul(level, piece - mean.to(wide), tilt))
+                long, means, levels, tilts = _side_by_side(piece, mean.to(wide), level, tilt)
+                if rows.dtype == wide and target.is_contiguous():
+                    torch.addcmul(levels, long - means, tilts, out=target.view(long.shape))
+                else:
+                    target.copy_(torch.addcmul(levels, long - means, tilts).view(piece.shape))
         else:
             result = torch.zeros_like(rows)
         count_of_images, channels = ctx.shape[:2]
@@ -160,7 +201,7 @@ class _NormalisePoolReLU(torch.autograd.Function):
             for image, winners, values in zip(result.view(shape), at.view(shape), moved.view(shape), strict=True):
                 image.scatter_add_(0, winners.long(), values)
         result = result.view(count_of_images, *ctx.shape[2:], channels).permute(0, 4, 1, 2, 3)
-        return result, by_weight.to(weight.dtype), by_bias.to(weight.dtype), None, None, None
+        return result, by_weight.to(weight.dtype), by_bias.to(weight.dtype), None, None, None, None
 
 
 def dense_gradient(
