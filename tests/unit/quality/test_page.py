@@ -222,6 +222,15 @@ def test_nothing_is_wider_than_the_screen(browser, file, width):
 
 
 @pytest.mark.browser
+def test_the_numbers_of_a_box_can_be_read(browser, file):
+    visit(browser, file)
+    said = [track.get_attribute("title") for track in browser.find_elements("class name", "track")]
+    assert said and all(
+        re.search(r": median \S+ ml, middle half \S+ ml to \S+ ml, middle 98 % ", text) for text in said
+    )
+
+
+@pytest.mark.browser
 def test_numbers_of_an_axis_do_not_overlap_on_a_phone(browser, file):
     visit(browser, file, width=390)
     for tab in browser.find_elements("css selector", "#tabs button"):
@@ -241,6 +250,9 @@ def test_on_paper_nothing_is_cut_off_and_cards_are_in_two_columns(browser, file)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 718
         cut = "return [...document.querySelectorAll('.scroll')].filter(box => box.scrollHeight > box.clientHeight + 1)"
         assert browser.execute_script(cut) == []
+        kept = "return getComputedStyle(document.querySelector('.track .middle')).printColorAdjust"
+        assert browser.execute_script(kept) == "exact"  # a browser leaves backgrounds out, and so every box
+        assert browser.find_element("css selector", "#tabs").text == "Mask volume"
         left = "return [...document.querySelectorAll('#cards .card')].map(card => card.getBoundingClientRect().left)"
         assert len(set(browser.execute_script(left))) == 2
     finally:

@@ -103,8 +103,9 @@ function plot(name) {
       const said = `${image.id}: ${shown(name, value)}`;
       return element("button", {type: "button", class: image.reasons.includes(name) ? null : "dim", style: `left:${at(value)}%`, title: said, "aria-label": said, onclick: () => show(image.id)});
     });
-    return element("div", {class: "row"}, element("span", {title: cohort.name}, cohort.name + " ", element("small", {}, number(cohort.images, 0))),
-      element("div", {class: "track"}, bar("whisker", q[0], q[4]), bar("middle", q[1], q[3]), element("i", {class: "median", style: `left:${at(q[2])}%`}), ...marks));
+    const said = `${cohort.name}: median ${shown(name, q[2])}, middle half ${shown(name, q[1])} to ${shown(name, q[3])}, middle 98 % ${shown(name, q[0])} to ${shown(name, q[4])}`;
+    return element("div", {class: "row"}, element("span", {title: said}, cohort.name + " ", element("small", {}, number(cohort.images, 0))),
+      element("div", {class: "track", role: "group", title: said, "aria-label": said}, bar("whisker", q[0], q[4]), bar("middle", q[1], q[3]), element("i", {class: "median", style: `left:${at(q[2])}%`}), ...marks));
   });
   const ticks = [0, .25, .5, .75, 1].map(share => element("span", {style: `left:${100 * share}%`}, shown(name, low + share * (high - low))));
   $("plot").replaceChildren(...rows, element("div", {class: "row"}, element("span"), element("div", {class: "axis"}, ...ticks)));
