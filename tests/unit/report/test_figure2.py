@@ -17,7 +17,7 @@ from neurotransfer.report.figure2 import figure2, figure2_data, latent_bounds
 from neurotransfer.report.figure3 import figure3, figure3_data
 from neurotransfer.report.style import drawing, save_figure
 from neurotransfer.study.plan import MODELS
-from synthetic_results import make_results
+from synthetic_results import make_auc_results, make_results
 
 
 def drawn2(results: SimpleNamespace, **options) -> Figure:
@@ -62,7 +62,7 @@ FIVE, EIGHT = (100, 200, 300, 400, 500), (50, 100, 200, 300, 400, 500, 1000, 500
 
 @pytest.mark.parametrize(("sizes", "count"), [((20,), 1), (EIGHT, 1), ((20, 40), 4), (FIVE, 4), (EIGHT, 4)])
 def test_no_texts_of_figure_2_overlap(sizes, count):
-    results = make_results(("ad_hc", "scz_bd", "control", "another")[:count], sizes, replicates=4, people=4)
+    results = make_auc_results(("ad_hc", "scz_bd", "control", "another")[:count], sizes, replicates=4)
     assert_no_texts_overlap(drawn2(results, bounds={"ad_hc": 0.97}))
 
 
@@ -108,7 +108,7 @@ def test_a_cells_opacity_is_the_share_of_images_with_the_target():
 
 @pytest.fixture(scope="module")
 def results() -> SimpleNamespace:
-    return make_results(replicates=15)
+    return make_auc_results(replicates=15)
 
 
 def test_covariates_are_a_line_of_medians_without_dots(results):
@@ -136,7 +136,7 @@ def test_figure_3_shows_every_curve_and_an_arrow_if_the_baseline_needs_more_scan
 
 @pytest.mark.parametrize("sizes", [(20,), (20, 40), EIGHT])
 def test_no_texts_of_figure_3_overlap(sizes):
-    found = make_results(n=sizes, replicates=4)
+    found = make_auc_results(n=sizes, replicates=4)
     assert_no_texts_overlap(figure3(found.curves, found.worth, found.config["tasks"]))
 
 
@@ -204,7 +204,7 @@ def test_the_same_tables_give_the_same_bytes(tmp_path):
 
 def test_a_hostile_title_is_drawn_as_plain_text(tmp_path):
     titles = {"ad_hc": "$x_{ <script>alert(1)</script> & 100 % --> \\frac " + "long " * 60}
-    results = make_results(("ad_hc",), (20, 40), 3, titles=titles)
+    results = make_auc_results(("ad_hc",), (20, 40), 3, titles=titles)
     figure = drawn2(results)
     save_figure(figure, pd.DataFrame({"a": [1]}), tmp_path / "figure2")
     tags = {element.tag for element in ElementTree.parse(tmp_path / "figure2.svg").iter()}
