@@ -254,10 +254,13 @@ def test_slurms_commands_are_repeated_while_the_controller_is_unreachable(tmp_pa
         "echo 'sbatch: error: Unable to contact slurm controller (connect failure)' >&2; exit 1; fi\n"
     )
     program.chmod(0o755)
+    (tmp_path / "sleep").write_text('#!/bin/sh\necho "$@" >>slept\n')
+    (tmp_path / "sleep").chmod(0o755)
     line = [REPOSITORY / "profiles/slurm/bin/sbatch", "--parsable"]
     environment = {"PATH": f"{REPOSITORY / 'profiles/slurm/bin'}:{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "42\n")
+    assert (tmp_path / "slept").read_text() == "10\n"
     program.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 3\n")
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (3, "sbatch: error: invalid partition\n")
