@@ -3,8 +3,10 @@
 import os
 import shutil
 import sys
+import time
 from collections import namedtuple
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -79,6 +81,55 @@ def test_a_program_that_hangs_is_given_up(programs, monkeypatch):
     path.chmod(0o755)
     found = of("Slurm")
     assert found.state == WRONG and "no answer" in found.what
+
+
+def test_programs_that_hang_with_children_take_no_longer_than_one(programs, monkeypatch):
+    """A child of the killed program still has its pipe."""
+    monkeypatch.setattr(doctor, "SECONDS", 1.0)
+    programs("sbatch")
+    sleep = shutil.which("sleep", path="/bin:/usr/bin")
+    for name in ("sinfo", "nvidia-smi", "apptainer", "quota"):
+        path = Path(os.environ["PATH"]) / name
+        path.write_text(f"#!{shutil.which('sh', path='/bin:/usr/bin')}\n{sleep} 30 &\n{sleep} 30\ntrue\n")
+        path.chmod(0o755)
+    started = time.monotonic()
+    found = {one.part: one for one in examine(CONFIG, REPOSITORY, None)}
+    assert time.monotonic() - started < 15
+    for part in ("Slurm", "GPU", "containers", "quota"):
+        assert "gave no answer" in found[part].what and found[part].state != OK, found[part]
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_programs_that_print_garbage_or_cannot_run_are_named_and_reach_no_terminal(programs, status):
+    printf = shutil.which("printf", path="/bin:/usr/bin")
+    for name in ("sbatch", "sinfo", "sacct", "nvidia-smi", "apptainer"):
+        path = Path(os.environ["PATH"]) / name
+        says = r"\\033[31m\\253\\377\\n" * 2
+        path.write_text(f"#!{shutil.which('sh', path='/bin:/usr/bin')}\n{printf} '{says}'\nexit {status}\n")
+        path.chmod(0o755)
+    quota = Path(os.environ["PATH"]) / "quota"
+    quota.write_bytes(b"\x7fELF garbage")
+    quota.chmod(0o755)
+    found = examine(CONFIG, REPOSITORY, PROFILE)
+    states = {one.part: one.state for one in found}
+    assert states["Slurm"] == states["containers"] == WRONG and states["quota"] == NOTE
+    assert "\x1b" not in doctor.text(found) and "cannot be looked at" not in doctor.text(found)
+
+
+def test_a_driver_that_fails_is_not_a_machine_without_a_gpu(programs):
+    programs("nvidia-smi", "NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.", 9)
+    found = of("GPU", CONFIG)
+    assert found.state == WRONG and "driver does not work" in found.what and "restart" in found.fix
+
+
+def test_without_a_usable_temporary_folder_the_rest_is_looked_at(programs, monkeypatch):
+    monkeypatch.setattr(doctor.tempfile, "gettempdir", mock.Mock(side_effect=FileNotFoundError(2, "No usable folder")))
+    assert of("temporary files").state == WRONG and of("quota").state == NOTE
+
+
+def test_a_torch_that_cannot_be_imported_is_a_finding(programs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert of("torch").state == WRONG and of("folder").state == OK
 
 
 @pytest.mark.parametrize(

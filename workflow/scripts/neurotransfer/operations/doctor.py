@@ -6,15 +6,18 @@ will not work.  Nothing of the study is read or changed; only short questions ar
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,10 +28,11 @@ import yaml
 from ..errors import InputError
 from ..preprocess.engines.containers import BY_DIGEST, check_here, program_of, tagged_image
 from ..study.rules import uses_gpu
-from ..text import aligned, byte_size
+from ..text import aligned, byte_size, printable
 
 OK, NOTE, WRONG = "ok", "note", "WRONG"
-SECONDS = 20  # for the answer of another program
+SECONDS = 7.0  # for the answer of another program; no part asks more than two, and parts are looked at side by side
+NO_PROGRAM, NOT_RUN, NO_ANSWER = 127, 126, 124  # exit statuses that a shell would give, too
 LEAST_FREE = 5e9  # bytes of a disk, below which a run is sure to end early
 LEAST_PYTHON = (3, 11)
 PARTITION = re.compile(r"slurm_partition(?:=|: )['\"]?([\w.-]+)")  # in a profile: pretrain:slurm_partition=gpu
@@ -55,13 +59,27 @@ def examine(config: Mapping[str, Any], repository: Path, profile: Path | None) -
     profile : a folder with a profile of Snakemake, whose partitions are compared with Slurm's; None for none
     """
     needs_gpu = any(uses_gpu(rule, config) for rule in ("preprocess", "pretrain", "baseline", "transfer"))
-    return [
-        *_installation(repository),
-        *_slurm(profile, needs_gpu),
-        *_engine(config["preprocessing"]),
-        *_gpu(needs_gpu),
-        *_disks(Path.cwd()),
-    ]
+    parts: dict[str, Callable[[], Iterator[Finding]]] = {
+        "packages": lambda: _installation(repository),
+        "Slurm": lambda: _slurm(profile, needs_gpu),
+        "preprocessing": lambda: _engine(config["preprocessing"]),
+        "GPU": lambda: _gpu(needs_gpu),
+        "folder": lambda: _disks(Path.cwd()),
+    }
+    with ThreadPoolExecutor(len(parts)) as pool:
+        found = pool.map(_looked_at, parts, parts.values())
+        return [finding for part in found for finding in part]
+
+
+def _looked_at(part: str, look: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """What was found; a broken machine must not end the examination of the other parts."""
+    found: list[Finding] = []
+    try:
+        found.extend(look())
+    except Exception as error:
+        what = f"it cannot be looked at: {type(error).__name__}: {_first(str(error))}"
+        found.append(Finding(part, WRONG, what, "ask the staff, or report it with this line"))
+    return found
 
 
 def text(findings: Sequence[Finding]) -> str:
@@ -69,26 +87,54 @@ def text(findings: Sequence[Finding]) -> str:
     cells = [[finding.state, finding.part, finding.what + (f"; {finding.fix}" if finding.fix else "")]
              for finding in findings]  # fmt: skip
     wrong = sum(finding.state == WRONG for finding in findings)
-    last = f"{wrong} of {len(findings)} will not work" if wrong else "nothing was found that will not work"
+    last = (
+        f"{wrong} of {len(findings)} will not work (docs/cluster.md)"
+        if wrong
+        else "nothing was found that will not work"
+    )
     return f"{aligned(cells, 'lll')}\n\n{last}"
 
 
 def _answer(*line: str) -> tuple[int, str]:
-    """Exit status and text of a program; 127 if there is none, 124 if it does not answer."""
+    """Exit status and text of a program; NO_PROGRAM if there is none, NO_ANSWER if it does not answer.
+
+    A program that hangs in a driver cannot be killed: it is left alone, and so are processes that it has started.
+    """
     try:
-        done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS)
+        process = subprocess.Popen(
+            line,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
     except FileNotFoundError:
-        return 127, f"there is no {line[0]}"
-    except PermissionError:
-        return 126, f"{line[0]} cannot be executed"
+        return NO_PROGRAM, f"there is no {line[0]}"
+    except OSError as error:
+        return NOT_RUN, f"{line[0]} cannot be executed: {error.strerror}"
+    try:
+        out, err = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
-        return 124, f"{line[0]} gave no answer within {SECONDS} s"
-    said = (done.stdout if done.returncode == 0 else done.stderr or done.stdout).strip()
-    return done.returncode, said
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=0.5)
+        return NO_ANSWER, f"{line[0]} gave no answer within {SECONDS:g} s"
+    said = (out if process.returncode == 0 else err or out).strip()
+    if process.returncode < 0 and not said:
+        said = f"{line[0]} was ended by signal {-process.returncode}"
+    return process.returncode, said
+
+
+def _said_by(program: str, said: str) -> str:
+    first = _first(said)
+    return first if first.startswith(program) else f"{program}: {first}"
 
 
 def _first(said: str) -> str:
-    return " ".join(said.splitlines()[0].split())[:160] if said.strip() else "no message"
+    return printable(" ".join(said.splitlines()[0].split())[:160]) if said.strip() else "no message"
 
 
 # --- installation
@@ -145,7 +191,10 @@ def _slurm(profile: Path | None, needs_gpu: bool) -> Iterator[Finding]:
     if code:
         yield Finding("Slurm", WRONG, _first(said), "ask the cluster's staff, or try again if the controller is away")
         return
-    rows = [line.split("|") for line in said.splitlines() if line.count("|") == 2]
+    rows = [line.split("|") for line in said.splitlines() if re.fullmatch(r"[\w.-]+\*?\|[^|]*\|[^|]*", line)]
+    if not rows:
+        yield Finding("Slurm", WRONG, f"sinfo lists no partition ({_first(said)})", "ask the cluster's staff")
+        return
     partitions = {row[0].rstrip("*"): row for row in rows}
     shown = ", ".join(f"{name} ({row[2]})" for name, row in list(partitions.items())[:6])
     yield Finding("Slurm", OK, f"partitions {shown}")
@@ -156,7 +205,7 @@ def _slurm(profile: Path | None, needs_gpu: bool) -> Iterator[Finding]:
         yield from _profile(profile, set(partitions))
     code, said = _answer("sacct", "--noheader", "--allocations", "--starttime=now")
     if code:
-        what = f"sacct: {_first(said)}"
+        what = _said_by("sacct", said)
         yield Finding("accounting", NOTE, what, "keep slurm-status-command: squeue; reasons of failures come from logs")
     else:
         yield Finding("accounting", OK, "sacct answers, so the profile may have slurm-status-command: sacct")
@@ -200,7 +249,10 @@ def _engine(settings: Mapping[str, Any]) -> Iterator[Finding]:
         return
     code, said = _answer(program, "info" if program == "docker" else "--version")
     if code:
-        yield Finding("containers", WRONG, f"{program}: {_first(said)}", "ask the staff whether you may run containers")
+        yield Finding("containers", WRONG, _said_by(program, said), "ask the staff whether you may run containers")
+    elif program != "docker" and not re.search(r"\d+\.\d+", said):
+        what = f"{program} --version says no version: {_first(said)}"
+        yield Finding("containers", WRONG, what, "ask the staff, or load another module")
     else:
         yield Finding("containers", OK, f"{program} answers" if program == "docker" else _first(said))
 
@@ -215,22 +267,32 @@ def _tag(settings: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _gpu(needs_gpu: bool) -> Iterator[Finding]:
-    import torch
-
+    try:
+        import torch
+    except Exception as error:  # a library that it needs is missing or of another machine
+        yield Finding("torch", WRONG, f"it cannot be imported: {_first(str(error))}", "run: make .venv/.installed")
+        return
     built = torch.version.cuda
     code, said = _answer("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
     if code:
         state = NOTE if shutil.which("sbatch") or not needs_gpu else WRONG
         fix = "on a node: srun --gpus=1 neurotransfer doctor" if shutil.which("sbatch") else ""
         fix = fix or ("" if state == NOTE else "set gpus: 0 in the configuration, or run where a GPU is")
-        yield Finding("GPU", state, f"none on this machine ({_first(said)})", fix)
+        what = f"none on this machine ({_first(said)})"
+        if code != NO_PROGRAM:
+            what = f"the driver does not work: {_first(said)}"
+            fix = "ask the staff, or restart the machine" + (f"; {fix}" if fix else "")
+        yield Finding("GPU", state, what, fix)
         if needs_gpu and built is None:
             what = f"torch {torch.__version__} is built without CUDA, and jobs use a GPU"
             yield Finding("torch", WRONG, what, "install torch's CUDA build into this environment")
         else:
             yield Finding("torch", OK, f"{torch.__version__}" + (f", CUDA {built}" if built else ", without CUDA"))
         return
-    yield Finding("GPU", OK, "; ".join(" ".join(line.split()) for line in said.splitlines()[:4]))
+    if not said:
+        yield Finding("GPU", WRONG if needs_gpu else NOTE, "nvidia-smi lists no GPU", "ask the staff")
+    else:
+        yield Finding("GPU", OK, "; ".join(_first(line) for line in said.splitlines()[:4]))
     if not torch.cuda.is_available():
         what = f"torch {torch.__version__} ({f'CUDA {built}' if built else 'built without CUDA'}) finds no GPU"
         fix = "update the driver, or install the build of torch for it" if built else "install torch's CUDA build"
@@ -256,27 +318,48 @@ def _disks(folder: Path) -> Iterator[Finding]:
     except OSError as error:
         what = f"{folder}: {error.strerror or error}"
         yield Finding("folder", WRONG, what, "use a folder in which files can be made, renamed and locked")
-        return
-    kind = _file_system(folder)
-    note = ", on the network" if kind in NETWORK_DISKS else ""
-    yield Finding("folder", OK, f"{folder}: files can be made, renamed and locked ({kind or 'unknown kind'}{note})")
-    for name, path in (("disk", folder), ("temporary files", Path(tempfile.gettempdir()))):
-        free = shutil.disk_usage(path).free
-        facts = os.statvfs(path)
-        inodes = f", {facts.f_favail:,} files" if facts.f_files else ""
-        if free < LEAST_FREE:
-            yield Finding(name, WRONG, f"{byte_size(free)} free in {path}", "free some; `plan` says what is needed")
-        elif facts.f_files and facts.f_favail < 100_000:
-            yield Finding(name, WRONG, f"{facts.f_favail:,} more files can be made in {path}", "ask for more inodes")
-        else:
-            yield Finding(name, OK, f"{byte_size(free)}{inodes} free in {path}")
+    else:
+        yield _usable(folder)
+    yield from _space("disk", folder)
+    try:
+        temporary = Path(tempfile.gettempdir())
+    except OSError as error:
+        fix = "free some, or set TMPDIR to a folder in which files can be made"
+        yield Finding("temporary files", WRONG, str(error.strerror or error), fix)
+    else:
+        yield from _space("temporary files", temporary)
     code, said = _answer("quota", "--show-mntpoint", "--hide-device")
-    if code == 127:
-        yield Finding("quota", NOTE, "there is no quota command here", "ask the staff for limits of bytes and files")
+    ask = "ask the staff for limits of bytes and files"
+    if code == NO_PROGRAM:
+        yield Finding("quota", NOTE, "there is no quota command here", ask)
+    elif code in (NOT_RUN, NO_ANSWER):
+        yield Finding("quota", NOTE, _first(said), ask)
     elif code:
-        yield Finding("quota", WRONG, f"quota: {_first(said)}", "free some, or ask for more")
+        yield Finding("quota", WRONG, _said_by("quota", said), "free some, or ask for more")
     else:
         yield Finding("quota", OK, _first(said) if said else "no limit")
+
+
+def _usable(folder: Path) -> Finding:
+    kind = _file_system(folder)
+    note = ", on the network" if kind in NETWORK_DISKS else ""
+    return Finding("folder", OK, f"{folder}: files can be made, renamed and locked ({kind or 'unknown kind'}{note})")
+
+
+def _space(name: str, path: Path) -> Iterator[Finding]:
+    """Whether bytes and files are left on the disk of a folder."""
+    try:
+        free, facts = shutil.disk_usage(path).free, os.statvfs(path)
+    except OSError as error:
+        yield Finding(name, WRONG, f"{path}: {error.strerror or error}", "choose another folder")
+        return
+    inodes = f", {facts.f_favail:,} files" if facts.f_files else ""
+    if free < LEAST_FREE:
+        yield Finding(name, WRONG, f"{byte_size(free)} free in {path}", "free some; `plan` says what is needed")
+    elif facts.f_files and facts.f_favail < 100_000:
+        yield Finding(name, WRONG, f"{facts.f_favail:,} more files can be made in {path}", "ask for more inodes")
+    else:
+        yield Finding(name, OK, f"{byte_size(free)}{inodes} free in {path}")
 
 
 def _try_files(folder: Path) -> None:
