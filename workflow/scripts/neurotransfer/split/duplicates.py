@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage, stats
+from scipy import ndimage, special
 from scipy.spatial.transform import Rotation
 
 SCAN, HEAD = "scan", "head"
@@ -233,7 +233,9 @@ def spread_of_strangers(rows: np.ndarray, people: np.ndarray, seed: int = 0) -> 
 
 def least_by_chance(images: int, chance_pairs: float) -> float:
     """The similarity, in standard deviations, that `chance_pairs` of all pairs exceed under a normal distribution."""
-    return float(stats.norm.isf(min(chance_pairs / (images * (images - 1) / 2), 0.5)))
+    return float(
+        -special.ndtri(min(chance_pairs / (images * (images - 1) / 2), 0.5))
+    )  # scipy.stats takes long to import
 
 
 def alike(rows: np.ndarray, people: np.ndarray, least: float, most: int = MOST, block: int = 4096) -> pd.DataFrame:
