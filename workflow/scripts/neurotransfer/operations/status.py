@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,11 @@ from ..study.plan import CNNS, Study
 from ..study.rules import PAGES, RULES, SECOND_SEED, STATISTICS
 from ..text import aligned, duration
 from .failures import Failure, by_kind, failures_of
-from .image_states import EXCLUDED, FAILED, STATES, UNKNOWN, names_in, states_of_images
+from .image_states import EXCLUDED, FAILED, STATES, UNKNOWN, WAITING, names_in, states_of_images
 
 RECENT = 50  # the newest results of a step, whose times give its rate
+EPOCH = re.compile(r" (epoch \d+(?:, step \d+)?): (.*); ([\d.]+ images/s, .* to go)$")
+LOOKS = 20  # of a watched study, from which the pace of preprocessing is taken
 CLEAR = "\x1b[H\x1b[2J"  # a terminal's: the cursor to the corner, everything erased
 WHICH = "which ones: neurotransfer retry --reason REASON --dry-run"
 KINDS = 5  # of failures that are listed with their cause
@@ -119,15 +122,19 @@ class Status:
         parts += [aligned([["task", "n", *models], *done], "l"), self._failed_jobs()]
         return "\n\n".join(filter(None, parts))
 
-    def summary(self, reasons: Mapping[str, str]) -> str:
+    def summary(self, reasons: Mapping[str, str], pace: float | None = None) -> str:
         """As text for one screen: the images of all cohorts together, the steps, and the causes of failures.
 
         Parameters
         ----------
         reasons : the meaning of each code of failed images
+        pace : images per second that are preprocessed; None if it is not known
         """
         images = ", ".join(f"{number:,} {state}" for state in STATES if (number := self.count(state=state)))
-        parts = [f"{self.images:,} images: {images}", self._reasons(reasons), self._steps(), self._failed_jobs()]
+        if pace and (waiting := self.count(state=WAITING)):
+            images += f"; {pace:.3g} images/s, {duration(waiting / pace)} left to preprocess"
+        # a screen may have 24 lines: failures come before the steps, the last of which wait in the meantime
+        parts = [f"{self.images:,} images: {images}", self._reasons(reasons), self._failed_jobs(), self._steps()]
         return "\n\n".join(filter(None, parts))
 
     @property
@@ -198,9 +205,13 @@ def watch(look: Callable[[], Status], reasons: Mapping[str, str], seconds: float
     seconds : between two looks
     screen : where the text goes
     """
+    seen: deque[tuple[float, int]] = deque(maxlen=LOOKS)  # when, and images that wait no more
     while True:
         status = look()
-        text = f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n\n{status.summary(reasons)}"
+        seen.append((time.monotonic(), status.images - status.count(state=WAITING)))
+        (then, before), (now, done) = seen[0], seen[-1]
+        pace = (done - before) / (now - then) if now > then else None
+        text = f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n\n{status.summary(reasons, pace)}"
         if screen.isatty():
             size = shutil.get_terminal_size()
             shown = text.splitlines()[: size.lines - 1]
@@ -383,6 +394,8 @@ def _progress(study: Study, results: Path) -> str:
         return "begun"
     lines = log.decode("utf-8", errors="replace").splitlines()
     newest = next((line for line in reversed(lines) if " epoch " in line), "")
+    if found := EPOCH.search(newest):
+        return f"begun: {found[1]}; {found[3]}; {found[2]}"  # what a narrow terminal cuts off matters least
     return f"begun: {newest[newest.index(' epoch ') + 1 :]}" if newest else "begun"
 
 
