@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 from neurotransfer.errors import ANY_PAGE, PAGES, InputError, InputErrors
+from neurotransfer.manifest.bids_tables import read_sidecar
 from neurotransfer.split.confounding import check_confounding
 from neurotransfer.split.resampling import check_disjoint
 from neurotransfer.study.plan import read_study
@@ -19,6 +20,13 @@ def test_the_page_is_that_of_the_room_which_finds_the_mistake(tmp_path):
         read_study({"cohorts": str(tmp_path / "cohorts.tsv")})
     assert found.value.explained() == f"{found.value} (config/README.md)"
     assert "\n" not in found.value.explained()
+
+
+def test_a_file_that_cannot_be_read_leads_to_the_page_of_the_room_that_reads_it(tmp_path):
+    (tmp_path / "participants.json").write_text("{bad")
+    with pytest.raises(InputError) as found:
+        read_sidecar(tmp_path / "participants.json")
+    assert found.value.page == "docs/bids.md"
 
 
 def test_several_mistakes_name_their_page_once():

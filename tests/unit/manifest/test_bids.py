@@ -380,7 +380,7 @@ def test_zeros_that_a_spreadsheet_has_cut_off_are_hinted_at():
         add_scan(Path(f"A/sub-{at}/anat/sub-{at}_T1w.nii.gz"))
     _, left_out, notes = read_one()
     assert "it has sub-1: have its leading zeros been lost?" in left_out["sub-01_T1w.nii.gz"][1]
-    assert notes == ["A: 1 people of participants.tsv have no T1-weighted image"]
+    assert notes == ["A: 1 person of participants.tsv has no T1-weighted image"]
 
 
 def test_existing_outputs_are_found_by_the_cohorts_pattern(study):

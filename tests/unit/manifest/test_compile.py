@@ -360,7 +360,7 @@ def no_pool(config, rows):
 @spoils
 def pool_of_one_class(config, rows):
     config["tasks"]["ad_hc"]["positive"] = ["Alzheimer"]
-    return ["tasks.ad_hc", "one class"]
+    return ["tasks.ad_hc.positive: no image of its cohorts has", "there are: HC 30, AD 30"]
 
 
 @spoils

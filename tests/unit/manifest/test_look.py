@@ -264,3 +264,34 @@ def test_a_look_at_no_image_and_at_a_file_says_what_is_expected():
     assert "no image was found: a folder sub-LABEL/anat" in look(root).text()
     with pytest.raises(InputError, match="it is a file; give the folder"):
         look(root / "participants.tsv")
+
+
+@pytest.mark.parametrize("separator", [";", ",", " "])
+def test_a_table_that_is_not_separated_by_tabs_is_said_to_be_so(separator, capsys):
+    assert main(["init", str(data_set("P", patients(90))), "--directory", "study"]) == 0
+    path = Path("study/cohorts.tsv")
+    path.write_text(path.read_text().replace("\t", separator))
+    assert main(["manifest", "--directory", "study", "--configfile", "study/my-study.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert "its header has no tab: 'cohort" in error and "separate the columns by tabs" in error
+    assert error.count("\n") == 1
+
+
+def test_a_diagnosis_in_another_spelling_is_named_with_those_that_there_are(capsys):
+    assert main(["init", str(data_set("P", patients(90))), "--directory", "study"]) == 0
+    path = Path("study/my-study.yaml")
+    path.write_text(path.read_text().replace("positive: [depr]", "positive: [Depr]"))
+    assert main(["manifest", "--directory", "study", "--configfile", str(path)]) == 2
+    assert "tasks.p_depr.positive: no image of its cohorts has the diagnosis 'Depr'; there are: depr 45, HC" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_quote_that_never_ends_is_found_in_the_line_where_it_begins():
+    root = data_set("P", patients(20))
+    path = root / "participants.tsv"
+    lines = path.read_text().splitlines()
+    lines[5] = lines[5].replace("\t", '\t"', 1)
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError, match="line 6: not a table"):
+        look(root)

@@ -68,10 +68,12 @@ def read_tsv(
     header: tuple[str, ...] = ()
     kept: list[int] = []
     lines: list[tuple[int, list[str]]] = []
+    begun = 1  # the line with which the next row begins
     try:
         with opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(text, delimiter="\t", strict=True)
             for cells in reader:
+                begun = reader.line_num + 1
                 if not any(map(str.strip, cells)) or (comments and cells[0].lstrip().startswith("#")):
                     continue
                 if not header:
@@ -87,9 +89,7 @@ def read_tsv(
     except UnicodeDecodeError:
         raise InputError(path, "", "it is not UTF-8 text", "save it as UTF-8, separated by tabs") from None
     except csv.Error as error:
-        raise InputError(
-            path, f"line {reader.line_num}", f"not a table ({error})", "correct the quotes there"
-        ) from None
+        raise InputError(path, f"line {begun}", f"not a table ({error})", "correct the quotes there") from None
     if not header:
         raise InputError(path, "", "it is empty", "write a header, and a row for each entry")
     return Table(path, header, tuple(header[at] for at in kept), lines)
@@ -97,6 +97,10 @@ def read_tsv(
 
 def _header(path: Path, line: int, cells: list[str]) -> tuple[str, ...]:
     header = tuple(cell.strip() for cell in cells)
+    if len(header) == 1 and (";" in header[0] or "," in header[0] or len(header[0].split()) > 2):
+        what = f"its header has no tab: {header[0][:60]!r}"
+        fix = "separate the columns by tabs; a spreadsheet saves such a file as text with tabs, or TSV"
+        raise InputError(path, f"line {line}", what, fix)
     twice = next((name for name in header if name and header.count(name) > 1), None)
     if twice:
         raise InputError(path, f"line {line}", f"there are two columns {twice!r}", "rename or remove one of them")

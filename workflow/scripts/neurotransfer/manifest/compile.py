@@ -251,7 +251,8 @@ def images_of_cohort(
         fix = f"correct the path in {table}, or the data set"
         mistakes.add(InputError(cohort.path, "", what, fix))
     elif without := len(participants.rows) - len(found):
-        labels.notes.append(f"{cohort.name}: {without:,} people of participants.tsv have no T1-weighted image")
+        has = "person of participants.tsv has" if without == 1 else "people of participants.tsv have"
+        labels.notes.append(f"{cohort.name}: {without:,} {has} no T1-weighted image")
     return rows, excluded, labels.notes
 
 

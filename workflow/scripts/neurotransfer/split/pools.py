@@ -58,6 +58,9 @@ def check_pools(
             continue
         has = [cohort.name for cohort in cohorts if name in cohort.roles]
         unseen = images[images["cohort"].isin(has) & (role.reindex(images.index) == "test")]
+        if wrong := _unknown_words(name, task, unseen):
+            mistakes.add(wrong)
+            continue
         pool = labelled(people.among(has).named(unseen), task, config["manifest"]["converters"])
         try:
             settings = config["resampling"]
@@ -70,6 +73,18 @@ def check_pools(
             mistakes.add(wrong)
         lines += in_words(name, found, config["confounding"])
     return lines
+
+
+def _unknown_words(name: str, task: Mapping[str, Any], unseen: pd.DataFrame) -> InputError | None:
+    """The mistake that nobody has one of a task's diagnoses, such as one in another spelling; None if somebody has."""
+    known = unseen["diagnosis"].value_counts()
+    for side in ("positive", "negative"):
+        if unseen.empty or known.empty or set(task[side]) & set(known.index):
+            continue
+        what = f"no image of its cohorts has the diagnosis {' or '.join(map(repr, task[side]))}"
+        there = ", ".join(f"{word} {count:,}" for word, count in known.head(8).items())
+        return InputError("configuration", f"tasks.{name}.{side}", what, f"there are: {there}")
+    return None
 
 
 def feasible_sizes(

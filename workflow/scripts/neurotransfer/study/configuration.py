@@ -262,7 +262,8 @@ def _odd_keys(document: object, path: tuple = ()) -> Iterator[Mistake]:
                 yield Mistake(path, "a key is a whole number of thousands of digits", "remove it")
                 continue
             if not isinstance(key, str):
-                yield Mistake((*path, str(key)), f"YAML reads this key as {type(key).__name__}", "put it in quotes")
+                fix = "put it in quotes" + ("; a decimal number has a point, as 0.4" if isinstance(key, int) else "")
+                yield Mistake((*path, str(key)), f"YAML reads this key as {type(key).__name__}", fix)
             yield from _odd_keys(value, (*path, str(key)))
     elif isinstance(document, list):
         for at, value in enumerate(document):
