@@ -15,7 +15,7 @@ import pytest
 from neurotransfer.errors import ImageError, InputError
 from neurotransfer.files import read_json, write_json
 from neurotransfer.preprocess import reasons, run
-from neurotransfer.preprocess.engines import builtin, inputs
+from neurotransfer.preprocess.engines import builtin, inputs, registration
 from neurotransfer.preprocess.volumes import read_stats
 from neurotransfer.simulation.study import simulate_study
 from nibabel.processing import resample_from_to
@@ -282,6 +282,19 @@ def test_a_head_whose_voxels_are_larger_than_its_header_says_is_refused(heads, t
     small = affine @ np.diag([0.7, 0.7, 0.7, 1])
     with pytest.raises(ImageError, match=r"fits better at 0\.3\d of its volume"):
         builtin.run(save(values, tmp_path / "small.nii.gz", small), tmp_path, SETTINGS)
+
+
+def test_a_fit_that_no_smaller_template_could_exceed_is_compared_with_none(monkeypatch):
+    refined = []
+    real = registration._refine
+    monkeypatch.setattr(registration, "_refine", lambda *given: (refined.append(given), real(*given))[1])
+    start = np.eye(3, 4)
+    image = np.zeros((20, 20, 20), np.float32)
+    level, points = registration._level(image, np.diag([9.0, 9, 9, 1]), 4), registration._points(8, 4)
+    registration._check_smaller(level, points, start, 0.98)
+    assert not refined
+    registration._check_smaller(level, points, start, 0.96)
+    assert len(refined) == 1
 
 
 def test_white_matter_with_brighter_parts_is_another_contrast(heads, tmp_path):

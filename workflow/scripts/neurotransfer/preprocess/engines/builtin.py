@@ -21,6 +21,7 @@ from ..volumes import stats_text
 from . import EngineInput, Made
 from .flat_faces import check_faces
 from .inputs import HeadImage, read_image
+from .interpolation import occupied, transformed
 from .outputs import LARGEST, SMALLEST
 from .registration import CAUCHY, register, template
 
@@ -169,7 +170,13 @@ def blurred_tissues(blur: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     t1, grey, white, _ = template()
     sharp = grey / 255, white / 255, (t1 > 0).astype(np.float32)
     grey, white, brain = (ndimage.gaussian_filter(values, blur) if blur > 0.5 else values for values in sharp)
-    return grey, white, brain
+    return np.ascontiguousarray(grey), np.ascontiguousarray(white), np.ascontiguousarray(brain)
+
+
+@functools.lru_cache(maxsize=2)
+def _where_tissue_is(blur: float) -> np.ndarray:
+    """`interpolation.occupied` of the blurred template."""
+    return occupied(blurred_tissues(blur))
 
 
 @functools.lru_cache(maxsize=1)
@@ -190,14 +197,14 @@ def warp_template(to_template: np.ndarray, shape: tuple[int, ...], affine: np.nd
     coordinates : float32 [3, X, Y, Z], template RAS in mm
     """
     mapping = np.linalg.inv(template()[3]) @ to_template @ affine
-    warped = [
-        ndimage.affine_transform(values, mapping[:3, :3], mapping[:3, 3], shape, order=1)
-        for values in blurred_tissues(float(affine[0, 0]) / 2.355)
-    ]
+    blur = float(affine[0, 0]) / 2.355
+    warped = transformed(blurred_tissues(blur), _where_tissue_is(blur), mapping, shape)
     world = to_template @ affine
-    axes = np.meshgrid(*(np.arange(size, dtype=np.float32) for size in shape), indexing="ij", sparse=True)
-    positions = [sum(world[row, axis] * axes[axis] for axis in range(3)) + world[row, 3] for row in range(3)]
-    return *warped, np.stack(positions).astype(np.float32)
+    x, y, z = np.meshgrid(*map(np.arange, shape), indexing="ij", sparse=True)
+    coordinates = np.empty((3, *shape), np.float32)
+    for row, out in zip(world, coordinates, strict=False):
+        np.add(row[0] * x + row[1] * y + row[2] * z, row[3], out=out, casting="same_kind")
+    return *warped, coordinates
 
 
 def brain_mask(image: np.ndarray, brain: np.ndarray, voxel_size: float) -> np.ndarray:
@@ -209,27 +216,40 @@ def brain_mask(image: np.ndarray, brain: np.ndarray, voxel_size: float) -> np.nd
         if what remains is not the size of a brain
     """
     ball = ndimage.generate_binary_structure(3, 1)
-    steps = max(1, round(4 / voxel_size))
+    deep, outward, rough = (max(1, round(length / voxel_size)) for length in (4, 3, 2))  # voxels
+    mask = np.zeros(image.shape, bool)
+    used = _box_about(brain > 0.5, outward + 2 * rough + 2)  # nothing farther away has an effect
+    image, brain = image[used], brain[used]
     prior = brain > 0.5
-    core = ndimage.binary_erosion(prior, ball, steps)
+    core = ndimage.binary_erosion(prior, ball, deep)
     tissue = image[core & (image > 0)]
     if not len(tissue):
         raise ImageError("mask_failed", "the template's brain falls on nothing")
     typical = np.median(tissue)
-    reach = ndimage.binary_dilation(prior, ball, max(1, round(3 / voxel_size)))
+    reach = ndimage.binary_dilation(prior, ball, outward)
     # between core and reach, tissue as bright as brain belongs to it; skull is darker, scalp beyond it brighter
     likely = (image > 0.4 * typical) & (image < 1.6 * np.percentile(tissue, 98))
     weight = ndimage.gaussian_filter((brain + 0.5 * likely.astype(np.float32)) * reach, 0.5)
     found = core | (weight > 0.75)
-    found = ndimage.binary_opening(found, ball, max(1, round(2 / voxel_size))) | core
+    found = ndimage.binary_opening(found, ball, rough) | core
     labels, count = ndimage.label(found, ball)
     if count > 1:
         found = labels == 1 + np.argmax(ndimage.sum_labels(found, labels, range(1, count + 1)))
-    found = ndimage.binary_fill_holes(ndimage.binary_closing(found, ball, max(1, round(2 / voxel_size))) | found)
+    found = ndimage.binary_fill_holes(ndimage.binary_closing(found, ball, rough) | found)
     litres = found.sum() * voxel_size**3 / 1e6
     if not SMALLEST < litres < LARGEST:
         raise ImageError("mask_failed", f"the mask has {1000 * litres:.0f} ml, no human brain")
-    return found
+    mask[used] = found
+    return mask
+
+
+def _box_about(there: np.ndarray, margin: int) -> tuple[slice, ...]:
+    """The smallest box with everything that is true in `there` [X, Y, Z], and so many voxels around it."""
+    box = []
+    for axis in range(3):
+        found = np.flatnonzero(there.any(axis=tuple({0, 1, 2} - {axis})))
+        box.append(slice(max(0, found[0] - margin), found[-1] + margin + 1) if len(found) else slice(0))
+    return tuple(box)
 
 
 def check_contrast(image: np.ndarray, brain: np.ndarray, gm: np.ndarray, wm: np.ndarray, voxel_size: float) -> None:
@@ -248,9 +268,11 @@ def check_contrast(image: np.ndarray, brain: np.ndarray, gm: np.ndarray, wm: np.
     ImageError
         ``mask_failed``
     """
-    inner = ndimage.binary_erosion(brain > 0.5, iterations=max(1, round(6 / voxel_size)))
-    shares = np.stack([wm[inner], gm[inner], 1 - wm[inner] - gm[inner]], axis=1).astype(np.float64)  # [voxels, 3]
-    values, weights, found = image[inner].astype(np.float64), np.ones((int(inner.sum()), 1)), np.zeros(3)
+    used = _box_about(brain > 0.5, 1)
+    inner = ndimage.binary_erosion(brain[used] > 0.5, iterations=max(1, round(6 / voxel_size)))
+    white, grey = wm[used][inner], gm[used][inner]
+    shares = np.stack([white, grey, 1 - white - grey], axis=1).astype(np.float64)  # [voxels, 3]
+    values, weights, found = image[used][inner].astype(np.float64), np.ones((int(inner.sum()), 1)), np.zeros(3)
     for _ in range(8):
         found = np.linalg.lstsq(shares * weights, values * weights[:, 0], rcond=None)[0]
         rest = values - shares @ found

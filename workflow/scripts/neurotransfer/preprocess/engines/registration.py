@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ import numpy as np
 from scipy import ndimage
 
 from ...errors import ImageError, InputError
+from .interpolation import values_at
 
 COARSE = 4.0  # mm, the blur of the first levels and of the figure of merit
 FINE = 1.0  # mm, the blur of the last level
@@ -65,16 +66,39 @@ class Registration(NamedTuple):
 
 
 class _Points(NamedTuple):
-    """Points of the template's brain in mm about its middle [points, 3], the intensities there, and the middle."""
+    """Points of the template's brain in mm about its middle [points, 3], the intensities there, and the middle.
+
+    `field` are a smooth field's parts there: 1, x, y, z (in `SPAN`) and their squares [points, 7].  `parts` are these
+    and 1 [points, 8], `homogeneous` the positions and 1 [points, 4].
+    """
 
     positions: np.ndarray
     values: np.ndarray
     middle: np.ndarray
+    field: np.ndarray
+    parts: np.ndarray
+    homogeneous: np.ndarray
 
-    def field(self) -> np.ndarray:
-        """A smooth field's parts: 1, x, y, z (in `SPAN`) and their squares [points, 7]."""
-        parts = self.positions / SPAN
-        return np.hstack([np.ones((len(parts), 1)), parts, parts**2])
+    @classmethod
+    def at(cls, positions: np.ndarray, values: np.ndarray, middle: np.ndarray) -> _Points:
+        """These points."""
+        along, one = positions / SPAN, np.ones((len(positions), 1))
+        field = np.hstack([one, along, along**2])
+        return cls(positions, values, middle, field, np.hstack([field, one]), np.hstack([positions, one]))
+
+
+class _Explained(NamedTuple):
+    """How well an image explains the template, apart from a smooth field of its sensitivity.
+
+    `fit` is the correlation of the template with what the image explains; negative if bright and dark are exchanged.
+    `gain` is the factor at each point [points]; 0 if the image is constant there.  `modelled` are the template's
+    intensities as the image explains them [points], out of the parts `contrast` [points, 8].
+    """
+
+    fit: float
+    gain: np.ndarray
+    modelled: np.ndarray
+    contrast: np.ndarray
 
 
 class _Level(NamedTuple):
@@ -123,7 +147,7 @@ def _points(spacing: int, blur: float) -> _Points:
     indices = np.argwhere(halved[::step, ::step, ::step] > 0) * step
     world = indices @ affine[:3, :3].T + affine[:3, 3]
     middle = world.mean(axis=0)
-    return _Points(world - middle, smooth[tuple(indices.T)].astype(np.float64), middle)
+    return _Points.at(world - middle, smooth[tuple(indices.T)].astype(np.float64), middle)
 
 
 def register(image: np.ndarray, affine: np.ndarray) -> Registration:
@@ -156,7 +180,7 @@ def register(image: np.ndarray, affine: np.ndarray) -> Registration:
     fine = _points(4, FINE)
     _, found = _refine(_level(image, affine, FINE), fine, found, AFFINE, 20, 0.003, damping=1e-4)
     seen = _sample(level.values, level.affine, _moved(points.positions, found))
-    fit, gain, _ = _fit(seen, points.values, points.field())
+    fit, gain, _, _ = _explain(seen, points)
     if fit < WORST_FIT:
         what = f"its correlation with the template is {fit:.2f}, less than {WORST_FIT:g}"
         raise ImageError("mask_failed", f"the template fits nowhere: {what}")
@@ -166,7 +190,7 @@ def register(image: np.ndarray, affine: np.ndarray) -> Registration:
     to_image = np.eye(4)
     to_image[:3, :3] = found[:, :3]
     to_image[:3, 3] = found[:, 3] - found[:, :3] @ fine.middle
-    parts = np.linalg.lstsq(points.field(), gain / gain.mean(), rcond=None)[0]
+    parts = np.linalg.lstsq(points.field, gain / gain.mean(), rcond=None)[0]
     return Registration(np.linalg.inv(to_image), fit, stretch, parts, points.middle)
 
 
@@ -188,6 +212,8 @@ def _check_shape(stretches: np.ndarray) -> float:
 
 def _check_smaller(level: _Level, points: _Points, start: np.ndarray, fit: float) -> None:
     """Refuse an image that a template too small for a brain fits better than the best one found from `start`."""
+    if fit + BETTER > 1:
+        return  # no correlation is larger
     small = np.hstack([SMALLER * start[:, :3], start[:, 3:]])
     smaller_fit, found = _refine(level, points, small, SIMILARITY, 12, 0.3)
     volume = abs(float(np.linalg.det(found[:, :3])))
@@ -224,21 +250,23 @@ def _starts(level: _Level, points: _Points, head: np.ndarray) -> tuple[list[np.n
     little or much of the neck.
     The brain is nearly its own mirror image, so left and right are not told apart: 24 directions are left.
     """
-    few = _Points(points.positions[::4], points.values[::4], points.middle)
-    field = few.field()
+    few = _Points.at(points.positions[::4], points.values[::4], points.middle)
     tried: list[tuple[float, bool, np.ndarray]] = []
+    middles: dict[tuple[float, ...], np.ndarray] = {}
     for order in itertools.permutations(range(3)):
         for forward, up in itertools.product((1.0, -1.0), repeat=2):
             turn = np.eye(3)[list(order)] * [1.0, forward, up]
+            is_upright = np.array_equal(turn, np.eye(3))
             best = (-2.0, np.zeros((3, 4)))
-            height = head @ turn[:, 2]
-            top = float(np.percentile(height, 99.5))
-            middle = head[height > top - UPPER].mean(axis=0)
-            middle += turn[:, 2] * (top - TOP - middle @ turn[:, 2])
-            for y, z in AROUND:
-                start = np.hstack([0.95 * turn, (middle + turn @ [0, y, z])[:, None]])
-                fit, _, _ = _fit(_sample(level.values, level.affine, _moved(few.positions, start)), few.values, field)
-                if is_upright := np.array_equal(turn, np.eye(3)):
+            upward = tuple(turn[:, 2])
+            if upward not in middles:
+                middles[upward] = _middle_of_brain(head, turn[:, 2])
+            starts = [np.hstack([0.95 * turn, (middles[upward] + turn @ [0, y, z])[:, None]]) for y, z in AROUND]
+            where = np.concatenate([_moved(few.positions, start) for start in starts])
+            seen = _sample(level.values, level.affine, where).reshape(len(starts), -1)
+            for start, values in zip(starts, seen, strict=True):
+                fit = _explain(values, few).fit
+                if is_upright:
                     tried.append((fit, True, start))
                 elif fit > best[0]:
                     best = (fit, start)
@@ -247,6 +275,15 @@ def _starts(level: _Level, points: _Points, head: np.ndarray) -> tuple[list[np.n
     tried.sort(key=lambda one: -one[0])
     upright, turned = ([start for _, is_so, start in tried if is_so is wanted][:STARTS] for wanted in (True, False))
     return upright, turned
+
+
+def _middle_of_brain(head: np.ndarray, upward: np.ndarray) -> np.ndarray:
+    """Where the brain's middle is in mm [3], below the top of a `head`, bright points in mm [points, 3]."""
+    height = head @ upward
+    top = float(np.percentile(height, 99.5))
+    middle = head[height > top - UPPER].mean(axis=0)
+    middle += upward * (top - TOP - middle @ upward)
+    return middle
 
 
 def _changes(names: Sequence[str]) -> np.ndarray:
@@ -290,65 +327,91 @@ def _refine(
     stop : mm; a step that moves the average point by less is the last one
     damping : of a step, relative to the mean of the normal equations' diagonal
     """
-    values, field = points.values, points.field()
-    homogeneous = np.hstack([points.positions, field[:, :1]])
-    directions = np.einsum("kij,nj->kni", changes, homogeneous)
+    homogeneous = points.homogeneous
+    maps = [level.values, *level.gradient]
+    count = len(changes)
+    design = np.empty((len(homogeneous), count + points.parts.shape[1]))
     best, at = (-2.0, start), start
     for _ in range(steps):
-        where = homogeneous @ at.T
-        seen = _sample(level.values, level.affine, where)
-        fit, gain, modelled = _fit(seen, values, field)
+        indices = _indices(level.affine, homogeneous @ at.T)
+        found = values_at(maps, indices)  # [1 + 3, points]
+        fit, gain, modelled, contrast = _explain(found[0].astype(np.float64), points)
         if fit > best[0]:
             best = (fit, at)
         if not gain.any():
             break
-        rest = values - modelled
+        rest = points.values - modelled
         scale = 1.4826 * float(np.median(np.abs(rest))) + 1e-6
         weights = 1 / (1 + (rest / (CAUCHY * scale)) ** 2)
-        slopes = np.stack([_sample(part, level.affine, where) for part in level.gradient], axis=1) @ at[:, :3]
-        design = np.hstack([(gain * np.einsum("kni,ni->kn", directions, slopes)).T, _contrast(seen, field)])
-        normal = (design * weights[:, None]).T @ design
+        slopes = found[1:].T.astype(np.float64, order="C") @ at[:, :3]
+        for column, slope in enumerate(_slopes_by_change(changes, points, slopes)):
+            np.multiply(gain, slope, out=design[:, column])
+        design[:, count:] = contrast
+        weighted = design * weights[:, None]
+        normal = weighted.T @ design
         diagonal = np.full(len(normal), 1e-9)
-        diagonal[: len(changes)] += damping * np.trace(normal[: len(changes), : len(changes)]) / len(changes)
+        diagonal[:count] += damping * np.trace(normal[:count, :count]) / count
         try:
-            solved = np.linalg.solve(normal + np.diag(diagonal), (design * weights[:, None]).T @ rest)
+            solved = np.linalg.solve(normal + np.diag(diagonal), weighted.T @ rest)
         except np.linalg.LinAlgError:
             break
-        step = np.tensordot(solved[: len(changes)], changes, 1)
+        step = np.tensordot(solved[:count], changes, 1)
         step = np.hstack([at[:, :3] @ step[:, :3], at[:, :3] @ step[:, 3:]])
         moved = float(np.abs(homogeneous @ step.T).mean())
         at = at + step * min(1.0, COARSE * 2 / max(moved, 1e-9))
         if moved < stop:
             break
-    fit, _, _ = _fit(_sample(level.values, level.affine, homogeneous @ at.T), values, field)
+    fit = _explain(_sample(level.values, level.affine, homogeneous @ at.T), points).fit
     return (fit, at) if fit >= best[0] else best
 
 
-def _contrast(seen: np.ndarray, field: np.ndarray) -> np.ndarray:
-    """What the template's intensities are made of: the image's under a smooth field, and a constant [points, 8]."""
-    return np.hstack([seen[:, None] * field / max(float(seen.std()), 1e-6), field[:, :1]])
+def _slopes_by_change(changes: np.ndarray, points: _Points, slopes: np.ndarray) -> Iterator[np.ndarray]:
+    """By how much the image changes at the points [points], by each of the changes of the map.
 
-
-def _fit(seen: np.ndarray, values: np.ndarray, field: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """How well an image explains the template, apart from a smooth field of its sensitivity.
-
-    Returns
-    -------
-    correlation : of the template with what the image explains; negative if bright and dark are exchanged
-    gain : the factor at each point [points]; 0 if the image is constant there
-    modelled : the template's intensities as the image explains them [points]
+    Parameters
+    ----------
+    slopes : of the image along the template's axes, per mm [points, 3]
     """
-    spread = float(seen.std())
+    positions = np.ascontiguousarray(points.homogeneous.T)
+    along = np.ascontiguousarray(slopes.T)
+    for change in changes:
+        rows, columns = np.nonzero(change)
+        if len(rows) == len(change):  # a change of scale: the products of all three axes
+            yield np.einsum("ni,ni->n", points.positions, slopes)
+        else:
+            yield functools.reduce(
+                np.add,
+                [
+                    positions[column] * change[row, column] * along[row]
+                    for row, column in zip(rows, columns, strict=True)
+                ],
+            )
+
+
+def _contrast(seen: np.ndarray, points: _Points) -> np.ndarray:
+    """What the template's intensities are made of: the image's under a smooth field, and a constant [points, 8]."""
+    count = points.parts.shape[1]
+    parts = np.repeat(seen, count).reshape(-1, count)
+    parts *= points.parts
+    parts /= max(float(seen.std()), 1e-6)
+    parts[:, -1] = 1
+    return parts
+
+
+def _explain(seen: np.ndarray, points: _Points) -> _Explained:
+    """How well an image explains the template, if it has these intensities at the points [points]."""
+    spread, values = float(seen.std()), points.values
+    parts = _contrast(seen, points)
     if spread == 0:
-        return 0.0, np.zeros(len(seen)), np.full(len(seen), values.mean())
-    parts = _contrast(seen, field)
+        return _Explained(0.0, np.zeros(len(seen)), np.full(len(seen), values.mean()), parts)
     found = np.linalg.solve(parts.T @ parts + 1e-6 * len(seen) * np.eye(parts.shape[1]), parts.T @ values)
-    gain, modelled = field @ found[:-1] / spread, parts @ found
+    gain, modelled = points.field @ found[:-1] / spread, parts @ found
     if gain.mean() > 0:
-        return _correlation(modelled, values), gain, modelled
+        return _Explained(_correlation(modelled, values), gain, modelled, parts)
     # exchanged: a map is sought at which they are not
     gain = np.full(len(seen), 0.3 * float(values.std()) / spread)
-    return -abs(_correlation(seen, values)), gain, values.mean() + gain * (seen - seen.mean())
+    fit = -abs(_correlation(seen, values))
+    return _Explained(fit, gain, values.mean() + gain * (seen - seen.mean()), parts)
 
 
 def _moved(positions: np.ndarray, to_image: np.ndarray) -> np.ndarray:
@@ -357,8 +420,13 @@ def _moved(positions: np.ndarray, to_image: np.ndarray) -> np.ndarray:
 
 def _sample(values: np.ndarray, affine: np.ndarray, where: np.ndarray) -> np.ndarray:
     """Values at RAS millimetres [points, 3]; 0 outside the grid."""
-    indices = (where - affine[:3, 3]) / np.diag(affine)[:3]
-    return ndimage.map_coordinates(values, indices.T, order=1, mode="constant").astype(np.float64)
+    found = ndimage.map_coordinates(values, _indices(affine, where), order=1, mode="constant")
+    return found.astype(np.float64)
+
+
+def _indices(affine: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """RAS millimetres [points, 3] in voxels of a grid without rotation [3, points]."""
+    return np.ascontiguousarray(((where - affine[:3, 3]) / np.diag(affine)[:3]).T)
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
