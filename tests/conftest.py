@@ -15,6 +15,10 @@ os.environ["SLURM_CONF"] = os.devnull
 # a GPU's kernels run on this CPU, in Triton's interpreter, which must be chosen before triton is imported
 os.environ["TRITON_INTERPRET"] = "1"
 
+# the workers of pytest-xdist already use all cores; several threads in each, for matrices this small, mostly wait for
+# one another.  Whoever needs another number of threads sets it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # no example fails because the machine is slow or busy
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
