@@ -30,10 +30,10 @@ demo: $(VENV)/.installed ## simulate a study and run the whole workflow on it, i
 	@neurotransfer demo --cores $(CORES) demo
 
 test: $(VENV)/.installed ## every test that needs no Slurm
-	@python -m pytest -n $(CORES) --dist loadgroup -m "not slurm"
+	@python -m pytest -n $(CORES) -m "not slurm"
 
 test-fast: $(VENV)/.installed ## the quick unit tests, for after each change: under 2 minutes
-	@python -m pytest -n $(CORES) --dist loadgroup -m "not slurm and not slow" tests/unit
+	@python -m pytest -n $(CORES) -m "not slurm and not slow" tests/unit
 
 test-slurm: $(VENV)/.installed ## faults and rehearsals on a real Slurm cluster on this machine: 5 minutes
 	@python -m pytest -n $(CORES) -m "slurm and not long" tests/slurm

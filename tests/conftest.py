@@ -31,7 +31,24 @@ ONE_WORKER = {
     "unit/simulation/test_study",
     "unit/split/test_duplicates",
     "workflow/test_fastsurfer",
+    "workflow/test_rehearsal",
 }
+
+# files with the longest tests, which start first; otherwise one worker would end long after the others
+LONG = (
+    "workflow/test_rehearsal",
+    "workflow/test_fastsurfer",
+    "unit/report/test_page",
+    "unit/preprocess/engines/test_fastsurfer",
+    "unit/pretrain/test_distributed",
+    "unit/pretrain/test_default",
+    "unit/split/test_duplicates",
+    "unit/test_benchmarks",
+    "workflow/test_faults",
+    "workflow/test_retry_and_withdrawal",
+    "workflow/test_leaks",
+    "workflow/test_profile",
+)
 
 # files that take more than a few seconds; `make test-fast` leaves them out
 SLOW = {
@@ -58,11 +75,46 @@ SLOW = {
 }
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Give each test to the worker that is free, in the order of the tests, and a file of ONE_WORKER as a whole.
+
+    With pytest 9.2, pytest-xdist 3.8 does not see its own groups.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            name = nodeid.partition("::")[0].removeprefix("tests/").removesuffix(".py")
+            return name if name in ONE_WORKER else nodeid
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file of ONE_WORKER together, and mark slow ones."""
+    """Mark slow tests, and sort all by when they should start."""
     for item in items:
-        name = item.path.relative_to(TESTS).with_suffix("").as_posix()
-        if name in ONE_WORKER:
-            item.add_marker(pytest.mark.xdist_group(name))
-        if name in SLOW:
+        if name_of(item) in SLOW:
             item.add_marker("slow")
+    items.sort(key=turn_of)
+    # except for one that makes the study: the other workers do in the meantime what does not need it
+    if readers := [item for item in items if reads_small_study(item)]:
+        items.remove(readers[0])
+        items.insert(0, readers[0])
+
+
+def turn_of(item: pytest.Item) -> tuple[bool, int]:
+    """Where a test comes in the order: long ones first, and those that read the small study last."""
+    name = name_of(item)
+    return reads_small_study(item), LONG.index(name) if name in LONG else len(LONG)
+
+
+def reads_small_study(item: pytest.Item) -> bool:
+    """Whether a test starts from the finished study of tests/workflow/conftest.py, which takes minutes."""
+    return "small_study" in getattr(item, "fixturenames", ())
+
+
+def name_of(item: pytest.Item) -> str:
+    """The test's file without its suffix, from the folder of tests on."""
+    return item.path.relative_to(TESTS).with_suffix("").as_posix()
