@@ -214,7 +214,7 @@ def test_finished_jobs_of_the_study_are_the_basis_of_its_costs(planned, config, 
     assert [(row["rule"], row["units"], row["device"]) for row in rows] == [("preprocess", 36, "NVIDIA H100 80GB HBM3")]
     cost = costs.cost_of("preprocess", rows, config)
     assert cost.seconds == pytest.approx(2.0)
-    assert "1 finished jobs of this study on NVIDIA H100" in cost.basis
+    assert "1 finished job of this study on NVIDIA H100" in cost.basis
     assert "measured elsewhere" in costs.cost_of("transfer", rows, config).basis
 
 

@@ -69,6 +69,11 @@ def number(value: float | str | None) -> str:
     return value if isinstance(value, str) else MISSING if is_missing(value) else f"{value:,}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun, "1 job" or "1,200 jobs"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """A duration in a suitable unit: "90 s", "12 min", "3.4 h", "2.1 days"."""
     for size, digits, unit in ((86_400, 1, "days"), (3600, 1, "h"), (60, 0, "min")):

@@ -34,6 +34,7 @@ from ..study.demands import (
 )
 from ..study.plan import CNNS, Study
 from ..study.rules import PRETRAINING, RULES, SECOND_SEED, STAGES, cores_of, uses_gpu
+from ..text import counted
 
 COLUMNS = ["rule", "key", "seconds", "memory_mb", "units", "device"]
 DEVICE = re.compile(r"computing on (?:the )?(.+?)(?: with \d+ threads)?$", re.MULTILINE)
@@ -154,7 +155,7 @@ def cost_of(
         if mine:
             seconds = sum(row["seconds"] for row in mine) / sum(row["units"] for row in mine)
             devices = ", ".join(sorted({row["device"] for row in mine if row["device"]}))
-            basis = f"{len(mine)} finished jobs of this study" + (f" on {devices}" if devices else "")
+            basis = f"{counted(len(mine), 'finished job')} of this study" + (f" on {devices}" if devices else "")
             return Cost(seconds, basis, uses_gpu(rule, config))
     gpu = uses_gpu(rule, config)
     for name in dict.fromkeys((rule, *kin)):

@@ -28,7 +28,7 @@ from ..study import layout
 from ..study.plan import ARMS, CNNS, MODELS, Study, in_batches, seconds_of
 from ..study.recipe import RECIPE
 from ..study.rules import ON_REQUEST, PRETRAIN_MINUTES, PRETRAINING, RULES, SECOND_SEED, cores_of
-from ..text import aligned, byte_size, duration, number
+from ..text import aligned, byte_size, counted, duration, number
 from .costs import EVALUATION, Cost, cost_of, gather, read_rehearsed, share_without_volumes, steps_of_fit
 
 DRAWS = 200  # simulated resamples per task and n
@@ -175,7 +175,7 @@ def jobs_of(study: Study, replicates_per_job: int = 1) -> dict[str, int]:
 
 def hours(rule: str, work: Sequence[float], cost: Cost) -> float:
     """Hours of all jobs of a rule.  Pretraining, evaluation and features that have run are measured as whole jobs."""
-    if rule in (*PRETRAINING, "features") and "finished jobs" in cost.basis:
+    if rule in (*PRETRAINING, "features") and "finished job" in cost.basis:
         return cost.seconds * len(work) / 3600
     return sum(map(cost.of_job, work)) / 3600
 
@@ -296,7 +296,8 @@ def _path(work, costs, gpus, cores, warnings) -> str:
         fits[model] += [costs[SECOND_SEED].of_job(units) / 3600 for units in work.get(SECOND_SEED, [])[at :: len(CNNS)]]
     rest = makespan(fits, pretrain, gpus if costs["transfer"].gpu else cores)
     lines = [
-        f"Longest path with {gpus} GPUs and {cores} cores at once: {duration(3600 * (prepare + rest))}",
+        f"Longest path with {counted(gpus, 'GPU')} and {counted(cores, 'core')} at once: "
+        f"{duration(3600 * (prepare + rest))}",
         f"  preprocessing {duration(3600 * prepare)}, then pretraining {duration(3600 * pretrain)} and the fits, "
         f"together {duration(3600 * rest)}",
         "  (without time in queues; linear fits run at the same time)",

@@ -71,7 +71,8 @@ def run_demo(folder: Path, repository: Path, *, cores: int) -> int:
         progress = demo_progress(read_study(load_config(repository, [overlay])))
         status = _run_workflow(repository, overlay, cores, progress)
     if status:
-        _print_failures()
+        if status != INTERRUPTED:  # jobs that a person has stopped have not failed
+            _print_failures()
         return status
     from ..files import read_table
     from ..statistics.aggregation import headline
@@ -80,9 +81,7 @@ def run_demo(folder: Path, repository: Path, *, cores: int) -> int:
     print(f"\n{headline(medians, comparisons)}\n")
     print(f"found:     {finding(medians, comparisons, load_config(repository, [overlay])['statistics']['alpha'])}")
     print(f"report:    {folder / layout.REPORT}   ({time.monotonic() - started:.0f} s)")
-    print(
-        "your data: neurotransfer init FOLDER, with a BIDS folder of yours, writes the configuration of a study of it"
-    )
+    print(f"your data: {_next_command()}, with a BIDS folder of yours, begins a study of it (docs/tutorial.md)")
     _offer_to_open(Path(layout.REPORT).resolve())
     return 0
 
@@ -121,6 +120,14 @@ def finding(medians: pd.DataFrame, comparisons: pd.DataFrame, alpha: float) -> s
             f"{groups}, transfer has AUC {aucs[0]} and baseline {aucs[1]}: {verdict} (p = {row['p_holm']:.2g})"
         )
     return f"with {n} training images, {'; '.join(parts)}"
+
+
+def _next_command() -> str:
+    """What a person types next; in a shell that has not activated this Python's environment, with that."""
+    begin = "neurotransfer init FOLDER"
+    if sys.prefix == sys.base_prefix or os.environ.get("VIRTUAL_ENV"):
+        return begin
+    return f". {Path(sys.prefix, 'bin/activate')} && {begin}"
 
 
 def _offer_to_open(report: Path) -> None:
