@@ -600,7 +600,7 @@ def test_text_of_a_figure_has_nine_points_or_more_as_shown(browser, pages, width
             .filter(text => /scale\\(0\\.\\d+ -/.test(text)).map(text => 100 * +text.match(/scale\\((0\\.\\d+)/)[1]);
         const texts = [...svg.querySelectorAll('text')].map(text => parseFloat(getComputedStyle(text).fontSize));
         return drawn * Math.min(...paths, ...texts); })""")
-    assert len(sizes) >= 5 and min(sizes) > 11.9  # CSS pixels
+    assert len(sizes) >= 5 and min(sizes) > 11.9 and max(sizes) < 20  # CSS pixels; beside text of 16
 
 
 @pytest.mark.browser
