@@ -1,6 +1,7 @@
 """`look` describes a folder before there is a study; `init` writes one that compiles, its guesses as comments."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -295,3 +296,13 @@ def test_a_quote_that_never_ends_is_found_in_the_line_where_it_begins():
     path.write_text("\n".join(lines))
     with pytest.raises(InputError, match="line 6: not a table"):
         look(root)
+
+
+def test_a_forgotten_configfile_is_hinted_at(capsys):
+    assert main(["init", str(data_set("P", patients(90))), "--directory", "study"]) == 0
+    assert main(["manifest", "--directory", "study"]) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].endswith("was this one meant: --configfile my-study.yaml")
+    os.chdir("..")  # `manifest` went into the study
+    assert main(["manifest", "--directory", "study", "--configfile", "study/my-study.yaml"]) == 0
+    assert "--configfile" not in capsys.readouterr().err

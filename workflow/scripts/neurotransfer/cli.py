@@ -208,7 +208,8 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would flush into the pipe again
         return ENDED_BY_PIPE
     except InputError as error:
-        print("\n".join(f"neurotransfer: {line}" for line in error.explained().splitlines()), file=sys.stderr)
+        lines = [*error.explained().splitlines(), *_forgotten(chosen)]
+        print("\n".join(f"neurotransfer: {line}" for line in lines), file=sys.stderr)
         return 2
     except OSError as error:
         from .jobs.job import explain
@@ -217,6 +218,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     finally:
         os.umask(before)  # of a program that calls this function
+
+
+def _forgotten(chosen: argparse.Namespace) -> list[str]:
+    """A line on the option --configfile if it is not there, and a file beside the study seems to belong into it."""
+    here = {Path("my-study.yaml"): Path("my-study.yaml"), Path("simulated.json"): REPOSITORY / "config/demo.yaml"}
+    found = [str(file) for sign, file in here.items() if sign.is_file()]
+    if getattr(chosen, "configfile", None) != [] or not found:
+        return []
+    return [f"without --configfile it is the paper's study; was this one meant: --configfile {found[0]}"]
 
 
 class _Parser(argparse.ArgumentParser):
