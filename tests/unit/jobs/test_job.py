@@ -1,6 +1,7 @@
 """What every job does around its work: the cause of a failure, and leases that no two processes hold."""
 
 import errno
+import gc
 import json
 import os
 import subprocess
@@ -34,6 +35,17 @@ def test_a_failure_leaves_its_cause_and_success_removes_it(rule, tmp_path):
     with job.job(rule):
         pass
     assert not path.exists()
+
+
+def test_a_job_goes_through_its_objects_rarely(rule):
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(700, 10, 10)
+        job._collect_garbage_rarely.cache_clear()
+        with job.job(rule):
+            assert gc.get_threshold()[0] >= 10 * 700
+    finally:
+        gc.set_threshold(*before)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,11 @@ A rule's script unpacks Snakemake's object inside ``with job(snakemake):`` and c
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
+import functools
+import gc
 import json
 import logging
 import os
@@ -93,6 +96,7 @@ def job(snakemake: Any, lease: str | Path | None = None) -> Iterator[None]:
     lease : the output that two processes must not write at once; None for a short job
     """
     set_up_logging(snakemake.log[0] if snakemake.log else None)
+    _collect_garbage_rarely()
     key = "-".join(str(value) for value in snakemake.wildcards) or "all"
     rule = base_name(snakemake.rule)
     failure = FAILURES / rule / f"{key}.json"
@@ -120,6 +124,17 @@ def job(snakemake: Any, lease: str | Path | None = None) -> Iterator[None]:
         raise (Stopped if _is_stop(error) else SystemExit)(1) from None
     _log_gpu_memory()
     failure.unlink(missing_ok=True)
+
+
+@functools.cache
+def _collect_garbage_rarely() -> None:
+    """Collect garbage less often than by default, and not at the process's end.
+
+    The imports of a job make a few hundred thousand objects that all live until the end.  Going through them again and
+    again takes 0.4 of the 1.7 s of CPU that a fit has used before it begins.
+    """
+    gc.set_threshold(10_000, 20, 50)
+    atexit.register(gc.freeze)
 
 
 def _log_gpu_memory() -> None:
