@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 
 import pytest
+from browsers import chromium, visit
 from neurotransfer.network.sfcn import SFCN
 from neurotransfer.pretrain.weights import write_weights
 from neurotransfer.report import preview
@@ -86,3 +87,23 @@ def test_a_study_without_results_has_a_page(study, tmp_path):
 def test_failures_are_mentioned(study):
     write(study[1] / "failures/transfer/ad_hc-100-002.json", "{}", age=0)
     assert "1 transfer" in page(*study)
+
+
+def test_numbers_stand_above_how_many_replicates_they_are_of(study):
+    text = page(*study)
+    assert "<td>0.850<small>of 2</small></td>" in text and "<td>+0.100<small>of 1</small></td>" in text
+    assert "<td>–<small>of 0</small></td>" in text
+
+
+@pytest.mark.browser
+def test_the_page_has_the_reports_dark_theme_and_fits_a_phone(study, tmp_path):
+    path = tmp_path / "preview.html"
+    path.write_text(page(*study))
+    with chromium(tmp_path / "profile") as browser:
+        visit(browser, path, width=390, theme="dark")
+        assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+        beyond = (
+            "return [...document.querySelectorAll('table')].filter(t => t.getBoundingClientRect().right > innerWidth)"
+        )
+        assert browser.execute_script(beyond) == []
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390

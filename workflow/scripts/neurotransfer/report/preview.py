@@ -10,7 +10,7 @@ import json
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .. import pages
 from ..study import layout
 from ..study.imported_weights import is_unchecked
 from ..study.plan import MODELS, Study
+from ..text import MISSING, fixed, signed
 from .public import check_public, private_names
 
 PAIRS = (("transfer", "baseline"), ("transfer", "linear"), ("linear", "baseline"))
@@ -85,6 +86,17 @@ def preview_rows(study: Study, aucs: Mapping[tuple, float]) -> list[dict[str, An
     return rows
 
 
+def _cells(
+    row: Mapping[str, Any], part: str, name: str, text: Callable[[float], str]
+) -> tuple[str, int, list[tuple[str, int]]]:
+    """A row of a table: task, n, and for each column its number as text and of how many replicates it is."""
+    return (
+        row["task"],
+        row["n"],
+        [(MISSING if cell[name] is None else text(cell[name]), cell["count"]) for cell in row[part].values()],
+    )
+
+
 def _are_unchecked(study: Study, results: str | Path) -> bool:
     """Whether the given weights were imported, and nothing has shown that they predict what was published."""
     path = layout.within(results, layout.weights(study.run))
@@ -107,6 +119,7 @@ def preview_html(config: Mapping[str, Any], study: Study, results: str | Path = 
     failures = Counter(path.parent.name for path in layout.within(results, layout.FAILURES).glob("*/*.json"))
     total = len(study.tasks) * len(study.n) * len(study.replicates)
     done = Counter(model for *_, model in aucs)
+    rows = preview_rows(study, aucs)
     content = {
         "study": config["study"],
         "when": time.strftime("%Y-%m-%d %H:%M"),
@@ -115,7 +128,10 @@ def preview_html(config: Mapping[str, Any], study: Study, results: str | Path = 
         "missing": total * len(MODELS) - len(aucs),
         "left_out": left_out,
         "failures": failures,
-        "rows": preview_rows(study, aucs),
+        "inks": {},
+        "rows": rows,
+        "medians": [_cells(row, "models", "median", fixed) for row in rows],
+        "differences": [_cells(row, "pairs", "mean", signed) for row in rows],
         "replicates": len(study.replicates),
         "titles": {name: task["title"] for name, task in study.tasks.items()},
         "pretrained": layout.within(results, layout.weights(study.run)).exists(),
