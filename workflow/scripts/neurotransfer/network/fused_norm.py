@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -83,29 +84,35 @@ def over_all_ranks(sums: Tensor) -> Tensor:
 
 def mean_and_variance(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of each column of [rows, C], over all ranks: mean, biased variance, and the number of rows, in float64."""
-    pieces = rows.split(max(1, PIECE[rows.device.type] // rows.shape[1]))
+    step = max(1, PIECE[rows.device.type] // rows.shape[1])
+    pieces = rows.split(step)
     wide = torch.promote_types(rows.dtype, torch.float32)
     sums = sum(piece.sum(0, dtype=wide).double() for piece in pieces)
     mean = sums / len(rows)  # this rank's; squares are summed about it, because else large terms would cancel
+    several, (means,) = _side_by_side(rows, step, mean.to(wide))
     memory = torch.empty_like(pieces[0], dtype=wide)
     squares = torch.zeros_like(mean)
     for piece in pieces:
-        long, means = _side_by_side(piece, mean.to(wide))
-        difference = torch.sub(long, means, out=memory[: len(piece)].view(long.shape)).square_()
-        squares += difference.view(piece.shape).sum(0)
+        difference = memory[: len(piece)]
+        torch.sub(several(piece), means, out=several(difference))
+        squares += difference.square_().sum(0)
     return combined(torch.full_like(mean, len(rows)), sums, squares)
 
 
-def _side_by_side(rows: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """Narrow rows [R, C], several side by side, and each of the values [C] as often: [R / several, several C].
+def _side_by_side(rows: Tensor, step: int, *values: Tensor) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
+    """What lays narrow rows [R, C] side by side, [R / several, several C], and each of the values [C] as often.
 
     Row by row, torch needs as long for 8 channels as for 64.
+
+    Parameters
+    ----------
+    step : rows of a piece that is laid so; the last piece may have fewer
     """
     channels = rows.shape[1]
     if channels >= NARROW or not rows.is_contiguous():
-        return rows, *values
-    several = math.gcd(len(rows), WIDE // channels)
-    return rows.view(-1, several * channels), *(value.repeat(several) for value in values)
+        return lambda piece: piece, list(values)
+    width = channels * math.gcd(len(rows), step, WIDE // channels)
+    return lambda piece: piece.view(-1, width), [value.repeat(width // channels) for value in values]
 
 
 def _greatest(x: Tensor, size: int) -> Tensor:
@@ -184,12 +191,13 @@ class _NormalisePoolReLU(torch.autograd.Function):
             level, tilt = (value.to(wide) for value in dense_gradient(by_bias, by_weight, scale, slope, count))
             result = memory_for_gradient(rows, ctx.leaf)
             step = max(1, PIECE[rows.device.type] // rows.shape[1])
+            several, (means, levels, tilts) = _side_by_side(rows, step, mean.to(wide), level, tilt)
             for piece, target in zip(rows.split(step), result.split(step), strict=True):
-                long, means, levels, tilts = _side_by_side(piece, mean.to(wide), level, tilt)
-                if rows.dtype == wide and target.is_contiguous():
-                    torch.addcmul(levels, long - means, tilts, out=target.view(long.shape))
+                difference = several(piece) - means
+                if rows.dtype == wide:
+                    torch.addcmul(levels, difference, tilts, out=several(target))
                 else:
-                    target.copy_(torch.addcmul(levels, long - means, tilts).view(piece.shape))
+                    several(target).copy_(torch.addcmul(levels, difference, tilts))
         else:
             result = torch.zeros_like(rows)
         count_of_images, channels = ctx.shape[:2]
