@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from ..preprocess.engines.interpolation import values_at
+
 GRID = 2.0  # mm, voxel size of the head that images are sampled from
 VENTRICLES = ((-13, -8, 20, 17), (13, -8, 20, 17), (-24, -42, 10, 12), (24, -42, 10, 12))  # x, y, z, reach in mm
 HIPPOCAMPI = ((-27, -22, -14, 11), (27, -22, -14, 11))
@@ -129,7 +131,7 @@ def image_at(points: np.ndarray, latents: Mapping[str, float], seed: int, blur: 
     origins = warp(points, latents, seed)
     index = np.moveaxis((origins - source.affine[:3, 3]) / np.diag(source.affine)[:3], -1, 0)
     sigma = blur / 2.355 / GRID
-    t1, grey, brain = (ndimage.map_coordinates(values, index, order=1) for values in _blurred(round(sigma, 2)))
+    t1, grey, brain = values_at(_blurred(round(sigma, 2)), index.reshape(3, -1)).reshape(3, *points.shape[:-1])
     x, y, z = np.abs(origins[..., 0]), origins[..., 1], origins[..., 2]
     loss = 0.12 + 0.13 * latents["cortex"] + 0.22 * latents["frontal"] * (y > 8) * (z > -15)
     near = (x > 14) & (x < 38) & (y > -40) & (y < -6) & (z > -28) & (z < 0)

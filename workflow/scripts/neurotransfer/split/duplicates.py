@@ -24,6 +24,8 @@ import pandas as pd
 from scipy import ndimage, special
 from scipy.spatial.transform import Rotation
 
+from ..preprocess.engines.interpolation import values_at
+
 SCAN, HEAD = "scan", "head"
 COLUMNS = ["image_1", "participant_1", "cohort_1", "image_2", "participant_2", "cohort_2"]
 COLUMNS += ["similarity", "correlation", "rotation", "kind"]
@@ -87,8 +89,9 @@ def head_of(volume: np.ndarray, voxel: float) -> np.ndarray:
         moved = template.points + np.stack([template.waves @ bend[axis * count :][:count] for axis in range(3)], 1)
         indices = _index_of(scale * (moved - template.centre) @ pose.T + shift, channels[0].shape, voxel)
         pull = -template.penalty * bend
-        for channel, wanted, slopes in zip(channels, template.values, template.slopes, strict=True):
-            missing = wanted - ndimage.map_coordinates(channel, indices, order=1)
+        found = values_at(channels, indices)
+        for values, wanted, slopes in zip(found, template.values, template.slopes, strict=True):
+            missing = wanted - values
             pull += missing.astype(np.float32) @ slopes
         bend += template.inverse @ pull
     row = np.concatenate([Rotation.from_matrix(pose).as_rotvec(), bend @ template.root, [30 * np.log(scale)]])
@@ -124,9 +127,8 @@ def _index_of(points: np.ndarray, shape: Sequence[int], voxel: float) -> np.ndar
     )
 
 
-def _slopes(channel: np.ndarray, indices: np.ndarray, voxel: float) -> np.ndarray:
-    """A volume's gradient per mm to the right, front and top at voxel coordinates, [points, 3]."""
-    along = [ndimage.map_coordinates(slope, indices, order=1) for slope in np.gradient(channel)]
+def _slopes(along: np.ndarray, voxel: float) -> np.ndarray:
+    """A gradient per voxel in LIA order [3, points] as one per mm to the right, front and top [points, 3]."""
     return np.stack([-along[0], along[2], -along[1]], 1) / voxel
 
 
@@ -134,7 +136,7 @@ class _Template:
     """The MNI152 brain at a few thousand points, with the matrices for a step of the deformation."""
 
     def __init__(self) -> None:
-        from ..preprocess.engines.builtin import template
+        from ..preprocess.engines.registration import template
 
         whole, affine = template()[0], template()[3]
         edges = [edge // 2 * 2 for edge in whole.shape]
@@ -187,15 +189,17 @@ def _lay_on_template(channels: Sequence[np.ndarray], voxel: float) -> tuple[np.n
     brain = np.array(ndimage.center_of_mass(channels[0])) - (np.array(channels[0].shape) - 1) / 2
     pose, scale = np.eye(3), 1.0
     shift = np.array([-brain[0], brain[2], -brain[1]]) * voxel
+    maps = [*channels, *(slope for channel in channels for slope in np.gradient(channel))]
     for _ in range(12):
         turned = scale * (template.points - template.centre) @ pose.T
         indices = _index_of(turned + shift, channels[0].shape, voxel)
         matrix, pull = np.zeros((7, 7)), np.zeros(7)
-        for channel, wanted, weight in zip(channels, template.values, (1.0, 0.35), strict=True):
-            slope = _slopes(channel, indices, voxel)
+        found = values_at(maps, indices)
+        slopes = [_slopes(along, voxel) for along in (found[2:5], found[5:])]
+        for values, slope, wanted, weight in zip(found[:2], slopes, template.values, (1.0, 0.35), strict=True):
             columns = np.concatenate([np.cross(turned, slope), slope, (slope * turned).sum(1, keepdims=True)], 1)
             matrix += weight * columns.T @ columns
-            pull += weight * columns.T @ (wanted - ndimage.map_coordinates(channel, indices, order=1))
+            pull += weight * columns.T @ (wanted - values)
         step = np.linalg.solve(matrix + 1e-6 * np.diag(np.diag(matrix)), pull)
         pose = Rotation.from_rotvec(np.clip(step[:3], -0.3, 0.3)).as_matrix() @ pose
         shift, scale = shift + step[3:6], scale * np.exp(np.clip(step[6], -0.1, 0.1))
@@ -372,13 +376,15 @@ def compare_closely(first: np.ndarray, second: np.ndarray, voxel: float, poses: 
     pose, points_middle = start, points.mean(0)
     there = np.array(ndimage.center_of_mass(other)) - (np.array(other.shape) - 1) / 2
     shift = np.array([-there[0], there[2], -there[1]]) * voxel
+    maps = [moving, *np.gradient(moving)]
     for _ in range(12):
         turned = (points - points_middle) @ pose.T
         indices = _index_of(turned + shift, moving.shape, voxel)
-        slope = _slopes(moving, indices, voxel)
+        found = values_at(maps, indices)
+        slope = _slopes(found[1:], voxel)
         columns = np.concatenate([np.cross(turned, slope), slope], 1)
         matrix = columns.T @ columns
-        pull = columns.T @ (wanted - ndimage.map_coordinates(moving, indices, order=1))
+        pull = columns.T @ (wanted - found[0])
         step = np.linalg.solve(matrix + 1e-6 * np.diag(np.diag(matrix)) + 1e-9 * np.eye(6), pull)
         pose = Rotation.from_rotvec(np.clip(step[:3], -0.1, 0.1)).as_matrix() @ pose
         shift = shift + step[3:]
