@@ -7,6 +7,7 @@ import re
 import jinja2
 import pytest
 from neurotransfer import pages
+from runs import REPOSITORY
 
 PARTS = sorted(path.name for path in pages.TEMPLATES.glob("part_*.html.j2"))  # which pages include
 PAGES = sorted({path.name for path in pages.TEMPLATES.glob("*.html.j2")} - {"base.html.j2", *PARTS})
@@ -49,3 +50,13 @@ def test_text_is_escaped_and_only_the_named_script_may_run(monkeypatch, script):
     allowed = re.findall(r"sha256-([^']+)'", policy)
     assert digests == allowed and len(digests) == (script is not None)
     assert policy.startswith("default-src 'none'")
+
+
+def test_the_colours_of_all_pages_stand_in_one_place():
+    folder = REPOSITORY / "workflow/scripts/neurotransfer/templates"
+    texts = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.j2")}
+    assert [name for name, text in texts.items() if "--page: #" in text] == ["palette.css.j2"]
+    whole = [name for name, text in texts.items() if 'extends "base.html.j2"' in text]
+    assert len(whole) == 5
+    for name in whole:
+        assert "palette.css.j2" in texts[name] or "style.css.j2" in texts[name], name
