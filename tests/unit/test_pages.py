@@ -55,7 +55,8 @@ def test_text_is_escaped_and_only_the_named_script_may_run(monkeypatch, script):
 def test_the_colours_of_all_pages_stand_in_one_place():
     folder = REPOSITORY / "workflow/scripts/neurotransfer/templates"
     texts = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.j2")}
-    assert [name for name, text in texts.items() if "--page: #" in text] == ["palette.css.j2"]
+    for colour in ("--page: #f6f8fa", "--page: #0d1117"):  # of the light and the dark theme
+        assert [name for name, text in texts.items() if colour in text] == ["palette.css.j2"]
     whole = [name for name, text in texts.items() if 'extends "base.html.j2"' in text]
     assert len(whole) == 5
     for name in whole:
