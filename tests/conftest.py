@@ -28,10 +28,14 @@ ONE_WORKER = {
     "unit/manifest/test_withdrawal",
     "unit/preprocess/engines/test_fastsurfer",
     "unit/report/test_page",
+    "unit/report/test_public",
     "unit/simulation/test_study",
     "unit/split/test_duplicates",
+    "workflow/test_dry_run",
     "workflow/test_fastsurfer",
+    "workflow/test_predict",
     "workflow/test_rehearsal",
+    "workflow/test_rules",
 }
 
 # files with the longest tests, which start first; otherwise one worker would end long after the others
