@@ -168,9 +168,13 @@ def conform(data: np.ndarray, affine: np.ndarray, voxel_size: float, grid: list[
 def blurred_tissues(blur: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Grey matter, white matter and brain of the template in [0, 1], blurred by `blur` mm (a standard deviation)."""
     t1, grey, white, _ = template()
-    sharp = grey / 255, white / 255, (t1 > 0).astype(np.float32)
-    grey, white, brain = (ndimage.gaussian_filter(values, blur) if blur > 0.5 else values for values in sharp)
-    return np.ascontiguousarray(grey), np.ascontiguousarray(white), np.ascontiguousarray(brain)
+    used = _box_about((t1 > 0) | (grey > 0) | (white > 0), int(4 * blur + 0.5))  # as far as scipy's blur reaches
+    blurred = np.zeros((3, *t1.shape), np.float32)
+    sharp = grey[used] / 255, white[used] / 255, (t1[used] > 0).astype(np.float32)
+    for values, out in zip(sharp, blurred, strict=True):
+        out[used] = ndimage.gaussian_filter(values, blur) if blur > 0.5 else values
+    grey, white, brain = blurred
+    return grey, white, brain
 
 
 @functools.lru_cache(maxsize=2)
