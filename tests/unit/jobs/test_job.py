@@ -23,6 +23,18 @@ def rule(tmp_path, monkeypatch):
     return SimpleNamespace(**names, resources={"mem_mb": 2000}, threads=1, input=[], output=[], params={})
 
 
+@pytest.mark.parametrize(
+    ("kind", "number", "words"),
+    [(FileNotFoundError, errno.ENOENT, "a/b.tsv: there is no such file or folder; correct the path"),
+     (FileExistsError, errno.EEXIST, "a/b.tsv: it is there already, and is no folder"),
+     (NotADirectoryError, errno.ENOTDIR, "a/b.tsv: a part of this path is no folder"),
+     (OSError, errno.ENAMETOOLONG, "the name is too long")],
+)  # fmt: skip
+def test_a_wrong_path_is_said_without_a_number(kind, number, words):
+    said = job.explain(kind(number, os.strerror(number), "a/b.tsv"))
+    assert words in said and "Errno" not in said
+
+
 def test_a_failure_leaves_its_cause_and_success_removes_it(rule, tmp_path):
     with pytest.raises(SystemExit) as stopped, job.job(rule):
         raise InputError("a.tsv", "row 3", "age 230", "correct it")

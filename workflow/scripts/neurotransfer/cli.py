@@ -26,7 +26,9 @@ PROGRESS = 10.0  # seconds between two lines on the progress of a long command
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; a user's mistake gives one line on standard error and exit status 2."""
-    parser = _Parser(prog="neurotransfer", description="Is pretraining worth it for a small study?")
+    begin = "begin with: neurotransfer demo demo; with your own data: look, init, manifest, rehearse, plan, snakemake"
+    about = "Is pretraining worth it for a small study?"
+    parser = _Parser(prog="neurotransfer", description=about, epilog=f"{begin} (docs/tutorial.md)")
     parser.add_argument("--version", action="version", version=f"neurotransfer {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 

@@ -55,6 +55,15 @@ def set_up_logging(path: str | Path | None) -> None:
     logging.captureWarnings(True)
 
 
+PLACES = {
+    errno.ENOENT: "there is no such file or folder",
+    errno.EEXIST: "it is there already, and is no folder",
+    errno.ENOTDIR: "a part of this path is no folder",
+    errno.EISDIR: "it is a folder",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
 def explain(error: BaseException) -> str:
     """One line of text: the error, and the fix if it is known."""
     if isinstance(error, OSError):
@@ -63,6 +72,8 @@ def explain(error: BaseException) -> str:
             return f"{error.filename or 'results'}: no space left on the disk; free some, {again}"
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             return f"{error.filename or 'results'}: {_denied(error)}; fix its permissions, {again}"
+        if error.filename and error.errno in PLACES:
+            return f"{os.fsdecode(error.filename)}: {PLACES[error.errno]}; correct the path, {again}"
     if isinstance(error, InputError):
         return error.explained()
     if isinstance(error, MemoryError):
