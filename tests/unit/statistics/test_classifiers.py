@@ -5,7 +5,13 @@ import pandas as pd
 import pytest
 from neurotransfer.report import classifier_tables
 from neurotransfer.statistics import classifiers
-from neurotransfer.statistics.classifiers import calibration_line, figures_of_replicate, probabilities, thresholds
+from neurotransfer.statistics.classifiers import (
+    calibration_line,
+    figures_of_replicate,
+    probabilities,
+    shares_recognised,
+    thresholds,
+)
 from scipy.special import expit, logit
 from scipy.stats import norm
 from sklearn import metrics
@@ -165,3 +171,13 @@ def test_subgroups_are_those_of_the_tested_images():
     found = classifiers.subgroups_of(table, resamples, images, 10)
     assert found["age"].tolist()[:2] == ["50 to 60 years", "60 to 70 years"] and pd.isna(found["age"][2])
     assert found["sex"].tolist()[:2] == ["female", "male"] and found["sex"][3] == "male"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shares_of_recognised_images_are_exactly_those_of_scikit_learn(seed):
+    random = np.random.default_rng(seed)
+    labels = random.permutation(np.repeat([0, 1], random.integers(1, 40, 2)))
+    called = random.random(len(labels)) < random.random()
+    found = shares_recognised(labels, called)
+    assert found == tuple(metrics.recall_score(labels, called, pos_label=label) for label in (1, 0))
+    assert np.mean(found) == metrics.balanced_accuracy_score(labels, called)

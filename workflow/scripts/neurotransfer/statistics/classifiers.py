@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, brier_score_loss, recall_score, roc_curve
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_curve
 
 from ..pretrain.evaluation import calibration, participant_weights
 from ..seeds import seed_from
@@ -119,10 +119,22 @@ def figures_of_replicate(
     }
     if cuts is not None:
         balanced, specific = (predicted >= cut for cut in cuts)
-        found["balanced accuracy"] = float(balanced_accuracy_score(labels, balanced))
-        found["sensitivity"] = float(recall_score(labels, specific))
-        found["specificity"] = float(recall_score(labels, specific, pos_label=0))
+        found["balanced accuracy"] = float(np.mean(shares_recognised(labels, balanced)))
+        found["sensitivity"], found["specificity"] = shares_recognised(labels, specific)
     return found
+
+
+def shares_recognised(labels: np.ndarray, called: np.ndarray) -> tuple[float, float]:
+    """Shares of the positive images that are called positive, and of the negative ones that are not.
+
+    scikit-learn's functions give the same numbers and look through their inputs for 3 ms at each call, of thousands.
+
+    Parameters
+    ----------
+    labels : 0 or 1 per image, of both classes
+    called : bool per image
+    """
+    return float(called[labels == 1].mean()), float((~called[labels == 0]).mean())
 
 
 def telling_shares(figures: Mapping[str, float], labels: np.ndarray, smallest: int) -> set[str]:
