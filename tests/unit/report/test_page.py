@@ -150,6 +150,16 @@ def test_every_summary_in_a_figure_can_be_read_in_a_table_below_it(page, drawing
             assert cells[at] in ("", "∞")
 
 
+def test_every_point_of_a_calibration_curve_can_be_read_by_hover_and_in_a_table(results, page):
+    curves = results.calibration_curves
+    largest = curves[(curves["n"] == curves["n"].max()) & (curves["model"] != "covariates")]  # which has no line
+    assert len(largest)
+    for row in largest.to_dict("records"):
+        said = [f"{row[name]:.3f}" for name in ("predicted", "observed")]
+        assert f"<title>{row['model']}: predicted {said[0]}, observed {said[1]}</title>" in page
+        assert f"<td>{said[0]}</td><td>{said[1]}</td>" in page
+
+
 def test_sets_of_a_single_n_are_a_table_without_a_drawing(results):
     sets, tasks = results.sets, results.config["tasks"]
     smallest = results.config["report"]["smallest_cell"]
