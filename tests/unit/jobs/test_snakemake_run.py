@@ -19,6 +19,11 @@ total               5
 """
 
 
+def begun(name: str, number: int) -> str:
+    """What Snakemake says when a job begins."""
+    return f"rule {name}:\n    input: a.tsv\n    jobid: {number}\n"
+
+
 def heard(progress: Progress, text: str) -> Progress:
     for line in text.splitlines():
         progress.hear(line)
@@ -26,13 +31,12 @@ def heard(progress: Progress, text: str) -> Progress:
 
 
 def test_the_line_says_what_is_worked_on_and_what_is_learnt():
-    progress = heard(Progress(), f"{TABLE}rule preprocess:\nrule preprocess:\n")
+    progress = heard(Progress(), f"{TABLE}{begun('preprocess', 32)}{begun('preprocess', 33)}")
     heard(progress, "2026-11-27 05:18:13,301 INFO 23 of 36: gamma_GA017_ses-02 ok (correlation 0.98), 1 s")
     heard(progress, "Finished jobid: 32 (Rule: preprocess)\n1 of 5 steps (20%) done")
     assert progress.line(10) == "   1 of 5 jobs done ( 20 %) after   10 s: preprocess"
-    heard(
-        progress, "Finished jobid: 33 (Rule: preprocess)\n2 of 5 steps (40%) done\nrule pretrain:\nrule baseline_001:"
-    )
+    heard(progress, "Finished jobid: 33 (Rule: preprocess)\n2 of 5 steps (40%) done")
+    heard(progress, begun("pretrain", 34) + begun("baseline_001", 35))
     heard(
         progress,
         "2026-11-27 05:21:04,140 INFO epoch 4: loss 0.612, age_mae 12.119, sex_auc 0.236; 69 images/s, 105 s to go",
@@ -111,7 +115,7 @@ def test_a_time_left_is_said_while_jobs_say_nothing():
 
 def test_a_rule_is_shown_in_words():
     progress = Progress(words={"baseline": "networks from scratch"})
-    heard(progress, f"{TABLE}rule baseline_001:\nrule pretrain:\n1 of 5 steps (20%) done")
+    heard(progress, f"{TABLE}{begun('baseline_001', 3)}{begun('pretrain', 4)}1 of 5 steps (20%) done")
     assert progress.line(3).endswith(": networks from scratch, pretrain")
     assert progress.line(3, 60) == "1 of 5 jobs, 3 s: networks from scratch, pretrain"  # in a narrow terminal
 

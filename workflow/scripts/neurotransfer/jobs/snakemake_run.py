@@ -12,13 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..study.rules import PAGES, STATISTICS, base_name
+from ..study.rules import base_name
+from .work_left import Work
 
 STEPS = re.compile(r"(\d+) of (\d+) steps")
 COUNTED = re.compile(r"(\w+) +(\d+)")  # a line of the table of jobs
@@ -30,10 +31,6 @@ IMAGE = re.compile(r" INFO (\d+ of \d+): \S+ (?:ok|failed)")
 EPOCH = re.compile(r" INFO (epoch \d+): .*\bage_mae ([\d.]+)")
 TO_GO = re.compile(r" INFO epoch .*; [\d.]+ images/s, ([\d.]+) (s|min|h) to go")
 UNITS = {"s": 1, "min": 60, "h": 3600}
-OTHER_COST = 1.0  # seconds of a job of a rule whose costs are not given
-ORDINARY = 20.0  # seconds of work for which a machine counts as ordinary before it has done any
-LEAST_DONE = 0.05  # of the work, before which no time left is said
-ALMOST = 0.9  # of a running job that is done at most, as long as it says nothing of itself
 LAST_LINES = 30  # of its output that are kept
 GRACE = 60.0  # seconds that a run has to end its jobs before it is killed
 INTERRUPTED = 130  # exit status after Ctrl-C
@@ -89,59 +86,46 @@ class Progress:
         images: float | None = None,
         words: Mapping[str, str] | None = None,
     ) -> None:
-        self.costs, self.images, self.words = costs or {}, images, words or {}
+        self.work = Work(costs or {}, images)
+        self.words = words or {}
         self.done = self.total = 0
-        self.cores = 1
-        self.jobs: Counter[str] = Counter()
-        self.running: Counter[str] = Counter()
         self.news: dict[str, str] = {}  # by rule
-        self._finished: Counter[str] = Counter()
-        self._used: dict[str, float] = {}  # seconds of finished jobs
-        self._open: dict[str, tuple[str, float]] = {}  # rule and begin of a running job, by its number
-        self._to_go: dict[str, tuple[float, float]] = {}  # by rule: what its job said, and when
-        self._seen = 0  # images
         self._in_table, self._begun = False, ""
 
     def hear(self, line: str, seconds: float = 0.0) -> None:
         """Take in one line of the output, after so many seconds."""
         if line.startswith("Job stats"):
-            self._in_table, self.jobs = True, Counter()
+            self._in_table = True
+            self.work.jobs.clear()
         elif self._in_table and (found := COUNTED.fullmatch(line.strip())):
             self._in_table = found[1] != "total"
             if self._in_table:
-                self.jobs[base_name(found[1])] += int(found[2])
+                self.work.jobs[base_name(found[1])] += int(found[2])
         elif found := BEGUN.match(line):
             self._begun = base_name(found[1])
-            self.running[self._begun] += 1
         elif (found := JOB.match(line)) and self._begun:
-            self._open[found[1]] = (self._begun, seconds)
+            self.work.begin(found[1], self._begun, seconds)
             self._begun = ""
         elif found := FINISHED.match(line):
-            self._finish(found[1], base_name(found[2]), seconds)
+            name = base_name(found[2])
+            self.work.finish(found[1], name, seconds)
+            self.news.pop(name, None)
         elif found := STEPS.match(line):
             self.done, self.total = int(found[1]), int(found[2])
         elif found := CORES.match(line):
-            self.cores = int(found[1])
+            self.work.cores = int(found[1])
         else:
             self._hear_job(line, seconds)
-
-    def _finish(self, number: str, name: str, seconds: float) -> None:
-        _, begun = self._open.pop(number, (name, seconds))
-        self._finished[name] += 1
-        self._used[name] = self._used.get(name, 0.0) + seconds - begun
-        self.running[name] -= 1
-        self.news.pop(name, None)
-        self._to_go.pop(name, None)
 
     def _hear_job(self, line: str, seconds: float) -> None:
         """Take in a line of a job's log."""
         if found := IMAGE.search(line):
-            self._seen += 1
+            self.work.images_done += 1
             self.news["preprocess"] = f"image {found[1]} of a job"
         elif found := EPOCH.search(line):
             self.news["pretrain"] = f"{found[1]}, error of age {float(found[2]):.1f} years"
         if found := TO_GO.search(line):
-            self._to_go["pretrain"] = (float(found[1]) * UNITS[found[2]], seconds)
+            self.work.said["pretrain"] = (float(found[1]) * UNITS[found[2]], seconds)
 
     def line(self, seconds: float, width: int = 1000) -> str:
         """The jobs done, the time left, and what is worked on; `seconds` have passed; shorter if it is too wide."""
@@ -153,80 +137,13 @@ class Progress:
         return next((line for line in lines if len(line) <= width), lines[-1])
 
     def _with_work(self, text: str, seconds: float) -> str:
-        if left := self._left(seconds):
+        if left := self.work.seconds_left(seconds):
             text += f", about {round(left, -1 if left > 30 else 0):.0f} s to go"
-        names = [name for name, count in self.running.items() if count > 0]
         doing = [
             f"{self.words.get(name, name)} ({self.news[name]})" if name in self.news else self.words.get(name, name)
-            for name in names
+            for name in self.work.running
         ]
         return f"{text}: {', '.join(doing)}" if doing else text
-
-    def _left(self, seconds: float) -> float | None:
-        """The time left: until the cores have done the rest, times how much slower than ordinary the machine is.
-
-        Running jobs count with the part that they say they have done, or else with their time.  None before a
-        twentieth of the work is done.
-        """
-        if not self.costs:
-            return None
-        whole = sum(self._cost(name) * count for name, count in self.jobs.items())
-        by_image = bool(self.images) and "preprocess" in self.jobs
-        done = self._done_by_images() if by_image else 0.0
-        for name, count in self._finished.items():
-            done += 0.0 if by_image and name == "preprocess" else self._cost(name) * count
-        spent, loads = sum(self._used.values()), [0.0] * self.cores
-        silent: list[tuple[float, float]] = []
-        for name, begun in self._open.values():
-            age, cost = seconds - begun, self._cost(name)
-            if by_image and name == "preprocess":
-                spent += age
-                continue
-            if name in self._to_go:
-                to_go, when = self._to_go[name]
-                part = age / (age + max(to_go - (seconds - when), 0.1 * to_go) + 1e-9)
-                spent += age
-                done += part * cost
-                loads.append((1 - part) * cost)
-            else:
-                silent.append((age, cost))
-        slowness = (spent + ORDINARY) / (done + ORDINARY)
-        for age, cost in silent:
-            if age > slowness * cost:  # it is slower than the others were
-                spent += age
-                done += ALMOST * cost
-        if not LEAST_DONE * whole < done < whole:
-            return None
-        slowness = (spent + ORDINARY) / (done + ORDINARY)
-        loads += [cost - min(age / slowness, ALMOST * cost) for age, cost in silent]
-        return slowness * self._until_end(sorted(loads)[-self.cores :])
-
-    def _until_end(self, loads: list[float]) -> float:
-        """Ordinary seconds until all is done, from what the jobs on each core still take."""
-        waiting: list[float] = []
-        last = chain = 0.0
-        for name, count in self.jobs.items():
-            cost, begun = self._cost(name), self._finished[name] + self.running[name]
-            if name in (*STATISTICS, *PAGES):  # after all else, one after the other
-                last += cost * (self._finished[name] == 0)
-            elif name == "preprocess" and self.images:
-                waiting += [(cost * count - self._done_by_images()) / count] * count
-            else:
-                waiting += [cost] * (count - begun)
-                chain += cost * (begun == 0)  # of one job of each rule, most of which follow each other
-        for cost in sorted(waiting, reverse=True):
-            loads[loads.index(min(loads))] += cost
-        return max(max(loads), chain) + last
-
-    def _cost(self, name: str) -> float:
-        return self.costs.get(name, OTHER_COST)
-
-    def _done_by_images(self) -> float:
-        """The costs of the images that are preprocessed; jobs differ much in their number of images."""
-        count, cost = self.jobs["preprocess"], self._cost("preprocess")
-        if self._finished["preprocess"] >= count:
-            return cost * count
-        return min(cost * self._seen / (self.images or 1), cost * count)
 
 
 def run_snakemake(
