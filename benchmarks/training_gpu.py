@@ -45,6 +45,7 @@ from workbench.heads import NOISE, drawn_heads, use_template, write_template  # 
 TRAINING, VALIDATION = 400, 112  # images
 CROP, VOXEL_SIZE = (112, 96, 112), 2.0  # twice as many voxels of 1 mm along each axis are the paper's crop
 LONG = {"steps": 600, "batch_size": 8}
+SEX_STEPS = 2400  # of the runs that show how soon sex is learnt
 SEED = 11  # of the noise
 AT_ONCE = 4  # images that are interpolated together, to bound memory
 WHOLE = (100, 20)  # people who train and who validate in a whole fit, as in the paper's smallest
@@ -128,7 +129,7 @@ def runs_for_sex(data_type: str) -> list[Run]:
     undivided: dict[str, Any] = {"data_type": data_type, "divided": False}
     short = [Run("sex", seed, **undivided) for seed in range(10)]
     short += [Run("sex", seed, learning_rate=rate, **undivided) for rate in (6e-4, 1e-3, 2e-3) for seed in range(2)]
-    default = Run("sex", 0, steps=2400, data_type=data_type)
+    default = Run("sex", 0, steps=SEX_STEPS, data_type=data_type)
     return [*short, default, replace(default, sex_weight=4.0), replace(default, divided=False)]
 
 
@@ -137,11 +138,11 @@ def sex_rows(folder: Path) -> list[list[str]]:
     epochs = (1, 4, 8, 12, 16, 20, 24, 32, 40, 48)
     rows = [["", *map(str, epochs)]]
     for path in sorted((folder / "results").glob("sex-*.json")):
-        history = read_json(path)["history"]
-        if len(history) >= epochs[-1]:
-            of_epochs = [history[epoch - 1] for epoch in epochs]
+        found = read_json(path)
+        if found["run"]["steps"] == SEX_STEPS:
+            of_epochs = [] if found["diverged"] else [found["history"][epoch - 1] for epoch in epochs]
             figures = [f"{one['validation_sex_auc']:.2f} {one['validation_age_mae']:.1f}" for one in of_epochs]
-            rows.append([path.stem, *figures])
+            rows.append([path.stem, *(figures or ["diverged"] * len(epochs))])
     return rows
 
 

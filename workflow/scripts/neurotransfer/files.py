@@ -285,20 +285,19 @@ def read_table(path: str | Path, *needed: str) -> pd.DataFrame:
         begin = len(first) if first.startswith(b"#") else 0
         try:
             columns = pd.read_csv(io.BytesIO(head), sep="\t", nrows=0).columns
-            if missing := [name for name in needed if name not in columns]:
-                raise InputError(path, "", f"it has no column {missing[0]}", RESTORE)
             file.seek(begin)
-            return pd.read_csv(
+            table = pd.read_csv(
                 file,
                 sep="\t",
                 dtype={name: "str" for name in columns if name in TEXT_COLUMNS},
                 keep_default_na=False,
                 na_values=[""],
             )
-        except InputError:
-            raise
         except (ValueError, OverflowError) as error:
             raise InputError(path, "", f"it is no table ({error})", RESTORE) from None
+    if missing := [name for name in needed if name not in columns]:
+        raise InputError(path, "", f"it has no column {missing[0]}", RESTORE)
+    return table
 
 
 def read_cells(path: str | Path) -> Iterator[list[str]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import InputError
-from ..files import digest_of_file, read_json, read_table, write_text
+from ..files import digest_of_file, read_json, write_text
 from ..fit.covariates import in_words
 from ..fit.settings import all_settings
 from ..report.analysis_plan import CLASSES, facts_of_study, pool_counts
@@ -26,7 +26,7 @@ from ..statistics.aggregation import PAIRS, pairs_of
 from ..study import layout
 from ..study.plan import MODELS, Study, seconds_of
 from ..text import number
-from .plan import roles_of
+from .plan import images_of_manifest, roles_of
 
 DIFFERENCE = " − "
 
@@ -55,7 +55,7 @@ def freeze(config: Mapping[str, Any], study: Study, now: datetime | None = None)
         what = "a fit has been made, so a plan written now would not be from before the first one"
         raise InputError(found, "", what, "go on without a plan, or freeze a new study in a folder of its own")
     certificate = read_json(layout.CERTIFICATE) if Path(layout.CERTIFICATE).is_file() else None
-    images = read_table(layout.IMAGES, "image_id", "participant_id", "cohort", "diagnosis")
+    images = images_of_manifest()
     images["role"] = roles_of(images, study, config)
     facts = facts_of_study(config, certificate, pool_counts(images, study, config))
     facts["written"] = (now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC")

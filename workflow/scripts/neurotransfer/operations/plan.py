@@ -61,7 +61,7 @@ def forecast(config: Mapping[str, Any], study: Study, *, gpus: int, cores: int) 
     ----------
     gpus, cores : that the study may use at once, for the longest path
     """
-    images = read_table(layout.IMAGES, "image_id", "participant_id", "cohort", "diagnosis")
+    images = images_of_manifest()
     role = roles_of(images, study, config)
     rows = gather(study, config)
     work = work_of(study, config, images, role)
@@ -104,6 +104,17 @@ def _older_recipe(study: Study) -> Iterator[str]:
             f"recipe {recipe} trained the networks that are there, and this version trains by recipe {RECIPE}: "
             f"pretraining and {number(fits)} fits are done again (docs/pretraining.md)"
         )
+
+
+def images_of_manifest() -> pd.DataFrame:
+    """The images of the compiled manifest in the current folder.
+
+    Raises
+    ------
+    InputError
+        if there is none, or one without a column that a forecast, a plan or a rehearsal needs
+    """
+    return read_table(layout.IMAGES, "image_id", "participant_id", "cohort", "diagnosis")
 
 
 def roles_of(images: pd.DataFrame, study: Study, config: Mapping[str, Any]) -> pd.Series:

@@ -37,7 +37,7 @@ from ..text import MISSING, aligned, byte_size, duration
 from .costs import EVALUATION, REHEARSED, by_rule, gather, parts_measured, rows_of_parts
 from .failures import by_kind, failures_of
 from .image_states import FAILED, ledgers_of, read_rows, states_of_images
-from .plan import forecast
+from .plan import forecast, images_of_manifest
 from .rehearsal_sample import FOLDER, Sample, choose_sample, lay_out
 
 PAGE = "rehearsal.html"
@@ -173,7 +173,7 @@ def rehearse(
         if the manifest is missing or stale, or its images are too few to draw a sample
     """
     study = read_study(config)
-    images = read_table(layout.IMAGES, "image_id", "participant_id", "cohort", "diagnosis")
+    images = images_of_manifest()
     sample = choose_sample(images, study, config, per_cohort=per_cohort)
     overrides = lay_out(sample, config, study).absolute()
     folder = overrides.parent
