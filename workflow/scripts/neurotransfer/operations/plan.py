@@ -292,9 +292,13 @@ def _jobs(study, work, costs, config) -> str:
         gpu, core = spent if cost.gpu else 0.0, spent * cores_of(rule, config)
         totals[1] += gpu
         totals[2] += core
-        cells.append([rule, number(count), f"{gpu:,.1f}", f"{core:,.1f}", cost.basis])
-    cells.append(["together", number(totals[0]), f"{totals[1]:,.1f}", f"{totals[2]:,.1f}", ""])
+        cells.append([rule, number(count), _in_hours(gpu), _in_hours(core), cost.basis])
+    cells.append(["together", number(totals[0]), *map(_in_hours, totals[1:]), ""])
     return "Jobs, and what they cost:\n" + indent(aligned(cells, "lrrrl"), "  ")
+
+
+def _in_hours(count: float) -> str:
+    return "<0.1" if 0 < count < 0.05 else f"{count:,.1f}"
 
 
 def _path(work, costs, gpus, cores, warnings) -> str:
