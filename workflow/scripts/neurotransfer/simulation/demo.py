@@ -25,9 +25,9 @@ VOXEL_SIZE = 4.5  # mm; as preprocessing.voxel_size in config/demo.yaml
 COHORTS = ("alpha", "beta", "gamma", "delta", "epsilon", "memory", "coin")
 PARTICIPANTS = {"memory": 2.2, "coin": 2.0}  # larger pools, because larger test sets decide more than replicates
 # of a job by its rule, on a core of an ordinary machine; for the time left
-SECONDS = {"preprocess": 14.5, "cache": 0.9, "quality": 0.6, "index": 0.7, "split": 0.6, "heads": 3.3, "duplicates": 2}
-SECONDS |= {"resample": 0.5, "pretrain": 73, "evaluate": 3, "features": 2.5, "linear": 2.1, "second_seed": 7.2}
-SECONDS |= {"baseline": 33.5, "transfer": 32.6, "aggregate": 3, "confounding": 3, "classifiers": 5, "compare": 2}
+SECONDS = {"preprocess": 13.1, "cache": 0.8, "quality": 0.6, "index": 0.7, "split": 0.6, "heads": 3.3, "duplicates": 1}
+SECONDS |= {"resample": 0.5, "pretrain": 67, "evaluate": 2.4, "features": 1.6, "linear": 1.9, "second_seed": 6.4}
+SECONDS |= {"baseline": 29.1, "transfer": 29.8, "aggregate": 3, "confounding": 3, "classifiers": 4, "compare": 2}
 SECONDS |= {"figures": 4, "report": 4, "all": 0}
 WORDS = {
     "preprocess": "preprocessing",
