@@ -36,6 +36,16 @@ def test_a_mistake_in_the_options_is_one_line(capsys, options, said):
     assert said in printed and len(printed.splitlines()) == 1 and printed.rstrip("\n").isprintable()
 
 
+def test_the_help_ends_with_the_commands_in_the_order_of_a_study(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    listed = text.rpartition("with your own data: ")[2].partition(", snakemake (docs/tutorial.md)")[0].split(", ")
+    assert listed == ["look", "init", "manifest", "rehearse", "plan"]
+    assert all(f"\n    {name} " in text for name in ("demo", *listed))
+
+
 def _grid(values: int) -> str:
     numbers = ", ".join(f"0.0{at:03}1" for at in range(values))
     lists = ", ".join(f"{name}: [{numbers}]" for name in ("learning_rate", "weight_decay", "dropout"))

@@ -295,6 +295,7 @@ def test_gpu_and_core_hours_add_up_by_stage(results, drawings, tmp_path, monkeyp
     )
     text = plain(page_of(results, drawings, stages=[linear, transfer]))
     assert "1 job of this study failed and succeeded when tried again" in text
+    assert "No job of this study had to be tried again." in plain(page_of(results, drawings, stages=[linear]))
 
 
 def test_hostile_text_in_tables_and_configuration_is_escaped(tmp_path):

@@ -151,6 +151,7 @@ WRONG = {
     "tasks: {ad_hc: null, scz_bd: null}": ["tasks", "every task is null"],
     "tasks: {mine: {title: T, positive: [A], negative: [B]}}": ["my.yaml: tasks.mine.seed", "this key is missing"],
     "tasks: {1: null}": ["tasks.1", "YAML reads this key as int", "put it in quotes"],
+    "models: {cnn: {validation_fraction: 0,4}}": ["YAML reads this key as int", "a decimal number has a point, as 0.4"],
     "targets: {height: {kind: continuous}}": ["targets.height", "here there are: age, sex"],
     "targets: {age: {kind: binary}}": ["targets.age.kind", "write 'continuous'"],
     "targets: {age: {loss: null}}": ["targets.age.loss", "it is null"],
