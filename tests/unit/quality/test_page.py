@@ -188,7 +188,7 @@ def file(made, tmp_path_factory) -> Path:
 
 
 def cards(browser) -> list[str]:
-    return browser.execute_script("return [...document.querySelectorAll('.card')].map(card => card.dataset.id)")
+    return browser.execute_script("return [...document.querySelectorAll('.grid .card')].map(card => card.dataset.id)")
 
 
 def choose(browser, name: str, value: str) -> None:
@@ -219,6 +219,8 @@ def test_the_page_opens_without_a_complaint_and_asks_nobody(browser, file, theme
 def test_nothing_is_wider_than_the_screen(browser, file, width):
     visit(browser, file, width=width)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    sideways = "return [...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth + 1)"
+    assert browser.execute_script(sideways) == []
 
 
 @pytest.mark.browser

@@ -40,7 +40,7 @@ function draw(image) {
   return element("article", {class: "card" + (image.rule ? " out" : ""), id: "image-" + image.id, "data-id": image.id, tabindex: "-1"},
     pictures(image, {onclick: () => enlarge(image)}),
     element("div", {class: "said"}, title,
-      image.rule ? element("p", {}, element("span", {class: "chip"}, "left out: " + ruleName(image.rule))) : null,
+      image.rule ? element("p", {}, element("span", {class: "chip worse"}, "left out: " + ruleName(image.rule))) : null,
       image.flag ? element("p", {}, element("span", {class: "chip flag"}, "flagged, stays in"), " " + image.flag) : null,
       element("p", {class: "why"}, `${figure[image.why].title} `, element("b", {}, shown(image.why, main.value)), `, z `, element("b", {}, main.z === null ? "–" : signed(main.z)),
         `; the median of the ${group} is ${shown(image.why, main.median)}.`),
@@ -81,12 +81,13 @@ function show(id) {
 function ledger() {
   $("rows").replaceChildren(...data.cards.map(image => {
     const row = image.ledger || {};
-    const cell = (text, attributes = {}) => element("td", attributes, text === null || text === undefined ? "–" : text);
+    const cell = (label, content, attributes = {}) => element("td", {"data-label": label, ...attributes}, element("span", {}, content ?? "–"));
     const status = image.rule ? `${row.status ?? "–"}, then left out` : row.status;
     return element("tr", {id: "ledger-" + image.id},
       element("th", {scope: "row"}, element("a", {href: "#image-" + image.id, onclick: event => { event.preventDefault(); show(image.id); }}, image.id)),
-      cell(status), cell(image.rule ? ruleName(image.rule) : row.reason), cell(image.rule ? image.detail : row.detail, {class: "detail"}), cell(row.engine), cell(row.engine_version),
-      element("td", {}, row.file ? element("a", {href: row.file}, `${row.file.replace("../preprocessed/", "")}, line ${row.line}`) : "–"));
+      cell("status", status), cell("reason", image.rule ? ruleName(image.rule) : row.reason), cell("detail", image.rule ? image.detail : row.detail, {class: "detail"}),
+      cell("engine", row.engine), cell("version", row.engine_version),
+      cell("file and line", row.file ? element("a", {href: row.file}, `${row.file.replace("../preprocessed/", "")}, line ${row.line}`) : null));
   }));
 }
 function plot(name) {
