@@ -39,6 +39,7 @@ from neurotransfer.report.trust_tables import (
     published_weights,
     setting_groups,
 )
+from neurotransfer.study.configuration import load_config
 from neurotransfer.text import p_text
 from runs import REPOSITORY
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -600,18 +601,54 @@ def test_the_first_screen_has_figure_2(browser, pages, width, height):
     assert top > 0 and bottom <= height + 10
 
 
+# the smallest text of each figure's drawing in CSS pixels; matplotlib draws a glyph of s points at the scale s / 100
+SMALLEST_TEXTS = """return [...document.querySelectorAll(arguments[0])].map(svg => {
+    const box = svg.getBoundingClientRect(), own = svg.viewBox.baseVal;
+    const drawn = Math.min(box.width / own.width, box.height / own.height);
+    const paths = [...svg.querySelectorAll('g[transform*="scale("]')].map(g => g.getAttribute('transform'))
+        .filter(text => /scale\\(0\\.\\d+ -/.test(text)).map(text => 100 * +text.match(/scale\\((0\\.\\d+)/)[1]);
+    const texts = [...svg.querySelectorAll('text')].map(text => parseFloat(getComputedStyle(text).fontSize));
+    return drawn * Math.min(...paths, ...texts); })"""
+
+
+# of each figure on its sheet, with the title above it
+HEIGHTS = """return [...document.querySelectorAll(arguments[0])].map(figure => {
+    const before = figure.previousElementSibling, begin = before && before.matches('h2') ? before : figure;
+    return figure.getBoundingClientRect().bottom - begin.getBoundingClientRect().top; })"""
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 768, 1280])
 def test_text_of_a_figure_has_nine_points_or_more_as_shown(browser, pages, width):
-    """Matplotlib draws a glyph of s points at the scale s / 100."""
     open_page(browser, pages["whole"], width=width)
-    sizes = browser.execute_script("""return [...document.querySelectorAll('figure svg')].map(svg => {
-        const drawn = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
-        const paths = [...svg.querySelectorAll('g[transform*="scale("]')].map(g => g.getAttribute('transform'))
-            .filter(text => /scale\\(0\\.\\d+ -/.test(text)).map(text => 100 * +text.match(/scale\\((0\\.\\d+)/)[1]);
-        const texts = [...svg.querySelectorAll('text')].map(text => parseFloat(getComputedStyle(text).fontSize));
-        return drawn * Math.min(...paths, ...texts); })""")
+    sizes = browser.execute_script(SMALLEST_TEXTS, "figure svg")
     assert len(sizes) >= 5 and min(sizes) > 11.9 and max(sizes) < 20  # CSS pixels; beside text of 16
+
+
+@pytest.mark.browser
+def test_text_of_a_figure_has_nine_points_on_paper_and_the_figure_fits_its_sheet(browser, pages, tmp_path):
+    """Four cohorts and two tasks are on A4; thirty cohorts and the paper's five tasks need A3."""
+    titles = {name: task["title"] for name, task in load_config(REPOSITORY)["tasks"].items()}
+    cohorts = tuple(f"cohort_{at:02d}" for at in range(30))
+    wide = make_results(tuple(titles), cohorts=cohorts, people=12, replicates=2, titles=titles)
+    (tmp_path / "wide.html").write_text(page_of(wide, draw_figures(wide, tmp_path)), encoding="utf-8")
+    of_sheets = {"upright": (718, 1000), "across": (1062, 733), "large": (1062, 1527)}  # CSS pixels within the margins
+    used: dict[str, list[str]] = {}
+    for path in (pages["whole"], tmp_path / "wide.html"):
+        for sheet, (width, height) in of_sheets.items():
+            open_page(browser, path, width=width)
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+            try:
+                figures = f"figure.{sheet} svg" + (", figure:not(.card) svg" if sheet == "upright" else "")
+                sizes = browser.execute_script(SMALLEST_TEXTS, figures)
+                boxes = browser.execute_script(HEIGHTS, f"figure.{sheet}")
+            finally:
+                browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+            assert min(sizes, default=12) > 11.9 and max(sizes, default=12) < 20, (sheet, sizes)
+            assert max(boxes, default=0) <= height, (sheet, boxes)
+            used.setdefault(path.stem, []).extend([sheet] * len(boxes))
+    assert sorted(used["whole"]) == ["across", "upright", "upright"]
+    assert "large" in used["wide"]
 
 
 @pytest.mark.browser

@@ -67,8 +67,8 @@ def figure1(
             axes_of_ages, axes_of_cohorts, axes_of_targets = figure.subplots(1, 3, width_ratios=(1, 1, 0.45))
         else:
             tall = count > MANY
-            figure = Figure(figsize=(12.4, max(7.4, 4.3 + 0.17 * count)), layout="constrained")
-            left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1.9))
+            figure = Figure(figsize=(11.6, max(6.45, 4.1 + 0.17 * count)), layout="constrained")
+            left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1.9))
             ratios = (1.0, max(1.1, (0.9 + 0.17 * count) / 2.7))
             grid = left.add_gridspec(2, 2, height_ratios=ratios, width_ratios=(1, 0.5))
             axes_of_ages = left.add_subplot(grid[0, :])
@@ -91,6 +91,8 @@ def figure1(
                         _draw_history(axes, history)
                     else:
                         _draw_predictions(axes, ages, metrics, name, counted=(name, "age") not in without)
+                        if name != next(split for split in line if split in SPLITS):
+                            axes.set_ylabel("")  # the one beside it has the same limits
             _draw_skill(parts[-1].subplots(), rows)
     return figure
 
@@ -179,7 +181,7 @@ def _draw_cohorts(
         cohort: _size(mine, smallest, ("cohort", str(cohort)) in hidden) for cohort, mine in images.groupby("cohort")
     }
     axes.set_yticks(range(len(order)), [f"{_short(cohort)} ({sizes[cohort]})" for cohort in order])
-    axes.tick_params(axis="y", length=0, labelsize=10 if len(order) < 25 else 9)
+    axes.tick_params(axis="y", length=0, labelsize=10 if len(order) < 25 else 9.5)
     axes.set_ylim(-0.7, len(order) - 0.3)
     draw_grid(axes, "x")
     more = f", the largest {COHORTS} of {cohorts}" if (cohorts := images["cohort"].nunique()) > COHORTS else ""
@@ -241,7 +243,7 @@ def _draw_history(axes: Axes, history: pd.DataFrame) -> None:
     losses = history[["train_loss", "validation_loss"]].to_numpy()
     axes.set_ylim(0, float(np.nanpercentile(losses, 97)) * 1.45 or 1)  # the first epochs' peaks may exceed the panel
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(loc="upper right", labelspacing=0.25, handlelength=1.2)
+    axes.legend(loc="upper right", labelspacing=0.25, handlelength=1, handletextpad=0.5, borderpad=0.1, fontsize=9.5)
 
 
 def _draw_predictions(axes: Axes, ages: pd.DataFrame, metrics: pd.DataFrame, split: str, *, counted: bool) -> None:

@@ -36,6 +36,9 @@ from .verdicts import answer, verdicts
 
 MIME = {"svg": "image/svg+xml", "png": "image/png", "tsv": "text/tab-separated-values", "tsv.gz": "application/gzip"}
 LEAST_TEXT = 12  # CSS pixels, which are 9 points
+# sheets by the CSS pixels of a figure's width and height on them: A4 upright and across, beside caption and title
+SHEETS = {"upright": (718, 800), "across": (1062, 590)}
+LARGEST_SHEET = "large"  # A3
 LARGE = 2**20  # bytes; larger tables are compressed in the page
 
 
@@ -206,6 +209,7 @@ def embed(stem: str | Path) -> dict[str, Any]:
     -------
     viewbox : of the drawing
     least_width : CSS pixels from which on its smallest text has LEAST_TEXT
+    paper : the sheet on which its smallest text has LEAST_TEXT when it is printed: upright, across or large
     drawing : the content of the ``<svg>`` element; its ids begin with the figure's name, so they are unique in the page
     overlay : whether the drawing has published medians, which are hidden until a reader shows them
     files : `name`, `ending` and data `address` of each file; a large table is compressed
@@ -216,7 +220,10 @@ def embed(stem: str | Path) -> dict[str, Any]:
     head, _, body = text.partition("</style>")  # the end of matplotlib's only style, which the page's own replaces
     viewbox = re.search(r'viewBox="([-\d. ]+)"', head)[1]  # type: ignore[index]  # matplotlib writes one
     sizes = [100 * float(scale) for scale in re.findall(r"scale\((0\.\d+) -0\.\d+\)", body)]  # of texts, in units of it
-    least_width = math.ceil(float(viewbox.split()[2]) * LEAST_TEXT / min(sizes, default=LEAST_TEXT))
+    width, height = map(float, viewbox.split()[2:])
+    least_width = math.ceil(width * LEAST_TEXT / min(sizes, default=LEAST_TEXT))
+    least_height = least_width * height / width
+    paper = next((name for name, (w, h) in SHEETS.items() if least_width <= w and least_height <= h), LARGEST_SHEET)
     body = body.removeprefix("\n").lstrip().removeprefix("</defs>").rpartition("</svg>")[0]
     body = body.replace('style="display: none"', f'class="{PUBLISHED}"')
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{stem.name}-", body)
@@ -228,7 +235,7 @@ def embed(stem: str | Path) -> dict[str, Any]:
         files.append({"name": f"{stem.name}.{ending}", "ending": ending, "address": pages.address(data, MIME[ending])})
     overlay = f'class="{PUBLISHED}"' in body
     numbers = summary_rows(read_table(stem.with_suffix(".tsv")))
-    known = {"viewbox": viewbox, "least_width": least_width, "drawing": Markup(body)}
+    known = {"viewbox": viewbox, "least_width": least_width, "paper": paper, "drawing": Markup(body)}
     return {**known, "overlay": overlay, "files": files, "numbers": numbers}
 
 
