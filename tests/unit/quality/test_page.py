@@ -233,6 +233,27 @@ def test_the_numbers_of_a_box_can_be_read(browser, file):
 
 
 @pytest.mark.browser
+def test_a_study_without_cached_images_has_no_axis(browser, tmp_path):
+    path = tmp_path / "quality.html"
+    path.write_text(page_of(study(tmp_path / "none", images=0, cohorts=2, slices=head(256)))[1], encoding="utf-8")
+    visit(browser, path)
+    assert browser.get_log("browser") == []
+    assert not browser.find_element("id", "figures").is_displayed()
+    assert browser.find_elements("css selector", "#plot *") == []
+
+
+@pytest.mark.browser
+def test_a_figure_that_no_image_has_is_not_offered(browser, made, tmp_path):
+    tables = [table.assign(contrast=np.nan) for table in made.tables]
+    content = page.quality_content("paper", tables, made.slices, made.ledgers, SHOWN, LIMITS)
+    path = tmp_path / "quality.html"
+    path.write_text(page.quality_html(content), encoding="utf-8")
+    visit(browser, path)
+    offered = browser.execute_script("return [...document.querySelectorAll('#tabs button')].map(b => b.dataset.name)")
+    assert offered == [figure["name"] for figure in content["data"]["figures"] if figure["name"] != "contrast"]
+
+
+@pytest.mark.browser
 def test_numbers_of_an_axis_do_not_overlap_on_a_phone(browser, file):
     visit(browser, file, width=390)
     for tab in browser.find_elements("css selector", "#tabs button"):

@@ -120,9 +120,12 @@ options($("reason"), "Any reason", [
   ...(rules.length ? [["excluded", `Left out, any rule (${count(c => c.rule)})`]] : []),
   ...(count(c => c.flag) ? [["flagged", `Flagged and kept (${count(c => c.flag)})`]] : []),
   ...rules.map(rule => ["rule:" + rule, `Left out: ${ruleName(rule)} (${count(c => c.rule === rule)})`])]);
-$("tabs").replaceChildren(...data.figures.map(f => element("button", {type: "button", "data-name": f.name, onclick: () => plot(f.name)}, f.title)));
+const drawn = data.figures.filter(f => data.cohorts.some(cohort => cohort.quantiles[f.name]));
+$("figures").closest("section").hidden = drawn.length === 0;
+$("tabs").replaceChildren(...drawn.map(f => element("button", {type: "button", "data-name": f.name, onclick: () => plot(f.name)}, f.title)));
 for (const id of ["search", "cohort", "reason"]) $(id).addEventListener("input", list);
 $("tools").addEventListener("submit", event => event.preventDefault());
 $("outline").addEventListener("change", event => document.body.classList.toggle("bare", !event.target.checked));
 $("more").addEventListener("click", () => { all = true; list(); });
-list(); ledger(); plot(data.figures[0].name);
+list(); ledger();
+if (drawn.length) plot(drawn[0].name);
