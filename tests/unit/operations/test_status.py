@@ -163,6 +163,48 @@ def test_a_watched_study_says_images_per_second_and_the_time_left_to_preprocess(
     assert after.startswith("28 ok, 2 failed, 80 waiting; 2 images/s, 40 s left to preprocess")
 
 
+def said_of_the_time_left(tmp_path, monkeypatch, looks) -> list[str]:
+    """What a watched study says at each look, given as seconds, images that have ended, and images that wait."""
+    found = status_of(plant(tmp_path)[0], tmp_path)
+    ended = {
+        name: tuple(replace(one, done=one.of) for one in getattr(found, name)) for name in ("before", "fits", "after")
+    }
+    counts = [Counter({("A", "ok", None): done, ("A", "waiting", None): waiting}) for _, done, waiting in looks]
+    studies = [replace(found, counts=one) for one in counts]
+    progress, clock = iter([*studies[:-1], replace(studies[-1], **ended)]), iter([seconds for seconds, _, _ in looks])
+    monkeypatch.setattr(status.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(status.time, "sleep", lambda seconds: None)
+    screen = Screen(False)
+    status.watch(lambda: next(progress), REASONS, 30.0, screen)
+    return [line.partition("; ")[2] for line in screen.getvalue().splitlines() if " images: " in line]
+
+
+def test_images_that_wait_again_while_a_study_is_watched_give_no_pace_below_zero(tmp_path, monkeypatch):
+    """148 failed images are retried between the second and the third look; then two images per second end."""
+    looks = [(0.0, 240, 10), (30.0, 250, 0), (60.0, 102, 148), (90.0, 102, 148), (120.0, 162, 88)]
+    said = said_of_the_time_left(tmp_path, monkeypatch, looks)
+    assert said[:4] == ["", "", "", ""]
+    assert said[4] == "1 images/s, 88 s left to preprocess"  # 60 images in the 60 s since then
+
+
+def test_the_pace_of_images_that_take_long_is_that_of_many_looks(tmp_path, monkeypatch):
+    """An image an hour, looked at every minute: 985 images need 41 days, whenever the last one has ended."""
+    done = [int(minute / 60 + 0.6) for minute in range(60 * 15)]
+    looks = [(60.0 * minute, number, 1000 - number) for minute, number in enumerate(done)]
+    said = said_of_the_time_left(tmp_path, monkeypatch, looks)[60 * 11 :]
+    assert all(said)
+    days = [float(text.split()[2]) for text in said]
+    assert min(days) > 36 and max(days) < 42
+
+
+def test_the_pace_follows_a_change_if_many_images_end(tmp_path, monkeypatch):
+    """A hundred looks with 60 images each, then forty with 15 each."""
+    done = [60 * at for at in range(100)] + [60 * 99 + 15 * at for at in range(1, 41)]
+    looks = [(30.0 * at, number, 10_000 - number) for at, number in enumerate(done)]
+    said = said_of_the_time_left(tmp_path, monkeypatch, looks)
+    assert said[99].startswith("2 images/s") and said[-1].startswith("0.5 images/s")
+
+
 def test_later_steps_say_how_many_of_how_many(tmp_path):
     study, _ = plant(tmp_path)
     for name in ("cache/A-0001.tsv", "index/A.tsv", "resamples/ad_hc/n18/001.tsv", "resamples/ad_hc/n18/009.tsv"):

@@ -31,6 +31,7 @@ from .image_states import EXCLUDED, FAILED, STATES, UNKNOWN, WAITING, names_in, 
 RECENT = 50  # the newest results of a step, whose times give its rate
 EPOCH = re.compile(r" (epoch \d+(?:, step \d+)?): (.*); ([\d.]+ images/s, .* to go)$")
 LOOKS = 20  # of a watched study, from which the pace of preprocessing is taken
+FINISHED = 10  # images that are to end within these looks; if they do not, the pace is taken from more looks
 CLEAR = "\x1b[H\x1b[2J"  # a terminal's: the cursor to the corner, everything erased
 WHICH = "which ones: neurotransfer retry --reason REASON --dry-run"
 KINDS = 5  # of failures that are listed with their cause
@@ -205,12 +206,10 @@ def watch(look: Callable[[], Status], reasons: Mapping[str, str], seconds: float
     seconds : between two looks
     screen : where the text goes
     """
-    seen: deque[tuple[float, int]] = deque(maxlen=LOOKS)  # when, and images that wait no more
+    seen: deque[tuple[float, int]] = deque()  # when, and images that wait no more
     while True:
         status = look()
-        seen.append((time.monotonic(), status.images - status.count(state=WAITING)))
-        (then, before), (now, done) = seen[0], seen[-1]
-        pace = (done - before) / (now - then) if now > then else None
+        pace = _pace(seen, time.monotonic(), status.images - status.count(state=WAITING))
         text = f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n\n{status.summary(reasons, pace)}"
         if screen.isatty():
             size = shutil.get_terminal_size()
@@ -221,6 +220,25 @@ def watch(look: Callable[[], Status], reasons: Mapping[str, str], seconds: float
         if status.finished:
             return
         time.sleep(seconds)
+
+
+def _pace(seen: deque[tuple[float, int]], now: float, done: int) -> float | None:
+    """Images per second of a watched study; None as long as no image has ended in the looks that count.
+
+    These are the newest LOOKS, and earlier ones until FINISHED images ended in them.  If images wait again, because
+    they are retried, only later looks count.
+
+    Parameters
+    ----------
+    seen : the looks that count, each with its time in seconds and the images that wait no more; this look is appended
+    """
+    if seen and done < seen[-1][1]:
+        seen.clear()
+    seen.append((now, done))
+    while len(seen) > LOOKS and done - seen[1][1] >= FINISHED:
+        seen.popleft()
+    then, before = seen[0]
+    return (done - before) / (now - then) if done > before and now > then else None
 
 
 def status_of(study: Study, results: str | Path = layout.RESULTS) -> Status:
