@@ -60,7 +60,9 @@ def test_the_next_command_works_in_a_shell_that_has_not_activated_the_environmen
     monkeypatch.setattr(demo.sys, "prefix", "/somewhere/.venv")
     monkeypatch.delenv("VIRTUAL_ENV", raising=False)
     assert demo._next_command() == ". /somewhere/.venv/bin/activate && neurotransfer init FOLDER"
-    monkeypatch.setenv("VIRTUAL_ENV", "/somewhere/.venv")
+    monkeypatch.setattr(demo.sys, "prefix", "/some where/.venv")
+    assert demo._next_command() == ". '/some where/.venv/bin/activate' && neurotransfer init FOLDER"
+    monkeypatch.setenv("VIRTUAL_ENV", "/some where/.venv")
     assert demo._next_command() == "neurotransfer init FOLDER"
 
 

@@ -6,6 +6,7 @@ It uses the same Snakefile, rules and code as any study; `config/demo.yaml` make
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -127,7 +128,7 @@ def _next_command() -> str:
     begin = "neurotransfer init FOLDER"
     if sys.prefix == sys.base_prefix or os.environ.get("VIRTUAL_ENV"):
         return begin
-    return f". {Path(sys.prefix, 'bin/activate')} && {begin}"
+    return f". {shlex.quote(str(Path(sys.prefix, 'bin/activate')))} && {begin}"
 
 
 def _offer_to_open(report: Path) -> None:
