@@ -35,6 +35,17 @@ def test_a_wrong_path_is_said_without_a_number(kind, number, words):
     assert words in said and "Errno" not in said
 
 
+def test_what_stands_in_the_way_is_called_no_folder_only_if_it_is_none(tmp_path):
+    (tmp_path / "file").touch()
+    for path, words in (
+        (tmp_path / "file", "it is there already, and is no folder"),
+        (tmp_path, "it is there already"),
+    ):
+        with pytest.raises(FileExistsError) as refused:
+            path.mkdir()
+        assert job.explain(refused.value).startswith(f"{path}: {words}; correct the path")
+
+
 def test_a_failure_leaves_its_cause_and_success_removes_it(rule, tmp_path):
     with pytest.raises(SystemExit) as stopped, job.job(rule):
         raise InputError("a.tsv", "row 3", "age 230", "correct it")
@@ -58,6 +69,15 @@ def test_a_job_goes_through_its_objects_rarely(rule):
             assert gc.get_threshold()[0] >= 10 * 700
     finally:
         gc.set_threshold(*before)
+
+
+def test_a_jobs_objects_are_not_gone_through_at_its_end():
+    code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count()))"  # runs last
+    code += "; from neurotransfer.jobs import job; job._collect_garbage_rarely()"
+    code += "; atexit.register(lambda: print(gc.get_freeze_count()))"  # runs first
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, ended.stdout.split())
+    assert after > before + 1000
 
 
 @pytest.mark.parametrize(

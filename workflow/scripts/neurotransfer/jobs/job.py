@@ -50,14 +50,14 @@ def set_up_logging(path: str | Path | None) -> None:
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
-    layout = "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level=logging.INFO, format=layout, handlers=handlers, force=True)
+    line = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=line, handlers=handlers, force=True)
     logging.captureWarnings(True)
 
 
-PLACES = {
+WRONG_PATHS = {
     errno.ENOENT: "there is no such file or folder",
-    errno.EEXIST: "it is there already, and is no folder",
+    errno.EEXIST: "it is there already",
     errno.ENOTDIR: "a part of this path is no folder",
     errno.EISDIR: "it is a folder",
     errno.ENAMETOOLONG: "the name is too long",
@@ -72,8 +72,11 @@ def explain(error: BaseException) -> str:
             return f"{error.filename or 'results'}: no space left on the disk; free some, {again}"
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             return f"{error.filename or 'results'}: {_denied(error)}; fix its permissions, {again}"
-        if error.filename and error.errno in PLACES:
-            return f"{os.fsdecode(error.filename)}: {PLACES[error.errno]}; correct the path, {again}"
+        if error.filename and error.errno in WRONG_PATHS:
+            path, wrong = os.fsdecode(error.filename), WRONG_PATHS[error.errno]
+            if error.errno == errno.EEXIST and not os.path.isdir(path):
+                wrong += ", and is no folder"
+            return f"{path}: {wrong}; correct the path, {again}"
     if isinstance(error, InputError):
         return error.explained()
     if isinstance(error, MemoryError):
