@@ -119,6 +119,16 @@ def test_the_report_of_a_study_passes_and_one_that_names_somebody_does_not(resul
         check_public("report.html", page_of(results, drawings), private)
 
 
+def drawing(svg) -> tuple[str, list[float]]:
+    """An SVG file without its numbers and the ids made of them, and the numbers.
+
+    The solver of matplotlib's layout rounds differently from call to call, which moves a panel by a millionth of a point.
+    """
+    text = re.sub(r"\b[a-z]+[0-9a-f]{10}\b", "id", svg.read_text(encoding="utf-8"))
+    number = r"-?\d+\.\d+|\b\d+\b"
+    return re.sub(number, "0", text), [float(found) for found in re.findall(number, text)]
+
+
 def test_figure_1_holds_no_age_and_no_prediction_of_a_person(results, tmp_path):
     """Its table, and the numbers in its SVG file: a small change of one age moves nothing."""
     tables = (results.images, results.history, results.metrics, results.predictions)
@@ -129,7 +139,9 @@ def test_figure_1_holds_no_age_and_no_prediction_of_a_person(results, tmp_path):
     for name, given_tables in (("a", tables), ("b", (moved, results.history, results.metrics, told))):
         data = figure1.figure1_data(*given_tables, 5)
         save_figure(figure1.figure1(*given_tables, 5), data, tmp_path / name)
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    (a_text, a_numbers), (b_text, b_numbers) = (drawing(tmp_path / f"{name}.svg") for name in "ab")
+    assert a_text == b_text
+    np.testing.assert_allclose(a_numbers, b_numbers, rtol=0, atol=1e-5)  # 0.001 years are more than 0.0001 points
     assert (tmp_path / "a.tsv").read_bytes() == (tmp_path / "b.tsv").read_bytes()
     private = {round(value, 6) for value in (*results.images["age"], *results.predictions.loc[ages, "prediction"])}
     cells = pd.read_csv(tmp_path / "a.tsv", sep="\t")[["x", "value", "low", "high"]].to_numpy().ravel()
