@@ -3,10 +3,13 @@
 import base64
 import hashlib
 import re
+from pathlib import Path
 
 import jinja2
 import pytest
 from neurotransfer import pages
+from neurotransfer.report.colours import PUBLISHED
+from neurotransfer.report.page import LARGEST_SHEET, SHEETS
 from runs import REPOSITORY
 
 PARTS = sorted(path.name for path in pages.TEMPLATES.glob("part_*.html.j2"))  # which pages include
@@ -61,3 +64,38 @@ def test_the_colours_of_all_pages_stand_in_one_place():
     assert len(whole) == 5
     for name in whole:
         assert "palette.css.j2" in texts[name] or "style.css.j2" in texts[name], name
+
+
+# classes that the library gives: a verdict's kind, a figure's sheet of paper, and the overlay in a drawing
+GIVEN = {"better", "worse", "maybe", "none", *SHEETS, LARGEST_SHEET, PUBLISHED}
+
+
+JINJA = re.compile(r"\{[{%#].*?[%}#]\}", re.S)
+
+
+def style_and_body(path: Path) -> tuple[str, str]:
+    """A template's CSS, and its HTML with the strings of its expressions in their place."""
+    text = path.read_text(encoding="utf-8")
+    if path.name.endswith(".css.j2"):
+        style, body = text, ""
+    else:
+        before, _, rest = text.partition("{% block style %}")
+        style, _, after = rest.partition("{% endblock %}")
+        body = before + after
+    body = JINJA.sub(lambda found: " ".join(re.findall(r'"([^"]*)"', found[0])), body)
+    return re.sub(r"/\*.*?\*/", "", JINJA.sub("", style), flags=re.S), body
+
+
+def test_every_rule_is_for_a_class_of_a_page_and_every_class_has_one():
+    templates = [style_and_body(path) for path in sorted(pages.TEMPLATES.glob("*.j2"))]
+    style, body = map("\n".join, zip(*templates, strict=True))
+    selectors = " ".join(re.findall(r"([^{};]*)\{", style))
+    rules = set(re.findall(r"\.([a-z][\w-]*)", selectors))
+    classes = {name for value in re.findall(r'\bclass="([^"]*)"', body) for name in value.split()}
+    script = "\n".join(path.read_text(encoding="utf-8") for path in pages.TEMPLATES.glob("*.js"))
+    lines = [line for line in script.splitlines() if "class" in line]
+    made = {name for line in lines for value in re.findall(r'"([^"]*)"', line) for name in value.split()}
+    found_by = set(re.findall(r"\.([a-z][\w-]*)", " ".join(re.findall(r'"[^"]*"', script))))
+    assert {"stack", "overlaid", "whisker", "large"} <= rules and {"stack", "beside", "inorder"} <= classes
+    assert sorted(rules - classes - made - GIVEN) == []
+    assert sorted(classes - rules - found_by) == []

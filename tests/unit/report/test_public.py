@@ -122,7 +122,7 @@ def test_the_report_of_a_study_passes_and_one_that_names_somebody_does_not(resul
 def drawing(svg) -> tuple[str, list[float]]:
     """An SVG file without its numbers and the ids made of them, and the numbers.
 
-    The solver of matplotlib's layout rounds differently from call to call, which moves a panel by a millionth of a point.
+    matplotlib's layout rounds differently from call to call, which moves a panel by a millionth of a point.
     """
     text = re.sub(r"\b[a-z]+[0-9a-f]{10}\b", "id", svg.read_text(encoding="utf-8"))
     number = r"-?\d+\.\d+|\b\d+\b"

@@ -184,7 +184,7 @@ def rehearse(
     merge(small, read_document(overrides))
     found = inspect(folder, small, sample, ended, minutes)
     found.plan = forecast(config, study, gpus=gpus, cores=cores)
-    write_text(folder / PAGE, pages.render({"report": found, "inks": {}}, "rehearsal.html.j2"))
+    write_text(folder / PAGE, pages.render({"report": found}, "rehearsal.html.j2"))
     return found
 
 

@@ -355,4 +355,4 @@ def quality_html(content: Mapping[str, Any]) -> str:
     """The page, in one file; every text is escaped."""
     # inside a script element only "<" could end it early
     data = json.dumps(content["data"], allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return pages.render({**content, "data": data, "inks": {}}, "quality.html.j2", "quality.js")
+    return pages.render({**content, "data": data}, "quality.html.j2", "quality.js")

@@ -13,7 +13,6 @@ from ..errors import InputError
 from ..files import read_bytes
 from ..split.certificate import duplicates_in_words, statement
 from .cells import cell, sample
-from .colours import DARK
 from .confounding_tables import site_groups
 from .counts import SIDES, hidden_in_certificate
 
@@ -51,7 +50,6 @@ def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int, 
     several = certificate.get("same_people", {})
     content = {
         "study": study,
-        "inks": DARK,
         "names": names,
         "shared": shared,
         "engines": engines,

@@ -128,7 +128,6 @@ def preview_html(config: Mapping[str, Any], study: Study, results: str | Path = 
         "missing": total * len(MODELS) - len(aucs),
         "left_out": left_out,
         "failures": failures,
-        "inks": {},
         "rows": rows,
         "medians": [_cells(row, "models", "median", fixed) for row in rows],
         "differences": [_cells(row, "pairs", "mean", signed) for row in rows],

@@ -2,7 +2,6 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
 const figure = Object.fromEntries(data.figures.map(f => [f.name, f]));
-const card = Object.fromEntries(data.cards.map(c => [c.id, c]));
 let all = false;  // whether images beyond the study's most unusual are listed without a filter
 
 function element(kind, attributes = {}, ...children) {
