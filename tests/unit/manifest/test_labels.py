@@ -469,8 +469,10 @@ def test_a_value_with_two_meanings_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("column", "values"), [("MDD", ("1", "0")), ("disorder", ("x", "y")), ("label2", ("PD", "healthy controls"))]
-)
+    ("column", "values"),
+    [("MDD", ("1", "0")), ("disorder", ("x", "y")), ("label2", ("PD", "healthy controls")), ("grupo", ("1", "2")),
+     ("gruppe", ("1", "2")), ("enfermedad", ("si", "no")), ("rol", ("a", "controles")), ("type", ("b", "témoin"))],
+)  # fmt: skip
 def test_patients_are_loudest_whatever_their_column_is_called(column, values):
     write_cohort(Path("A"), [{"participant_id": f"sub-{at:02d}", column: text} for at, text in enumerate(values)])
     assert read_one(roles="pretraining")[2][0].startswith("ATTENTION: A pretrains")

@@ -252,10 +252,46 @@ def test_a_german_table_is_understood_and_spellings_of_a_word_are_one_diagnosis(
     assert "positive and negative participants by cohort: KlinikMunchen 45 and " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("word", ["unhealthy", "abnormal", "atypical", "uncontrolled", "no longer healthy", "ungesund"])
+def test_people_who_are_not_healthy_are_not_taken_for_controls(word):
+    rows = patients(90)
+    for at, row in enumerate(rows):
+        row["diagnosis"] = ("healthy", word, "AD")[at % 3]
+    guess = look(data_set("P", rows)).guesses["diagnosis"]
+    codes = dict(pair.split("=") for pair in guess.codes.split(","))
+    assert codes["healthy"] == "HC" and len(set(codes.values())) == 3
+
+
+@pytest.mark.parametrize("column", ["agent", "age at onset", "age of father", "Alter bei Erkrankung", "edad de inicio"])
+def test_an_age_of_something_else_than_the_scan_is_no_age(column):
+    rows = [{**row, column: row["age"]} for row in people(20)]
+    for row in rows:
+        del row["age"]
+    assert "age" not in look(data_set("P", rows)).guesses
+
+
+def test_commas_that_could_mark_off_thousands_are_said_beside_the_guess():
+    rows = people(20)
+    for at, row in enumerate(rows):
+        row["age"] = f"{7 + at},300"
+    assert "could be decimal ones or mark off thousands" in look(data_set("P", rows)).guesses["age"].why
+
+
+@pytest.mark.parametrize(("heights", "unit"), [(("1.7", "1,82"), "m"), (("170", "182,5"), "cm")])
+def test_the_unit_of_a_height_goes_by_its_largest_value(heights, unit):
+    rows = people(20)
+    for at, row in enumerate(rows):
+        row |= {"height": heights[at % 2], "weight": str(60 + at)}
+    assert main(["init", str(data_set("P", rows)), "--directory", "study"]) == 0
+    lines = [line.split("\t") for line in Path("study/cohorts.tsv").read_text().splitlines() if "\t" in line]
+    assert dict(zip(*lines, strict=True))["height_unit"] == unit
+
+
 def test_init_without_a_task_says_what_to_write(capsys):
     assert main(["init", str(data_set("H", people(30))), "--directory", "study"]) == 0
     said = capsys.readouterr().out
     assert "no task was found" in said and "docs/bids.md" in said
+    assert said.rstrip().endswith("then: neurotransfer manifest --configfile my-study.yaml")
     assert "#   positive: [Patient]" in Path("study/my-study.yaml").read_text()
 
 
@@ -303,6 +339,12 @@ def test_a_forgotten_configfile_is_hinted_at(capsys):
     assert main(["manifest", "--directory", "study"]) == 2
     error = capsys.readouterr().err
     assert error.splitlines()[-1].endswith("was this one meant: --configfile my-study.yaml")
+    Path("my-study.yaml").rename("../mine.yaml")
+    assert main(["manifest"]) == 2
+    assert "was this one meant" not in capsys.readouterr().err
+    Path("simulated.json").write_text("{}")
+    assert main(["manifest"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith("config/demo.yaml")
     os.chdir("..")  # `manifest` went into the study
-    assert main(["manifest", "--directory", "study", "--configfile", "study/my-study.yaml"]) == 0
+    assert main(["manifest", "--directory", "study", "--configfile", "mine.yaml"]) == 0
     assert "--configfile" not in capsys.readouterr().err

@@ -309,13 +309,10 @@ def _init(chosen: argparse.Namespace) -> None:
     started = start_study(chosen.folders, chosen.directory, feasible)
     for path in started.paths:
         print(f"written: {path}")
-    if started.tasks:
-        print("check the guesses in both; then: neurotransfer manifest --configfile my-study.yaml")
-        return
-    print(
-        "no task was found: say in cohorts.tsv which column has the diagnosis (neurotransfer look FOLDER lists them),"
-    )
-    print("and write a task into my-study.yaml, as its comment shows (docs/bids.md); then: neurotransfer manifest")
+    if not started.tasks:
+        print("no task was found: say in cohorts.tsv which column has the diagnosis (neurotransfer look FOLDER lists")
+        print("them), and write a task into my-study.yaml, as its comment shows (docs/bids.md)")
+    print("check the guesses in both; then: neurotransfer manifest --configfile my-study.yaml")
 
 
 def _doctor(chosen: argparse.Namespace) -> int:

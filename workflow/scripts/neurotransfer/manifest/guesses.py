@@ -16,14 +16,15 @@ from statistics import median
 from ..text import without_accents
 from .ages import AGES, uncapped, written_years
 from .bids_tables import MISSING, Table, read_sidecar
-from .decimal_commas import NUMBER
+from .decimal_commas import NUMBER, comma_problem
+from .vocabulary import is_healthy
 
 # Names of columns, in the order in which they are preferred; the first that a table has is taken.
 NAMES = {
     "age": (
         r"age",
-        r"age.?(?:at)?.?(?:mri|scan|visit)?",
-        r"age.?(?:in)?.?(?:years|yrs?|y)",
+        r"age[ _.-]*(?:at)?[ _.-]*(?:mri|scan|visit)?",
+        r"age[ _.-]*(?:in)?[ _.-]*(?:years|yrs?|y)",
         r".*\bage\b.*",
         r"(?:lebens)?alter\b.*",
         r"âge\b.*",
@@ -48,13 +49,16 @@ NAMES = {
         r"condition",
     ),
 }
+# Ages of something else than the scan, or of somebody else, in four languages.
+OTHER_AGE = re.compile(
+    r"onset|first|began|beginn?|begin|start|death|died|diagnos|illness|father|mother|matern|patern|parent|partner|spouse|"
+    r"krank|vater|mutter|elter|\btod|début|apparition|maladie|père|mère|parent|décès|inicio|enferm|padre|madre|muerte",
+    re.I,
+)
 # Words for a missing value; of a diagnosis, "none" may mean that somebody is healthy, which a person must say.
 ABSENT = re.compile(r"n\.?a\.?|#?n/a|nan|null|nil|-+|\?+|\.|missing|unknown|not available|unavailable|none", re.I)
 CODED_AGES = re.compile(r"-\d+(?:\.0)?|([789])\1{2,}(?:\.0)?")  # numbers that mean missing, if ages cannot be so
 UNWRITABLE = re.compile(r"[,=\x00-\x1f\x7f]")  # what no cell of codes can hold
-CONTROL = re.compile(
-    r"(?:hc|nc|cn|con|ctrl|td)|.*(?:control|kontroll|contrôle|témoin|healthy|gesund|normal|typical).*", re.I
-)
 FEMALE = re.compile(r"f|fem|female|w|woman|weiblich|frau|femme|mujer", re.I)
 MALE = re.compile(r"m|male|man|männlich|mann|homme|hombre", re.I)
 RIGHT = re.compile(r"r|right.*|dextr.*|rechts.*", re.I)
@@ -96,6 +100,8 @@ def guesses_of(participants: Table, levels: Mapping[str, Mapping[str, str]]) -> 
     for field_name, patterns in NAMES.items():
         for pattern in patterns:
             names = [name for name in participants.columns if re.fullmatch(pattern, name, re.I)]
+            if field_name == "age":
+                names = [name for name in names if not OTHER_AGE.search(name)]
             guess = next((made for name in names if (made := _guess(field_name, name, participants, levels))), None)
             if guess is not None:
                 found[field_name] = guess
@@ -141,8 +147,11 @@ def _guess_present(field_name: str, name: str, counts: Counter[str], meanings: M
         first, second = (FEMALE, MALE) if field_name == "sex" else (RIGHT, LEFT)
         return _guess_coded(field_name, name, words, meanings, first, second)
     numbers = [word for word in words if NUMBER.fullmatch(word.replace(",", ".", 1))]
+    problem = comma_problem(words) if any("," in word for word in numbers) else None
     if field_name != "age":
-        return Guess(name, why=f"{len(words)} values, such as {words[0]}") if len(numbers) == len(words) else None
+        if len(numbers) < len(words):
+            return None
+        return Guess(name, why=f"{len(words)} values, such as {words[0]}{f'; but {problem}' if problem else ''}")
     unread = [
         word
         for word in words
@@ -153,6 +162,7 @@ def _guess_present(field_name: str, name: str, counts: Counter[str], meanings: M
     years = [float(word.replace(",", ".", 1)) for word in numbers]
     unit = "" if not years or median(years) <= AGES[1] else "months" if median(years) < MONTHS else "days"
     why = f"{len(words)} values, such as {words[0]}" + (f"; too large for years, {unit} assumed" if unit else "")
+    why += f"; but {problem}" if problem else ""
     return Guess(name, why=why, unit=unit)
 
 
@@ -198,7 +208,7 @@ def _guess_diagnosis(name: str, counts: Counter[str], meanings: Mapping[str, str
         short = re.sub(r"[^A-Za-z0-9]+", "_", without_accents(text)).strip("_")[:30] or f"D{len(codes) + 1}"
         while short in codes.values():  # two words are two diagnoses, until a person says that they are one
             short += "_2"
-        codes[word] = "HC" if CONTROL.fullmatch(text) else short
+        codes[word] = "HC" if is_healthy(text) else short
     named = ", ".join(f"{word} {number}" for word, number in counts.most_common())
     if several := sorted(set(counts) - set(alike.values())):
         named += f"; capitals make no difference: {', '.join(several)}"

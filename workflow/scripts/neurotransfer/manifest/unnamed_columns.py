@@ -14,22 +14,14 @@ from .bids_tables import MISSING, Table, read_tsv
 from .cohorts import Cohort
 from .decimal_commas import NUMBER, comma_problem
 from .labels import columns_by_field
+from .vocabulary import OF_PATIENTS, is_healthy
 
 KEYS = ("participant_id", "session_id", "acq_time")
 LISTED = 12  # columns that are listed; tables of biobanks have thousands
 WORDS = 6  # different values that are listed of a column
 TELLING = re.compile(
-    r"diag|grou?p|patient|\bdx|status|condition|cohort|case|gender|sex|geschlecht|age|alter|hand|händ|bmi|weight|height",
+    r"gender|sex|geschlecht|age|alter|edad|âge|hand|händ|bmi|weight|height|gewicht|poids|peso|cohort",
     re.I,
-)
-OF_PATIENTS = re.compile(
-    r"diag|grou?p|patient|\bdx|status|condition|case|disorder|disease|illness|clinic|patholog|"
-    r"(?<![a-z])(?:mdd|scz|adhd|asd|mci|ptsd|ocd|bd|ms|pd|ad)(?![a-z])|depress|schizo|bipolar|autis|epilep|dement|"
-    r"alzheim|parkinson",
-    re.I,
-)
-OF_HEALTHY = re.compile(
-    r"hc|nc|cn|ctrl|con|td|(?:.*[\W_])?(?:controls?|kontroll\w*|healthy|gesund\w*|normal|typical)(?:[\W_].*)?", re.I
 )
 
 
@@ -45,7 +37,7 @@ def notes_on_columns(cohort: Cohort, participants: Table, has_diagnosis: bool) -
     names = [name for name in participants.header if name and name not in used]
     if not names:
         return []
-    names.sort(key=lambda name: not TELLING.search(name))
+    names.sort(key=lambda name: not (OF_PATIENTS.search(name) or TELLING.search(name)))
     table = read_tsv(participants.path, wanted=lambda _: names[:LISTED])
     shown = [f"{printable(name)} ({described(table.column(name))})" for name in names[:LISTED]]
     more = f", and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
@@ -56,7 +48,7 @@ def notes_on_columns(cohort: Cohort, participants: Table, has_diagnosis: bool) -
     suspects = [
         text
         for name, text in zip(names, shown, strict=False)
-        if OF_PATIENTS.search(name) or any(OF_HEALTHY.fullmatch(cell) for cell in set(table.column(name)))
+        if OF_PATIENTS.search(name) or any(map(is_healthy, set(table.column(name))))
     ]
     if "pretraining" in cohort.roles and not has_diagnosis and suspects:
         notes.insert(
