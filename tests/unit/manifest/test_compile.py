@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -361,6 +362,20 @@ def no_pool(config, rows):
 def pool_of_one_class(config, rows):
     config["tasks"]["ad_hc"]["positive"] = ["Alzheimer"]
     return ["tasks.ad_hc.positive: no image of its cohorts has", "there are: HC 30, AD 30"]
+
+
+@spoils
+def pool_whose_controls_all_pretrain(config, rows):
+    """The diagnosis is there, so it is not said to be missing: 4 of 4 controls are 0.9 of them, rounded."""
+    write_rows(Path("B/participants.tsv"), people(4) + people(30, "AD", 31))
+    write_cohorts([rows[0], rows[1] | {"roles": "pretraining, ad_hc", "pretraining_share": "0.9"}])
+    for name in range(5, 31):
+        shutil.rmtree(f"B/sub-{name:02d}")
+    return [
+        "tasks.ad_hc: the pool has one class or none",
+        "30 images of 30 positive and 0 negative participants",
+        "lower the cohorts' pretraining_share",
+    ]
 
 
 @spoils

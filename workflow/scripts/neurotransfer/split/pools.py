@@ -57,10 +57,11 @@ def check_pools(
         if task is None:
             continue
         has = [cohort.name for cohort in cohorts if name in cohort.roles]
-        unseen = images[images["cohort"].isin(has) & (role.reindex(images.index) == "test")]
-        if wrong := _unknown_words(name, task, unseen):
+        among = images[images["cohort"].isin(has)]
+        if wrong := _unknown_words(name, task, among):
             mistakes.add(wrong)
             continue
+        unseen = among[role.reindex(among.index) == "test"]
         pool = labelled(people.among(has).named(unseen), task, config["manifest"]["converters"])
         try:
             settings = config["resampling"]
@@ -75,11 +76,16 @@ def check_pools(
     return lines
 
 
-def _unknown_words(name: str, task: Mapping[str, Any], unseen: pd.DataFrame) -> InputError | None:
-    """The mistake that nobody has one of a task's diagnoses, such as one in another spelling; None if somebody has."""
-    known = unseen["diagnosis"].value_counts()
+def _unknown_words(name: str, task: Mapping[str, Any], images: pd.DataFrame) -> InputError | None:
+    """The mistake that nobody has one of a task's diagnoses, such as one in another spelling; None if somebody has.
+
+    Parameters
+    ----------
+    images : all of the task's cohorts, those that pretrain included
+    """
+    known = images["diagnosis"].value_counts()
     for side in ("positive", "negative"):
-        if unseen.empty or known.empty or set(task[side]) & set(known.index):
+        if known.empty or set(task[side]) & set(known.index):
             continue
         what = f"no image of its cohorts has the diagnosis {' or '.join(map(repr, task[side]))}"
         there = ", ".join(f"{word} {count:,}" for word, count in known.head(8).items())

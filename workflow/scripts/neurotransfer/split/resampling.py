@@ -355,7 +355,10 @@ def check_task(
     """
     contents = _contents_of(pool)
     if pool["label"].nunique() < 2:
-        fix = "compare the task's diagnoses with the diagnosis column of its cohorts"
+        fix = (
+            "compare the task's diagnoses with the diagnosis column of its cohorts; if both classes are there, lower "
+            "the cohorts' pretraining_share, because participants that pretrain are not in the pool"
+        )
         raise InputError("configuration", f"tasks.{name}", f"the pool has one class or none: {contents}", fix)
     for n in sample_sizes:
         if failing_share(pool, n, settings, seed, draws) > INFEASIBLE:
