@@ -113,6 +113,12 @@ def test_a_time_left_is_said_while_jobs_say_nothing():
     assert len(asked) >= 3
 
 
+def test_a_byte_that_is_not_utf_8_ends_nothing():
+    code = "import os, time; os.write(1, b'M\\xfcller\\n'); time.sleep(1); print('1 of 1 steps', flush=True)"
+    ended = run_snakemake([sys.executable, "-c", code], "test")
+    assert ended.status == 0 and ended.lines == ("M\N{REPLACEMENT CHARACTER}ller", "1 of 1 steps")
+
+
 def test_a_rule_is_shown_in_words():
     progress = Progress(words={"baseline": "networks from scratch"})
     heard(progress, f"{TABLE}{begun('baseline_001', 3)}{begun('pretrain', 4)}1 of 5 steps (20%) done")

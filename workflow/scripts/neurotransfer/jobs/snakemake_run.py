@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from ..errors import InputError
 from ..study.rules import base_name
@@ -161,12 +162,14 @@ def run_snakemake(
     lines: deque[str] = deque(maxlen=LAST_LINES)
     progress = progress or Progress()
     out_of_time = threading.Event()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
         ended = threading.Event()
         if minutes is not None:
             threading.Thread(target=_end_in, args=(process, 60 * minutes, ended, out_of_time), daemon=True).start()
         try:
-            for line in _lines_and_ticks(process.stdout or ()):
+            for line in _lines_and_ticks(cast(IO[str], process.stdout)):
                 now, last = time.monotonic(), False
                 if line is not None:
                     lines.append(line.rstrip())
@@ -187,15 +190,19 @@ def run_snakemake(
     return Ended(process.returncode, tuple(lines), time.monotonic() - started, out_of_time.is_set())
 
 
-def _lines_and_ticks(output: Iterable[str]) -> Iterator[str | None]:
+def _lines_and_ticks(output: IO[str]) -> Iterator[str | None]:
     """The lines, and None after each second without one: jobs may say nothing for minutes."""
     heard: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def read() -> None:
-        with contextlib.suppress(ValueError, OSError):  # the pipe was closed because this process ends
+        try:
             for line in output:
                 heard.put(line)
-        heard.put(None)
+        except ValueError:
+            if not output.closed:  # it is closed if this process ends
+                raise
+        finally:
+            heard.put(None)
 
     threading.Thread(target=read, daemon=True).start()
     while True:
