@@ -44,6 +44,31 @@ def test_the_line_says_what_is_worked_on_and_what_is_learnt():
     assert progress.line(20).endswith("after   20 s: pretrain (epoch 4, error of age 12.1 years), baseline")
 
 
+ERROR = """RuleException:
+CalledProcessError in file "Snakefile", line 10:
+Command 'set -euo pipefail;  exit 1' returned non-zero exit status 1.
+[Sat Nov 28 08:02:58 2026]
+Error in rule pretrain:
+    message: None
+    jobid: 3
+    output: weights
+    log: pretrain.log (check log file(s) for error details)
+    shell:
+        exit 1
+        (command exited with non-zero exit code)
+Trying to restart job 3.
+"""  # of Snakemake 9.27 with --keep-going
+
+
+def test_a_job_that_has_failed_is_not_worked_on_until_it_begins_again():
+    progress = heard(Progress(), f"{TABLE}{begun('baseline_001', 4)}{begun('pretrain', 3)}")
+    heard(progress, "12:00:00 INFO epoch 4: age_mae 12.119; 69 images/s, 105 s to go")
+    heard(progress, ERROR)
+    assert progress.line(9).endswith("after    9 s: baseline")
+    heard(progress, begun("pretrain", 3))
+    assert progress.line(9).endswith(": baseline, pretrain")
+
+
 COSTS = {"preprocess": 20, "pretrain": 60, "baseline": 30, "report": 4}
 SIZES = (72, 72, 72, 30, 20, 10, 4)  # images of the jobs of preprocessing, of which the largest come first
 

@@ -25,7 +25,8 @@ from .work_left import Work
 STEPS = re.compile(r"(\d+) of (\d+) steps")
 COUNTED = re.compile(r"(\w+) +(\d+)")  # a line of the table of jobs
 BEGUN = re.compile(r"(?:local)?rule (\w+):")
-JOB = re.compile(r" +jobid: (\d+)")
+FAILED = re.compile(r"Error in rule (\w+):")
+JOB = re.compile(r" +jobid: (\d+)")  # below the line of a job that begins or has failed
 FINISHED = re.compile(r"Finished jobid: (\d+) \(Rule: (\w+)\)")
 CORES = re.compile(r"Provided cores: (\d+)")
 IMAGE = re.compile(r" INFO (\d+ of \d+): \S+ (?:ok|failed)")
@@ -91,7 +92,7 @@ class Progress:
         self.words = words or {}
         self.done = self.total = 0
         self.news: dict[str, str] = {}  # by rule
-        self._in_table, self._begun = False, ""
+        self._in_table, self._begun, self._failed = False, "", ""
 
     def hear(self, line: str, seconds: float = 0.0) -> None:
         """Take in one line of the output, after so many seconds."""
@@ -103,10 +104,16 @@ class Progress:
             if self._in_table:
                 self.work.jobs[base_name(found[1])] += int(found[2])
         elif found := BEGUN.match(line):
-            self._begun = base_name(found[1])
-        elif (found := JOB.match(line)) and self._begun:
-            self.work.begin(found[1], self._begun, seconds)
-            self._begun = ""
+            self._begun, self._failed = base_name(found[1]), ""
+        elif found := FAILED.match(line):
+            self._begun, self._failed = "", base_name(found[1])
+        elif (found := JOB.match(line)) and (self._begun or self._failed):
+            if self._begun:
+                self.work.begin(found[1], self._begun, seconds)
+            else:
+                self.work.fail(found[1], self._failed)
+                self.news.pop(self._failed, None)
+            self._begun = self._failed = ""
         elif found := FINISHED.match(line):
             name = base_name(found[2])
             self.work.finish(found[1], name, seconds)

@@ -50,6 +50,11 @@ class Work:
         self._used += seconds - begun
         self.said.pop(name, None)
 
+    def fail(self, number: str, name: str) -> None:
+        """A job fails: it runs no more and has done nothing; it begins again if it is tried again."""
+        self._open.pop(number, None)
+        self.said.pop(name, None)
+
     @property
     def running(self) -> list[str]:
         """The rules of the running jobs, each once, in the order in which they began."""
