@@ -132,6 +132,19 @@ def test_a_torch_that_cannot_be_imported_is_a_finding(programs, monkeypatch):
     assert of("torch").state == WRONG and of("folder").state == OK
 
 
+def test_a_message_that_begins_with_an_empty_line_is_shown(programs, monkeypatch):
+    """So does numpy's, if one of its libraries is missing."""
+
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "torch":
+                raise ImportError("\n\nIMPORTANT: PLEASE READ THIS\nfor advice")
+
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    assert of("torch").what == "it cannot be imported: IMPORTANT: PLEASE READ THIS"
+
+
 @pytest.mark.parametrize(
     ("partitions", "state", "words"),
     [

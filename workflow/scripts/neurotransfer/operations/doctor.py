@@ -134,7 +134,8 @@ def _said_by(program: str, said: str) -> str:
 
 
 def _first(said: str) -> str:
-    return printable(" ".join(said.splitlines()[0].split())[:160]) if said.strip() else "no message"
+    lines = said.strip().splitlines()
+    return printable(" ".join(lines[0].split())[:160]) if lines else "no message"
 
 
 # --- installation
