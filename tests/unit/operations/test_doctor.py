@@ -170,6 +170,48 @@ def test_both_spellings_of_a_partition_are_read(programs, tmp_path, text):
     assert "names big" in of("profile", profile=tmp_path).what
 
 
+@pytest.mark.parametrize("name", ["a+b", "größe", "gpu@h100", "a:b", "50%", "x=y"])
+def test_a_partition_may_have_any_name_that_slurm_allows(programs, tmp_path, name):
+    programs("sbatch")
+    programs("sinfo", f"{name}*|gpu:a100:4|infinite\nother|(null)|infinite")
+    resources = {"pretrain": {"slurm_partition": name}, "fit": {"slurm_partition": f"'{name}'"}}
+    profile = {"default-resources": [f"slurm_partition={name}"], "set-resources": resources}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")
+    found = {finding.part: finding for finding in examine(BUILTIN, REPOSITORY, tmp_path)}
+    assert found["Slurm"].what == f"partitions {name} (infinite), other (infinite)"
+    assert found["profile"].state == OK, found["profile"]
+    programs("sinfo", "other|(null)|infinite")
+    assert f"names {name}, and Slurm has other" in of("profile", profile=tmp_path).what
+
+
+def test_names_of_partitions_control_no_terminal(programs, tmp_path):
+    programs("sbatch")
+    programs("sinfo", r"gpu\033[31m|(null)|infinite")
+    (tmp_path / "config.yaml").write_text('slurm_partition: "a\\e[31m"')
+    sinfo = Path(os.environ["PATH"]) / "sinfo"
+    sinfo.write_text(sinfo.read_text().replace("'%s\\n'", "'%b\\n'"))
+    found = doctor.text(examine(BUILTIN, REPOSITORY, tmp_path))
+    assert r"partitions gpu\x1b[31m (infinite)" in found and "\x1b" not in found
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ("set-resources:\n  # f\xfcr uns\n".encode("latin-1"), "it is not UTF-8 (byte 0xfc in line 2)"),
+        (b"made: 2024-13-01", "month must be in 1..12"),
+        (b"[" * 5000, "recursion"),
+    ],
+)
+def test_a_profile_that_cannot_be_read_is_one_finding_and_accounting_is_looked_at(programs, tmp_path, content, cause):
+    programs("sbatch")
+    programs("sinfo", "cpu|(null)|infinite")
+    programs("sacct")
+    (tmp_path / "config.yaml").write_bytes(content)
+    found = of("profile", profile=tmp_path)
+    assert found.state == WRONG and found.what.startswith(f"{tmp_path / 'config.yaml'}: ") and cause in found.what
+    assert of("accounting", profile=tmp_path).state == OK
+
+
 def test_a_cluster_without_gpus_cannot_run_jobs_that_ask_for_one(programs):
     programs("sbatch")
     programs("sinfo", "cpu*|(null)|infinite")

@@ -35,7 +35,8 @@ SECONDS = 7.0  # for the answer of another program; no part asks more than two, 
 NO_PROGRAM, NOT_RUN, NO_ANSWER = 127, 126, 124  # exit statuses that a shell would give, too
 LEAST_FREE = 5e9  # bytes of a disk, below which a run is sure to end early
 LEAST_PYTHON = (3, 11)
-PARTITION = re.compile(r"slurm_partition(?:=|: )['\"]?([\w.-]+)")  # in a profile: pretrain:slurm_partition=gpu
+NAME = r"[^\s,'\"|]+"  # of a partition
+PARTITION = re.compile(rf"slurm_partition(?:=|: )['\"]*({NAME})")  # in a profile: pretrain:slurm_partition=gpu
 NETWORK_DISKS = ("nfs", "nfs4", "lustre", "beegfs", "gpfs", "ceph", "panfs", "fuse.sshfs")
 
 
@@ -192,13 +193,13 @@ def _slurm(profile: Path | None, needs_gpu: bool) -> Iterator[Finding]:
     if code:
         yield Finding("Slurm", WRONG, _first(said), "ask the cluster's staff, or try again if the controller is away")
         return
-    rows = [line.split("|") for line in said.splitlines() if re.fullmatch(r"[\w.-]+\*?\|[^|]*\|[^|]*", line)]
+    rows = [line.split("|") for line in said.splitlines() if re.fullmatch(rf"{NAME}\|[^|]*\|[^|]*", line)]
     if not rows:
         yield Finding("Slurm", WRONG, f"sinfo lists no partition ({_first(said)})", "ask the cluster's staff")
         return
     partitions = {row[0].rstrip("*"): row for row in rows}
     shown = ", ".join(f"{name} ({row[2]})" for name, row in list(partitions.items())[:6])
-    yield Finding("Slurm", OK, f"partitions {shown}")
+    yield Finding("Slurm", OK, printable(f"partitions {shown}"))
     if needs_gpu and not any("gpu" in row[1] for row in rows):
         what = "no partition has GPUs that Slurm counts (sinfo -o '%P %G')"
         yield Finding("GPUs of Slurm", WRONG, what, "ask the staff for a Gres, or set gpus: 0 in the configuration")
@@ -216,13 +217,19 @@ def _profile(profile: Path, partitions: set[str]) -> Iterator[Finding]:
     """The partitions that a profile names and Slurm does not have."""
     path = profile / "config.yaml"
     try:
-        named = set(PARTITION.findall(yaml.safe_dump(yaml.safe_load(path.read_text()))))
-    except (OSError, yaml.YAMLError) as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        named = set(PARTITION.findall(yaml.safe_dump(content, allow_unicode=True)))
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        what = f"{path}: it is not UTF-8 (byte {error.object[error.start]:#04x} in line {line})"
+        yield Finding("profile", WRONG, what, "save it as UTF-8")
+        return
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a date that does not exist
         yield Finding("profile", WRONG, f"{path}: {_first(str(error))}", "give the folder of a profile")
         return
     if unknown := sorted(named - partitions):
         what = f"{path} names {', '.join(unknown)}, and Slurm has {', '.join(sorted(partitions))}"
-        yield Finding("profile", WRONG, what, "write your partitions into a copy of the profile")
+        yield Finding("profile", WRONG, printable(what), "write your partitions into a copy of the profile")
     else:
         yield Finding("profile", OK, f"{path}: its partitions exist")
 
