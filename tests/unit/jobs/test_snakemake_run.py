@@ -129,7 +129,7 @@ def test_no_time_left_is_said_before_some_work_is_done():
     assert "to go" not in left_by_time(3.0)[0][2]
 
 
-def test_a_time_left_is_said_while_jobs_say_nothing():
+def test_in_a_terminal_a_line_is_made_each_second_while_jobs_say_nothing():
     code = "import time; print('1 of 9 steps (11%) done', flush=True); time.sleep(3.5)"
     progress, asked = Progress(), []
     progress.line = lambda seconds, width: asked.append(seconds) or ""
@@ -152,7 +152,10 @@ def test_a_rule_is_shown_in_words():
 
 
 def test_jobs_of_a_run_that_goes_on_count_from_there():
-    progress = heard(Progress({"pretrain": 60}), TABLE.replace("total               5", "total               3"))
+    rest = TABLE.replace("preprocess          2\n", "").replace("total               5", "total               3")
+    progress = heard(Progress(COSTS), rest)
     assert progress.line(1).startswith("   0 of 0 jobs")
-    heard(progress, "Finished jobid: 7 (Rule: quality)\n1 of 3 steps (33%) done")
-    assert progress.line(5) == "   1 of 3 jobs done ( 33 %) after    5 s"
+    heard(progress, begun("pretrain", 7))
+    progress.hear("Finished jobid: 7 (Rule: pretrain)", 60)
+    progress.hear("1 of 3 steps (33%) done", 60)
+    assert progress.line(60) == "   1 of 3 jobs done ( 33 %) after   60 s, about 60 s to go"  # two fits of 30 s
