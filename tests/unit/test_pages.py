@@ -11,7 +11,7 @@ from neurotransfer import pages
 from neurotransfer.report.colours import PUBLISHED
 from neurotransfer.report.page import LARGEST_SHEET, SHEETS
 
-PARTS = sorted(path.name for path in pages.TEMPLATES.glob("part_*.html.j2"))  # which pages include
+PARTS = sorted(path.name for path in pages.TEMPLATES.glob("part_*.html.j2"))  # which pages include or import
 PAGES = sorted({path.name for path in pages.TEMPLATES.glob("*.html.j2")} - {"base.html.j2", *PARTS})
 FORBIDDEN = r"<head>|<meta http-equiv|<script(?! type=\"application/json\")|\son[a-z]+=|javascript:"
 HOSTILE = "</title></style><script>alert(1)</script><img src=x onerror=alert(1)> {{ 7 * 7 }}"
