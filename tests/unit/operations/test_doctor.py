@@ -1,7 +1,9 @@
 """What a machine lacks is found and named with its fix; the other programs are small scripts on PATH."""
 
+import contextlib
 import os
 import shutil
+import signal
 import sys
 import time
 from collections import namedtuple
@@ -12,6 +14,7 @@ import pytest
 import torch
 import yaml
 from neurotransfer.cli import main
+from neurotransfer.jobs.job import start_of
 from neurotransfer.operations import doctor
 from neurotransfer.operations.doctor import NOTE, OK, WRONG, examine
 from neurotransfer.study.configuration import load_config
@@ -83,20 +86,56 @@ def test_a_program_that_hangs_is_given_up(programs, monkeypatch):
     assert found.state == WRONG and "no answer" in found.what
 
 
-def test_programs_that_hang_with_children_take_no_longer_than_one(programs, monkeypatch):
-    """A child of the killed program still has its pipe."""
-    monkeypatch.setattr(doctor, "SECONDS", 1.0)
-    programs("sbatch")
-    sleep = shutil.which("sleep", path="/bin:/usr/bin")
-    for name in ("sinfo", "nvidia-smi", "apptainer", "quota"):
+@pytest.fixture
+def hanging(tmp_path):
+    """Write a program that hangs with two children that have its pipe, one in a session of its own.
+
+    The program writes both ids into files, which this fixture ends in the end.
+    """
+    sh, sleep, setsid = (shutil.which(name, path="/bin:/usr/bin") for name in ("sh", "sleep", "setsid"))
+
+    def write(name: str) -> None:
         path = Path(os.environ["PATH"]) / name
-        path.write_text(f"#!{shutil.which('sh', path='/bin:/usr/bin')}\n{sleep} 30 &\n{sleep} 30\ntrue\n")
+        lines = [
+            f"#!{sh}",
+            f"{sleep} 60 &",
+            f"echo $! >{tmp_path}/{name}.child",
+            f"{setsid} {sleep} 60 &",
+            f"echo $! >{tmp_path}/{name}.away",
+            f"{sleep} 60",
+            "true",
+        ]
+        path.write_text("\n".join(lines) + "\n")
         path.chmod(0o755)
+
+    yield write
+    for path in [*tmp_path.glob("*.child"), *tmp_path.glob("*.away")]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(path.read_text()), signal.SIGKILL)
+
+
+def test_programs_that_hang_with_children_take_no_longer_than_one(programs, hanging, tmp_path, monkeypatch):
+    """Children of the killed program have its pipe.  They are killed, except those that have left its group."""
+    monkeypatch.setattr(doctor, "SECONDS", 2.0)
+    programs("sbatch")
+    names = ("sinfo", "nvidia-smi", "apptainer", "quota")
+    for name in names:
+        hanging(name)
     started = time.monotonic()
     found = {one.part: one for one in examine(CONFIG, REPOSITORY, None)}
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 20
     for part in ("Slurm", "GPU", "containers", "quota"):
         assert "gave no answer" in found[part].what and found[part].state != OK, found[part]
+
+    def running(kind: str) -> list[str]:
+        ids = {name: int((tmp_path / f"{name}.{kind}").read_text()) for name in names}
+        return [name for name in names if start_of(ids[name]) not in (None, "dead")]
+
+    assert running("away") == list(names)
+    until = time.monotonic() + 5
+    while running("child") and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not running("child")
 
 
 @pytest.mark.parametrize("status", [0, 1])

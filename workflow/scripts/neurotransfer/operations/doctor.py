@@ -99,7 +99,8 @@ def text(findings: Sequence[Finding]) -> str:
 def _answer(*line: str) -> tuple[int, str]:
     """Exit status and text of a program; NO_PROGRAM if there is none, NO_ANSWER if it does not answer.
 
-    A program that hangs in a driver cannot be killed: it is left alone, and so are processes that it has started.
+    A program that does not answer is killed with its process group.  One that hangs in a driver cannot be killed: it is
+    left alone.
     """
     try:
         process = subprocess.Popen(
