@@ -1,12 +1,20 @@
 """Snakemake's many lines in one of progress."""
 
+import logging
 import re
 import sys
 from collections import Counter
+from types import SimpleNamespace
 from unittest import mock
 
+import pandas as pd
 import pytest
+from neurotransfer.errors import ImageError
+from neurotransfer.jobs.job import set_up_logging
 from neurotransfer.jobs.snakemake_run import Progress, run_snakemake
+from neurotransfer.preprocess import run
+from neurotransfer.preprocess.engines import Made
+from neurotransfer.pretrain import progress as pretraining
 
 TABLE = """Job stats:
 job             count
@@ -42,6 +50,68 @@ def test_the_line_says_what_is_worked_on_and_what_is_learnt():
         "2026-11-27 05:21:04,140 INFO epoch 4: loss 0.612, age_mae 12.119, sex_auc 0.236; 69 images/s, 105 s to go",
     )
     assert progress.line(20).endswith("after   20 s: pretrain (epoch 4, error of age 12.1 years), baseline")
+
+
+@pytest.fixture
+def log(tmp_path):
+    """A job's log, as `Progress` gets its lines."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    set_up_logging(tmp_path / "job.log")
+    yield tmp_path / "job.log"
+    for handler in set(root.handlers) - set(before):
+        root.removeHandler(handler)
+        handler.close()
+    for handler in set(before) - set(root.handlers):
+        root.addHandler(handler)
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def test_images_are_counted_from_what_preprocessing_logs(log, tmp_path, monkeypatch):
+    """Two that are processed, of which one with a note, and one that fails."""
+
+    def make(scan, folder, *, alone):
+        if scan.image_id == "bad":
+            raise ImageError("flat", "8 voxels; all ok otherwise")
+        return Made("it fits (ok)") if scan.image_id == "noted" else None
+
+    engine = mock.Mock(at_once=1, run=make, facts=lambda _: {}, made_by=lambda _: ("builtin", "1"))
+    monkeypatch.setattr(run, "open_engine", lambda *_: engine)
+    monkeypatch.setattr(run, "check_file", lambda _: None)
+    images = pd.DataFrame({"image_id": ["good", "noted", "bad"], "shard": "s-0001", "t1w": "a.nii"})
+    run.preprocess_images(images, {"engine": "builtin"}, tmp_path / "subjects")
+    progress = heard(Progress({"preprocess": 20}, images=3), f"{TABLE}{begun('preprocess', 1)}")
+    for done, line in enumerate(log.read_text().splitlines()):  # the first line says how many are left
+        progress.hear(line)
+        assert progress.work.images_done == done, line
+    assert done == 3 and progress.line(9).endswith(": preprocess (image 3 of 3 of a job)")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(13.0, "117 s"), (100.0, "15 min"), (1000.0, "2.5 h"), (23_040.0, "2.4 days")],
+)
+def test_the_epoch_and_the_time_left_are_those_that_pretraining_logs(log, monkeypatch, seconds, said):
+    """After the first of ten epochs, and in the middle of the second."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(pretraining, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    source = pretraining.Progress(images=100, epochs=10, epoch=0)
+    clock.now = seconds
+    source.tell(0, 10, 100, loss=0.7)
+    history = {"epoch": 0, "train_loss": 0.6, "validation_loss": 0.5, "validation_age_mae": 12.119}
+    source.conclude(history | {"validation_sex_auc": 0.7, "dead_features": 1})
+    last = log.read_text().splitlines()[-1]
+    assert last.endswith(f"{said} to go")
+    progress = heard(Progress(), f"{TABLE}{begun('pretrain', 1)}{last}")
+    assert progress.line(9).endswith(": pretrain (epoch 0, error of age 12.1 years)")
+    assert progress.work.said["pretrain"][0] == pytest.approx(9 * seconds, rel=0.05)
+    clock.now = 1.5 * seconds + 2 * pretraining.NEWS_SECONDS
+    source.tell(1, 5, 50, loss=0.4)
+    last = log.read_text().splitlines()[-1]
+    assert "epoch 1, step 5" in last
+    heard(progress, last)
+    assert progress.work.said["pretrain"][0] == pytest.approx(clock.now / 150 * 850, rel=0.05)
 
 
 ERROR = """RuleException:
