@@ -218,6 +218,15 @@ def test_finished_jobs_of_the_study_are_the_basis_of_its_costs(planned, config, 
     assert "measured elsewhere" in costs.cost_of("transfer", rows, config).basis
 
 
+def test_only_finished_jobs_of_pretraining_are_counted_whole(planned, config):
+    """A rehearsal gives seconds per image in a training step, whatever its basis is called."""
+    rehearsed = {"pretrain": {"seconds": 0.5, "basis": "rehearsed on a day, from 1 finished job"}}
+    work = [7200.0]
+    assert plan.hours("pretrain", work, costs.cost_of("pretrain", [], config, rehearsed)) == pytest.approx(1.0)
+    row = {"rule": "pretrain", "seconds": 10_800.0, "units": 1.0, "device": None}
+    assert plan.hours("pretrain", work, costs.cost_of("pretrain", [row], config, rehearsed)) == pytest.approx(3.0)
+
+
 def test_images_that_share_a_gpu_and_images_without_volumes_are_counted_as_such(planned, config):
     """A minute per image becomes the 16 s in which the GPU works, because other images fill the rest."""
     minute = {"start": 20.0, "network": 16.0, "bias field": 20.0, "statistics": 4.0}

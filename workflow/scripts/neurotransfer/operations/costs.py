@@ -64,13 +64,15 @@ REHEARSED = Path(MEASURED)  # what a rehearsal on this study's own images and ma
 class Cost:
     """Seconds per unit of work of a rule, the source of that number, and whether it is GPU time.
 
-    `start` are the seconds that a job takes besides its work; 0 if `seconds` contains them.
+    `start` are the seconds that a job takes besides its work; 0 if `seconds` contains them.  `of_this_study` says
+    whether its finished jobs gave the number.
     """
 
     seconds: float
     basis: str
     gpu: bool
     start: float = 0.0
+    of_this_study: bool = False
 
     def of_job(self, units: float) -> float:
         """Seconds of one job."""
@@ -156,7 +158,7 @@ def cost_of(
             seconds = sum(row["seconds"] for row in mine) / sum(row["units"] for row in mine)
             devices = ", ".join(sorted({row["device"] for row in mine if row["device"]}))
             basis = f"{counted(len(mine), 'finished job')} of this study" + (f" on {devices}" if devices else "")
-            return Cost(seconds, basis, uses_gpu(rule, config))
+            return Cost(seconds, basis, uses_gpu(rule, config), of_this_study=True)
     gpu = uses_gpu(rule, config)
     for name in dict.fromkeys((rule, *kin)):
         if rehearsed and name in rehearsed:

@@ -186,7 +186,7 @@ def jobs_of(study: Study, replicates_per_job: int = 1) -> dict[str, int]:
 
 def hours(rule: str, work: Sequence[float], cost: Cost) -> float:
     """Hours of all jobs of a rule.  Pretraining, evaluation and features that have run are measured as whole jobs."""
-    if rule in (*PRETRAINING, "features") and "finished job" in cost.basis:
+    if rule in (*PRETRAINING, "features") and cost.of_this_study:
         return cost.seconds * len(work) / 3600
     return sum(map(cost.of_job, work)) / 3600
 
