@@ -298,8 +298,8 @@ def verdict(found: dict[str, pd.DataFrame], targets: list[Target]) -> str:
         if f"{target.name} alone" in found:
             value, low, high = difference(target, found["all six"], found[f"{target.name} alone"])
             worse = "harm" if sign * value < 0 else "a gain"
-            told = "no difference that these people could show" if low <= 0 <= high else f"{worse} beyond chance"
-            lines.append(f"{name}: {metric} {value:+.2f}{unit} ({low:+.2f} to {high:+.2f}), {told}")
+            verdict = "no difference that these people could show" if low <= 0 <= high else f"{worse} beyond chance"
+            lines.append(f"{name}: {metric} {value:+.2f}{unit} ({low:+.2f} to {high:+.2f}), {verdict}")
         else:
             dummy = np.array([target.mean])
             value, low, high = difference(target, found["all six"], dummy)
@@ -317,10 +317,10 @@ def trend(gains: pd.DataFrame, fits: pd.DataFrame) -> str:
     first, last = gain.columns.min(), gain.columns.max()
     fall = (gain[first] - gain[last]).to_numpy()
     low, high = bootstrap_interval(fall, statistic="mean", resamples=10_000, seed=1)
-    told = "shrinks as n grows" if low > 0 else "does not shrink beyond what so few resamples leave to chance"
+    verdict = "shrinks as n grows" if low > 0 else "does not shrink beyond what so few resamples leave to chance"
     return (
         f"From n = {first} to n = {last} the gain falls by {fall.mean():.3f} (95 % interval {low:.3f} to {high:.3f}): "
-        f"it {told}."
+        f"it {verdict}."
     )
 
 

@@ -52,28 +52,28 @@ def each_replicate(
         with job(snakemake, lease=lease and getattr(snakemake.output, lease)):
             work(snakemake)
         return
-    told: list[str] = []
+    lines: list[str] = []
     failed = 0
     for one in _replicates(snakemake):
-        start = (time.time(), sum(os.times()[:2])) if told else (began(), 0.0)  # the first one begins with the process
+        start = (time.time(), sum(os.times()[:2])) if lines else (began(), 0.0)  # the first one begins with the process
         name = one.wildcards.replicate
         try:
             if is_finished and all(map(os.path.exists, one.output)) and is_finished(one):
-                told.append(f"replicate {name}: finished before, kept")
+                lines.append(f"replicate {name}: finished before, kept")
                 continue
             with job(one, lease=lease and getattr(one.output, lease)):
                 work(one)
-            told.append(f"replicate {name}: done in {_write_benchmark(one, *start):.1f} s")
+            lines.append(f"replicate {name}: done in {_write_benchmark(one, *start):.1f} s")
         except Stopped:
             raise
         except SystemExit as error:
             if not error.code:
-                told.append(f"replicate {name}: done by the process that held its lease")
+                lines.append(f"replicate {name}: done by the process that held its lease")
                 continue
             failed += 1
-            told.append(f"replicate {name}: failed, see {one.log[0]}")
+            lines.append(f"replicate {name}: failed, see {one.log[0]}")
     set_up_logging(snakemake.log[0])
-    for line in told:
+    for line in lines:
         logger.info("%s", line)
     if failed:
         raise SystemExit(1)

@@ -104,8 +104,8 @@ def over_all_patches(first: Tensor, second: Tensor, images: Tensor) -> tuple[Ten
 @functools.cache
 def corners_of(device: torch.device) -> Tensor:
     """Where the voxels of the patch at each corner of a window are among its 4³: int64 [27, 8]."""
-    places = torch.arange(64).view(4, 4, 4)
-    found = [places[a : a + 3, b : b + 3, c : c + 3].flatten() for a, b, c in CORNERS]
+    indices = torch.arange(64).view(4, 4, 4)
+    found = [indices[a : a + 3, b : b + 3, c : c + 3].flatten() for a, b, c in CORNERS]
     return torch.stack(found, 1).to(device)
 
 
@@ -192,8 +192,8 @@ def by_place(passed: Tensor, winners: Tensor, kind: str) -> Tensor:
     kind : of device, "cpu" or "cuda"
     """
     if kind == "cuda":  # there a deterministic scatter may sort; comparing does not
-        places = torch.arange(8, dtype=torch.uint8, device=passed.device).view(8, 1, 1)
-        return torch.where(winners == places, passed, 0)
+        indices = torch.arange(8, dtype=torch.uint8, device=passed.device).view(8, 1, 1)
+        return torch.where(winners == indices, passed, 0)
     return passed.new_zeros((8, *passed.shape)).scatter_(0, winners.long()[None], passed[None])
 
 

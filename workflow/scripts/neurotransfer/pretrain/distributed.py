@@ -49,7 +49,7 @@ def passes_of(count: int, accumulate: int) -> list[np.ndarray]:
     if count < accumulate * ranks():
         what = f"a batch of {count} images is too small for {ranks()} GPUs and {accumulate} passes"
         raise InputError("configuration", "batch_size", what, "raise it, or lower gpus or accumulate")
-    return [np.array_split(places, ranks())[rank()] for places in np.array_split(np.arange(count), accumulate)]
+    return [np.array_split(indices, ranks())[rank()] for indices in np.array_split(np.arange(count), accumulate)]
 
 
 def share_of(count: int) -> np.ndarray:

@@ -74,11 +74,11 @@ def curve_groups(curves: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -
         for model, mark in marks_of(mine["model"]).items():
             part = mine[(mine["model"] == model) & (mine["n"] == mine["n"].max())].sort_values("predicted")
             shares = list(part[["predicted", "observed"]].itertuples(index=False, name=None))
-            places = [(SIDE * x, SIDE * (1 - y)) for x, y in shares]
-            if places:
-                points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+            centres = [(SIDE * x, SIDE * (1 - y)) for x, y in shares]
+            if centres:
+                points = " ".join(f"{x:.1f},{y:.1f}" for x, y in centres)
                 numbers = [(fixed(x), fixed(y)) for x, y in shares]
-                drawn = {"points": points, "places": places, "numbers": numbers}
+                drawn = {"points": points, "centres": centres, "numbers": numbers}
                 lines.append({"model": model, "colour": mark.colour.lower(), **drawn})
         if lines:
             groups.append({"title": tasks[task].get("title", task), "n": int(mine["n"].max()), "lines": lines})

@@ -40,8 +40,8 @@ def site_groups(
         for kind, site in found.items():
             people = {row["site"]: {name: row[name] for name in ("positive", "negative")} for row in site["sites"]}
             # sums of columns are those of the other kind of site, and of rows those of the cohorts
-            cells, told = shown_grid(people, people, smallest)
-            for name in told:
+            cells, without_sum = shown_grid(people, people, smallest)
+            for name in without_sum:
                 hidden = {side: cell for side, cell in cells[name].items() if isinstance(cell, str)}
                 cells[name] = {**shown_row(people[name], people[name], smallest), **hidden}
             rows = [{"site": name, **mine} for name, mine in cells.items()]
@@ -146,12 +146,12 @@ def _lines(sets: pd.DataFrame) -> list[dict[str, Any]]:
     lines = []
     for role in SETS:
         mine = sets[sets["role"] == role].sort_values("n")
-        places = [
+        centres = [
             (
                 FIGURE["width"] * (sizes.index(n) + 0.5) / len(sizes),
                 FIGURE["height"] * (1 - share),
             )
             for n, share in mine[["n", "positive_share"]].itertuples(index=False)
         ]
-        lines.append({"role": role, "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in places), "places": places})
+        lines.append({"role": role, "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in centres), "centres": centres})
     return lines

@@ -134,8 +134,8 @@ class _Table:
         if self.smallest <= 2:  # "< 2" is 1
             return
         generator = np.random.default_rng(0)
-        while (told := self._told(generator, hidden, few)) is not None:
-            target, sides = told
+        while (certain := self._with_one_value(generator, hidden, few)) is not None:
+            target, sides = certain
             names = [name for name, weight in sides.items() if weight > NOTHING and name not in self.always]
             names = names or [name for name in self.shown if name not in self.always]
             if not names:
@@ -143,7 +143,7 @@ class _Table:
             hidden[names[-1]] = self.shown.pop(names[-1])
             self.targets = np.vstack([self.targets, target])
 
-    def _told(
+    def _with_one_value(
         self, generator: np.random.Generator, hidden: Mapping[Name, np.ndarray], few: Collection[Name]
     ) -> tuple[np.ndarray, dict[Name, float]] | None:
         """A number of few people with one possible value, and the weights of sums behind it; None if each has two.

@@ -184,13 +184,13 @@ def classifier_figures(
             cell = {"task": task, "n": n, "model": model}
             predicted = probabilities(model, group[model].to_numpy(float))
             found = []
-            for replicate, places in group.groupby("replicate", sort=False).indices.items():
+            for replicate, indices in group.groupby("replicate", sort=False).indices.items():
                 kept = validation.get((task, n, replicate, model))
                 cuts = None
                 if kept is not None:
                     scores = probabilities(model, np.asarray(kept["score"], float))
                     cuts = thresholds(np.asarray(kept["label"]), scores)
-                found.append(figures_of_replicate(labels[places], predicted[places], cuts))
+                found.append(figures_of_replicate(labels[indices], predicted[indices], cuts))
             table = pd.DataFrame(found)
             if len(table) == 1:
                 table = table.drop(columns=list(telling_shares(table.iloc[0].to_dict(), labels, smallest)))
@@ -234,9 +234,9 @@ def subgroups_of(
     `age` and `sex`, with the index of `predictions`
     """
     names = pd.Series(index=predictions.index, dtype=object)
-    for key, places in predictions.groupby(KEY, sort=False).indices.items():
+    for key, indices in predictions.groupby(KEY, sort=False).indices.items():
         rows = resamples[key]["image_id"].to_numpy()
-        names.iloc[places] = rows[predictions["position"].to_numpy()[places]]
+        names.iloc[indices] = rows[predictions["position"].to_numpy()[indices]]
     about = images.loc[names, ["age", "sex"]].astype(float).set_axis(predictions.index)
     band = np.floor(about["age"] / age_band) * age_band
     said = band.map(lambda low: f"{low:g} to {low + age_band:g} years", na_action="ignore")

@@ -73,8 +73,8 @@ def strata_of(images: pd.DataFrame, age_band: float) -> pd.DataFrame:
     found["sex"] = images["sex"].astype(float).map("{:g}".format, na_action="ignore")
     volumes = images["mask_volume_mm3"].astype(float)
     edges = np.unique(volumes.quantile(np.arange(1, THIRDS) / THIRDS).dropna())
-    places = pd.Series(np.searchsorted(edges, volumes), volumes.index)
-    found["size"] = places.where(volumes.notna()).map("{:g}".format, na_action="ignore")
+    thirds = pd.Series(np.searchsorted(edges, volumes), volumes.index)
+    found["size"] = thirds.where(volumes.notna()).map("{:g}".format, na_action="ignore")
     return found
 
 
