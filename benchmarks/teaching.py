@@ -310,7 +310,7 @@ def verdict(found: dict[str, pd.DataFrame], targets: list[Target]) -> str:
     return text + f"{', '.join(learnt) or 'none'}; not: {', '.join(not_learnt) or 'none'}."
 
 
-def trend(gains: pd.DataFrame, fits: pd.DataFrame) -> str:
+def trend(fits: pd.DataFrame) -> str:
     """What the second table says."""
     wide = fits.pivot(index=["replicate", "n"], columns="model", values="auc")
     gain = (wide["transfer"] - wide["baseline"]).unstack("n")
@@ -364,7 +364,7 @@ def main() -> None:
         units=", ".join(f"{name.replace('_', ' ')}: {unit}" for name, unit in UNITS.items()),
         seeds="one network" if asked.seeds == 1 else f"{asked.seeds} networks of different seeds, averaged",
         verdict=textwrap.fill(verdict(found, learn_targets(config["targets"], tables[0])), 120),
-        gains=markdown(gains, 3), trend=trend(gains, fits),
+        gains=markdown(gains, 3), trend=trend(fits),
         losses=markdown(losses, 3), moved=moved.mean(), spread=spread.mean(), within=(np.abs(moved) < spread).sum(),
         epochs_of_losses=len(losses),
     )  # fmt: skip

@@ -170,12 +170,12 @@ def test_a_rehearsal_measures_what_an_image_costs_if_images_share_a_gpu(study, c
         status = {"state": "ok", "seconds": 50.0, "parts": {"start": 10.0, "network": 10.0, "bias field": 30.0}}
         write_json(folder / f"{layout.SUBJECTS}/tiny-0001/tiny_{at}/status.json", status)
     row = {"rule": "preprocess", "key": "tiny-0001/0000", "seconds": 55.0, "units": 2, "device": None}
-    found = rehearsal._costs([row], None, fast, study, folder)["preprocess"]
+    found = rehearsal._costs([row], None, fast, folder)["preprocess"]
     assert found["parts"] == {"start": 10.0, "network": 10.0, "bias field": 30.0}
     assert found["seconds"] == pytest.approx(40 / 3)  # 40 s of work on three cores
     assert found["seconds"] * 2 + found["start"] == pytest.approx(55)
     assert costs.cost_of("preprocess", [], fast, {"preprocess": found}).seconds == found["seconds"]
-    others = rehearsal._costs([row], None, config, study, folder)["preprocess"]
+    others = rehearsal._costs([row], None, config, folder)["preprocess"]
     assert others["seconds"] == pytest.approx(27.5)  # the images' own clocks counted the same seconds twice
 
 

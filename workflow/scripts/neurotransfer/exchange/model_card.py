@@ -41,7 +41,7 @@ def card(metadata: Mapping[str, Any], about: Mapping[str, Any], *, licence: str,
         f"Model card: {about['file']}": _what(metadata, about),
         "Input": _input(metadata),
         "Output": _output(metadata, about["form"]),
-        "Intended use and limits": _limits(metadata),
+        "Intended use and limits": _limits(),
         "Training data": _training(metadata),
         "Metrics": _metrics(metadata, metrics),
         "Licence": _licence(metadata, licence),
@@ -117,7 +117,7 @@ def _class_1(metadata: Mapping[str, Any], name: str) -> str:
     return f"{' or '.join(task['positive'])} against {' or '.join(task['negative'])}"
 
 
-def _limits(metadata: Mapping[str, Any]) -> list[str]:
+def _limits() -> list[str]:
     return [
         "For research: predictions of groups, features for other models, a start for further training.",
         "",

@@ -180,7 +180,7 @@ def _is_stop(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) or getattr(error, "code", None) == 128 + signal.SIGTERM
 
 
-def _exit_at_sigterm(number: int, frame: object) -> None:
+def _exit_at_sigterm(number: int, _: object) -> None:
     sys.exit(128 + number)
 
 

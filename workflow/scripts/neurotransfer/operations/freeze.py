@@ -88,7 +88,7 @@ def plan_text(config: Mapping[str, Any], study: Study, facts: Mapping[str, Any])
         "Is a network that was pretrained (transfer) better than the same network from random weights (baseline), and "
         "than logistic regression on regional volumes (linear), in tasks with few training images?",
         "## Tasks",
-        *_tasks(config, study, facts),
+        *_tasks(study, facts),
         "## Fits",
         *_fits(config, study),
         "## Primary comparisons",
@@ -110,7 +110,7 @@ def _inline(text: object) -> str:
     return " ".join(str(text).split()).replace("|", "/").replace("`", "'")
 
 
-def _tasks(config: Mapping[str, Any], study: Study, facts: Mapping[str, Any]) -> Iterator[str]:
+def _tasks(study: Study, facts: Mapping[str, Any]) -> Iterator[str]:
     rows = ["| task | positive | negative | images | participants |", "|---|---|---|---|---|"]
     for name, task in study.tasks.items():
         classes = [_inline(", ".join(map(str, task[kind]))) for kind in CLASSES]  # type: ignore[call-overload]

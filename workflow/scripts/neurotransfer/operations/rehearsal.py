@@ -212,7 +212,7 @@ def inspect(folder: Path, config: Mapping[str, Any], sample: Sample, ended: Ende
         report.remarks.append(Finding(what, "give it more with --minutes; the same command goes on from here"))
     training = _training(folder)
     rows = _rows(folder, study, config)
-    costs = _costs(rows, training, config, study, folder)
+    costs = _costs(rows, training, config, folder)
     write_json(folder / REHEARSED.name, costs)
     report.stages = _stages(rows, costs)
     report.parts = rows_of_parts(costs.get("preprocess", {}).get("parts", {}), config)
@@ -221,7 +221,7 @@ def inspect(folder: Path, config: Mapping[str, Any], sample: Sample, ended: Ende
         if training.largest_over_first > LARGEST_LOSS:
             what = f"the loss of a training step grew to {training.largest_over_first:.1f} times the first"
             report.problems.append(Finding(what, "lower pretrain.learning_rate, by a factor of 3 say"))
-    report.pictures = _pictures(results, config)
+    report.pictures = _pictures(results)
     if ended.status and not report.problems and not ended.out_of_time:
         lines = tuple(line for line in ended.lines if line.strip())[-LIMIT_LINES:]
         report.problems.append(Finding(f"Snakemake ended with status {ended.status}", "read its last lines", lines))
@@ -344,7 +344,7 @@ def _rows(folder: Path, study: Study, config: Mapping[str, Any]) -> list[dict[st
 
 
 def _costs(
-    rows: list[dict[str, Any]], training: Training | None, config: Mapping[str, Any], study: Study, folder: Path
+    rows: list[dict[str, Any]], training: Training | None, config: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
     """Seconds of start per job and per unit of work, by rule: what costs.Cost holds, as JSON; and disk per image."""
     costs: dict[str, Any] = {}
@@ -411,7 +411,7 @@ def _stages(rows: list[dict[str, Any]], costs: Mapping[str, Any]) -> list[list[s
     return found
 
 
-def _pictures(results: Path, config: Mapping[str, Any]) -> list[dict[str, str]]:
+def _pictures(results: Path) -> list[dict[str, str]]:
     """Three masks to look at, of as many cohorts as there are."""
     found = []
     for path in sorted((results / "quality").glob("*.tsv")):

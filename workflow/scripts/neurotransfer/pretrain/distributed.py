@@ -143,7 +143,7 @@ def start(count: int, module: str, facts: Mapping[str, Any], log: str | Path | N
         process = subprocess.Popen([*torchrun, "-m", module, folder], env=environment, preexec_fn=_end_with_parent)
         asked: list[int] = []
 
-        def pass_on(number: int, frame: object) -> None:
+        def pass_on(number: int, _: object) -> None:
             asked.append(number)
             process.send_signal(signal.SIGTERM)
 
