@@ -46,6 +46,7 @@ TRAINING, VALIDATION = 400, 112  # images
 CROP, VOXEL_SIZE = (112, 96, 112), 2.0  # twice as many voxels of 1 mm along each axis are the paper's crop
 LONG = {"steps": 600, "batch_size": 8}
 SEX_STEPS = 2400  # of the runs that show how soon sex is learnt
+SEX_EPOCHS = (1, 4, 8, 12, 20, 28, 36, 48)  # in docs/pretraining.md
 SEED = 11  # of the noise
 AT_ONCE = 4  # images that are interpolated together, to bound memory
 WHOLE = (100, 20)  # people who train and who validate in a whole fit, as in the paper's smallest
@@ -135,14 +136,13 @@ def runs_for_sex(data_type: str) -> list[Run]:
 
 def sex_rows(folder: Path) -> list[list[str]]:
     """Validation AUC of sex, and age's mean absolute error, in some epochs of the long runs of `runs_for_sex`."""
-    epochs = (1, 4, 8, 12, 16, 20, 24, 32, 40, 48)
-    rows = [["", *map(str, epochs)]]
+    rows = [["all six targets", *map(str, SEX_EPOCHS)]]
     for path in sorted((folder / "results").glob("sex-*.json")):
         found = read_json(path)
         if found["run"]["steps"] == SEX_STEPS:
-            of_epochs = [] if found["diverged"] else [found["history"][epoch - 1] for epoch in epochs]
-            figures = [f"{one['validation_sex_auc']:.2f} {one['validation_age_mae']:.1f}" for one in of_epochs]
-            rows.append([path.stem, *(figures or ["diverged"] * len(epochs))])
+            of_epochs = [] if found["diverged"] else [found["history"][epoch - 1] for epoch in SEX_EPOCHS]
+            figures = [f"{one['validation_sex_auc']:.2f}, {one['validation_age_mae']:.1f}" for one in of_epochs]
+            rows.append([path.stem, *(figures or ["diverged"] * len(SEX_EPOCHS))])
     return rows
 
 
@@ -165,7 +165,7 @@ class Clock:
         print(f"{time.monotonic() - self.start:6.1f} s  {what}", flush=True)
 
     @contextlib.contextmanager
-    def told(self, what: str) -> Iterator[None]:
+    def reporting(self, what: str) -> Iterator[None]:
         """Print that the block is done, or that memory or a kernel failed: the other runs are still worth having."""
         try:
             yield
@@ -211,7 +211,7 @@ def train_all(asked: list[Run], folder: Path, heads: Heads, clock: Clock) -> Non
         rows = np.arange(min(run.steps * run.batch_size, heads.training)), np.arange(heads.training, last)
         images, tables = zip(*map(heads.part, rows), strict=True)
         checkpoints = NoCheckpoints(folder / run.name, "benchmark")
-        with clock.told(run.name):
+        with clock.reporting(run.name):
             training.train(run, folder, images, tables, heads.device, checkpoints)
 
 
@@ -241,7 +241,7 @@ def fit_all(
         seen, unseen = (generator.permutation(rows) for rows in np.split(np.arange(len(heads.table)), [heads.training]))
         images, table = heads.part(np.concatenate([seen[: counts[0]], unseen[: counts[1]]]))
         of_fit = {"data_type": heads.data_type, **changed}
-        with clock.told(f"{folder.name}: {model}, setting {setting}, seed {seed}"):
+        with clock.reporting(f"{folder.name}: {model}, setting {setting}, seed {seed}"):
             training_fits.train(model, setting, seed, folder, images, table, counts[0], weights, heads.device, of_fit)
 
 

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from neurotransfer.files import write_json
 from neurotransfer.simulation import study
 from runs import REPOSITORY
 
@@ -63,6 +64,17 @@ def test_the_benchmark_of_training_on_a_gpu_works_without_what_a_borrowed_machin
     assert [row[0] for row in rows if "stable" in row] == ["| adamw 0.0003, max, dropout 0"] * 2 + [
         *["| baseline", "| transfer"] * 2
     ]
+
+
+def test_the_benchmark_of_training_on_a_gpu_prints_the_epochs_of_the_docs_table(tmp_path):
+    training_gpu = importlib.import_module("benchmarks.training_gpu")
+    history = [{"validation_sex_auc": epoch / 100, "validation_age_mae": epoch / 10} for epoch in range(1, 49)]
+    result = {"run": {"steps": training_gpu.SEX_STEPS}, "diverged": False, "history": history}
+    (tmp_path / "results").mkdir()
+    write_json(tmp_path / "results/sex-default.json", result)
+    head, row = training_gpu.sex_rows(tmp_path)
+    assert f"| {' | '.join(head)} |\n" in (REPOSITORY / "docs/pretraining.md").read_text(encoding="utf-8")
+    assert row == ["sex-default", *(f"{int(epoch) / 100:.2f}, {int(epoch) / 10:.1f}" for epoch in head[1:])]
 
 
 def test_a_head_is_drawn_near_the_brain_only_and_is_the_same(monkeypatch):
