@@ -8,6 +8,7 @@ import torch
 from neurotransfer.cli import main
 from neurotransfer.errors import InputError
 from neurotransfer.exchange.importing import import_weights
+from neurotransfer.exchange.torch_file import read_torch
 from neurotransfer.pretrain.targets import decode, from_metadata
 from neurotransfer.pretrain.weights import network_from, read_weights
 from published import image_pair, published
@@ -111,6 +112,15 @@ class Payload:
 
     def __reduce__(self):
         return exec, ("raise SystemExit('unpickled')",)
+
+
+def test_a_missing_file_is_called_missing_and_a_folder_no_regular_file(tmp_path):
+    with pytest.raises(InputError, match="there is no such file; correct the path"):
+        read_torch(tmp_path / "weights.pt")
+    for folder, kind in (("weights.pt", "peng-age"), ("weights.onnx", "pyment-multi-2025")):
+        (tmp_path / folder).mkdir()
+        with pytest.raises(InputError, match=r"weights\.\w+: it is no regular file"):
+            import_weights(tmp_path / folder, kind, tmp_path / "own.safetensors")
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -113,7 +113,7 @@ def read_source(source: Path, kind: Kind) -> tuple[dict[str, Tensor], list[Path]
     if kind.name.startswith("pyment") and source.suffix != ".onnx":
         files = Checkpoint(source).files
         return read_keras(source, [target.name for target in kind.targets]), files, False
-    if not source.is_file():
+    if not source.exists():
         raise InputError(source, "", "there is no such file", "correct the path")
     if kind.name.startswith("pyment"):
         graph = read_onnx(source, kind.epsilon, kind.pooling)

@@ -26,9 +26,11 @@ def read_torch(path: str | Path) -> dict[str, torch.Tensor]:
     Raises
     ------
     InputError
-        if the file is no state dict, or holds objects that only unpickling could make
+        if there is no such file, or if it is no state dict or holds objects that only unpickling could make
     """
     path = Path(path)
+    if not path.exists():
+        raise InputError(path, "", "there is no such file", "correct the path")
     if not path.is_file():
         raise InputError(path, "", "it is no regular file", "give another file")
     try:
