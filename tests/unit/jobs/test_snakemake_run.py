@@ -1,7 +1,11 @@
 """Snakemake's many lines in one of progress."""
 
+import contextlib
 import logging
+import os
 import re
+import signal
+import subprocess
 import sys
 from collections import Counter
 from types import SimpleNamespace
@@ -11,7 +15,7 @@ import pandas as pd
 import pytest
 from neurotransfer.errors import ImageError
 from neurotransfer.jobs.job import set_up_logging
-from neurotransfer.jobs.snakemake_run import Progress, run_snakemake
+from neurotransfer.jobs.snakemake_run import INTERRUPTED, Progress, run_snakemake
 from neurotransfer.preprocess import run
 from neurotransfer.preprocess.engines import Made
 from neurotransfer.pretrain import progress as pretraining
@@ -206,6 +210,47 @@ def test_in_a_terminal_a_line_is_made_each_second_while_jobs_say_nothing():
     with mock.patch.object(sys, "stdout", mock.Mock(isatty=lambda: True, write=len)):
         run_snakemake([sys.executable, "-c", code], "test", progress=progress)
     assert len(asked) >= 3
+
+
+STUBBORN = """
+import os, signal, subprocess, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+subprocess.Popen(["sleep", "600"])  # a job that goes on, and holds the pipe
+print("child", os.getpid())
+print("1 of 2 steps (50%) done", flush=True)
+time.sleep(600)
+"""
+INTERRUPTED_RUN = """
+import signal, sys
+from neurotransfer.jobs.snakemake_run import run_snakemake
+signal.signal(signal.SIGINT, signal.default_int_handler)
+ended = run_snakemake([sys.executable, "-c", sys.argv[1]], "test")
+print(ended.lines[0], flush=True)
+sys.exit(ended.status)
+"""
+
+
+def test_a_second_ctrl_c_kills_snakemake_and_ends_quietly():
+    """Also if Snakemake and a job of it end at no Ctrl-C, and however often it is pressed."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    command = [sys.executable, "-c", INTERRUPTED_RUN, STUBBORN]
+    with subprocess.Popen(command, start_new_session=True, **pipes) as process:
+        try:
+            assert "1 of 2 jobs" in process.stdout.readline()
+            for _ in range(60):
+                os.killpg(process.pid, signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.5)
+                    break
+            status = process.poll()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        out = process.stdout.read()
+    found = re.fullmatch(r"\ntest: stopped; the same command goes on from here\nchild (\d+)\n", out)
+    assert status == INTERRUPTED and found, out
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(found[1]), 0)
 
 
 def test_a_byte_that_is_not_utf_8_ends_nothing():

@@ -189,7 +189,8 @@ def run_snakemake(
                     width = shutil.get_terminal_size().columns - 3 - len(name) if sys.stdout.isatty() else 1000
                     _show(f"{name}: {progress.line(now - started, width)}", last)
         except KeyboardInterrupt:
-            process.wait()  # Snakemake got the same Ctrl-C and ends its jobs
+            _wait_for_end(process)  # Snakemake got the same Ctrl-C and ends its jobs
+            process.stdout = None  # the reader closes it: a job that goes on may hold its other end
             print(f"\n{name}: stopped; the same command goes on from here")
             return Ended(INTERRUPTED, tuple(lines), time.monotonic() - started)
         finally:
@@ -203,8 +204,9 @@ def _lines_and_ticks(output: IO[str]) -> Iterator[str | None]:
 
     def read() -> None:
         try:
-            for line in output:
-                heard.put(line)
+            with output:
+                for line in output:
+                    heard.put(line)
         except ValueError:
             if not output.closed:  # it is closed if this process ends
                 raise
@@ -221,6 +223,15 @@ def _lines_and_ticks(output: IO[str]) -> Iterator[str | None]:
         if line is None:
             return
         yield line
+
+
+def _wait_for_end(process: subprocess.Popen) -> None:
+    """Wait for a process to end that got Ctrl-C as this one did, and kill it at the next Ctrl-C."""
+    before = signal.signal(signal.SIGINT, lambda *_: process.kill())
+    try:
+        process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _end_in(process: subprocess.Popen, seconds: float, ended: threading.Event, out_of_time: threading.Event) -> None:
