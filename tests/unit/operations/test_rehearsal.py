@@ -192,6 +192,14 @@ def test_a_job_that_could_not_be_sent_is_named_with_the_schedulers_words(tmp_pat
     assert list(rehearsal._failures(tmp_path, Ended(0, (line,), 3.0))) == []
 
 
+def test_a_job_that_failed_is_no_second_failure_to_send_one(tmp_path):
+    end = ("WorkflowError:", "At least one job did not complete successfully.")
+    assert list(rehearsal._failures(tmp_path, Ended(1, ("Exiting because a job execution failed.", *end), 3.0))) == []
+    other = ("WorkflowError:", "Failed to open source file")
+    (finding,) = rehearsal._failures(tmp_path, Ended(1, (*other, *end), 3.0))
+    assert finding.lines == other
+
+
 def test_images_that_were_refused_have_an_example_for_each_reason(tmp_path):
     images = [("a_1", "mask_failed", "25% lies outside"), ("a_2", "mask_failed", "30%"), ("a_3", "flat", "8 voxels")]
     names = [name for name, _, _ in images]

@@ -50,6 +50,7 @@ LIMIT_LINES = 8  # of Snakemake's output that are shown if nothing else explains
 NOT_SENT = re.compile(
     r"sbatch: error|SLURM job submission failed|WorkflowError|Invalid (?:partition|account|qos)", re.I
 )
+JOBS_FAILED = "At least one job did not complete successfully"  # the WorkflowError that follows jobs which failed
 GPU_MEMORY = re.compile(r"peak GPU memory (\d+) MB")
 EPOCH = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d).* epoch \d+: train_loss")
 DATA_TYPE = re.compile(r"the network computes in (.+)$", re.MULTILINE)
@@ -237,12 +238,21 @@ def _failures(folder: Path, ended: Ended) -> Iterator[Finding]:
     for kind in by_kind(failures_of(folder)):
         first = kind[0]
         yield Finding(f"{first.rule} failed ({len(kind)} jobs): {first.cause}", "", first.lines)
-    lines = tuple(dict.fromkeys(line.strip() for line in ended.lines if NOT_SENT.search(line)))
+    lines = tuple(dict.fromkeys(_not_sent(ended.lines)))
     if lines and ended.status:
         fix = "correct the profile's partition, account or resources: sinfo -o '%P %l %G' lists partitions"
         if not any("sbatch" in line or "SLURM" in line for line in lines):
             fix = "correct the configuration or the profile"
         yield Finding("Snakemake could not start or send a job", fix, lines[:LIMIT_LINES])
+
+
+def _not_sent(lines: Sequence[str]) -> Iterator[str]:
+    """What a scheduler or Snakemake says of jobs that could not be sent; the message of an error is in its next line."""
+    for line, after in pairwise([*lines, ""]):
+        if NOT_SENT.search(line) and JOBS_FAILED not in line + after:
+            yield line.strip()
+            if line.rstrip().endswith("WorkflowError:") and after.strip():
+                yield after.strip()
 
 
 def _refused(results: Path) -> list[list[str]]:
