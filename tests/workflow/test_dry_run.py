@@ -1,7 +1,12 @@
 """Dry runs of the paper's configuration on smaller tables of the same shape have the expected jobs."""
 
+import json
+import shlex
+import subprocess
+import sys
+
 import pytest
-from runs import REPOSITORY, copy_of, planned_jobs
+from runs import REPOSITORY, copy_of, neurotransfer, planned_jobs
 
 from workbench.measured import empty_snakemake, fastest, jobs_by_rule, manifest, snakemake
 from workbench.paper_study import designs, write_study
@@ -72,3 +77,23 @@ def test_the_repositorys_own_snakefile_asks_for_the_whole_study(tmp_path):
     study = copy_of(REPOSITORY / ".test", tmp_path / "study")
     overlays = [REPOSITORY / "config/demo.yaml", study / "config.yaml"]
     assert planned_jobs(study, overlays=overlays) == planned_jobs(study, "all", overlays=overlays)
+
+
+@pytest.mark.parametrize("place", ["study", "repository"])
+def test_the_command_that_makes_a_failed_job_again_works_as_printed(tmp_path, place):
+    study = copy_of(REPOSITORY / ".test", tmp_path / "study")
+    record = study / "results/failures/linear/ad_hc-18-001.json"
+    record.parent.mkdir(parents=True)
+    facts = {"rule": "linear", "key": "ad_hc-18-001", "cause": "the disk was full", "time": 1.0}
+    record.write_text(json.dumps(facts | {"wildcards": ["ad_hc", "18", "001"]}))
+    folder, directory, overlay = (study, [], "config.yaml")
+    if place == "repository":
+        folder, directory, overlay = REPOSITORY, ["--directory", study], study / "config.yaml"
+    overlays = ["--configfile", REPOSITORY / "config/demo.yaml", overlay]
+    said = neurotransfer("failures", "--profile", "local", *directory, *overlays, cwd=folder)
+    (line,) = [line.strip() for line in said.stdout.splitlines() if line.strip().startswith("snakemake ")]
+    done = subprocess.run(
+        [sys.executable, "-m", *shlex.split(line), "--dry-run"], capture_output=True, text=True, cwd=folder, timeout=300
+    )
+    assert done.returncode == 0, line + done.stdout + done.stderr
+    assert "results/fits/ad_hc/n18/001/linear.json" in done.stdout

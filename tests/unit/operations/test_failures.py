@@ -89,6 +89,11 @@ def test_causes_alike_are_counted_together_and_each_has_its_command(tmp_path):
     assert "and 3 more like these" in text
 
 
+def test_one_failure_is_one_job_of_one_kind(tmp_path):
+    leave(tmp_path, "cache", ["A-0001"], "the disk is gone")
+    assert report(failures_of(tmp_path), 4).startswith("1 job failed when last tried, of 1 kind\n")
+
+
 def test_the_last_meaningful_lines_of_the_log_are_shown(tmp_path):
     noise = ["2026 INFO setting 0", "", "ValueError: 7 is not 8"]
     leave(tmp_path, "linear", ["scz_bd", "200", "010"], "ValueError: 7 is not 8", ["a line", *noise])

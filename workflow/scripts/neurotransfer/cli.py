@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -117,6 +118,9 @@ def main(arguments: list[str] | None = None) -> int:
     failures = commands.add_parser("failures", help="failed jobs and their causes, with the command that repeats each")
     _add_study(failures)
     failures.add_argument("--n", type=_count, default=20, help="failures shown in full; default: %(default)s")
+    failures.add_argument(
+        "--profile", metavar="PROFILE", help="of the commands; default: slurm, or local if there is no sbatch"
+    )
     failures.set_defaults(run=_failures)
 
     costs = commands.add_parser("costs", help="time and memory of finished jobs: a row per rule, or per job")
@@ -529,8 +533,20 @@ def _preview(chosen: argparse.Namespace) -> None:
 def _failures(chosen: argparse.Namespace) -> None:
     from .operations.failures import failures_of, report
 
-    options = [part for name in ("directory", "configfile") for part in _given(chosen, name)]
-    print(report(failures_of(chosen.directory), chosen.n, options))
+    print(report(failures_of(chosen.directory), chosen.n, _snakemake_options(chosen)))
+
+
+def _snakemake_options(chosen: argparse.Namespace) -> list[str]:
+    """The options with which Snakemake, called in the current folder, goes on with the study of a command."""
+    here = Path.cwd() == REPOSITORY
+    profile = _profile(chosen.profile or ("slurm" if shutil.which("sbatch") else "local"))
+    is_local = Path(profile) == REPOSITORY / "profiles/local"
+    if here and Path(profile).is_relative_to(REPOSITORY):
+        profile = str(Path(profile).relative_to(REPOSITORY))
+    snakefile = [] if here else ["--snakefile", str(REPOSITORY / "Snakefile")]
+    cores = ["--cores", str(os.cpu_count() or 1)] if is_local else []
+    study = [part for name in ("directory", "configfile") for part in _given(chosen, name)]
+    return [*snakefile, "--profile", profile, *cores, *study]
 
 
 def _given(chosen: argparse.Namespace, name: str) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..files import is_number, opened, read_json
 from ..study import layout
 from ..study.rules import RULES, base_name, first_of_batch, target_of
-from ..text import printable
+from ..text import counted, printable
 
 SUMMARY = layout.AUCS  # it needs every fit, so asking for it repeats the fits that a group did not make
 LINES = 4  # of a log that are shown
@@ -69,13 +69,13 @@ def report(failures: Sequence[Failure], count: int, options: Sequence[str] = ())
 
     Parameters
     ----------
-    options : of the snakemake command that repeats a job, such as ``--configfile``
+    options : of the snakemake command that repeats a job, such as ``--profile`` and ``--configfile``
     """
     if not failures:
         return "no job has failed; for images that could not be used, see: neurotransfer status"
     ordered = by_kind(failures)
     share = max(1, count // len(ordered))
-    parts = [f"{len(failures)} jobs failed when last tried, of {len(ordered)} kinds"]
+    parts = [f"{counted(len(failures), 'job')} failed when last tried, of {counted(len(ordered), 'kind')}"]
     for group in ordered:
         first = group[0]
         parts.append(f"\n{len(group)} × {first.rule}: {first.cause}")
