@@ -247,7 +247,7 @@ def _failures(folder: Path, ended: Ended) -> Iterator[Finding]:
 
 
 def _not_sent(lines: Sequence[str]) -> Iterator[str]:
-    """What a scheduler or Snakemake says of jobs that could not be sent; the message of an error is in its next line."""
+    """What a scheduler or Snakemake says of jobs that could not be sent; a message stands in the next line."""
     for line, after in pairwise([*lines, ""]):
         if NOT_SENT.search(line) and JOBS_FAILED not in line + after:
             yield line.strip()
