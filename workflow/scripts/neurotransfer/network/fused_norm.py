@@ -116,7 +116,10 @@ def _side_by_side(rows: Tensor, step: int, *values: Tensor) -> tuple[Callable[[T
 
 
 def _greatest(x: Tensor, size: int) -> Tensor:
-    """Max-pool [N, C, D, H, W] by windows of `size` voxels, without indices: a third of the time on a CPU."""
+    """Max-pool [N, C, D, H, W] by windows of `size` voxels, without indices: a third of the time on a CPU.
+
+    There an axis of fewer than `size` voxels gives an empty tensor; on other devices it is torch's error.
+    """
     if x.device.type != "cpu":
         return functional.max_pool3d(x, size)
     for axis in (2, 3, 4):

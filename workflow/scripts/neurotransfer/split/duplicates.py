@@ -136,15 +136,11 @@ class _Template:
     """The MNI152 brain at a few thousand points, with the matrices for a step of the deformation."""
 
     def __init__(self) -> None:
-        from ..preprocess.engines.registration import template
+        from ..preprocess.engines.registration import halved_template
 
-        whole, affine = template()[0], template()[3]
-        edges = [edge // 2 * 2 for edge in whole.shape]
-        t1 = (
-            whole[tuple(map(slice, edges))].reshape([part for edge in edges for part in (edge // 2, 2)]).mean((1, 3, 5))
-        )
+        t1, affine = halved_template()
         t1 = np.pad(t1, 10)
-        start = affine[:3, 3] + 0.5 - 20  # of the padded volume's first voxel, 2 mm wide
+        start = affine[:3, 3] - 20  # of the padded volume's first voxel, 2 mm wide
         channels = _channels(t1, 2.0)
         box = np.meshgrid(
             *(np.arange(low, high, SPACING) for low, high in ((-84, 85), (-120, 96), (-76, 92))), indexing="ij"

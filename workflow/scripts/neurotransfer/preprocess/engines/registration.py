@@ -125,8 +125,8 @@ def template() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=1)
-def _halved_template() -> tuple[np.ndarray, np.ndarray]:
-    """The template's T1 at 2 mm, and its affine."""
+def halved_template() -> tuple[np.ndarray, np.ndarray]:
+    """The template's T1 at 2 mm, the mean of 2³ voxels, and its affine (RAS)."""
     t1, _, _, affine = template()
     even = t1[tuple(slice(0, size // 2 * 2) for size in t1.shape)]
     halved = even.reshape([part for size in even.shape for part in (size // 2, 2)]).mean(axis=(1, 3, 5))
@@ -141,7 +141,7 @@ def _points(spacing: int, blur: float) -> _Points:
 
     None lies outside: the template has no head, and a real one's scalp would pull the brain's border to itself.
     """
-    halved, affine = _halved_template()
+    halved, affine = halved_template()
     step = spacing // 2
     smooth = ndimage.gaussian_filter(halved, np.sqrt(max(blur**2 - 1 / 3, 0)) / 2)  # the mean of 2 mm is a blur, too
     indices = np.argwhere(halved[::step, ::step, ::step] > 0) * step
@@ -161,7 +161,9 @@ def register(image: np.ndarray, affine: np.ndarray) -> Registration:
     Raises
     ------
     ImageError
-        ``mask_failed`` if the template fits nowhere, or fits better in another direction
+        ``mask_failed`` if no voxels are brighter than the others, if the template fits nowhere, fits better in another
+        direction or much smaller, or fits only if its volume or its shape is not that of a brain, and if the top of
+        the brain lies outside of the head
     """
     points, level = _points(8, COARSE), _level(image, affine, COARSE)
     bright = level.values > 0.15 * np.percentile(level.values, 99)
