@@ -27,12 +27,53 @@ PROGRESS = 10.0  # seconds between two lines on the progress of a long command
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; a user's mistake gives one line on standard error and exit status 2."""
+    chosen = _parser().parse_args(arguments)
+    before = os.umask(OWNER)  # until a study's configuration is known
+    try:
+        ended = int(chosen.run(chosen) or 0)
+        sys.stdout.flush()
+        return ended
+    except BrokenPipeError:  # the next program of a pipe, such as head, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would flush into the pipe again
+        return ENDED_BY_PIPE
+    except InputError as error:
+        lines = [*error.explained().splitlines(), *_forgotten(chosen)]
+        print("\n".join(f"neurotransfer: {line}" for line in lines), file=sys.stderr)
+        return 2
+    except OSError as error:
+        from .jobs.job import explain
+
+        print(f"neurotransfer: {explain(error)}", file=sys.stderr)
+        return 2
+    finally:
+        os.umask(before)  # of a program that calls this function
+
+
+def _parser() -> _Parser:
+    """The options of every command; the help lists the commands in the order of these groups."""
     begin = "begin with: neurotransfer demo demo; with your own data: look, init, manifest, rehearse, plan, snakemake"
     about = "Is pretraining worth it for a small study?"
     parser = _Parser(prog="neurotransfer", description=about, epilog=f"{begin} (docs/tutorial.md)")
     parser.add_argument("--version", action="version", version=f"neurotransfer {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    groups = (
+        _add_beginning,
+        _add_people,
+        _add_progress,
+        _add_forecasts,
+        _add_outcomes,
+        _add_simulations,
+        _add_predict,
+        _add_verify,
+        _add_weights,
+    )
+    for add in groups:
+        add(commands)
+    return parser
 
+
+def _add_beginning(commands: argparse._SubParsersAction) -> None:
+    """Commands from data sets to a compiled manifest."""
     look = commands.add_parser(
         "look", help="what a BIDS folder holds: images, sessions, columns, and what they may mean"
     )
@@ -58,6 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     manifest.set_defaults(run=_manifest)
 
+
+def _add_people(commands: argparse._SubParsersAction) -> None:
+    """Commands for people who withdraw, or have several ids."""
     withdraw = commands.add_parser(
         "withdraw", help="take the names of people who have withdrawn out of old logs, or search for them everywhere"
     )
@@ -73,6 +117,9 @@ def main(arguments: list[str] | None = None) -> int:
     same.add_argument("--dry-run", "-n", action="store_true", help="show what would be repeated, and write nothing")
     same.set_defaults(run=_same_people)
 
+
+def _add_progress(commands: argparse._SubParsersAction) -> None:
+    """Commands for the progress of a study, and for failed images."""
     status = commands.add_parser("status", help="the images by state, cohort and reason, and the progress of each step")
     _add_study(status)
     status.add_argument("--watch", action="store_true", help="show it on one screen until all is done")
@@ -90,6 +137,9 @@ def main(arguments: list[str] | None = None) -> int:
     retry.add_argument("--dry-run", "-n", action="store_true", help="show what would be done, and do nothing")
     retry.set_defaults(run=_retry)
 
+
+def _add_forecasts(commands: argparse._SubParsersAction) -> None:
+    """Commands for the time before a study runs."""
     plan = commands.add_parser("plan", help="jobs, hours, disk, feasibility and power, before anything runs")
     _add_study(plan)
     plan.add_argument("--gpus", type=_count, default=8, help="GPUs in use at once; default: %(default)s")
@@ -110,6 +160,9 @@ def main(arguments: list[str] | None = None) -> int:
     rehearse.add_argument("options", nargs="*", metavar="-- OPTIONS", help="further options of Snakemake")
     rehearse.set_defaults(run=_rehearse)
 
+
+def _add_outcomes(commands: argparse._SubParsersAction) -> None:
+    """Commands for what a study that runs or has run gives: fits, failures, costs."""
     preview = commands.add_parser("preview", help="a preliminary page from the finished fits, while the others run")
     _add_study(preview)
     preview.add_argument("--output", type=Path, default=Path("preview.html"), help="default: %(default)s")
@@ -128,6 +181,9 @@ def main(arguments: list[str] | None = None) -> int:
     costs.add_argument("--output", type=Path, metavar="FILE", help="write a row per job to this TSV")
     costs.set_defaults(run=_costs)
 
+
+def _add_simulations(commands: argparse._SubParsersAction) -> None:
+    """Commands that simulate a study."""
     simulate = commands.add_parser("simulate", help="simulate a study with known truth, on real anatomy")
     simulate.add_argument("folder", type=Path, metavar="FOLDER", help="the study's new folder")
     simulate.add_argument("--seed", type=_seed, default=7, help="default: %(default)s")
@@ -149,6 +205,9 @@ def main(arguments: list[str] | None = None) -> int:
     demo.add_argument("--cores", type=_count, default=2, help="default: %(default)s")
     demo.set_defaults(run=_demo)
 
+
+def _add_predict(commands: argparse._SubParsersAction) -> None:
+    """The command for own scans."""
     predict = commands.add_parser("predict", help="what weights predict of your own scans, in a table")
     predict.add_argument("--weights", type=Path, required=True, metavar="FILE", help="of a network: .safetensors")
     predict.add_argument(
@@ -168,11 +227,17 @@ def main(arguments: list[str] | None = None) -> int:
     predict.add_argument("options", nargs="*", metavar="-- OPTIONS", help="further options of Snakemake")
     predict.set_defaults(run=_predict)
 
+
+def _add_verify(commands: argparse._SubParsersAction) -> None:
+    """The command for the cache."""
     verify = commands.add_parser("verify", help="check every byte of the cache, and that it is up to date")
     _add_study(verify)
     verify.add_argument("--threads", type=_count, default=os.cpu_count() or 1, help="default: %(default)s")
     verify.set_defaults(run=_verify)
 
+
+def _add_weights(commands: argparse._SubParsersAction) -> None:
+    """Commands for files of weights."""
     weights = commands.add_parser("weights", help="files of weights: what one says of itself, and published ones")
     inner = weights.add_subparsers(title="commands", metavar="COMMAND", required=True)
     show = inner.add_parser("show", help="print architecture, crop, scaling, targets, preprocessing and training")
@@ -203,27 +268,6 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--images", type=Path, nargs="+", default=[], metavar="IMAGE", help="cropped, for the check")
     export.add_argument("--metrics", type=Path, metavar="TABLE", help="of evaluate; default: metrics.tsv beside FILE")
     export.set_defaults(run=_export_weights)
-
-    chosen = parser.parse_args(arguments)
-    before = os.umask(OWNER)  # until a study's configuration is known
-    try:
-        ended = int(chosen.run(chosen) or 0)
-        sys.stdout.flush()
-        return ended
-    except BrokenPipeError:  # the next program of a pipe, such as head, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would flush into the pipe again
-        return ENDED_BY_PIPE
-    except InputError as error:
-        lines = [*error.explained().splitlines(), *_forgotten(chosen)]
-        print("\n".join(f"neurotransfer: {line}" for line in lines), file=sys.stderr)
-        return 2
-    except OSError as error:
-        from .jobs.job import explain
-
-        print(f"neurotransfer: {explain(error)}", file=sys.stderr)
-        return 2
-    finally:
-        os.umask(before)  # of a program that calls this function
 
 
 def _forgotten(chosen: argparse.Namespace) -> list[str]:
