@@ -291,8 +291,43 @@ def test_init_without_a_task_says_what_to_write(capsys):
     assert main(["init", str(data_set("H", people(30))), "--directory", "study"]) == 0
     said = capsys.readouterr().out
     assert "no task was found" in said and "docs/bids.md" in said
-    assert said.rstrip().endswith("then: neurotransfer manifest --configfile my-study.yaml")
+    assert said.rstrip().endswith("then: neurotransfer manifest --directory study --configfile study/my-study.yaml")
     assert "#   positive: [Patient]" in Path("study/my-study.yaml").read_text()
+    os.chdir("study")
+    Path("cohorts.tsv").unlink()
+    Path("my-study.yaml").unlink()
+    assert main(["init", "../H"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("then: neurotransfer manifest --configfile my-study.yaml")
+
+
+def test_too_few_people_for_a_task_are_said_with_their_numbers(capsys):
+    assert main(["init", str(data_set("H", patients(12)))]) == 0
+    said = capsys.readouterr().out
+    assert "note: H: its 6 people with depr and 6 with HC are too few for 20 training images" in said
+    assert "no task was found" not in said
+
+
+def test_a_diagnosis_that_no_code_can_hold_lets_nobody_pretrain(capsys):
+    rows = patients(90)
+    for at, row in enumerate(rows):
+        row["group"] = ("HC", "MDD", "MDD, anxiety")[at % 3]
+    assert main(["init", str(data_set("P", rows))]) == 0
+    assert "note: P: its diagnosis is not read (group has 'MDD, anxiety'" in capsys.readouterr().out
+    lines = [line.split("\t") for line in Path("cohorts.tsv").read_text().splitlines() if "\t" in line]
+    assert dict(zip(*lines, strict=True))["roles"] == "holdout"
+
+
+def test_a_folder_that_is_given_twice_is_refused():
+    data_set("P", people(10))
+    with pytest.raises(InputError, match="it is given twice"):
+        start_study([Path("P"), Path("../", Path.cwd().name, "P")], Path("study"), lambda *_: [20])
+
+
+def test_a_sex_is_found_by_its_words_and_its_codes_are_explained():
+    rows = [{"participant_id": f"sub-{at:02d}", "age": 30 + at, "Gendr": ("male", "F", "m")[at % 3]} for at in range(9)]
+    assert look(data_set("P", rows)).guesses["sex"].column == "Gendr"
+    rows = [{**row, "sex": 1 + at % 2} for at, row in enumerate(people(9))]
+    assert "sex_codes, as 1=1,2=0 if 1 is male" in look(data_set("Q", rows)).guesses["sex"].why
 
 
 def test_a_look_at_no_image_and_at_a_file_says_what_is_expected():

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from neurotransfer.errors import InputError
-from neurotransfer.files import read_table
+from neurotransfer.files import read_table, write_json
+from neurotransfer.simulation import study as study_module
 from neurotransfer.simulation.study import COHORTS, CohortDesign, _people, best_predictions, simulate_study
 from sklearn.linear_model import LogisticRegression, QuantileRegressor
 from sklearn.metrics import roc_auc_score
@@ -75,6 +76,35 @@ def test_running_again_does_nothing_and_another_study_is_refused(study):
     assert times == {path: path.stat().st_mtime_ns for path in study.rglob("*")}
     with pytest.raises(InputError, match="another simulated study"):
         simulate_study(study, participants=0.2, voxel_size=5.0)
+
+
+@pytest.mark.parametrize("name", ["cohorts.tsv", "my-study.yaml", "data/A/participants.tsv", "results/a.tsv"])
+def test_a_study_that_is_not_simulated_is_never_overwritten(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(InputError, match="contains a study that is not simulated"):
+        simulate_study(tmp_path, participants=0.2, voxel_size=6.0, cohorts=["alpha"])
+    assert [file.read_text() for file in tmp_path.rglob("*") if file.is_file()] == ["mine"]
+
+
+def test_a_simulation_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    chosen = {"participants": 0.1, "voxel_size": 9.0, "cohorts": ["alpha"]}
+    with monkeypatch.context() as stopped:
+        stopped.setattr(study_module, "write_json", stop_at_the_end)
+        with pytest.raises(KeyboardInterrupt):
+            simulate_study(tmp_path, **chosen)
+    assert (tmp_path / "cohorts.tsv").exists() and not (tmp_path / "simulated.json").exists()
+    with pytest.raises(InputError, match="another simulated study"):
+        simulate_study(tmp_path, **chosen | {"voxel_size": 8.0})
+    simulate_study(tmp_path, **chosen)
+    assert (tmp_path / "simulated.json").exists() and not list(tmp_path.glob(".simulation*"))
+
+
+def stop_at_the_end(path, value):
+    if path.name == "simulated.json":
+        raise KeyboardInterrupt
+    write_json(path, value)
 
 
 def test_an_unknown_cohort_is_refused(tmp_path):

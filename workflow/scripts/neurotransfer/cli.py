@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -357,10 +358,13 @@ def _init(chosen: argparse.Namespace) -> None:
     started = start_study(chosen.folders, chosen.directory, feasible)
     for path in started.paths:
         print(f"written: {path}")
-    if not started.tasks:
-        print("no task was found: say in cohorts.tsv which column has the diagnosis (neurotransfer look FOLDER lists")
-        print("them), and write a task into my-study.yaml, as its comment shows (docs/bids.md)")
-    print("check the guesses in both; then: neurotransfer manifest --configfile my-study.yaml")
+    for note in started.notes:
+        print(f"note: {note}")
+    options = "--configfile my-study.yaml"
+    if chosen.directory.resolve() != Path.cwd():
+        folder = shlex.quote(str(chosen.directory))
+        options = f"--directory {folder} --configfile {shlex.quote(str(started.paths[1]))}"
+    print(f"check the guesses in both; then: neurotransfer manifest {options}")
 
 
 def _doctor(chosen: argparse.Namespace) -> int:
@@ -636,6 +640,9 @@ def _simulate(chosen: argparse.Namespace) -> None:
         processes=chosen.processes,
         write_masks=chosen.masks,
     )
+    folder, configuration = shlex.quote(str(chosen.folder)), shlex.quote(str(REPOSITORY / "config/demo.yaml"))
+    then = f"neurotransfer manifest --directory {folder} --configfile {configuration}"
+    print(f"simulated: {chosen.folder / 'cohorts.tsv'}; then: {then}")
 
 
 def _demo(chosen: argparse.Namespace) -> int:

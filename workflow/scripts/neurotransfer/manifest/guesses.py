@@ -112,6 +112,9 @@ def guesses_of(participants: Table, levels: Mapping[str, Mapping[str, str]]) -> 
             words = [cell for cell in dict.fromkeys(participants.column(unread)) if cell not in MISSING]
             if words:
                 found[field_name] = Guess("-", why=f"{unread} has {', '.join(words[:5])}, which is no {field_name}")
+    if "sex" not in found and (name := _with_words_of_sex(participants)):
+        guess = _guess("sex", name, participants, levels)
+        found |= {"sex": guess} if guess else {}
     if not {"height", "weight"} <= found.keys() or "bmi" in found:
         found.pop("height", None)
         found.pop("weight", None)
@@ -127,6 +130,16 @@ def _guess(field_name: str, name: str, table: Table, levels: Mapping[str, Mappin
         del counts[word]
     guess = _guess_present(field_name, name, counts, meanings)
     return replace(guess, missing=absent) if guess and absent and guess.column != "-" else guess
+
+
+def _with_words_of_sex(table: Table) -> str | None:
+    """The first column all of whose words are of a sex, whatever it is called; None if there is none with both."""
+    for name in table.columns:
+        words = {cell.strip() for cell in table.column(name) if cell not in MISSING and not ABSENT.fullmatch(cell)}
+        sexes = {"f" if FEMALE.fullmatch(word) else "m" if MALE.fullmatch(word) else "" for word in words}
+        if sexes == {"f", "m"}:
+            return name
+    return None
 
 
 def _is_absent(field_name: str, word: str) -> bool:
@@ -190,7 +203,9 @@ def _guess_coded(
         return Guess(name, ",".join(f"{word}={code}" for word, code in codes.items()), why)
     if field_name == "handedness" and all(NUMBER.fullmatch(word) for word in words) and len(words) > 3:
         return Guess(name, "<0=1,>0=0,0=n/a", "a score; negative is left-handed in the usual ones")
-    return Guess("-", why=f"{name} has {', '.join(words[:5])}, which nothing explains: give its codes")
+    example, one = f"{words[0]}=1,{words[-1]}=0", "male" if field_name == "sex" else "left-handed"
+    fix = f"write {name} under {field_name}, and codes under {field_name}_codes, as {example} if 1 is {one}"
+    return Guess("-", why=f"{name} has {', '.join(words[:5])}, which nothing explains: {fix}")
 
 
 def _guess_diagnosis(name: str, counts: Counter[str], meanings: Mapping[str, str]) -> Guess | None:

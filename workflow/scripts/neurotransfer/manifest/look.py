@@ -164,10 +164,11 @@ def look(folder: Path) -> Look:
 
 @dataclass(frozen=True)
 class Started:
-    """The files of a study that has been begun, and the names of its tasks."""
+    """The files of a study that has been begun, the names of its tasks, and sentences on what needs a person."""
 
     paths: Sequence[Path]
     tasks: Sequence[str]
+    notes: Sequence[str]
 
 
 def _said(field: str, guess: Guess) -> str:
@@ -194,6 +195,9 @@ def start_study(folders: Sequence[Path], target: Path, feasible: FeasibleSizes) 
     for path in paths:
         if path.exists():
             raise InputError(path, "", "it is there already", "remove it, or choose another folder with --directory")
+    for at, folder in enumerate(folders):
+        if folder.resolve() in [other.resolve() for other in folders[:at]]:
+            raise InputError(folder, "", "it is given twice", "give each data set once")
     found = [look(folder) for folder in folders]
     for one in found:
         if not any(person.scans for person in one.people):
@@ -214,7 +218,29 @@ def start_study(folders: Sequence[Path], target: Path, feasible: FeasibleSizes) 
     target.mkdir(parents=True, exist_ok=True)
     write_text(paths[0], _cohorts_text(names, found, tasks))
     write_text(paths[1], _study_text(tasks, sizes, share, set(names) == tasks.keys()))
-    return Started(paths, list(tasks))
+    notes = [
+        f"{name}: its diagnosis is not read ({one.guesses['diagnosis'].why}). Its role is holdout, because its "
+        "patients would pretrain as healthy people"
+        for name, one in zip(names, found, strict=True)
+        if _has_unread_diagnosis(one)
+    ]
+    for name, task in guessed.items():
+        if name not in tasks:
+            counts = f"{task.people[0]} people with {task.positive} and {task.people[1]} with {task.negative}"
+            notes.append(
+                f"{name}: its {counts} are too few for {SIZES[0]} training images and their test sets: no task"
+            )
+    if not guessed:
+        notes.append(
+            "no task was found: say in cohorts.tsv which column has the diagnosis (neurotransfer look FOLDER lists "
+            "them), and write a task into my-study.yaml, as its comment shows (docs/bids.md)"
+        )
+    return Started(paths, list(tasks), notes)
+
+
+def _has_unread_diagnosis(one: Look) -> bool:
+    """Whether a column seems to say who is a patient, and cannot be read as it is."""
+    return "diagnosis" in one.guesses and one.guesses["diagnosis"].column == "-"
 
 
 @dataclass(frozen=True)
@@ -299,6 +325,8 @@ def _cohorts_text(names: Sequence[str], found: Sequence[Look], tasks: Mapping[st
     healthy = {name for name, task in tasks.items() if task.negative == "HC"}
     for name, one in zip(names, found, strict=True):
         row = {"cohort": name, "path": str(one.folder.resolve()), "roles": "pretraining"}
+        if _has_unread_diagnosis(one):
+            row["roles"] = "holdout"
         if name in tasks:
             row["roles"] = f"pretraining,{tasks[name].name}" if alone and name in healthy else tasks[name].name
             row["pretraining_share"] = f"{SHARE:g}" if alone and name in healthy else ""

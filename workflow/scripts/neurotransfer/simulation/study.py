@@ -20,6 +20,9 @@ from ..errors import InputError
 from ..files import fingerprint, read_json, write_json, write_table, write_text, written_whole
 from ..seeds import seed_from
 
+# files and folders of a study, which a simulation would overwrite or use as its own
+OF_STUDIES = ("cohorts.tsv", "data", "my-study.yaml", "analysis-plan.md", "results", "truth.tsv", "withdrawn.tsv")
+BEGUN = ".simulation-begun.json"  # there until the simulation is whole
 VERSION = 1  # of the simulation; increased if the images change
 SCATTER = 0.5  # sd of individual atrophy, in the units of the effects below
 COMPONENTS = ("ventricle", "cortex", "hippocampus", "frontal")
@@ -105,19 +108,25 @@ def simulate_study(
     Raises
     ------
     InputError
-        for an unknown cohort, or a folder that contains another simulated study
+        for an unknown cohort, or a folder that contains another study, simulated or not
     """
     folder = Path(folder)
     designs = _designs(cohorts, participants)
     facts = {"version": VERSION, "seed": seed, "voxel_size": voxel_size, "masks": write_masks}
     mark = fingerprint({**facts, "cohorts": [asdict(design) for design in designs]})
-    done = folder / "simulated.json"
+    done, begun = folder / "simulated.json", folder / BEGUN
+    other = "choose another folder, or delete it"
+    for file in (done, begun):
+        if file.exists() and read_json(file)["fingerprint"] != mark:
+            raise InputError(folder, "", "the folder contains another simulated study", other)
     if done.exists():
-        if read_json(done)["fingerprint"] != mark:
-            raise InputError(
-                folder, "", "the folder contains another simulated study", "choose another folder, or delete it"
-            )
         return
+    if not begun.exists() and (found := next((name for name in OF_STUDIES if (folder / name).exists()), None)):
+        raise InputError(
+            folder, "", f"the folder contains a study that is not simulated: {found}", "choose another folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(begun, {"fingerprint": mark})
     images = [image for design in designs for image in _people(design, seed)]
     write = partial(_write_image, designs=designs, folder=folder, seed=seed, voxel_size=voxel_size, mask=write_masks)
     if processes > 1:
@@ -131,6 +140,7 @@ def simulate_study(
     write_table(_truth(images), folder / "truth.tsv")
     _write_cells(cohort_table(designs), folder / "cohorts.tsv")
     write_json(done, {**facts, "fingerprint": mark})
+    begun.unlink()
 
 
 def _designs(names: Sequence[str] | None, participants: float | Mapping[str, float]) -> list[CohortDesign]:
