@@ -48,6 +48,7 @@ def test_existing_outputs_are_named_by_a_pattern(bids):
         ("t1w\timage_id\nx.nii\tone\ny.nii\t\n\tthree\n", ["one", "y"], ["missing"]),
         ("derivatives\nfs/S1\nfs/S2\n", ["S1", "S2"], []),
         ("x\x07.nii\ny.nii", ["y"], ["odd_name"]),
+        (f"(1).nii\n(2).nii\n{'z' * 250}.nii", ["1-", "2-", "z" * 200], []),
     ],
 )
 def test_a_list_names_files_relative_to_itself(tmp_path, text, names, left_out):
@@ -64,7 +65,9 @@ def test_a_list_names_files_relative_to_itself(tmp_path, text, names, left_out):
     ("text", "message"),
     [
         ("", "it holds no T1-weighted image"),
+        ("# Title\n\nA text, and no list.\nx.nii\n", "line 3 is no path of an image; give a BIDS folder"),
         ("path\tage\nx.nii\t3\n", "a table without a column t1w or derivatives"),
+        ("t1w\timage_id\nx.nii\t-a\n", "row 1, image_id: '-a' can't name files"),
         ("t1w\timage_id\nx.nii\ta/b\n", "row 1, image_id: 'a/b' can't name files"),
         ("t1w\timage_id\nx.nii\ta\ny.nii\ta\n", "a names two scans"),
     ],

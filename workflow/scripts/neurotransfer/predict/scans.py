@@ -22,7 +22,8 @@ from ..manifest.path_patterns import fill_in, pattern_mistake
 
 IMAGES = re.compile(r"(?P<stem>.+?)\.(?:nii|nii\.gz|mgz|mgh)", re.DOTALL)
 LIST_COLUMNS = ("t1w", "image_id", "derivatives")
-NAME = re.compile(r"[A-Za-z0-9_-]+")
+LONGEST = 200  # characters of a scan's name that is taken from its file
+NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_-]{{0,{LONGEST - 1}}}")
 ORIG = "mri/orig.mgz"  # stands for the scan if a list names only its outputs
 
 
@@ -112,18 +113,22 @@ def _read_list(path: Path) -> list[dict[str, str]]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise InputError(path, "", "it is not UTF-8 text", "give a BIDS folder, or a text file of paths") from None
-    lines = [line for line in lines if line.strip() and not line.startswith("#")]
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
+    lines = [line for _, line in numbered]
     names = lines[0].strip("\r").split("\t") if lines else []
     if not set(names) & {"t1w", "derivatives"}:
         if any("\t" in line for line in lines):
             fix = f"name its columns in the first line: {', '.join(LIST_COLUMNS)}"
             raise InputError(path, "line 1", "it is a table without a column t1w or derivatives", fix)
+        if lines and not IMAGES.fullmatch(lines[0].strip()):
+            fix = "give a BIDS folder, an image, or a text file with the path of an image per line (.nii.gz, .nii, .mgz)"
+            raise InputError(path, "", f"line {numbered[0][0]} is no path of an image", fix)
         return [{"t1w": line.strip()} for line in lines]
     rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     for number, row in enumerate(rows, 1):
         name = (row.get("image_id") or "").strip()
         if name and not NAME.fullmatch(name):
-            fix = "write letters, digits, _ and - only"
+            fix = f"write letters, digits, _ and - only, not - first, and at most {LONGEST}"
             raise InputError(path, f"row {number}, image_id", f"{name!r} can't name files", fix)
     return [{name: (row.get(name) or "").strip() for name in LIST_COLUMNS} for row in rows]
 
@@ -166,6 +171,7 @@ def _name_of(scan: Path, taken: Mapping[str, str]) -> str:
     parts = [*scan.parts[1:-1], IMAGES.fullmatch(scan.name)["stem"] if IMAGES.fullmatch(scan.name) else scan.name]  # type: ignore[index]
     if str(scan).endswith(f"/{ORIG}"):
         parts = list(scan.parts[1:-2])
-    candidates = [re.sub(r"[^A-Za-z0-9_-]", "-", "_".join(parts[-count:])) for count in range(1, len(parts) + 1)]
+    whole = [re.sub(r"[^A-Za-z0-9_-]", "-", "_".join(parts[-count:])) for count in range(1, len(parts) + 1)]
+    candidates = [name.lstrip("-")[:LONGEST] or "scan" for name in whole]
     numbered = (f"{candidates[0]}_{number}" for number in range(2, len(taken) + 3))
     return next(name for name in (*candidates[:3], *numbered) if name not in taken)
