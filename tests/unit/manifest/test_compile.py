@@ -84,6 +84,20 @@ def test_images_of_cohorts_outside_the_tasks_need_no_volumes(study):
     assert ledger.exists()
 
 
+@pytest.mark.parametrize(("engine", "has_run"), [("fastsurfer", False), ("builtin", True), ("builtin", False)])
+def test_volumes_that_come_later_are_no_news_if_no_job_repeats_without_the_network(study, engine, has_run):
+    config, rows = study
+    config["preprocessing"]["fastsurfer"]["volumes_of"] = "tasks"
+    compile_manifest(config, check_pools)
+    assert read_facts(SHARDS)["without_volumes"] == ["A"]
+    if has_run:
+        Path("results/preprocessed/A-0002").mkdir(parents=True)
+        Path("results/preprocessed/A-0002/0001.tsv").touch()
+    write_cohorts([rows[0] | {"roles": "pretraining, ad_hc", "pretraining_share": "0.5"}, rows[1]])
+    summary = compile_manifest(merge_of(config, {"preprocessing": {"engine": engine}}), check_pools)
+    assert not any("network" in note for note in summary.notes)
+
+
 def merge_of(config: dict, changes: dict) -> dict:
     """A copy of a configuration with changes."""
     found: dict = {}

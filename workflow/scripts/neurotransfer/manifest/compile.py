@@ -147,14 +147,18 @@ def compile_manifest(
     apart = replace(apart, facts=facts)
     written = _write(folder, table, cohorts, about, previous, apart, without_volumes)
     gaining = [cohort.name for cohort in cohorts if cohort.name in begun and cohort.name not in without_volumes]
-    for shard in images.loc[images["cohort"].isin(gaining), "shard"].unique():
+    again: dict[str, None] = {}
+    for cohort, shard in images.loc[images["cohort"].isin(gaining), ["cohort", "shard"]].drop_duplicates().to_numpy():
         for ledger in _ledgers(folder, shard):
             ledger.unlink()  # Snakemake makes it again, also if it has no record of how the old one was made
+            again[cohort] = None
+    if config["preprocessing"]["engine"] != "fastsurfer":
+        again.clear()  # another engine does everything again
     return Summary(
         images=people.named(images),
         excluded=excluded,
         cohorts=tuple(cohort.name for cohort in cohorts),
-        notes=(*notes, *apart.notes, *on_people, *(f"{name}: {GAINS_VOLUMES}" for name in gaining)),
+        notes=(*notes, *apart.notes, *on_people, *(f"{name}: {GAINS_VOLUMES}" for name in again)),
         written=written,
         new_images=int((~images["image_id"].isin(list(previous))).sum()),
         gone_images=_gone(previous, {*images["image_id"], *apart.positions}, cohorts),
