@@ -181,6 +181,8 @@ def test_the_plan_says_what_there_is_to_know_before_a_gpu_is_touched(config, tmp
     text = plan.forecast(config, named, gpus=8, cores=64)
     assert f"{len(rows):,} images of {len(rows) - 3:,} people" in text
     assert "scz_bd: 30 positive and 30 negative images of 58 people" in text
+    merge(config, {"preprocessing": {"gpus": 0}, "pretrain": {"gpus": 0}, "models": {"cnn": {"gpus": 0}}})
+    assert "Longest path with 64 cores at once" in plan.forecast(config, study, gpus=8, cores=64)
 
 
 @pytest.mark.parametrize(

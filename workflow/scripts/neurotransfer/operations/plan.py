@@ -310,8 +310,9 @@ def _path(work, costs, gpus, cores, warnings) -> str:
     for at, model in enumerate(CNNS):  # they alternate among the fits with a second seed, each of which follows its own
         fits[model] += [costs[SECOND_SEED].of_job(units) / 3600 for units in work.get(SECOND_SEED, [])[at :: len(CNNS)]]
     rest = makespan(fits, pretrain, gpus if costs["transfer"].gpu else cores)
+    with_gpus = f"{counted(gpus, 'GPU')} and " if any(cost.gpu for cost in costs.values()) else ""
     lines = [
-        f"Longest path with {counted(gpus, 'GPU')} and {counted(cores, 'core')} at once: "
+        f"Longest path with {with_gpus}{counted(cores, 'core')} at once: "
         f"{duration(3600 * (prepare + rest))}",
         f"  preprocessing {duration(3600 * prepare)}, then pretraining {duration(3600 * pretrain)} and the fits, "
         f"together {duration(3600 * rest)}",
