@@ -7,6 +7,7 @@ import sys
 import pytest
 from bounds import Used, bounded
 from neurotransfer import cli
+from runs import REPOSITORY
 
 CHECK = ["weights", "check", "w.safetensors", "--crops", ".", "--expected", "e.tsv"]
 
@@ -82,6 +83,17 @@ def test_a_configuration_that_links_to_itself_is_one_line(tmp_path, capsys, monk
     assert cli.main(["plan", "--configfile", "my.yaml"]) == 2
     printed = capsys.readouterr().err
     assert "my.yaml" in printed and len(printed.splitlines()) == 1
+
+
+def test_a_profile_is_found_where_snakemake_finds_it_whatever_the_studys_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    for name in ("mine", "settings/snakemake/cluster"):
+        (tmp_path / name).mkdir(parents=True)
+    assert cli._profile("mine") == str(tmp_path / "mine")
+    assert cli._profile("cluster") == str(tmp_path / "settings/snakemake/cluster")
+    assert cli._profile("local") == str(REPOSITORY / "profiles/local")
+    assert cli._profile("nosuch") == "nosuch"
 
 
 def test_a_pipe_whose_reader_has_read_enough_is_no_error():

@@ -201,6 +201,26 @@ def test_partitions_of_the_profile_are_looked_up(programs, partitions, state, wo
     assert accounting.state == NOTE and "disabled" in accounting.what
 
 
+def test_a_profile_that_is_not_there_is_wrong_with_and_without_slurm(programs, tmp_path):
+    for profile in (tmp_path / "nosuch", tmp_path):
+        found = of("profile", profile=profile)
+        assert found.state == WRONG and str(profile) in found.what and "config.yaml" in found.fix
+    programs("sbatch")
+    programs("sinfo", "cpu|(null)|infinite")
+    assert of("profile", profile=tmp_path / "nosuch").state == WRONG
+
+
+def test_slurms_state_is_not_wrong_for_a_profile_that_does_not_use_it(programs):
+    programs("sbatch")
+    programs("sinfo", "slurm_load_partitions: Unable to contact slurm controller", 1)
+    local = REPOSITORY / "profiles/local"
+    assert of("Slurm", profile=local).state == NOTE and of("Slurm", profile=PROFILE).state == WRONG
+    assert of("profile", profile=local).state == OK
+    programs("sinfo", "cpu|(null)|infinite")
+    found = examine(CONFIG, REPOSITORY, local)
+    assert all(finding.state != WRONG for finding in found if finding.part == "GPUs of Slurm")
+
+
 @pytest.mark.parametrize("text", ["set-resources: {pretrain: {slurm_partition: big}}", "- a:slurm_partition=big"])
 def test_both_spellings_of_a_partition_are_read(programs, tmp_path, text):
     programs("sbatch")

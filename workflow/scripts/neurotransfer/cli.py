@@ -368,10 +368,11 @@ def _init(chosen: argparse.Namespace) -> None:
 
 
 def _doctor(chosen: argparse.Namespace) -> int:
+    profile = Path(_profile(chosen.profile or "slurm"))
     config = _enter_study(chosen)
     from .operations.doctor import WRONG, examine, text
 
-    findings = examine(config, REPOSITORY, Path(_profile(chosen.profile or "slurm")))
+    findings = examine(config, REPOSITORY, profile)
     print(text(findings))
     return int(any(finding.state == WRONG for finding in findings))
 
@@ -546,12 +547,13 @@ def _freeze(chosen: argparse.Namespace) -> None:
 
 def _rehearse(chosen: argparse.Namespace) -> int:
     overlays = [path.absolute() for path in chosen.configfile]
+    profile = _profile(chosen.profile or "local")
     config = _enter_study(chosen)
     from .operations.rehearsal import rehearse
     from .operations.rehearsal_sample import FOLDER
 
     cores = chosen.cores or os.cpu_count() or 1
-    options = ["--profile", _profile(chosen.profile or "local")]
+    options = ["--profile", profile]
     options += [] if chosen.profile else ["--cores", str(cores)]
     report = rehearse(
         config,
@@ -670,9 +672,10 @@ def _predict(chosen: argparse.Namespace) -> int:
 
 
 def _profile(name: str) -> str:
-    """The repository's profile of this name, or else the name as Snakemake understands it."""
-    own = REPOSITORY / "profiles" / name
-    return str(own if own.is_dir() else name)
+    """The whole path of a profile: the repository's, or else the one that Snakemake finds; the name if there is none."""
+    settings = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    folders = (REPOSITORY / "profiles", Path.cwd(), settings / "snakemake", Path("/etc/xdg/snakemake"))
+    return next((str(folder / name) for folder in folders if (folder / name).exists()), name)
 
 
 def _verify(chosen: argparse.Namespace) -> int:

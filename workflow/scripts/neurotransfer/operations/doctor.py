@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ LEAST_FREE = 5e9  # bytes of a disk, below which a run is sure to end early
 LEAST_PYTHON = (3, 11)
 NAME = r"[^\s,'\"|]+"  # of a partition
 PARTITION = re.compile(rf"slurm_partition(?:=|: )['\"]*({NAME})")  # in a profile: pretrain:slurm_partition=gpu
+PROFILES = ("config.yaml", "config.v*+.yaml", "profile.yaml", "profile.v*+.yaml")  # what Snakemake reads of a profile
 NETWORK_DISKS = ("nfs", "nfs4", "lustre", "beegfs", "gpfs", "ceph", "panfs", "fuse.sshfs")
 
 
@@ -57,12 +58,12 @@ def examine(config: Mapping[str, Any], repository: Path, profile: Path | None) -
     ----------
     config : the study's configuration, checked
     repository : the folder with requirements.lock
-    profile : a folder with a profile of Snakemake, whose partitions are compared with Slurm's; None for none
+    profile : a profile of Snakemake, whose partitions are compared with Slurm's; None for none
     """
     needs_gpu = any(uses_gpu(rule, config) for rule in ("preprocess", "pretrain", "baseline", "transfer"))
     parts: dict[str, Callable[[], Iterator[Finding]]] = {
         "packages": lambda: _installation(repository),
-        "Slurm": lambda: _slurm(profile, needs_gpu),
+        "Slurm": lambda: _slurm_of_profile(profile, needs_gpu),
         "preprocessing": lambda: _engine(config["preprocessing"]),
         "GPU": lambda: _gpu(needs_gpu),
         "folder": lambda: _disks(Path.cwd()),
@@ -184,6 +185,40 @@ def _pins(lock: Path) -> Iterator[tuple[str, str]]:
 
 
 # --- Slurm
+
+
+def _slurm_of_profile(profile: Path | None, needs_gpu: bool) -> Iterator[Finding]:
+    """Slurm and the profile; nothing that Slurm lacks is wrong if the profile does not use it."""
+    if profile is None:
+        yield from _slurm(None, needs_gpu)
+        return
+    path = _file_of_profile(profile)
+    if path is None:
+        what = f"{profile}: there is no profile" + (" in this folder" if profile.is_dir() else " of this name")
+        yield Finding("profile", WRONG, printable(what), "give slurm, local, or the folder that holds its config.yaml")
+        yield from _slurm(None, needs_gpu)
+    elif _uses_slurm(path):
+        yield from _slurm(path.parent, needs_gpu)
+    else:
+        yield Finding("profile", OK, printable(f"{path}: it does not send jobs to Slurm"))
+        for finding in _slurm(None, needs_gpu=False):
+            yield replace(finding, state=NOTE, fix="the profile does not use it") if finding.state == WRONG else finding
+
+
+def _file_of_profile(profile: Path) -> Path | None:
+    """The file of a profile that is given by its folder or its file; None if there is none."""
+    if profile.is_file():
+        return profile
+    return next((path for name in PROFILES for path in sorted(profile.glob(name), reverse=True)), None)
+
+
+def _uses_slurm(path: Path) -> bool:
+    """Whether jobs of a profile are sent to Slurm; also if it cannot be read, of which `_profile` says why."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return (content or {}).get("executor") == "slurm" or bool(PARTITION.search(yaml.safe_dump(content)))
+    except (OSError, ValueError, RecursionError, AttributeError, yaml.YAMLError):
+        return True
 
 
 def _slurm(profile: Path | None, needs_gpu: bool) -> Iterator[Finding]:
