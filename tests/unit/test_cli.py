@@ -96,6 +96,19 @@ def test_a_profile_is_found_where_snakemake_finds_it_whatever_the_studys_folder(
     assert cli._profile("nosuch") == "nosuch"
 
 
+def test_a_preview_is_written_into_the_study_unless_another_file_is_named(tmp_path, monkeypatch):
+    study, here = tmp_path / "study", tmp_path / "here"
+    study.mkdir()
+    here.mkdir()
+    monkeypatch.setattr("neurotransfer.study.plan.read_study", lambda config: None)
+    monkeypatch.setattr("neurotransfer.report.preview.preview_html", lambda config, study: "page")
+    for options, written in (([], study / "preview.html"), (["--output", "mine.html"], here / "mine.html")):
+        monkeypatch.chdir(here)
+        assert cli.main(["preview", "-d", str(study), *options]) == 0
+        assert written.read_text() == "page"
+    assert {path.name for path in tmp_path.glob("*/*")} == {"preview.html", "mine.html"}
+
+
 def test_a_pipe_whose_reader_has_read_enough_is_no_error():
     line = [sys.executable, "-m", "neurotransfer.cli", "failures"]
     reader, writer = os.pipe()

@@ -166,7 +166,7 @@ def _add_outcomes(commands: argparse._SubParsersAction) -> None:
     """Commands for what a study that runs or has run gives: fits, failures, costs."""
     preview = commands.add_parser("preview", help="a preliminary page from the finished fits, while the others run")
     _add_study(preview)
-    preview.add_argument("--output", type=Path, default=Path("preview.html"), help="default: %(default)s")
+    preview.add_argument("--output", type=Path, metavar="FILE", help="default: preview.html in the study's folder")
     preview.set_defaults(run=_preview)
 
     failures = commands.add_parser("failures", help="failed jobs and their causes, with the command that repeats each")
@@ -570,12 +570,13 @@ def _rehearse(chosen: argparse.Namespace) -> int:
 
 
 def _preview(chosen: argparse.Namespace) -> None:
-    output = chosen.output.resolve()
+    output = chosen.output.resolve() if chosen.output else None
     config = _enter_study(chosen)
     from .files import write_text
     from .report.preview import preview_html
     from .study.plan import read_study
 
+    output = output or Path("preview.html").resolve()
     write_text(output, preview_html(config, read_study(config)))
     print(output)
 
@@ -672,7 +673,7 @@ def _predict(chosen: argparse.Namespace) -> int:
 
 
 def _profile(name: str) -> str:
-    """The whole path of a profile: the repository's, or else the one that Snakemake finds; the name if there is none."""
+    """The path of a profile: the repository's, or else the one that Snakemake finds; the name if there is none."""
     settings = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
     folders = (REPOSITORY / "profiles", Path.cwd(), settings / "snakemake", Path("/etc/xdg/snakemake"))
     return next((str(folder / name) for folder in folders if (folder / name).exists()), name)

@@ -312,8 +312,7 @@ def _path(work, costs, gpus, cores, warnings) -> str:
     rest = makespan(fits, pretrain, gpus if costs["transfer"].gpu else cores)
     with_gpus = f"{counted(gpus, 'GPU')} and " if any(cost.gpu for cost in costs.values()) else ""
     lines = [
-        f"Longest path with {with_gpus}{counted(cores, 'core')} at once: "
-        f"{duration(3600 * (prepare + rest))}",
+        f"Longest path with {with_gpus}{counted(cores, 'core')} at once: {duration(3600 * (prepare + rest))}",
         f"  preprocessing {duration(3600 * prepare)}, then pretraining {duration(3600 * pretrain)} and the fits, "
         f"together {duration(3600 * rest)}",
         "  (without time in queues; linear fits run at the same time)",

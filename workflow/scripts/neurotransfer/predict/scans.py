@@ -121,7 +121,7 @@ def _read_list(path: Path) -> list[dict[str, str]]:
             fix = f"name its columns in the first line: {', '.join(LIST_COLUMNS)}"
             raise InputError(path, "line 1", "it is a table without a column t1w or derivatives", fix)
         if lines and not IMAGES.fullmatch(lines[0].strip()):
-            fix = "give a BIDS folder, an image, or a text file with a path per line that ends with .nii.gz, .nii or .mgz"
+            fix = "give a BIDS folder, an image, or a text file with a path (.nii.gz, .nii, .mgz) per line"
             raise InputError(path, "", f"line {numbered[0][0]} is no path of an image", fix)
         return [{"t1w": line.strip()} for line in lines]
     rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
