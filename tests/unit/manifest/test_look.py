@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -367,6 +368,26 @@ def test_a_quote_that_never_ends_is_found_in_the_line_where_it_begins():
     path.write_text("\n".join(lines))
     with pytest.raises(InputError, match="line 6: not a table"):
         look(root)
+
+
+def test_lost_leading_zeros_are_said_with_what_is_left_out_and_with_what_then_fails(capsys):
+    rows = patients(90)
+    root = data_set("P", rows)
+    table = root / "participants.tsv"
+    table.write_text(table.read_text().replace("sub-0", ""))
+    assert main(["init", str(root), "--directory", "study"]) == 0
+    file = Path("study/my-study.yaml")
+    assert main(["manifest", "--directory", "study", "--configfile", str(file)]) == 0
+    said = capsys.readouterr().out
+    note = "P: 9 images left out: participants.tsv writes the labels otherwise, such as: "
+    note += "participants.tsv has no row sub-01"
+    assert f"note: {note} (it has sub-1: have its leading zeros been lost?)" in said
+    assert "each file that is left out, and why: results/manifest/excluded.tsv" in said
+    os.chdir("..")
+    file.write_text(re.sub(r"n: \[.*?\]", "n: [500]", file.read_text()))
+    assert main(["manifest", "--directory", "study", "--configfile", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert "too small for n = 500" in error and note in error
 
 
 def test_a_forgotten_configfile_is_hinted_at(capsys):

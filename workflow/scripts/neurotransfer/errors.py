@@ -130,8 +130,8 @@ class Mistakes:
         for kind, seen in self._alike.items():
             errors += seen.values()
             if kind in self._more:
-                where, what = ", ".join(kind[1:]), f"{self._more[kind]} more like the last line"
-                errors.append(InputError(kind[0], where, what, "fix them in the same way"))
+                what = f"{self._more[kind]} more like the last line"
+                errors.append(InputError(kind[0], "", what, "fix them in the same way"))
         raise_all(errors)
 
 

@@ -29,7 +29,7 @@ from ..study.plan import digest_of_cohorts, digest_of_list
 from ..study.same_people import COLUMNS as SAME_PEOPLE
 from ..study.same_people import People, rows_of
 from ..study.targets import TARGETS
-from ..text import aligned
+from ..text import aligned, counted
 from .bids import PROCESSED, Exclusion, Participant, Scan, find_participants, key_of, safe
 from .bids_tables import Table, day_of, read_acquisitions, read_participants, read_sessions, read_sidecar
 from .cohorts import Cohort, read_cohorts
@@ -49,6 +49,7 @@ COLUMNS = [
 ]
 GAINS_VOLUMES = "its images get regional volumes now; its preprocessing jobs run again, without FastSurfer's network"
 EXCLUDED = ["cohort", "file", "reason", "detail"]
+HAS_SUB = "(it has sub-"  # of a label in another form
 PoolsCheck = Callable[[Mapping[str, Any], pd.DataFrame, Sequence[Cohort], Mistakes, People], list[str]]
 
 
@@ -81,7 +82,10 @@ class Summary:
             rows.append(self._row(cohort, self.images["cohort"] == cohort, self.excluded["cohort"] == cohort))
         if len(self.cohorts) > 1:
             rows.append(self._row("total", self.images["cohort"].notna(), self.excluded["cohort"].notna()))
-        lines = [aligned(rows, "l" + "r" * (len(header) - 2) + "l"), *self.pools]
+        lines = [aligned(rows, "l" + "r" * (len(header) - 2) + "l")]
+        if len(self.excluded):
+            lines.append(f"each file that is left out, and why: {layout.EXCLUDED}")
+        lines += self.pools
         lines += [f"note: {note}" for note in self.notes]
         gone = f" {self.gone_images} are gone," if self.gone_images else ""
         changed = f"{self.new_images} images are new,{gone} {self.written} files were written"
@@ -121,7 +125,8 @@ def compile_manifest(
     if not mistakes:
         _check_engine(config, table, cohorts, mistakes)
         _check_roles(config, table, cohorts, mistakes)
-    mistakes.raise_if_any()
+    lost = labels_in_another_form(excluded)
+    _raise_if_any(mistakes, table, lost)
     previous, numbers = read_assignments(folder)
     withdrawn = read_withdrawn(config["withdrawn"], mistakes)
     images, apart = set_apart(withdrawn, images, previous, folder, mistakes)
@@ -134,7 +139,7 @@ def compile_manifest(
     in_tasks = {cohort.name: cohort.path for cohort in cohorts if {*cohort.roles} - {"pretraining", "holdout"}}
     scanners = scanners_of(images, in_tasks)
     pools = check_pools(config, with_scanner(images, scanners), cohorts, mistakes, people)
-    mistakes.raise_if_any()
+    _raise_if_any(mistakes, table, lost)
     begun = _known_without_volumes(folder)
     without_volumes = _without_volumes(config, cohorts, images, folder, begun)
     about = {"images.tsv": images, "excluded.tsv": excluded, "scanners.tsv": scanners}
@@ -158,7 +163,7 @@ def compile_manifest(
         images=people.named(images),
         excluded=excluded,
         cohorts=tuple(cohort.name for cohort in cohorts),
-        notes=(*notes, *apart.notes, *on_people, *(f"{name}: {GAINS_VOLUMES}" for name in again)),
+        notes=(*lost, *notes, *apart.notes, *on_people, *(f"{name}: {GAINS_VOLUMES}" for name in again)),
         written=written,
         new_images=int((~images["image_id"].isin(list(previous))).sum()),
         gone_images=_gone(previous, {*images["image_id"], *apart.positions}, cohorts),
@@ -276,6 +281,30 @@ def _refuse_derivatives(cohort: Cohort, mistakes: Mistakes) -> None:
         mistakes.add(InputError(path, "", what, fix))
 
 
+def _raise_if_any(mistakes: Mistakes, table: Path, lost: Sequence[str]) -> None:
+    """Raise the mistakes, if there are any, with what people may be missing for."""
+    for sentence in lost if mistakes else ():
+        mistakes.add(InputError(table, "", sentence, "write each label as its folder"))
+    mistakes.raise_if_any()
+
+
+def labels_in_another_form(excluded: pd.DataFrame) -> list[str]:
+    """A sentence for each cohort with images that are left out because participants.tsv writes their labels otherwise.
+
+    Parameters
+    ----------
+    excluded : the images that are left out, with the columns cohort, reason and detail
+    """
+    rows = excluded[
+        (excluded["reason"] == "no_participants_row") & excluded["detail"].str.contains(HAS_SUB, regex=False)
+    ]
+    return [
+        f"{cohort}: {counted(len(part), 'image')} left out: participants.tsv writes the labels otherwise, such as: "
+        f"{part['detail'].iloc[0]}"
+        for cohort, part in rows.groupby("cohort", sort=False)
+    ]
+
+
 def _without_diagnosis(cohort: Cohort, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A note on images that count as healthy because their diagnosis is missing."""
     missing = sum(not row["diagnosis"] for row in rows)
@@ -291,7 +320,7 @@ def _near(key: str, others: Mapping[str, str]) -> str:
     """A hint if participants.tsv has the label in another form; `others` are its labels by their folded form."""
     other = others.get(folded(key))
     why = "have its leading zeros been lost?" if other == key.lstrip("0") else "write it as the folder"
-    return f" (it has sub-{other}: {why})" if other else ""
+    return f" {HAS_SUB}{other}: {why})" if other else ""
 
 
 def _images_of_person(

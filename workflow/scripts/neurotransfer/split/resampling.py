@@ -370,8 +370,8 @@ def check_task(
             )
             now = f"now {settings['validation_share']:g} and {settings['test_share']:g}"
             fix = (
-                f"choose a smaller n, smaller validation_share and test_share ({now}), or more cohorts; if a class is "
-                f"rare, larger shares, because each set "
-                f"needs {settings['min_per_class']} images of each class"
+                "choose a smaller n (the last --configfile that sets it counts), smaller validation_share and "
+                f"test_share ({now}), or more cohorts; if a class is rare, larger shares, because each set needs "
+                f"{settings['min_per_class']} images of each class"
             )
             raise InputError("configuration", "resampling.n", what, fix)
