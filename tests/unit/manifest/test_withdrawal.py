@@ -222,7 +222,7 @@ def test_no_list_means_nobody_at_its_usual_place_only(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (os.mkfifo, "it is no regular file"), (os.mkdir, "it is no regular file"),
+        (os.mkfifo, "it is no regular file"), (os.mkdir, "it is a folder"),
         (lambda path: os.symlink("nowhere", path), "is a link to nowhere; put the list in its place"),
         (lambda path: path.write_bytes(b"\xff"), "it is not UTF-8 text"),
     ],

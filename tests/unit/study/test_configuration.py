@@ -149,7 +149,10 @@ WRONG = {
     "tasks: {ad_hc: {positive: [HC]}}": ["tasks.ad_hc", "'HC' is in positive and in negative"],
     "tasks: {ad_hc: {negative: []}}": ["tasks.ad_hc.negative", "give at least 1"],
     "tasks: {ad_hc: null, scz_bd: null}": ["tasks", "every task is null"],
-    "tasks: {mine: {title: T, positive: [A], negative: [B]}}": ["my.yaml: tasks.mine.seed", "this key is missing"],
+    "tasks: {mine: {title: T, positive: [A], negative: [B]}}": [
+        *("my.yaml: tasks.mine.seed", "this key is missing; add seed: 0 (The start of the random draws of this task's"),
+    ],
+    "tasks: {mine: {title: T, positive: [A], seed: 1}}": ["add negative (Diagnoses of the negative class)"],
     "tasks: {1: null}": ["tasks.1", "YAML reads this key as int", "put it in quotes"],
     "models: {cnn: {validation_fraction: 0,4}}": ["YAML reads this key as int", "a decimal number has a point, as 0.4"],
     "targets: {height: {kind: continuous}}": ["targets.height", "here there are: age, sex"],
@@ -242,6 +245,11 @@ def test_a_file_that_is_no_configuration_is_one_line(tmp_path, content, part):
     with pytest.raises(InputError, match=part) as caught:
         load_config(REPOSITORY, [path])
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_folder_in_place_of_a_configuration_file_is_named_as_one(tmp_path):
+    with pytest.raises(InputError, match="it is a folder; give a file in its place"):
+        load_config(REPOSITORY, [tmp_path])
 
 
 def test_checking_leaves_the_configuration_alone():

@@ -153,8 +153,11 @@ def opened(path: str | Path) -> Iterator[io.BufferedReader]:
         if there is no such file
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
         os.close(handle)
+        if stat.S_ISDIR(mode):
+            raise InputError(path, "", "it is a folder", "give a file in its place")
         raise InputError(path, "", "it is no regular file", "put a file in its place")
     with os.fdopen(handle, "rb") as file:
         yield file

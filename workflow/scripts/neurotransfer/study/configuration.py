@@ -163,7 +163,7 @@ def _mistakes_of_keys(error: Any) -> Iterator[Mistake]:
         case "required":
             for key in rule:
                 if key not in given:
-                    yield Mistake((*path, key), "this key is missing", f"add it: {_describe(schema, key)}")
+                    yield Mistake((*path, key), "this key is missing", _fix_of_missing(schema, key))
         case "dependentRequired":
             for key, needed in rule.items():
                 for other in needed if key in given else ():
@@ -245,8 +245,12 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _describe(schema: Mapping, key: str) -> str:
-    return _description(schema.get("properties", {}).get(key, {})) or key
+def _fix_of_missing(schema: Mapping, key: str) -> str:
+    """What to add, with a value if one stands for any, and what the key is for."""
+    of_key = schema.get("properties", {}).get(key, {})
+    value = json.dumps(of_key["enum"][0]) if "enum" in of_key else of_key.get("minimum")
+    description = _description(of_key)
+    return f"add {key}{'' if value is None else f': {value}'}" + (f" ({description})" if description else "")
 
 
 def _description(schema: Mapping) -> str:
