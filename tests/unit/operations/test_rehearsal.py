@@ -213,6 +213,13 @@ def test_images_that_were_refused_have_an_example_for_each_reason(tmp_path):
     assert "for example a_1: 25% lies outside" in found.text()
 
 
+def test_a_crop_that_cuts_brains_is_found_with_the_multiple_that_a_larger_one_needs(tmp_path, config):
+    write_table(pd.DataFrame({"image_id": ["a_1", "a_2"], "outside_crop": [0.0, 0.02]}), tmp_path / "quality/a.tsv")
+    (finding,) = rehearsal._cut_masks(tmp_path, config)
+    assert "cuts 1 of 2 brains, by up to 2.0% of the mask" in finding.what
+    assert len(config["network"]["channels"]) == 5 and finding.fix.endswith("each axis is a multiple of 32")
+
+
 def test_a_run_beyond_its_minutes_is_interrupted():
     script = "import signal, sys, time\nsignal.signal(signal.SIGINT, lambda *_: sys.exit(7))\nprint('1 of 2 steps')\n"
     ended = run_snakemake(["python3", "-u", "-c", f"{script}time.sleep(60)"], "test", minutes=1 / 60)

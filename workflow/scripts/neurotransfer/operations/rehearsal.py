@@ -289,7 +289,8 @@ def _cut_masks(results: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
         what = (
             f"the crop of {crop} voxels cuts {len(cut)} of {len(shares)} brains, by up to {cut.max():.1%} of the mask"
         )
-        yield Finding(what, "make cache.crop larger; each axis is a multiple of 2 to the number of network.channels")
+        multiple = 2 ** len(config["network"]["channels"])
+        yield Finding(what, f"make cache.crop larger; each axis is a multiple of {multiple}")
 
 
 def _missing(folder: Path, study: Study) -> list[str]:
