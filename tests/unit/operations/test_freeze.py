@@ -63,7 +63,7 @@ def test_the_plan_says_what_will_be_tested(config):
     assert "transfer − baseline, transfer − linear and linear − baseline. These are 6 comparisons" in text
     assert "transfer − frozen, frozen − linear and frozen − baseline. These 6 comparisons are a second family" in text
     assert "an adjusted p below 0.05" in text and "| this pool of images | paired sign-flip, 10,000" in text
-    assert "mask_volume_mm3: min 400000, max 2.8e+06" in text and "0.9 or more, except ad_hc" in text
+    assert "mask_volume_mm3: min 400,000, max 2,800,000" in text and "0.9 or more, except ad_hc" in text
     facts = analysis_plan.read_plan(PLAN)
     assert facts["configuration"]["resampling.n"] == [8, 12] and facts["configuration"]["seed"] == config["seed"]
     assert facts["configuration"]["models.linear.settings[3].c"] == 0.1
@@ -118,8 +118,9 @@ def test_no_plan_is_written_once_there_is_a_fit(config, path):
 def test_a_plan_is_never_written_twice(config):
     freeze(config, read_study(config), NOW)
     before = PLAN.read_bytes()
-    with pytest.raises(InputError, match="there is an analysis plan already"):
+    with pytest.raises(InputError, match="there is an analysis plan already") as refused:
         freeze(config, read_study(config))
+    assert refused.value.page == "docs/trust.md#a-plan-from-before-the-first-fit"
     assert PLAN.read_bytes() == before
 
 
@@ -222,5 +223,5 @@ def test_the_command_writes_the_plan_and_then_refuses(config, capsys):
     assert "written: analysis-plan.md" in capsys.readouterr().out and PLAN.is_file()
     assert cli.main(["freeze", "--configfile", "my.yaml"]) == 2
     printed = capsys.readouterr().err
-    assert "there is an analysis plan already" in printed and "docs/running.md" in printed
+    assert "there is an analysis plan already" in printed and "docs/trust.md#a-plan-from" in printed
     assert (REPOSITORY / "docs/running.md").is_file()

@@ -25,6 +25,8 @@ PAGES = {
     "validation": "docs/statistics.md",
     "report": "docs/results.md",
     "operations": "docs/running.md",
+    "operations.freeze": "docs/trust.md#a-plan-from-before-the-first-fit",
+    "report.analysis_plan": "docs/trust.md#a-plan-from-before-the-first-fit",
 }
 ANY_PAGE = "docs/when-something-fails.md"
 

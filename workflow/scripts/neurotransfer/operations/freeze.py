@@ -184,11 +184,16 @@ def _secondary(config: Mapping[str, Any], study: Study) -> Iterator[str]:
     )
 
 
+def _plain(value: float) -> str:
+    """A limit without an exponent and with separators of thousands: 0.05, 2,800,000."""
+    return f"{int(value):,}" if float(value).is_integer() else f"{value:,}"
+
+
 def _exclusions(config: Mapping[str, Any]) -> Iterator[str]:
     yield "People and images of the list of withdrawals, whenever they withdraw."
     yield "Images without a diagnosis of the task or a row in their cohort's table, or that preprocessing fails on."
     for figure, limits in config["quality"]["exclude"].items():
-        set_limits = [f"{name} {value:g}" for name, value in limits.items() if value is not None]
+        set_limits = [f"{name} {_plain(value)}" for name, value in limits.items() if value is not None]
         if set_limits:
             yield f"Images beyond a limit of {figure}: {', '.join(set_limits)}."
     yield "From the tasks: participants who pretrain. From pretraining: diagnoses other than " + (
