@@ -370,6 +370,19 @@ def test_a_quote_that_never_ends_is_found_in_the_line_where_it_begins():
         look(root)
 
 
+def test_a_look_says_what_is_amiss_with_the_rows():
+    root = data_set("P", people(12))
+    table = root / "participants.tsv"
+    text = table.read_text()
+    table.write_text(text.replace("sub-0", ""))
+    assert "(first: sub-01 (it has sub-1: have its leading zeros been lost?))" in look(root).text()
+    table.write_text(text.replace("participant_id", "subject"))
+    assert "has no column participant_id; if subject has the labels, rename it" in look(root).text()
+    table.write_text(text + text.splitlines()[3] + "\n")
+    assert "people with several rows in participants.tsv: 1 (first: sub-03): give each one row" in look(root).text()
+    assert "several rows" not in look(data_set("Q", people(12))).text()
+
+
 def test_lost_leading_zeros_are_said_with_what_is_left_out_and_with_what_then_fails(capsys):
     rows = patients(90)
     root = data_set("P", rows)

@@ -39,7 +39,7 @@ from .path_patterns import fill_in
 from .people import Person, Visit
 from .same_people import people_in, read_same_people
 from .scanners import scanners_of, with_scanner
-from .session_labels import folded
+from .session_labels import HAS_SUB, folded, near_label
 from .unnamed_columns import notes_on_columns
 from .withdrawal import Apart, emptied, fill_positions, read_withdrawn, set_apart
 
@@ -49,7 +49,6 @@ COLUMNS = [
 ]
 GAINS_VOLUMES = "its images get regional volumes now; its preprocessing jobs run again, without FastSurfer's network"
 EXCLUDED = ["cohort", "file", "reason", "detail"]
-HAS_SUB = "(it has sub-"  # of a label in another form
 PoolsCheck = Callable[[Mapping[str, Any], pd.DataFrame, Sequence[Cohort], Mistakes, People], list[str]]
 
 
@@ -229,7 +228,7 @@ def images_of_cohort(
     for person in find_participants(cohort.path, excluded):
         key = key_of(person.label, "sub-")
         if (key, "") not in participants.rows:
-            detail = f"participants.tsv has no row sub-{key}{_near(key, others)}"
+            detail = f"participants.tsv has no row sub-{key}{near_label(key, others)}"
             excluded += [Exclusion(scan.path, "no_participants_row", detail) for scan in person.scans]
             continue
         if not person.scans:
@@ -314,13 +313,6 @@ def _without_diagnosis(cohort: Cohort, rows: Sequence[Mapping[str, Any]]) -> lis
         what = "the column of its diagnosis holds nothing, so everybody counts as healthy"
         return [f"ATTENTION: {cohort.name} pretrains, and {what}"]
     return [f"{cohort.name}: {missing:,} of {len(rows):,} images have no diagnosis, and count as healthy"]
-
-
-def _near(key: str, others: Mapping[str, str]) -> str:
-    """A hint if participants.tsv has the label in another form; `others` are its labels by their folded form."""
-    other = others.get(folded(key))
-    why = "have its leading zeros been lost?" if other == key.lstrip("0") else "write it as the folder"
-    return f" {HAS_SUB}{other}: {why})" if other else ""
 
 
 def _images_of_person(

@@ -22,6 +22,7 @@ from .bids_tables import MISSING, Table, read_header, read_sidecar, read_tsv
 from .cohorts import codes_of
 from .guesses import Guess, guesses_of, read_levels
 from .image_choice import choose_scans
+from .session_labels import folded, near_label
 from .unnamed_columns import KEYS, described
 
 COLUMNS = 40  # columns of a table that are described
@@ -74,6 +75,24 @@ class Look:
             command = "git lfs pull --include '*_T1w*'"
         return f"cd {shlex.quote(str(self.folder))} && {command}"
 
+    def _on_rows(self) -> list[str]:
+        """What is amiss with the rows of participants.tsv."""
+        assert self.participants is not None
+        if "participant_id" not in self.participants.columns:
+            first = printable(self.participants.columns[0])
+            return [f"participants.tsv has no column participant_id; if {first} has the labels, rename it"]
+        counts, lines = _rows_of(self.participants), []
+        others = {folded(key): key for key in counts}
+        if rowless := [key for person in self.people if (key := key_of(person.label, "sub-")) not in counts]:
+            first = f"sub-{rowless[0]}{near_label(rowless[0], others)}"
+            lines.append(f"people without a row in participants.tsv: {len(rowless):,} (first: {first})")
+        if several := [key for key, count in counts.items() if count > 1]:
+            fix = "give each one row, and what differs between sessions a sessions.tsv"
+            lines.append(
+                f"people with several rows in participants.tsv: {len(several):,} (first: sub-{several[0]}): {fix}"
+            )
+        return lines
+
     def text(self) -> str:
         """For a terminal."""
         scans = sum(len(person.scans) for person in self.people)
@@ -98,10 +117,7 @@ class Look:
             lines.append(f"to fetch them all: {command}")
         if self.participants is None:
             return "\n".join([*lines, "there is no participants.tsv that can be read"])
-        with_row = {key for key, _ in self.participants.rows}
-        rowless = [person.label for person in self.people if key_of(person.label, "sub-") not in with_row]
-        if rowless:
-            lines.append(f"people without a row in participants.tsv: {len(rowless):,} (first: sub-{rowless[0]})")
+        lines += self._on_rows()
         names = [name for name in self.participants.columns if name not in KEYS]
         cells = [["column", "missing", "values", "may be"]]
         meant = {guess.column: field for field, guess in self.guesses.items()}
@@ -126,6 +142,12 @@ class Look:
         lines += ["", *([self.problem] if self.problem else []), "guesses for cohorts.tsv:"]
         lines += [f"  {_said(field, guess)}" for field, guess in self.guesses.items()] or ["  none"]
         return "\n".join(printable(part) for line in lines for part in line.split("\n"))
+
+
+def _rows_of(table: Table) -> Counter[str]:
+    """The number of a person's rows by label; a table with sessions has a row for each."""
+    labels = [key_of(key, "sub-") for key in table.column("participant_id")]
+    return Counter(set(labels) if "session_id" in table.columns else labels)
 
 
 def look(folder: Path) -> Look:

@@ -1,10 +1,12 @@
-"""Imaged sessions that a table has no row for, although it has rows for the same person's other sessions."""
+"""Labels that a table writes otherwise than the folders: of people, and of sessions that it has no row for."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+
+HAS_SUB = "(it has sub-"  # of a hint on a label
 
 
 def unmatched_sessions(imaged: Collection[str], listed: Collection[str]) -> dict[str, str | None]:
@@ -32,3 +34,15 @@ def folded(label: str) -> str:
     text = re.sub(r"^(?:ses|sub|session|subject)(?:[-_ .]+(?=.)|(?=\d))", "", text)
     text = re.sub(r"(?<=\d)\.0$", "", text)
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\W_]+", "", text))
+
+
+def near_label(key: str, others: Mapping[str, str]) -> str:
+    """A hint if participants.tsv has a person's label in another form; "" if not.
+
+    Parameters
+    ----------
+    others : the table's labels by their folded form
+    """
+    other = others.get(folded(key))
+    why = "have its leading zeros been lost?" if other == key.lstrip("0") else "write it as the folder"
+    return f" {HAS_SUB}{other}: {why})" if other else ""
