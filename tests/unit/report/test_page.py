@@ -665,6 +665,19 @@ def test_on_a_phone_no_verdict_needs_sideways_scrolling(browser, pages):
 
 
 @pytest.mark.browser
+def test_on_a_phone_small_tables_need_no_sideways_scrolling(browser, results, drawings, tmp_path):
+    stage = {"stage": "features of the trunk", "jobs": 1440, "gpu_hours": 1234.5, "core_hours": 9876.54, "retried": 123}
+    (tmp_path / "page.html").write_text(page_of(results, drawings, stages=[stage]), encoding="utf-8")
+    open_page(browser, tmp_path / "page.html", width=390)
+    browser.execute_script("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    boxes = browser.execute_script("""return [...document.querySelectorAll('.scroll:has(> table.tight)')]
+        .map(box => [box.getAttribute('aria-label'), box.scrollWidth - box.clientWidth])""")
+    assert [label for label, beyond in boxes if beyond > 1] == []
+    small = {"Known targets", "Calibration of sex, validation", "Gain over the covariates alone", "Cost by stage"}
+    assert small <= {label for label, _ in boxes}
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
 def test_an_accessibility_checker_finds_nothing(browser, pages, theme, width):
     open_page(browser, pages["whole"], width=width, theme=theme)
