@@ -1,6 +1,8 @@
 """Verification of the whole cache: every kind of mistake is planted, and found with its shard and row."""
 
 import os
+import re
+import shutil
 import time
 from pathlib import Path
 
@@ -190,7 +192,14 @@ def test_a_shard_that_vanished_is_distinguished_from_one_that_waits(study):
     assert any("x-0001.npy: the shard is missing" in line for line in wrong(study))
     (verify.INDEX / "x.tsv").unlink()
     found = verify.verify_cache(study)
-    assert found.mistakes == [] and found.waiting == ["x-0001"] and "1 shards are not cached yet" in found.text()
+    assert found.mistakes == [] and found.waiting == ["x-0001"]
+    assert "; 1 shard is not cached yet" in found.text()
+
+
+def test_a_study_without_a_cache_has_nothing_that_is_as_written(study):
+    shutil.rmtree(verify.CACHE)
+    shutil.rmtree(verify.INDEX, ignore_errors=True)
+    assert verify.verify_cache(study).text() == "there is no cache of the study's 3 shards yet"
 
 
 def test_a_shard_older_than_its_ledger_is_stale(study):
@@ -259,7 +268,7 @@ def test_the_command_prints_each_mistake_and_fails_if_there_is_one(study, monkey
     assert printed.err.endswith("3 of 3 shards\n")
     lines = printed.out.splitlines()
     assert len(lines) == 1 + int(broken) * 1
-    assert lines[-1].startswith("3 shards, 15 images, 0.0 GB verified: ")
+    assert re.match(r"3 shards, 15 images, [1-9]\d* kB verified: ", lines[-1])
     assert lines[-1].endswith("1 wrong" if broken else "all as written")
 
 

@@ -375,6 +375,9 @@ def test_the_command_cleans_searches_and_writes_a_statement(finished, person, mo
     write_results(finished)
     assert cli.main(["withdraw"]) == 0 and cli.main(["withdraw", "--verify"]) == 0
     assert "found: nothing" in Path("withdrawal-statement.txt").read_text()
+    capsys.readouterr()
+    assert cli.main(["withdraw"]) == 0  # the logs are clean
+    assert capsys.readouterr().out == "now: neurotransfer withdraw --verify\n"
     Path(".snakemake/locks").mkdir(parents=True)
     Path(".snakemake/locks/0.input.lock").touch()
     assert cli.main(["withdraw"]) == 2 and "wait for its end" in capsys.readouterr().err

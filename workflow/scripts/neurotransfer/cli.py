@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import __version__
 from .errors import InputError
 from .study.access import OWNER, left_open, set_umask
-from .text import printable
+from .text import counted, printable
 
 if TYPE_CHECKING:
     from .operations.features_again import FeaturesAgain
@@ -416,7 +416,9 @@ def _withdraw(chosen: argparse.Namespace) -> int:
     names = names_of(withdrawn)
     if not chosen.verify:
         cleaned = clean_logs(names)
-        print(f"{cleaned:,} logs no longer name people who have withdrawn; now: neurotransfer withdraw --verify")
+        if cleaned:
+            print(f"{counted(cleaned, 'log')} no longer name{'s' * (cleaned == 1)} people who have withdrawn")
+        print("now: neurotransfer withdraw --verify")
         return 0
     cores = len(os.sched_getaffinity(0))
     network = _features_again(config, Path(layout.weights(study.run)), cores) if FROZEN in study.further else None

@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..files import digest_of_file, digest_of_rows, read_bytes, read_table
 from ..study import layout
 from ..study.plan import Study
+from ..text import byte_size, counted
 from .shard_file import ShardFile, checksum
 from .write import FROM_LEDGER
 
@@ -42,8 +43,13 @@ class Verification:
     def text(self) -> str:
         """One line: how much was verified, and how much of it was wrong."""
         found = f"{len(self.mistakes)} wrong" if self.mistakes else "all as written"
-        line = f"{self.shards:,} shards, {self.rows:,} images, {self.bytes / 1e9:,.1f} GB verified: {found}"
-        return line + (f"; {len(self.waiting):,} shards are not cached yet" if self.waiting else "")
+        waiting = counted(len(self.waiting), "shard")
+        if not self.shards and not self.mistakes:
+            return f"there is no cache of the study's {waiting} yet"
+        extent = f"{counted(self.shards, 'shard')}, {counted(self.rows, 'image')}, {byte_size(self.bytes)}"
+        return f"{extent} verified: {found}" + (
+            f"; {waiting} {'is' if len(self.waiting) == 1 else 'are'} not cached yet" if self.waiting else ""
+        )
 
 
 @dataclass
