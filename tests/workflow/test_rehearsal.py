@@ -45,6 +45,7 @@ def test_it_finds_what_would_break_and_leaves_the_study_alone(study):
     assert costs["baseline"]["seconds"] > 0 and costs["disk"]["bytes"] > 1000
     assert "rehearsed on" in cut.stdout.split("The whole study")[1]
     page = (study / "rehearsal/rehearsal.html").read_text()
+    assert "<b>Private.</b> This page shows people's heads" in page
     assert page.count('<div class="brain">') == 3 and "cuts" in page
 
     diverging = rehearse(study, WHOLE | {"pretrain": {"learning_rate": 1e30}})
