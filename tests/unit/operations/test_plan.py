@@ -152,6 +152,8 @@ def test_the_plan_says_what_there_is_to_know_before_a_gpu_is_touched(config, tmp
     study = read_study(config)
     text = plan.forecast(config, study, gpus=8, cores=64)
     lines = [line.split() for line in text.splitlines()]
+    counted = re.search(r": 1,160 images of 1,160 people in 3 cohorts \((.*)\)", text)[1].split(", ")
+    assert sum(int(part.split()[0].replace(",", "")) for part in counted) == 1160
 
     def row(name: str) -> list[str]:
         return next(line for line in lines if line and line[0] == name)

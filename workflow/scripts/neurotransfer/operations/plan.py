@@ -274,8 +274,8 @@ def _normal_quantile(share: float) -> float:
 
 
 def _head(config, images, role, study) -> str:
-    parts = {name: int((role == name).sum()) for name in ("train", "validation", "test")}
-    listed = ", ".join(f"{count:,} {name}" for name, count in parts.items())
+    parts = {name: int((role == name).sum()) for name in ("train", "validation", "test", "unused")}
+    listed = ", ".join(f"{count:,} {name}" for name, count in parts.items() if count or name != "unused")
     people = study.people.named(images)["participant_id"].nunique()
     return f"{config['study']}: {len(images):,} images of {people:,} people in {len(study.cohorts)} cohorts ({listed})"
 
