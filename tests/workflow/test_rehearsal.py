@@ -50,7 +50,7 @@ def test_it_finds_what_would_break_and_leaves_the_study_alone(study):
 
     diverging = rehearse(study, WHOLE | {"pretrain": {"learning_rate": 1e30}})
     assert diverging.returncode == 1
-    assert "pretrain failed (1 jobs): " in diverging.stdout and "not finite" in diverging.stdout
+    assert "pretrain failed (1 job): " in diverging.stdout and "not finite" in diverging.stdout
     assert "cuts" not in diverging.stdout
 
     broken = study / "run_fastsurfer.sh"

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from neurotransfer.files import read_json, read_table, write_table
+from neurotransfer.text import counted
 from runs import OVERLAYS, neurotransfer, planned_jobs, snakemake
 
 CORES = ("--cores", os.cpu_count() or 1)
@@ -112,7 +113,7 @@ def test_a_withdrawn_participant_is_in_no_result(study):
     )
     compiled = ask(study, "manifest")
     assert compiled.returncode == 0, compiled.stderr
-    assert f"withdrawn: {len(gone)} images of 1 people" in compiled.stdout
+    assert f"withdrawn: {counted(len(gone), 'image')} of 1 person" in compiled.stdout
     planned = planned_jobs(study)
     assert announced_jobs(compiled.stdout, "because of the withdrawals") == by_rule(planned)
     assert "pretrain" not in planned, "the cohort is not used in pretraining"
@@ -153,7 +154,7 @@ def test_a_withdrawn_participant_is_in_no_result(study):
     rows.loc[0, "image_id"] = gone["image_id"].iloc[0]
     write_table(rows, ledger)
     again = snakemake(study, *CORES, "--nolock", "--quiet", "rules", "--until", "cache")
-    assert again.returncode == 0 and "files of 1 shards are made again without the people" in again.stdout
+    assert again.returncode == 0 and "files of 1 shard are made again without the people" in again.stdout
     assert files_that_name(study, person) == set()
 
 

@@ -78,7 +78,7 @@ def test_a_file_that_predicts_what_was_published_passes_and_says_so(case, capsys
     assert check(folder, "--column", "multi-2025") == 0
     printed = capsys.readouterr().out
     assert "3 predictions of 3 images" in printed and "passed, and recorded in the file" in printed
-    assert "1 images of the table are not in the folder, such as absent" in printed
+    assert "1 image of the table is not in the folder, such as absent" in printed
     after, facts = read_weights(folder / "w.safetensors")
     record = facts["known_answers"]
     assert (record["state"], record["images"], record["tolerance"]) == ("passed", 3, 0.001)

@@ -80,13 +80,13 @@ def test_the_size_of_heads_does_not_matter():
 
 @pytest.mark.parametrize("mask", [0.0, -1.0, np.nan])
 def test_an_image_without_a_mask_volume_is_refused(mask):
-    with pytest.raises(InputError, match="1 images have no mask volume, the first in row 1"):
+    with pytest.raises(InputError, match="1 image has no mask volume, the first in row 1"):
         normalised(np.array([[2.0, 1.0], [mask, 1.0]]), np.array(["train", "test"]))
 
 
 def test_an_image_without_etiv_is_refused_with_what_to_choose_instead():
     with pytest.raises(
-        InputError, match=r"models\.linear\.normalise: 1 images have no eTIV, the first in row 0.*residual"
+        InputError, match=r"models\.linear\.normalise: 1 image has no eTIV, the first in row 0.*residual"
     ):
         normalised(np.ones((2, 2)), np.array(["train", "test"]), "etiv", np.array([np.nan, 1.0]))
 
@@ -257,7 +257,7 @@ def test_an_image_without_any_regional_volume_is_not_imputed(tmp_path, ids, rows
     """FastSurfer leaves the volumes out for cohorts in no task."""
     write_volumes(tmp_path, "a", ids, rows)
     resample = pd.DataFrame({"cohort": ["a", "a"], "index_row": [0, 1]})
-    with pytest.raises(InputError, match=r"images have no regional volumes.*results/preprocessed/a-\*"):
+    with pytest.raises(InputError, match=r"images? ha(s|ve) no regional volumes.*results/preprocessed/a-\*"):
         read_volumes(resample, [tmp_path / "a.volumes.npy"], [tmp_path / "a.volumes.json"])
 
 

@@ -238,7 +238,7 @@ def test_the_time_between_scans_makes_ages_of_one():
     two_years = 730 / 365.2425
     assert table["age"].tolist() == pytest.approx([70, 70 + two_years, 70, 71, 71 + 365 / 365.2425, 70])
     assert notes == [
-        "A: 1 images of people with several sessions have the one age of participants.tsv; ages per session belong "
+        "A: 1 image of a person with several sessions has the one age of participants.tsv; ages per session belong "
         "into sub-*/sub-*_sessions.tsv, or days into scans.tsv",
         "A: 3 ages are those of another session, or of participants.tsv, plus the time between the scans",
     ]
@@ -481,7 +481,7 @@ def test_patients_are_loudest_whatever_their_column_is_called(column, values):
 @pytest.mark.parametrize(
     ("words", "note"),
     [(("n/a", "n/a"), "ATTENTION: A pretrains, and the column of its diagnosis holds nothing"),
-     (("n/a", "AD"), "A: 1 of 2 images have no diagnosis, and count as healthy")],
+     (("n/a", "AD"), "A: 1 of 2 images has no diagnosis, and counts as healthy")],
 )  # fmt: skip
 def test_a_missing_diagnosis_that_counts_as_healthy_is_said(words, note):
     write_cohort(Path("A"), [{"participant_id": f"sub-{at:02d}", "diagnosis": text} for at, text in enumerate(words)])

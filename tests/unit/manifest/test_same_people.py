@@ -139,7 +139,7 @@ def test_found_pairs_move_to_the_list_with_one_command(config, capsys):
     assert [group.names for group in read_same_people(LIST)] == [("B_05", "B_06")]
     assert cli.main(["manifest", *here]) == 0 and read_study(config).people.groups == (("B_05", "B_06"),)
     assert cli.main(["same-people", *here]) == 0
-    assert "same_people.tsv: 1 people with 2 participant ids" in capsys.readouterr().out
+    assert "same_people.tsv: 1 person with 2 participant ids" in capsys.readouterr().out
 
 
 def test_a_last_line_without_an_end_is_kept(tmp_path):

@@ -207,7 +207,7 @@ def test_a_list_that_vanishes_is_noticed(config):
     compile_manifest(config, check_pools)
     LIST.unlink()
     config["withdrawn"] = str(DEFAULT)
-    with pytest.raises(InputError, match="1 images are withdrawn, and the list that says so is gone; put it back"):
+    with pytest.raises(InputError, match="1 image is withdrawn, and the list that says so is gone; put it back"):
         compile_manifest(config, check_pools)
 
 

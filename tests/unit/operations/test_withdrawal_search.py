@@ -327,11 +327,11 @@ def test_a_run_under_way_is_named(finished, monkeypatch):
     assert running(["A-0001"], study) == ""
     lease = Path("results/cache/A-0001.npy.lease")
     lease.write_text(f'{{"host": "{os.uname().nodename}", "pid": {os.getpid()}, "token": "t"}}')
-    assert running(["A-0001"], study) == "1 jobs hold leases, such as results/cache/A-0001.npy.lease"
+    assert running(["A-0001"], study) == "1 job holds a lease, such as results/cache/A-0001.npy.lease"
     features = Path("results/features/A.npy.lease")  # of a job of the whole cohort
     features.parent.mkdir(exist_ok=True)
     lease.rename(features)
-    assert running(["A-0001"], study) == "1 jobs hold leases, such as results/features/A.npy.lease"
+    assert running(["A-0001"], study) == "1 job holds a lease, such as results/features/A.npy.lease"
     Path(".snakemake/locks").mkdir(parents=True)
     Path(".snakemake/locks/0.input.lock").touch()
     assert "was killed" in running(["A-0001"], study)

@@ -21,7 +21,7 @@ def test_training_rows_follow_the_split_and_refuse_a_participant_on_two_sides(st
     train, validation = job.training_rows(table, split)
     assert (len(train), len(validation)) == (30, 8)
     assert not set(train["image_id"]) & set(validation["image_id"])
-    with pytest.raises(InputError, match="1 participants are on two sides"):
+    with pytest.raises(InputError, match="1 participant is on two sides"):
         job.training_rows(table.assign(participant_id=table["participant_id"].replace("x_31", "x_01")), split)
     with pytest.raises(InputError, match="no image is for validation"):
         job.training_rows(table, split.replace("validation", "train"))

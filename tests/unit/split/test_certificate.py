@@ -258,7 +258,7 @@ def test_weights_of_other_people_than_those_certified_are_refused(study):
     moved = behind.assign(
         role=behind["role"].where(behind["participant_id"] != behind["participant_id"].iloc[0], "test")
     )
-    with pytest.raises(InputError, match=r"^participants\.tsv: role: 1 participants behind the weights have another"):
+    with pytest.raises(InputError, match=r"^participants\.tsv: role: 1 participant behind the weights has another"):
         check_behind_weights(moved, splits, "participants.tsv")
     with pytest.raises(InputError, match="2 participants who now pretrain are not"):
         check_behind_weights(behind.iloc[2:], splits, "participants.tsv")

@@ -250,14 +250,14 @@ def test_people_who_convert_stay_by_session_or_are_left_out():
 
 def test_an_image_without_a_role_stops_the_draw():
     a = index_of("a", [("a1", "p", "HC"), ("a2", "q", "AD")])
-    with pytest.raises(InputError, match="1 images of a have no role"):
+    with pytest.raises(InputError, match="1 image of a has no role"):
         pool_of_task([a], [split_of(a.iloc[:1], "test")], TASK, "by_session")
 
 
 def test_a_participant_in_two_sets_is_noticed():
     table = pd.DataFrame({"participant_id": ["p", "p", "q"], "role": ["train", "train", "test"]})
     check_disjoint(table)
-    with pytest.raises(InputError, match=r"^x\.tsv: 1 participants are in two sets"):
+    with pytest.raises(InputError, match=r"^x\.tsv: 1 participant is in two sets"):
         check_disjoint(table.assign(role=["train", "test", "test"]), "x.tsv")
 
 
@@ -266,7 +266,7 @@ def test_a_participant_of_the_pretraining_is_noticed_from_any_image(role):
     resample = pd.DataFrame({"image_id": ["a1"], "participant_id": ["p"], "role": ["test"]})
     split = pd.DataFrame({"image_id": ["a1", "a2"], "participant_id": ["p", "p"], "role": ["test", "unused"]})
     check_not_pretrained(resample, [split])
-    with pytest.raises(InputError, match="1 participants also train or validate the pretraining"):
+    with pytest.raises(InputError, match="1 participant also trains or validates the pretraining"):
         check_not_pretrained(resample, [split, split.iloc[1:].assign(role=role)])
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .operations.features_again import FeaturesAgain
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-PENDING = "a withdrawal is pending: files of {number:,} shards still hold people who have withdrawn"
+PENDING = "a withdrawal is pending: files of {shards} still hold people who have withdrawn"
 ENDED_BY_PIPE = 141  # exit status of a program that SIGPIPE ended, in a shell
 PROGRESS = 10.0  # seconds between two lines on the progress of a long command
 
@@ -459,7 +459,7 @@ def _same_people(chosen: argparse.Namespace) -> None:
         raise InputError("configuration", "same_people", "the study has no list of people", f"set it to {DEFAULT}")
     listed = joined(group.names for group in read_same_people(path))
     if not chosen.add:
-        print(f"{path}: {len(listed):,} people with {sum(map(len, listed)):,} participant ids")
+        print(f"{path}: {counted(len(listed), 'person', 'people')} with {sum(map(len, listed)):,} participant ids")
         return
     pairs = found_pairs(chosen.add, layout.PAIRS)
     new = [pair for pair in pairs if not any({*pair} <= {*group} for group in listed)]
@@ -476,7 +476,7 @@ def _same_people(chosen: argparse.Namespace) -> None:
     if chosen.dry_run:
         return
     add_groups(path, new)
-    print(f"written: {path}, {len(new):,} more lines; now: neurotransfer manifest")
+    print(f"written: {path}, {counted(len(new), 'more line')}; now: neurotransfer manifest")
 
 
 def _participants() -> set[str]:
@@ -708,7 +708,7 @@ def _verify(chosen: argparse.Namespace) -> int:
     except InputError as error:  # of the page alone: nothing is wrong with the study
         print(error)
     if pending := pending_shards(study):
-        print(f"{PENDING.format(number=len(pending))}; run snakemake again, which carries it out")
+        print(f"{PENDING.format(shards=counted(len(pending), 'shard'))}; run snakemake again, which carries it out")
     return 1 if found.mistakes or pending else 0
 
 

@@ -69,9 +69,14 @@ def number(value: float | str | None) -> str:
     return value if isinstance(value, str) else MISSING if is_missing(value) else f"{value:,}"
 
 
-def counted(count: int, noun: str) -> str:
-    """A count with its noun, "1 job" or "1,200 jobs"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, one: str, several: str | None = None) -> str:
+    """A count with its noun, "1 job" or "1,200 jobs".
+
+    Parameters
+    ----------
+    one, several : the words after 1 and after another number, also with a verb; by default `several` is `one` with an s
+    """
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
 def duration(seconds: float) -> str:

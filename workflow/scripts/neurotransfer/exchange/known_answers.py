@@ -26,7 +26,7 @@ from ..network.sfcn import SFCN
 from ..pretrain.targets import decode, from_metadata
 from ..pretrain.weights import network_from, read_weights, write_weights
 from ..study.imported_weights import FACT, PASSED
-from ..text import aligned
+from ..text import aligned, counted
 
 TOLERANCE = 1e-3  # in the target's unit; pyment's own tests have the same
 FEWEST = 3  # images: one or two could agree by chance
@@ -70,9 +70,11 @@ class Check:
         images, largest = len({answer.image for answer in self.answers}), max(a.difference for a in self.answers)
         lines = [aligned(rows, "llrrr")]
         if self.missing:
-            lines.append(f"{len(self.missing)} images of the table are not in the folder, such as {self.missing[0]}")
+            missing = counted(len(self.missing), "image of the table is", "images of the table are")
+            lines.append(f"{missing} not in the folder, such as {self.missing[0]}")
         outcome = "passed, and recorded in the file" if self.passed else "not passed: the file stays as it was"
-        compared = f"{len(self.answers)} predictions of {images} images, largest difference {largest:.2g}"
+        predictions = f"{counted(len(self.answers), 'prediction')} of {counted(images, 'image')}"
+        compared = f"{predictions}, largest difference {largest:.2g}"
         return "\n".join([*lines, f"{compared}, tolerance {self.tolerance:g}: {outcome}"])
 
 

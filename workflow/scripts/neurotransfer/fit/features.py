@@ -16,6 +16,7 @@ import pandas as pd
 from ..errors import InputError
 from ..files import opened
 from ..study import layout
+from ..text import counted
 
 
 def rows_of_index(path: str | Path, rows: np.ndarray) -> np.ndarray:
@@ -72,7 +73,8 @@ def read_features(resample: pd.DataFrame, files: Sequence[str | Path]) -> np.nda
     lacking = np.flatnonzero(~np.isfinite(features).all(1))
     if len(lacking):
         row = resample.iloc[lacking[0]]
-        what = f"{len(lacking)} images have no features, such as {row['image_id']}: pretraining has seen their people"
+        lacks = counted(len(lacking), "image has", "images have")
+        what = f"{lacks} no features, such as {row['image_id']}: pretraining has seen their people"
         fix = f"delete {layout.SPLIT} and {layout.RESAMPLES} and run again; with given weights, leave these people out"
         raise InputError(by_cohort[row["cohort"]], "", what, fix)
     return features

@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from ..errors import InputError
 from ..files import read_json
 from ..preprocess.volumes import ETIV, MASK_VOLUME
+from ..text import counted
 from .features import rows_of_index
 from .settings import choose, fingerprint_of_fit, fit_record
 
@@ -79,7 +80,8 @@ def read_volumes(
         regions = [at for at, seg_id in enumerate(listed[cohort]["seg_ids"]) if seg_id not in (MASK_VOLUME, ETIV)]
         without = index_rows[np.isnan(matrix[:, regions]).all(axis=1)]
         if len(without):
-            what = f"{len(without)} images have no regional volumes, the first in row {without[0]}"
+            lack = counted(len(without), "image has", "images have")
+            what = f"{lack} no regional volumes, the first in row {without[0]}"
             fix = f"delete results/preprocessed/{cohort}-*/*.tsv and run snakemake again"
             raise InputError(cohorts[cohort], "", what, fix)
         positions = [place for place, seg_id in enumerate(ids[cohort]) if seg_id is not None]
@@ -146,7 +148,8 @@ def _sizes(sizes: np.ndarray, name: str, place: str, fix: str) -> np.ndarray:
     """Sizes of heads as a column, all above 0; without one, an image's share of everything would be infinite."""
     empty = ~(sizes > 0)
     if empty.any():
-        what = f"{int(empty.sum())} images have no {name}, the first in row {int(np.flatnonzero(empty)[0])}"
+        without = counted(int(empty.sum()), "image has", "images have")
+        what = f"{without} no {name}, the first in row {int(np.flatnonzero(empty)[0])}"
         raise InputError("resample", place, what, fix)
     return sizes[:, None]
 

@@ -16,6 +16,7 @@ from ..jobs.job import is_held
 from ..jobs.lock_note import runs_now
 from ..study import layout
 from ..study.plan import Study
+from ..text import counted
 
 UNFINISHED = re.compile(r"\.(.+)\.(?:part|started)")  # beside an image's folder while it is made
 
@@ -89,7 +90,7 @@ def running(shards: Iterable[str], study: Study, results: str | Path = layout.RE
     for cohort in dict.fromkeys(study.shards[shard].cohort for shard in shards):
         paths += [place.format(cohort=cohort) for place in (layout.HEADS, layout.FEATURES)]
     held = [path for path in paths if is_held(layout.within(results, path))]
-    return f"{len(held)} jobs hold leases, such as {held[0]}.lease" if held else ""
+    return f"{counted(len(held), 'job holds a lease', 'jobs hold leases')}, such as {held[0]}.lease" if held else ""
 
 
 def _shard_rows(shard: str, results: Path) -> list[dict[str, str]]:

@@ -86,10 +86,11 @@ class Summary:
             lines.append(f"each file that is left out, and why: {layout.EXCLUDED}")
         lines += self.pools
         lines += [f"note: {note}" for note in self.notes]
-        gone = f" {self.gone_images} are gone," if self.gone_images else ""
-        changed = f"{self.new_images} images are new,{gone} {self.written} files were written"
-        changed = changed if self.written else "no change"
-        return "\n".join([*lines, f"{self.shards} shards; {changed}"])
+        new = counted(self.new_images, "image is new", "images are new")
+        gone = f" {counted(self.gone_images, 'is gone', 'are gone')}," if self.gone_images else ""
+        written = counted(self.written, "file was written", "files were written")
+        changed = f"{new},{gone} {written}" if self.written else "no change"
+        return "\n".join([*lines, f"{counted(self.shards, 'shard')}; {changed}"])
 
     def _row(self, name: str, images: pd.Series, excluded: pd.Series) -> list[str]:
         table = self.images[images]
@@ -312,7 +313,8 @@ def _without_diagnosis(cohort: Cohort, rows: Sequence[Mapping[str, Any]]) -> lis
     if missing == len(rows):
         what = "the column of its diagnosis holds nothing, so everybody counts as healthy"
         return [f"ATTENTION: {cohort.name} pretrains, and {what}"]
-    return [f"{cohort.name}: {missing:,} of {len(rows):,} images have no diagnosis, and count as healthy"]
+    have = "has no diagnosis, and counts" if missing == 1 else "have no diagnosis, and count"
+    return [f"{cohort.name}: {missing:,} of {counted(len(rows), 'image')} {have} as healthy"]
 
 
 def _images_of_person(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from ..text import without_accents
+from ..text import counted, without_accents
 from .ages import AGES, uncapped, written_years
 from .bids_tables import MISSING, Table, read_sidecar
 from .decimal_commas import NUMBER, comma_problem
@@ -164,7 +164,9 @@ def _guess_present(field_name: str, name: str, counts: Counter[str], meanings: M
     if field_name != "age":
         if len(numbers) < len(words):
             return None
-        return Guess(name, why=f"{len(words)} values, such as {words[0]}{f'; but {problem}' if problem else ''}")
+        return Guess(
+            name, why=f"{counted(len(words), 'value')}, such as {words[0]}{f'; but {problem}' if problem else ''}"
+        )
     unread = [
         word
         for word in words
@@ -174,7 +176,9 @@ def _guess_present(field_name: str, name: str, counts: Counter[str], meanings: M
         return Guess("-", why=f"{name} has {', '.join(unread[:5])}, which is no age")
     years = [float(word.replace(",", ".", 1)) for word in numbers]
     unit = "" if not years or median(years) <= AGES[1] else "months" if median(years) < MONTHS else "days"
-    why = f"{len(words)} values, such as {words[0]}" + (f"; too large for years, {unit} assumed" if unit else "")
+    why = f"{counted(len(words), 'value')}, such as {words[0]}" + (
+        f"; too large for years, {unit} assumed" if unit else ""
+    )
     why += f"; but {problem}" if problem else ""
     return Guess(name, why=why, unit=unit)
 

@@ -14,6 +14,7 @@ from datetime import date
 from typing import Any
 
 from ..errors import InputError, Mistakes
+from ..text import counted
 from .ages import AGES, AgeUnits, ages_of, uncapped, written_years
 from .bids import key_of
 from .bids_tables import Table
@@ -172,12 +173,15 @@ class Labels:
         self._counts[what] += number
 
     def _note_counts(self) -> None:
-        shared = (
-            "images of people with several sessions have the one age of participants.tsv; ages per session belong "
-            "into sub-*/sub-*_sessions.tsv, or days into scans.tsv"
-        )
+        if shared := self._counts["shared"]:
+            have = counted(
+                shared, "image of a person with several sessions has", "images of people with several sessions have"
+            )
+            self.notes.append(
+                f"{self.cohort.name}: {have} the one age of participants.tsv; ages per session belong "
+                "into sub-*/sub-*_sessions.tsv, or days into scans.tsv"
+            )
         texts = {
-            "shared": shared,
             "by_days": "ages are those of another session, or of participants.tsv, plus the time between the scans",
             "by_birth": "ages are the time between birth_date and the day of the scan",
             "capped": "values of age have an upper bound, as 89+, and are taken as that number",
@@ -193,9 +197,10 @@ class Labels:
             listed = ", ".join(f"ses-{session} ({self._imaged[session]:,})" for session in sorted(without)[:6])
             self.notes.append(f"{self.cohort.name}: the column age names no age of sessions that are imaged: {listed}")
         for family, found in self._rowless.items():
+            rowless = counted(len(found), "imaged session has", "imaged sessions have")
             name = "sessions.tsv" if family == "sessions" else family
             self.notes.append(
-                f"{self.cohort.name}: {len(found):,} imaged sessions have no row in {name}, which has rows for other "
+                f"{self.cohort.name}: {rowless} no row in {name}, which has rows for other "
                 f"sessions of the same person (first: {found[0]})"
             )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import write_text
-from ..text import aligned, number, without_accents
+from ..text import aligned, counted, without_accents
 from .bids import Exclusion, Participant, find_participants, key_of, printable
 from .bids_tables import MISSING, Table, read_header, read_sidecar, read_tsv
 from .cohorts import codes_of
@@ -98,8 +98,8 @@ class Look:
         scans = sum(len(person.scans) for person in self.people)
         sessions = Counter(scan.session or "(none)" for person in self.people for scan in person.scans)
         lines = [
-            f"{self.folder}: {number(scans)} T1-weighted images of "
-            f"{number(sum(bool(person.scans) for person in self.people))} people",
+            f"{self.folder}: {counted(scans, 'T1-weighted image')} of "
+            f"{counted(sum(bool(person.scans) for person in self.people), 'person', 'people')}",
             f"sessions: {', '.join(f'{name} {count:,}' for name, count in sessions.most_common(10)) or 'none'}",
         ]
         kinds = Counter(
@@ -132,9 +132,9 @@ class Look:
                     meant.get(name, ""),
                 ]
             )
-        lines += ["", f"participants.tsv, {len(self.participants.lines):,} rows:", aligned(cells, "lrll")]
+        lines += ["", f"participants.tsv, {counted(len(self.participants.lines), 'row')}:", aligned(cells, "lrll")]
         if len(names) > COLUMNS:
-            lines.append(f"and {len(names) - COLUMNS:,} columns more")
+            lines.append(f"and {counted(len(names) - COLUMNS, 'column')} more")
         others = sorted(path for path in (self.folder / "phenotype").glob("*.tsv"))
         tables = next((person.sessions_table for person in self.people if person.sessions_table), None)
         for path in [*([tables] if tables else []), *others]:

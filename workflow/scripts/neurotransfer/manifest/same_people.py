@@ -15,6 +15,7 @@ from ..errors import InputError, Mistakes
 from ..files import read_bytes, read_dicts, write_text
 from ..study import layout
 from ..study.same_people import People, joined, people_of
+from ..text import counted
 from .withdrawal import FEW, MOST_BYTES, Withdrawn, lines_of_list
 
 DEFAULT = Path("config/same_people.tsv")  # only this file may be missing, which means that no person has two names
@@ -104,7 +105,9 @@ def people_in(
     people = people_of([[name for name in group if name in known] for group in persons], roles)
     if people:
         names = sum(map(len, people.groups))
-        notes.append(f"one person under several names: {len(people):,} people with {names:,} participant ids")
+        notes.append(
+            f"one person under several names: {counted(len(people), 'person', 'people')} with {names:,} participant ids"
+        )
     return people, notes
 
 

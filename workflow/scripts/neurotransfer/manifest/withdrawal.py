@@ -26,6 +26,7 @@ from ..files import read_bytes, read_cells, read_dicts, read_facts, remove_withi
 from ..study import layout
 from ..study.consequences import jobs_after, listed_by_rule
 from ..study.plan import digest_of_list, read_study
+from ..text import counted
 from .bids import safe
 from .carrying_out import strays
 
@@ -226,7 +227,7 @@ def set_apart(
     """
     before = marked_positions(folder)
     if before and (withdrawn.path is None or not withdrawn.path.is_file()):
-        what = f"{len(before)} images are withdrawn, and the list that says so is gone"
+        what = f"{counted(len(before), 'image is', 'images are')} withdrawn, and the list that says so is gone"
         mistakes.add(InputError(withdrawn.path or "withdrawn", "", what, "put it back (the key is 'withdrawn')"))
     facts = read_facts(folder / "shards.tsv") if (folder / "shards.tsv").is_file() else {}
     known = set(facts.get("withdrawn_known", ()))
@@ -259,7 +260,8 @@ def set_apart(
         gone_people = {participant_of(image) for image in named}
         listed = ", ".join(f"{cohort} {count:,}" for cohort, count in sorted(counts.items()))
         added = f"; {len(new):,} of them had a place until now" if new else ""
-        notes.append(f"withdrawn: {counts.total():,} images of {len(gone_people):,} people ({listed}){added}")
+        of_people = counted(len(gone_people), "person", "people")
+        notes.append(f"withdrawn: {counted(counts.total(), 'image')} of {of_people} ({listed}){added}")
     facts = {
         "withdrawn_sha256": digest_of_list(withdrawn.path),
         "withdrawn_known": sorted(row.digest for row in withdrawn.rows),

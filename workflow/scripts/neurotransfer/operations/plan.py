@@ -277,7 +277,9 @@ def _head(config, images, role, study) -> str:
     parts = {name: int((role == name).sum()) for name in ("train", "validation", "test", "unused")}
     listed = ", ".join(f"{count:,} {name}" for name, count in parts.items() if count or name != "unused")
     people = study.people.named(images)["participant_id"].nunique()
-    return f"{config['study']}: {len(images):,} images of {people:,} people in {len(study.cohorts)} cohorts ({listed})"
+    cohorts = counted(len(study.cohorts), "cohort")
+    of_people = f"{counted(len(images), 'image')} of {counted(people, 'person', 'people')}"
+    return f"{config['study']}: {of_people} in {cohorts} ({listed})"
 
 
 def _jobs(study, work, costs, config) -> str:
@@ -359,7 +361,8 @@ def _pretraining(images: int) -> str:
     """What as many training images gave in simulated studies."""
     least = min(GAINS)
     lines = [
-        f"Pretraining learns from {images:,} images.  With simulated heads and a small network (docs/pretraining.md):"
+        f"Pretraining learns from {counted(images, 'image')}.  "
+        "With simulated heads and a small network (docs/pretraining.md):"
     ]
     if images < least:
         lines += [f"  {least} images paid, and fewer were not tried; pretrain.weights takes published weights instead"]
@@ -412,8 +415,9 @@ def _pools(config, study, pools, draws, warnings) -> str:
     settings = config["resampling"]
     for name, pool in pools.items():
         counts = pool["label"].value_counts()
-        images = f"{counts.get(1, 0):,} positive and {counts.get(0, 0):,} negative images"
-        lines.append(f"  {name}: {images} of {pool['participant_id'].nunique():,} people")
+        images = f"{counts.get(1, 0):,} positive and {counted(counts.get(0, 0), 'negative image')}"
+        people = counted(pool["participant_id"].nunique(), "person", "people")
+        lines.append(f"  {name}: {images} of {people}")
         for n in study.n:
             drawn = draws[name, n]
             cells.append([name, str(n), f"{drawn.images:.0f}", f"{drawn.people:.0f}", f"{drawn.invalid:.1%}"])

@@ -33,7 +33,7 @@ from ..study.demands import has_gpu, seconds_per_image
 from ..study.documents import read_document
 from ..study.plan import CNNS, Study, read_study
 from ..study.rules import ON_REQUEST, RULES, SECOND_SEED
-from ..text import MISSING, aligned, byte_size, duration
+from ..text import MISSING, aligned, byte_size, counted, duration
 from .costs import EVALUATION, REHEARSED, by_rule, gather, parts_measured, rows_of_parts
 from .failures import by_kind, failures_of
 from .image_states import FAILED, ledgers_of, read_rows, states_of_images
@@ -108,7 +108,9 @@ class Report:
     @property
     def head(self) -> str:
         """One line: of what, and how it ended."""
-        made = f"{self.images} images of {self.participants} people in {self.cohorts} cohorts, n = {self.n}"
+        people = counted(self.participants, "person", "people")
+        cohorts = counted(self.cohorts, "cohort")
+        made = f"{counted(self.images, 'image')} of {people} in {cohorts}, n = {self.n}"
         if self.problems:
             state = (
                 f"{len(self.problems)} things will not work" if len(self.problems) > 1 else "one thing will not work"
@@ -237,7 +239,7 @@ def _failures(folder: Path, ended: Ended) -> Iterator[Finding]:
     """Jobs that failed, one finding per kind; and jobs that could not be sent."""
     for kind in by_kind(failures_of(folder)):
         first = kind[0]
-        yield Finding(f"{first.rule} failed ({len(kind)} jobs): {first.cause}", "", first.lines)
+        yield Finding(f"{first.rule} failed ({counted(len(kind), 'job')}): {first.cause}", "", first.lines)
     lines = tuple(dict.fromkeys(_not_sent(ended.lines)))
     if lines and ended.status:
         fix = "correct the profile's partition, account or resources: sinfo -o '%P %l %G' lists partitions"

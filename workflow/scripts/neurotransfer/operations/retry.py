@@ -19,7 +19,7 @@ from ..jobs.job import is_held
 from ..study import layout
 from ..study.consequences import counts_by_rule, jobs_after
 from ..study.plan import Study
-from ..text import aligned, number
+from ..text import aligned, counted, number
 from .image_states import EXCLUDED, FAILED, OK, UNKNOWN, State, ledgers_of, read_rows, states_of_images
 
 SHOWN = 10  # images that are listed without --list
@@ -42,7 +42,7 @@ class Retry:
     def text(self, everything: bool = False) -> str:
         """The images and the jobs as text; only the first few images, or `everything`."""
         count = len(self.images)
-        lines = [f"{count:,} image{'' if count == 1 else 's'} to be tried again:"]
+        lines = [f"{counted(count, 'image')} to be tried again:"]
         shown = list(self.images.items())[: None if everything else SHOWN]
         cells = [
             [image, state.shard, state.state if state.state == OK else state.reason or UNKNOWN]

@@ -24,7 +24,7 @@ from ..jobs.job import SILENCE, holder_in, process_runs
 from ..study import layout
 from ..study.plan import CNNS, Study
 from ..study.rules import PAGES, RULES, SECOND_SEED, STATISTICS
-from ..text import aligned, duration
+from ..text import aligned, counted, duration
 from .failures import Failure, by_kind, failures_of
 from .image_states import EXCLUDED, FAILED, STATES, UNKNOWN, WAITING, names_in, states_of_images
 
@@ -135,7 +135,12 @@ class Status:
         if pace and (waiting := self.count(state=WAITING)):
             images += f"; {pace:.3g} images/s, {duration(waiting / pace)} left to preprocess"
         # a screen may have 24 lines: failures come before the steps, the last of which wait in the meantime
-        parts = [f"{self.images:,} images: {images}", self._reasons(reasons), self._failed_jobs(), self._steps()]
+        parts = [
+            f"{counted(self.images, 'image')}: {images}",
+            self._reasons(reasons),
+            self._failed_jobs(),
+            self._steps(),
+        ]
         return "\n\n".join(filter(None, parts))
 
     @property
@@ -158,9 +163,11 @@ class Status:
         if not self.failures:
             return ""
         kinds = by_kind(self.failures)
-        lines = [f"{len(self.failures):,} jobs failed when last tried (neurotransfer failures shows their logs):"]
+        lines = [
+            f"{counted(len(self.failures), 'job')} failed when last tried (neurotransfer failures shows their logs):"
+        ]
         lines += [f"  {len(kind):,} x {kind[0].rule}: {kind[0].cause}" for kind in kinds[:KINDS]]
-        lines += [f"  and {len(kinds) - KINDS} more kinds"] if len(kinds) > KINDS else []
+        lines += [f"  and {counted(len(kinds) - KINDS, 'more kind')}"] if len(kinds) > KINDS else []
         return "\n".join(lines)
 
     def _cohort_rows(self) -> list[list[str]]:

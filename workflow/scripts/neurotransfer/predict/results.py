@@ -18,7 +18,7 @@ from ..study import layout
 from ..study.imported_weights import is_unchecked
 from ..study.plan import Study
 from ..study.targets import CLASSES, UNITS, learnt_targets
-from ..text import MISSING, aligned, is_missing
+from ..text import MISSING, aligned, counted, is_missing
 from .run import CORRECTED, OTHER_ENGINE, PREFIX
 
 LEFT_OUT = "left out"
@@ -106,7 +106,7 @@ def summary(table: pd.DataFrame, out: Path, work: Path, metadata: Mapping[str, A
     ok = table[table["status"] == "ok"]
     flagged = int(ok["flags"].notna().sum())
     counts = Counter(table["status"])
-    words = [f"{counts['ok']} of {len(table)} scans have predictions"]
+    words = [f"{counts['ok']} of {counted(len(table), 'scan')} {'has' if counts['ok'] == 1 else 'have'} predictions"]
     words += [f"{counts[name]} {name}" for name in ("failed", LEFT_OUT) if counts[name]]
     words += [f"{flagged} flagged"] if flagged else []
     lines = [", ".join(words)]

@@ -23,6 +23,7 @@ from ..quality.reference import reference_of
 from ..study import layout
 from ..study.recipe import RECIPE
 from ..study.same_people import NOBODY, People, read_people
+from ..text import counted
 from . import study_key, weights
 from .age_bias import fit_age_bias
 from .batches import Images
@@ -143,7 +144,12 @@ def training_rows(indices: pd.DataFrame, splits: pd.DataFrame) -> tuple[pd.DataF
     shared = set(tables[0]["participant_id"]) & set(tables[1]["participant_id"])
     if shared:
         fix = f"delete {layout.SPLIT}, then run the same command again"
-        raise InputError(layout.COHORT_SPLITS, "role", f"{len(shared)} participants are on two sides", fix)
+        raise InputError(
+            layout.COHORT_SPLITS,
+            "role",
+            f"{counted(len(shared), 'participant is', 'participants are')} on two sides",
+            fix,
+        )
     return tables
 
 

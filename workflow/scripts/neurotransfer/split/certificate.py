@@ -21,6 +21,7 @@ from ..errors import InputError, Mistakes, raise_all
 from ..files import digest_of_file, read_json
 from ..study import layout
 from ..study.same_people import NOBODY, People
+from ..text import counted
 from .duplicates import COLUMNS as PAIR
 from .duplicates import HEAD, SCAN
 from .resampling import read_resample
@@ -317,10 +318,9 @@ def check_behind_weights(participants: pd.DataFrame, splits: Sequence[pd.DataFra
     moved = int((today.notna() & (today != behind)).sum())
     new = int((table.isin(["train", "validation"]) & ~table.index.isin(behind.index)).sum())
     if moved or new:
-        what = (
-            f"{moved} participants behind the weights have another role in the certified split, and {new} participants "
-            "who now pretrain are not behind them"
-        )
+        others = counted(moved, "participant behind the weights has", "participants behind the weights have")
+        more = counted(new, "participant who now pretrains is", "participants who now pretrain are")
+        what = f"{others} another role in the certified split, and {more} not behind them"
         fix = f"delete {layout.PRETRAIN} and run again, or set pretrain.weights to these weights"
         raise InputError(path, "role", what, fix)
     return int(today.isna().sum())

@@ -17,6 +17,7 @@ from ..cache.provenance import made_by
 from ..errors import InputError
 from ..files import digest_of_rows, fingerprint, read_facts, read_table, write_table
 from ..study import layout
+from ..text import counted
 from .roles import SETS
 
 COLUMNS = ["image_id", "participant_id", "role", "label", "cohort", "shard", "row", "index_row", "checksum"]
@@ -62,7 +63,7 @@ def pool_of_task(
     role = images["image_id"].map(roles)
     if role.isna().any():
         cohorts = ", ".join(sorted(images.loc[role.isna(), "cohort"].unique()))
-        what = f"{int(role.isna().sum())} images of {cohorts} have no role"
+        what = counted(int(role.isna().sum()), f"image of {cohorts} has no role", f"images of {cohorts} have no role")
         raise InputError(layout.COHORT_SPLITS, "image_id", what, "delete the cohort's file there and run again")
     return labelled(images[role == "test"], task, converters)
 
@@ -282,7 +283,12 @@ def check_disjoint(resample: pd.DataFrame, file: str | Path = "resample") -> Non
     """
     crossing = int((resample.groupby("participant_id")["role"].nunique() > 1).sum())
     if crossing:
-        raise InputError(file, "", f"{crossing} participants are in two sets", "delete the file and run again")
+        raise InputError(
+            file,
+            "",
+            f"{counted(crossing, 'participant is', 'participants are')} in two sets",
+            "delete the file and run again",
+        )
 
 
 def check_not_pretrained(resample: pd.DataFrame, splits: Sequence[pd.DataFrame], file: str | Path = "resample") -> None:
@@ -301,8 +307,14 @@ def check_not_pretrained(resample: pd.DataFrame, splits: Sequence[pd.DataFrame],
     pretrains = set(roles.loc[roles["role"].isin(["train", "validation"]), "participant_id"])
     seen = len(pretrains & set(resample["participant_id"]))
     if seen:
+        both = "participants also train or validate"
         fix = f"delete {layout.SPLIT} and {layout.RESAMPLES} and run again"
-        raise InputError(file, "participant_id", f"{seen} participants also train or validate the pretraining", fix)
+        raise InputError(
+            file,
+            "participant_id",
+            f"{counted(seen, 'participant also trains or validates', both)} the pretraining",
+            fix,
+        )
 
 
 def invalid_share(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed: int, draws: int = 1000) -> float:
@@ -335,7 +347,7 @@ def failing_share(pool: pd.DataFrame, n: int, settings: Mapping[str, Any], seed:
 def _contents_of(pool: pd.DataFrame) -> str:
     people = pool.groupby("label")["participant_id"].nunique()
     counts = f"{people.get(1, 0)} positive and {people.get(0, 0)} negative participants"
-    return f"the pool holds {len(pool)} images of {counts}"
+    return f"the pool holds {counted(len(pool), 'image')} of {counts}"
 
 
 def check_task(

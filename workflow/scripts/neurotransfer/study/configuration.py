@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError, raise_all
+from ..text import counted
 from .container_names import is_file_reference
 from .documents import has_huge_number, read_document
 from .plan import ARMS, CNNS, FROZEN
@@ -191,7 +192,7 @@ def _mistake_of_value(error: Any) -> Mistake:
         case "minItems" | "maxItems":
             exact = schema.get("minItems") == schema.get("maxItems")
             wanted = "" if exact else "at least " if error.validator == "minItems" else "at most "
-            return Mistake(path, f"it has {len(given)} entries", f"give {wanted}{rule}")
+            return Mistake(path, f"it has {counted(len(given), 'entry', 'entries')}", f"give {wanted}{rule}")
         case "uniqueItems":
             return Mistake(path, f"it holds an entry twice: {shown}", "remove one of them")
         case "minLength" | "minProperties":
