@@ -1,5 +1,6 @@
 """Nobody derives a number of few people from all that a study publishes, by equations or by bounds."""
 
+import math
 import re
 from unittest import mock
 
@@ -17,8 +18,11 @@ ROLES = ("train", "validation", "test", "unused")
 EMPTY = {"age": {"min": None, "mean": None, "max": None}, "female_share": None}
 
 
-def random_study(seed):
-    """Images, ledger and excluded files of few cohorts, whose cells often are of few people; a scan per person."""
+def random_study(seed, *, repeated=0.0):
+    """Images, ledger and excluded files of few cohorts, whose cells often are of few people.
+
+    A share of the people has a second scan, which is unused if the first one validates.
+    """
     generator = np.random.default_rng(seed)
     cohorts = [f"C{at}" for at in range(generator.integers(1, 6))]
     fates = [(role, None) for role in ROLES[:3]] + [("unused", "patient"), ("unused", "second_scan")]
@@ -35,13 +39,40 @@ def random_study(seed):
                 age = np.nan if generator.random() < 0.03 else start + generator.gamma(2, 4)
                 rows.append((cohort, fate, reason, age))
     table = pd.DataFrame(rows, columns=["cohort", "fate", "reason", "age"])
-    table["image_id"] = [f"{cohort}_{at:04d}" for at, cohort in enumerate(table["cohort"])]
-    return table
+    return with_people(table, generator.random(len(table)) < repeated)
+
+
+def with_people(table, repeated):
+    """The study with names, the second scans of some, and what each scan counts: its person in the cohort, only in its
+    role, or nobody."""
+    table["person"] = table["image_id"] = [f"{cohort}_{at:04d}" for at, cohort in enumerate(table["cohort"])]
+    table["kind"] = "first"
+    more = table[repeated & table["fate"].isin(ROLES)].copy()
+    beside = more["fate"] == "validation"
+    more["image_id"] += "_ses-02"
+    more["kind"] = np.where(beside, "beside", "again")
+    more.loc[beside, "reason"] = "validation_takes_one_image"
+    more.loc[beside, "fate"] = "unused"
+    return pd.concat([table, more], ignore_index=True)
+
+
+def study_like_the_demo():
+    """Cohorts of which few people validate; one of them has a second scan, which is the only unused one."""
+    sizes = {name: {"train": 29, "validation": 5} for name in ("alpha", "beta", "delta")}
+    sizes |= {"coin": {"test": 124}, "epsilon": {"test": 18}, "gamma": {"train": 26, "validation": 4}}
+    sizes |= {"memory": {"train": 13, "validation": 2, "test": 130}}
+    twice = {("gamma", "train"): 5, ("gamma", "validation"): 1, ("memory", "train"): 2, ("memory", "test"): 20}
+    rows, repeated = [], []
+    for cohort, mine in sizes.items():
+        for fate, size in mine.items():
+            rows += [(cohort, fate, None, 20.0 + 60 * at / size) for at in range(size)]
+            repeated += [at < twice.get((cohort, fate), 0) for at in range(size)]
+    return with_people(pd.DataFrame(rows, columns=["cohort", "fate", "reason", "age"]), np.array(repeated))
 
 
 def tables_of(study):
     used = study[study["fate"].isin(ROLES)]
-    images = used.assign(role=used["fate"], participant_id=used["image_id"], sex=1.0)
+    images = used.assign(role=used["fate"], participant_id=used["person"], sex=1.0)
     ledger = study[study["fate"] != "left_out"]
     ledger = ledger.assign(status=ledger["fate"].where(~ledger["fate"].isin(ROLES), "ok"), engine="builtin")
     ledger["engine_version"] = "4"
@@ -52,7 +83,7 @@ def tables_of(study):
 
 def certificate_of(images):
     def counts(part):
-        return {"images": len(part), "participants": len(part), **EMPTY}
+        return {"images": len(part), "participants": part["participant_id"].nunique(), **EMPTY}
 
     cohorts = list(dict.fromkeys(images["cohort"]))
     by_role = {role: counts(images[images["role"] == role]) for role in ROLES}
@@ -64,7 +95,12 @@ def certificate_of(images):
         },
         "shared_cohorts": cohorts,
         "engines": {},
-        "duplicates": {"images": len(images)},
+        "duplicates": {
+            **dict.fromkeys(("scans", "heads", "pairs_found", "pairs_listed"), 0),
+            **dict.fromkeys(("images", "images_compared"), len(images)),
+            "pairs_compared": math.comb(len(images), 2),
+            "least_similarity": 4.0,
+        },
         "waived_scans": 0,
     }
 
@@ -95,7 +131,7 @@ def in_cohorts(of, tables, hidden):
     lost = ("failed", "excluded")
     for row in cohort_rows(*tables, SMALLEST, hidden):
         yield of(cohort=row["cohort"]), row["found"]
-        yield of(cohort=row["cohort"], fate=ROLES), row["participants"]
+        yield of(cohort=row["cohort"], fate=ROLES, kind="first"), row["participants"]
         yield of(cohort=row["cohort"], fate=lost), row["failed"]
         yield of(cohort=row["cohort"], fate="left_out"), row["left_out"]
         for role in ROLES:
@@ -130,24 +166,26 @@ def in_account(of, tables, hidden):
 
 
 def in_certificate(of, images):
-    with (
-        mock.patch.object(certificate_page.pages, "render") as render,
-        mock.patch.object(certificate_page, "duplicates_in_words"),
-    ):
+    with mock.patch.object(certificate_page.pages, "render") as render:
         certificate_page.certificate_html(certificate_of(images), "study", SMALLEST, {"confounding": {}, "tasks": {}})
     shown = render.call_args.args[0]
+    people = ("first", "beside")
     for role, known in shown["samples"].items():
         yield of(fate=role), known["images"]
+        yield of(fate=role, kind=people), known["participants"]
+    if pairs := re.match(r"Among ([\d,]+) pairs", shown["duplicates"]):
+        yield of(fate=ROLES), round((1 + math.sqrt(1 + 8 * int(pairs[1].replace(",", "")))) / 2)
     said = re.findall(r"(\d+|hidden number|fewer than \d+) in (train|validation|test)\b", shown["statement"])
     assert len(said) == 3
     for count, role in said:
-        yield of(fate=role), int(count) if count.isdigit() else count
+        yield of(fate=role, kind=people), int(count) if count.isdigit() else count
     for cohort, mine in shown["cohorts"].items():
-        for role, (count, _) in mine.items():
+        for role, (count, persons) in mine.items():
             yield of(cohort=cohort, fate=role), count
+            yield of(cohort=cohort, fate=role, kind=people), persons
     for cohort, pretrain, others in shown["shared"]:
-        yield of(cohort=cohort, fate=("train", "validation")), pretrain
-        yield of(cohort=cohort, fate="test"), others
+        yield of(cohort=cohort, fate=("train", "validation"), kind=people), pretrain
+        yield of(cohort=cohort, fate="test", kind=people), others
 
 
 def in_figure1(of, study, images):
@@ -160,12 +198,20 @@ def in_figure1(of, study, images):
     for row in drawn[(drawn["panel"] == "cohorts") & (drawn["quantity"] == "images")].itertuples():
         fates = ("train", "validation") if row.group == "train" else row.group
         yield of(cohort=row.item, fate=fates), int(row.value)
+    axes_of_ages, axes_of_cohorts, _ = figure1.figure1(images, None, metrics, nothing, SMALLEST).axes
+    for name, axes_texts in (
+        ("cohort", axes_of_cohorts.get_yticklabels()),
+        ("fate", axes_of_ages.get_legend().get_texts() if axes_of_ages.get_legend() else []),
+    ):
+        for text in axes_texts:
+            label, count = re.fullmatch(r"(\w+) \((.*)\)", text.get_text()).groups()
+            yield of(**{"fate": ROLES, name: label}), int(count) if count.isdigit() else count
 
 
 def attack(study, *, bounds=False):
     """The numbers of few people that follow: from what is shown, by linear equations, and from bounds of counts."""
     bins = np.floor(study["age"] / 5).fillna(-1)
-    keys = list(zip(study["cohort"], study["fate"], study["reason"].fillna(""), bins, strict=True))
+    keys = list(zip(study["cohort"], study["fate"], study["reason"].fillna(""), bins, study["kind"], strict=True))
     groups = sorted(set(keys))
     place = {key: at for at, key in enumerate(groups)}
     where = np.array([place[key] for key in keys])
@@ -176,13 +222,18 @@ def attack(study, *, bounds=False):
         assert ((counts == 0) | (counts == sizes)).all()
         return (counts > 0).astype(float)
 
-    rows = [(row_of(chosen), value) for chosen, value in published(study) if chosen.any()]
+    numbers = [(chosen, value) for chosen, value in published(study) if chosen.any()]
+    rows = [(row_of(chosen), value) for chosen, value in numbers]
     for row, value in rows:
         assert isinstance(value, str) or value == row @ sizes, "the attack reads the tables wrongly"
-    is_few = [(row, 0 < row @ sizes < SMALLEST) for row, _ in rows]
+    is_few = [(row_of(chosen), study.loc[chosen, "person"].nunique() < SMALLEST) for chosen, _ in numbers]
     plain = sum(few and not isinstance(value, str) for (_, few), (_, value) in zip(is_few, rows, strict=True))
     known = np.array([row for row, value in rows if not isinstance(value, str)])
-    few = [row for row, is_small in is_few if is_small] + list(np.eye(len(groups))[sizes < SMALLEST])
+    few = [row for row, is_small in is_few if is_small] + list(
+        np.eye(len(groups))[
+            [size < SMALLEST and group[4] != "again" for size, group in zip(sizes, groups, strict=True)]
+        ]
+    )
     targets = np.unique(np.array(few).reshape(-1, len(groups)), axis=0)
     if not len(known) or not len(targets):
         return plain, 0, 0, len(targets)
@@ -191,9 +242,9 @@ def attack(study, *, bounds=False):
     rest = np.linalg.norm(targets - targets @ basis.T @ basis, axis=1)
     solved = rest < 1e-6
     words = [(row, value) for row, value in rows if isinstance(value, str)]
-    upper = [row for row, value in words if "<" in value or "fewer" in value]
+    upper = [row for row, value in words if ("<" in value or "fewer" in value) and row @ sizes < SMALLEST]
     lower = [-row for row, _ in words]
-    limits = [4.0] * len(upper) + [-1.0 if "<" in value or "fewer" in value else -5.0 for _, value in words]
+    limits = [SMALLEST - 1.0] * len(upper) + [-1.0 if "<" in value or "fewer" in value else -5.0 for _, value in words]
     more = {"A_ub": np.array(upper + lower), "b_ub": limits} if words else {}
     bounded = 0
     for target in targets[~solved] if bounds else []:
@@ -208,14 +259,29 @@ def attack(study, *, bounds=False):
     return plain, int(solved.sum()), int(bounded), len(targets)
 
 
+@pytest.mark.parametrize("repeated", [0, 0.2])
 @pytest.mark.parametrize("seed", range(8))
-def test_no_count_of_few_people_follows_by_equations(seed):
-    plain, solved, _, targets = attack(random_study(seed))
+def test_no_count_of_few_people_follows_by_equations(seed, repeated):
+    plain, solved, _, targets = attack(random_study(seed, repeated=repeated))
     assert (plain, solved) == (0, 0) and targets
 
 
-def test_no_count_of_few_people_has_one_possible_value():
-    assert attack(random_study(6), bounds=True)[:3] == (0, 0, 0)
+@pytest.mark.parametrize("repeated", [0, 0.2])
+def test_no_count_of_few_people_has_one_possible_value(repeated):
+    assert attack(random_study(6, repeated=repeated), bounds=True)[:3] == (0, 0, 0)
+
+
+def test_second_scans_and_the_number_of_pairs_tell_no_count_of_few_people():
+    """Of a cohort's people and its people who train, those who validate would follow; of all pairs, all images."""
+    study = study_like_the_demo()
+    assert attack(study, bounds=True)[:3] == (0, 0, 0)
+    tables = tables_of(study)
+    rows = {row["cohort"]: row for row in cohort_rows(*tables, SMALLEST)}
+    assert rows["gamma"]["participants"] == "hidden" and rows["gamma"]["train"] == 31
+    assert {name: row["found"] for name, row in rows.items()} == {
+        **dict.fromkeys(("alpha", "beta", "delta"), 34),
+        **{"coin": 124, "epsilon": 18, "gamma": "hidden", "memory": "hidden"},
+    }
 
 
 def test_the_attack_finds_a_total_that_tells():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from neurotransfer.errors import InputError
 from neurotransfer.report import figure1
 from neurotransfer.report.cells import age_bins, age_spread, sample, shown, shown_grid, shown_row
-from neurotransfer.report.counts import hidden_in_certificate, hidden_in_report
+from neurotransfer.report.counts import counts_by_role, hidden_in_certificate, hidden_in_report
 from neurotransfer.report.public import Private, check_public, check_public_files, private_names
 from neurotransfer.report.style import save_figure
 from neurotransfer.report.trust_tables import (
@@ -256,7 +256,7 @@ def test_a_small_count_does_not_follow_from_two_tables(results):
     images = images.assign(role=[row[1] for row in rows], age=50.0)
     ledger = images[["image_id", "cohort"]].assign(status="ok", reason=None)
     excluded = pd.DataFrame(columns=["cohort", "file", "reason", "detail"])
-    hidden = hidden_in_certificate(people, 5)
+    hidden = hidden_in_certificate(counts_by_role(images), 5)
     assert {("cohort", "A", "validation"), ("cohort", "A", "train"), ("cohort", "B", "train")} <= hidden
     for row in cohort_rows(images, ledger, excluded, 5):
         for role in people["A"]:

@@ -280,7 +280,7 @@ def test_the_page_shows_the_certificate_names_nobody_and_loads_nothing(study):
     assert "<script" not in text and "url(" not in text and "@import" not in text
     assert not re.findall(r'(?:src|href)="(?!#|data:)', text)
     plain = " ".join(re.sub(r"<[^>]+>", " ", text.partition("</style>")[2]).split())
-    assert proof["statement"] in plain and duplicates_in_words(SUMMARY) in plain
+    assert proof["statement"] in plain and duplicates_in_words(SUMMARY, 0, 5) in plain
     shared = {role: has["participants"] for role, has in proof["cohorts"]["A"].items()}
     assert shared["validation"] < 5, "it would follow from the number of those who train"
     others = f"{shared['test']} others are not used in pretraining"
@@ -342,6 +342,26 @@ def test_the_page_says_that_a_label_is_the_cohort_and_hides_small_cells(study):
     assert "cross-validated AUC of 0.960" in text and "Waived:" in text
     assert re.search(r'<th scope="row">A</th><td>hidden</td><td>&lt; 5</td>', text)
     assert re.search(r'<th scope="row">B</th><td>0</td><td>hidden</td>', text)
+
+
+def test_the_number_of_pairs_does_not_tell_that_of_images():
+    """n images have n (n - 1) / 2 pairs, and a rounded number of pairs would confine n; so would the threshold."""
+    all_compared = SUMMARY | {"images_compared": 200, "pairs_compared": 19_900}
+    assert duplicates_in_words(all_compared, 0, 5).startswith("Among 19,900 pairs of images, 1 of two")
+    assert duplicates_in_words(all_compared, 0, 5, is_hidden=True).startswith("Among all pairs of images, 1 of two")
+    assert "19," not in (few := duplicates_in_words(SUMMARY, 0, 5)) and "Fewer than 5 images could not be" in few
+    many = duplicates_in_words(SUMMARY | {"images_compared": 190, "pairs_compared": 17_955}, 0, 5)
+    assert many.startswith("Among 17,955 pairs") and many.endswith("10 images could not be compared.")
+
+
+def test_a_threshold_that_depends_on_the_number_of_images_is_not_said_if_that_is_hidden(study):
+    proof = certify(*study, ROLES, NOBODY) | {"duplicates": SUMMARY | {"least_similarity": 4.3}, "files": {}}
+    assert "at least 4.3 standard deviations above" in certificate_html(proof, "study", 5, CONFIG)
+    sizes = {"train": 40, "validation": 10, "test": 20, "unused": 1}
+    proof |= {"cohorts": {"P": {role: {"images": size, "participants": size} for role, size in sizes.items()}}}
+    text = certificate_html(proof | {"shared_cohorts": []}, "study", 5, CONFIG)
+    assert "Among all pairs" in text and "4.3 standard" not in text
+    assert "at least 4.0 standard deviations above that of different people, or more in a large study" in text
 
 
 def test_the_page_says_if_there_were_too_few_images_to_compare(study):

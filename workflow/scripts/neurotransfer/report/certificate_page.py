@@ -30,8 +30,8 @@ def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int, 
     smallest : number of people in the smallest cell of a table
     config : the study's `tasks` and `confounding`
     """
+    hidden = hidden_in_certificate(certificate["cohorts"], smallest)
     people = people_by_role(certificate)
-    hidden = hidden_in_certificate(people, smallest)
     names = {"train": "training", "validation": "validation", "test": "test", "unused": "not used"}
     shared = []
     for cohort in certificate["shared_cohorts"]:
@@ -53,7 +53,10 @@ def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int, 
         "names": names,
         "shared": shared,
         "engines": engines,
-        "duplicates": duplicates_in_words(certificate["duplicates"], several.get("pairs", 0)),
+        "duplicates": duplicates_in_words(
+            certificate["duplicates"], several.get("pairs", 0), smallest, is_hidden=("usable",) in hidden
+        ),
+        "is_total_hidden": ("usable",) in hidden,
         "certificate": certificate,
         "statement": statement(
             certificate["counts"], certificate["waived_scans"], smallest, several.get("people", 0), without

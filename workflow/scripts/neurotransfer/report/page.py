@@ -158,7 +158,9 @@ def report_content(
             certificate["counts"], certificate["waived_scans"], smallest, several.get("people", 0), without
         ),
         "smallest": smallest,
-        "duplicates": duplicates_in_words(certificate["duplicates"], several.get("pairs", 0)),
+        "duplicates": duplicates_in_words(
+            certificate["duplicates"], several.get("pairs", 0), smallest, is_hidden=("usable",) in hidden
+        ),
         "accounting": trust_tables.accounting(ledger, tables["excluded"], tables["images"], smallest, hidden),
         "failures": trust_tables.failure_rows(ledger, reasons, smallest, hidden),
         "cohorts": trust_tables.cohort_rows(*of_images, smallest, hidden),

@@ -149,7 +149,7 @@ def cohort_rows(
         left, lost = excluded[excluded["cohort"] == cohort], done[done["status"] != "ok"]
         people, name = mine["participant_id"].nunique(), str(cohort)
         found = cell(len(done) + len(left), _people(done) + _people(left), smallest, ("found", name) in hidden)
-        row = {"cohort": cohort, "participants": cell(people, people, smallest, ("cohort", name) in hidden)}
+        row = {"cohort": cohort, "participants": cell(people, people, smallest, ("people", name) in hidden)}
         row |= {"found": found}
         for kind, part in {LEFT: left, "failed": lost, **{role: mine[mine["role"] == role] for role in ROLES}}.items():
             row[kind] = cell(len(part), _people(part), smallest, ("cohort", name, kind) in hidden)

@@ -326,26 +326,33 @@ def check_behind_weights(participants: pd.DataFrame, splits: Sequence[pd.DataFra
     return int(today.isna().sum())
 
 
-def duplicates_in_words(summary: Mapping[str, Any], same: int = 0) -> str:
+def duplicates_in_words(
+    summary: Mapping[str, Any], same: int = 0, smallest: int = 1, *, is_hidden: bool = False
+) -> str:
     """The result of the comparison of all heads, in one or two sentences without names.
 
     Parameters
     ----------
     summary : from duplicates.find_pairs
     same : how many of the pairs join two names of one person
+    smallest : number of images; fewer that could not be compared are "fewer than 5"
+    is_hidden : whether the number of images is not shown; it would follow from the number of pairs, which is then not
+        said, and be confined by a rounded one
     """
     if summary["least_similarity"] is None:
         return "Too few images to look for one person under two names."
+    left = summary["images"] - summary["images_compared"]
+    count = "all" if is_hidden or 0 < left < smallest else f"{summary['pairs_compared']:,}"
     text = (
-        f"Among {summary['pairs_compared']:,} pairs of images, {summary['scans']:,} of two participants look like the "
+        f"Among {count} pairs of images, {summary['scans']:,} of two participants look like the "
         f"same scan and {summary['heads']:,} like one head in two scans; pairs of the second kind cause no error."
     )
     if same:
         text += f" Of these pairs, {same:,} are of people listed with both names."
     if summary["pairs_found"] > summary["pairs_listed"]:
         text += f" {summary['pairs_found'] - summary['pairs_listed']:,} more pairs are as similar and are not listed."
-    if summary["images"] > summary["images_compared"]:
-        text += f" {summary['images'] - summary['images_compared']:,} images could not be compared."
+    if left:
+        text += f" {f'Fewer than {smallest}' if left < smallest else format(left, ',')} images could not be compared."
     return text
 
 
