@@ -183,8 +183,10 @@ def in_certificate(of, images):
         for role, (count, persons) in mine.items():
             yield of(cohort=cohort, fate=role), count
             yield of(cohort=cohort, fate=role, kind=people), persons
-    for cohort, pretrain, others in shown["shared"]:
+    for cohort, pretrain, others, train in shown["shared"]:
         yield of(cohort=cohort, fate=("train", "validation"), kind=people), pretrain
+        if train is not None:
+            yield of(cohort=cohort, fate="train", kind=people), train
         yield of(cohort=cohort, fate="test", kind=people), others
 
 

@@ -284,7 +284,9 @@ def test_the_page_shows_the_certificate_names_nobody_and_loads_nothing(study):
     shared = {role: has["participants"] for role, has in proof["cohorts"]["A"].items()}
     assert shared["validation"] < 5, "it would follow from the number of those who train"
     others = f"{shared['test']} others are not used in pretraining"
-    assert f"A (a hidden number of participants pretrain, {others})" in plain
+    assert f"A ({shared['train']} participants train, how many validate is not shown; {others})" in plain
+    shown = "hidden" in re.findall(r"<td>(\w+)", text.partition('id="cohorts"')[2])
+    assert ("“hidden” because" in plain) == shown and "The AUC is of a logistic regression" not in plain
     assert "training and test 0 0 0 1" in plain
     assert len(proof["keyed_digests"]) == 3 and all(digest in plain for digest in proof["keyed_digests"].values())
 

@@ -37,7 +37,9 @@ def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int, 
     for cohort in certificate["shared_cohorts"]:
         sums = {roles: sum(people[cohort][role] for role in roles) for roles in SIDES}
         cells = [cell(count, count, smallest, ("cohort", cohort, *roles) in hidden) for roles, count in sums.items()]
-        shared.append((cohort, *("a hidden number of" if found == "hidden" else found for found in cells)))
+        train = people[cohort]["train"]
+        counted = cells[0] == "hidden" and train >= smallest and ("cohort", cohort, "train") not in hidden
+        shared.append((cohort, *cells, train if counted else None))
     cohorts: dict[str, dict[str, list[int | str]]] = {}
     for cohort, known in certificate["cohorts"].items():
         cohorts[cohort] = {}
@@ -45,6 +47,7 @@ def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int, 
             one, counts = has["participants"], [has[name] for name in ("images", "participants")]
             is_hidden = ("cohort", cohort, role) in hidden
             cohorts[cohort][role] = [cell(count, one, smallest, is_hidden) for count in counts]
+    any_hidden = any("hidden" in cell for known in cohorts.values() for cell in known.values())
     without = {role for role in certificate["counts"] if ("role", role) in hidden}
     engines = [(names[role], named_engines(pairs)) for role, pairs in certificate["engines"].items() if pairs]
     several = certificate.get("same_people", {})
@@ -63,6 +66,7 @@ def certificate_html(certificate: Mapping[str, Any], study: str, smallest: int, 
         ),
         "samples": {role: sample(known, smallest, role in without) for role, known in certificate["counts"].items()},
         "cohorts": cohorts,
+        "any_hidden": any_hidden,
         "sites": site_groups(certificate.get("confounding", {}), config["confounding"], config["tasks"], smallest),
         "smallest": smallest,
     }
