@@ -199,6 +199,14 @@ def choose(browser, name: str, value: str) -> None:
 
 
 @pytest.mark.browser
+def test_no_z_below_the_threshold_is_shown_as_the_threshold(browser, file):
+    visit(browser, file)
+    values = [page.cut(z) for z in (3.46, 3.4999, -3.49, 3.5, 4.3)]
+    shown = browser.execute_script("return arguments[0].map(signed)", values)
+    assert shown == ["+3.4", "+3.4", "−3.4", "+3.5", "+4.3"]
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_page_opens_without_a_complaint_and_asks_nobody(browser, file, theme):
     visit(browser, file, theme=theme)

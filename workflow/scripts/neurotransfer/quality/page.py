@@ -187,7 +187,7 @@ def card(image: Mapping[str, Any], group: pd.Series) -> dict[str, Any]:
             {
                 "name": name,
                 "value": None if pd.isna(value) else value * figure.scale,
-                "z": None if pd.isna(z) else round(float(z), 2),
+                "z": None if pd.isna(z) else cut(float(z)),
                 "median": None if pd.isna(middle) else middle * figure.scale,
             }
         )
@@ -208,6 +208,15 @@ def card(image: Mapping[str, Any], group: pd.Series) -> dict[str, Any]:
         "first": bool(image["first"]),
         "figures": figures,
     }
+
+
+def cut(z: float) -> float:
+    """A z-score with two decimals, towards 0, so that none below a threshold is shown as the threshold.
+
+    >>> cut(3.4999), cut(-3.4999), cut(3.5), cut(4.35)
+    (3.49, -3.49, 3.5, 4.35)
+    """
+    return math.copysign(math.floor(abs(z) * 100 + 1e-6) / 100, z)
 
 
 def ledger_rows(shown: pd.DataFrame, recorded: pd.DataFrame) -> dict[str, dict[str, Any]]:

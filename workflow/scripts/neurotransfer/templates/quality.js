@@ -15,7 +15,8 @@ function element(kind, attributes = {}, ...children) {
 }
 const number = (value, digits) => value === null ? "–" : value.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits});
 const shown = (name, value) => value === null ? "–" : number(value, figure[name].digits) + (figure[name].unit ? " " + figure[name].unit : "");
-const signed = z => (z < 0 ? "−" : "+") + number(Math.abs(z), Math.abs(z) < 100 ? 1 : 0);
+const cut = size => Math.floor(size * 10 + 1e-6) / 10;  // so that no z below a threshold is shown as the threshold
+const signed = z => (z < 0 ? "−" : "+") + (Math.abs(z) < 100 ? number(cut(Math.abs(z)), 1) : number(Math.abs(z), 0));
 const lower = text => text[0].toLowerCase() + text.slice(1);
 const ruleName = rule => rule.replace(/^(.*)_(min|max)$/, (_, name, end) => (figure[name] ? figure[name].title : "|z|") + (end === "min" ? " too small" : " too large"));
 
