@@ -59,11 +59,17 @@ def result_groups(
 def noise_of_starts(medians: pd.DataFrame) -> str:
     """By how much networks' AUCs change with the seed alone: standard deviations over all tasks and n, in words.
 
-    Empty without second seeds.
+    One of 0 cannot be told from the noise of test sets.  Empty without second seeds.
     """
     variances = (medians["seed_sd"] ** 2).groupby(medians["model"]).mean()
     known = {model: variances[model] ** 0.5 for model in CNNS if variances.get(model, float("nan")) >= 0}
-    return listed(f"{sd:.3f} ({model})" for model, sd in known.items()) if known else ""
+    told = {model: f"{sd:.3f}" for model, sd in known.items() if f"{sd:.3f}" != "0.000"}
+    lost = [model for model in known if model not in told]
+    if not told:
+        return "in the AUCs of the networks it cannot be told from the noise of test sets" if known else ""
+    text = f"a standard deviation of {listed(f'{sd} ({model})' for model, sd in told.items())} in a network's AUC"
+    text += ", averaged over tasks and n"
+    return f"{text}; that of {listed(lost)} cannot be told from the noise of test sets" if lost else text
 
 
 def _in_order(models: Iterable[str]) -> list[str]:
