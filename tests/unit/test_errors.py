@@ -7,6 +7,7 @@ from neurotransfer.errors import ANY_PAGE, PAGES, InputError, InputErrors
 from neurotransfer.manifest.bids_tables import read_sidecar
 from neurotransfer.split.confounding import check_confounding
 from neurotransfer.split.resampling import check_disjoint
+from neurotransfer.study.configuration import load_config
 from neurotransfer.study.plan import read_study
 from runs import REPOSITORY
 
@@ -30,6 +31,9 @@ def test_a_file_that_cannot_be_read_leads_to_the_page_of_the_room_that_reads_it(
     with pytest.raises(InputError) as found:
         read_sidecar(tmp_path / "participants.json")
     assert found.value.page == "docs/bids.md"
+    with pytest.raises(InputError, match="it is a folder") as found:
+        load_config(REPOSITORY, [tmp_path])
+    assert found.value.page == "config/README.md"
 
 
 def test_several_mistakes_name_their_page_once():

@@ -246,7 +246,7 @@ def test_the_etiv_is_no_structure_and_is_read_by_itself(tmp_path):
 def test_a_table_of_volumes_shorter_than_its_index_is_named(tmp_path):
     write_volumes(tmp_path, "a", [-1, 4], [[100, 1]])
     resample = pd.DataFrame({"cohort": ["a"], "index_row": [1]})
-    with pytest.raises(InputError, match=r"a\.volumes\.npy: it has 1 rows"):
+    with pytest.raises(InputError, match=r"a\.volumes\.npy: it has 1 row"):
         read_volumes(resample, [tmp_path / "a.volumes.npy"], [tmp_path / "a.volumes.json"])
 
 

@@ -91,7 +91,7 @@ def _as_it_was(kind: type[InputError], args: tuple[Any, ...], values: Mapping[st
 def _page() -> str:
     """The page for the room of the library that raises the error, or that has a file read which is wrong."""
     frame = sys._getframe(2)
-    while frame.f_back and frame.f_globals.get("__name__") in (__name__, f"{__package__}.files"):
+    while frame.f_back and frame.f_globals.get("__name__") in (__name__, f"{__package__}.files", "contextlib"):
         frame = frame.f_back
     _, _, room = str(frame.f_globals.get("__name__", "")).partition("neurotransfer.")
     return PAGES.get(room) or PAGES.get(room.partition(".")[0], ANY_PAGE)

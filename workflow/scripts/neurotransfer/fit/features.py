@@ -29,7 +29,7 @@ def rows_of_index(path: str | Path, rows: np.ndarray) -> np.ndarray:
     """
     matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     if rows.max() >= len(matrix):
-        what = f"it has {len(matrix)} rows, fewer than its index"
+        what = f"it has {counted(len(matrix), 'row')}, fewer than its index"
         raise InputError(path, "", what, "delete it, then run the same command again")
     return matrix[rows]
 
@@ -110,7 +110,7 @@ def read_table_of_features(resample: pd.DataFrame, path: str | Path) -> np.ndarr
             if name in found:
                 raise InputError(path, f"line {number}", f"{name} is there twice", "keep one row for each image")
             if len(cells) != len(names):
-                what = f"it has {len(cells)} cells, the first line has {len(names)}"
+                what = f"it has {counted(len(cells), 'cell')}, the first line has {len(names)}"
                 raise InputError(path, f"line {number}", what, "write as many cells in each line")
             values = [(names[place], cell) for place, cell in enumerate(cells) if place != at]
             found[name] = np.array([_number(path, number, column, cell) for column, cell in values])

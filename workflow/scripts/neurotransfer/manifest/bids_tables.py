@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import InputError, Mistakes
 from ..files import opened, read_json
+from ..text import counted
 from .bids import key_of
 
 MISSING = ("", "n/a")  # what BIDS calls missing, and nothing else
@@ -82,7 +83,7 @@ def read_tsv(
                     kept = [at for at, name in enumerate(header) if name in names]
                     continue
                 if any(map(str.strip, cells[len(header) :])):
-                    what = f"it has {len(cells)} cells and the header has {len(header)}"
+                    what = f"it has {counted(len(cells), 'cell')} and the header has {len(header)}"
                     raise InputError(path, f"line {reader.line_num}", what, "check its tabs")
                 row = [cells[at].strip() if at < len(cells) else "" for at in kept]
                 lines.append((reader.line_num, row))

@@ -25,6 +25,7 @@ from ..split.roles import split_cohort
 from ..study import layout
 from ..study.access import REHEARSAL
 from ..study.plan import CNNS, Study
+from ..text import counted
 from .plan import expected_draws
 
 FOLDER = REHEARSAL
@@ -236,7 +237,7 @@ def lay_out(sample: Sample, config: Mapping[str, Any], study: Study, folder: str
         if the sample is too small to train or to draw a replicate from
     """
     if sample.n == 0:
-        counts = f"its sample has {len(sample.images)} images"
+        counts = f"its sample has {counted(len(sample.images), 'image')}"
         fix = "add cohorts to the tasks, or set a task that cannot be had to null"
         raise InputError(config["cohorts"], "roles", f"no replicate can be drawn for a rehearsal: {counts}", fix)
     import yaml

@@ -31,6 +31,7 @@ from ..split.duplicates import heads_of
 from ..study import layout
 from ..study.access import FOLDERS
 from ..study.plan import Study
+from ..text import counted
 
 if TYPE_CHECKING:  # it imports torch
     from .features_again import FeaturesAgain
@@ -243,7 +244,7 @@ def _search_by_index(
             found.left.append(f"{path} can't be read")
             continue
         if rows != len(index):
-            found.left.append(f"{path} has {rows:,} rows, and {listed} {len(index):,} images")
+            found.left.append(f"{path} has {counted(rows, 'row')}, and {listed} {counted(len(index), 'image')}")
         elif array.dtype.kind != "f" or array.ndim != 2:
             found.left.append(f"{path} is no table of numbers")
         elif path == volumes:
