@@ -109,6 +109,17 @@ def test_a_preview_is_written_into_the_study_unless_another_file_is_named(tmp_pa
     assert {path.name for path in tmp_path.glob("*/*")} == {"preview.html", "mine.html"}
 
 
+def test_a_failed_prediction_has_a_command_with_the_configuration_of_its_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    record = tmp_path / "p.work/results/failures/cache/scans-0001.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"rule": "cache", "key": "scans-0001", "cause": "no space", "time": 1.0}')
+    (tmp_path / "p.work/predict.yaml").touch()
+    assert cli.main(["failures", "--profile", "slurm", "--directory", "p.work"]) == 0
+    said = capsys.readouterr().out
+    assert f"--profile {REPOSITORY / 'profiles/slurm'} --directory p.work --configfile p.work/predict.yaml\n" in said
+
+
 def test_a_pipe_whose_reader_has_read_enough_is_no_error():
     line = [sys.executable, "-m", "neurotransfer.cli", "failures"]
     reader, writer = os.pipe()

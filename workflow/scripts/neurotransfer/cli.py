@@ -591,6 +591,8 @@ def _failures(chosen: argparse.Namespace) -> None:
 
 def _snakemake_options(chosen: argparse.Namespace) -> list[str]:
     """The options with which Snakemake, called in the current folder, goes on with the study of a command."""
+    from .study import layout
+
     here = Path.cwd() == REPOSITORY
     profile = _profile(chosen.profile or ("slurm" if shutil.which("sbatch") else "local"))
     is_local = Path(profile) == REPOSITORY / "profiles/local"
@@ -599,6 +601,8 @@ def _snakemake_options(chosen: argparse.Namespace) -> list[str]:
     snakefile = [] if here else ["--snakefile", str(REPOSITORY / "Snakefile")]
     cores = ["--cores", str(os.cpu_count() or 1)] if is_local else []
     study = [part for name in ("directory", "configfile") for part in _given(chosen, name)]
+    if not chosen.configfile and (own := chosen.directory / layout.PREDICTION).is_file():
+        study += ["--configfile", str(own)]
     return [*snakefile, "--profile", profile, *cores, *study]
 
 

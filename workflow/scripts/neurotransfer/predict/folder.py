@@ -30,7 +30,6 @@ from ..study.plan import digest_of_cohorts
 from ..study.targets import TARGETS
 
 COHORT = "scans"
-OVERRIDES = "predict.yaml"
 CONFORMED = 1.0  # mm, the voxel size if weights know a range of them
 PER_SHARD = 64  # scans in one cache file, and so in one job of each rule
 ACCEPT = "or, if other images will do, give a --configfile with pretrain: {accept_other_preprocessing: true}"
@@ -195,7 +194,7 @@ def lay_out(folder: Path, scans: pd.DataFrame, request: Request, source: Path) -
     for shard, part in images.groupby("shard", sort=False):
         texts[f"{layout.SHARD_TABLES}/{shard}.tsv"] = table_text(part)
     others = {name: None for name in config["tasks"] if name != task}
-    texts[OVERRIDES] = yaml.safe_dump({**overrides, "tasks": others}, sort_keys=False)
+    texts[layout.PREDICTION] = yaml.safe_dump({**overrides, "tasks": others}, sort_keys=False)
     config["tasks"] |= others
     for name, text in texts.items():
         _write_changed(folder / name, text)
@@ -205,7 +204,7 @@ def lay_out(folder: Path, scans: pd.DataFrame, request: Request, source: Path) -
     if "contrast" not in (request.metadata.get("quality") or {}):
         facts["without_volumes"] = [COHORT]  # the statistics would only give a contrast that is compared with nothing
     _write_changed(folder / layout.SHARDS, table_text(shards, facts))
-    return folder / OVERRIDES
+    return folder / layout.PREDICTION
 
 
 def _write_changed(path: Path, text: str) -> None:
@@ -217,7 +216,7 @@ def _remove_stale(folder: Path, overrides: Mapping[str, Any]) -> None:
     """Remove results of other weights, or of another engine, voxel size or crop."""
     before: dict[str, Any] = {}
     with contextlib.suppress(InputError):
-        before = read_document(folder / OVERRIDES)
+        before = read_document(folder / layout.PREDICTION)
     if before and any(before.get(name) != overrides[name] for name in ("preprocessing", "cache")):
         for name in (layout.CACHE, layout.PREPROCESSED):
             shutil.rmtree(folder / name, ignore_errors=True)

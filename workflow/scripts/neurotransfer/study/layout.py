@@ -1,4 +1,6 @@
-"""Every path of results/ and logs/, and the analysis plan, relative to the study's folder; no other module spells one.
+"""Every path of results/ and logs/, the analysis plan and the configuration of predict, relative to the study's folder.
+
+No other module spells one.
 
 Names in braces are wildcards, as Snakemake writes them; the functions fill them in.  Standard library only, because
 the Snakefile is parsed again inside each cluster job.
@@ -11,6 +13,7 @@ from pathlib import Path
 RESULTS = "results"
 LOGS = "logs"
 ANALYSIS_PLAN = "analysis-plan.md"
+PREDICTION = "predict.yaml"  # the configuration that predict writes into its folder
 
 MANIFEST = f"{RESULTS}/manifest"
 IMAGES = f"{MANIFEST}/images.tsv"
