@@ -49,8 +49,9 @@ def hidden_in_certificate(counts: Counts, smallest: int) -> set[Name]:
     [('cohort', 'A', 'train'), ('cohort', 'A', 'validation'), ('cohort', 'B', 'train'), ('cohort', 'B', 'validation')]
     """
     groups: dict[Name, list[str]] = {}
-    for cohort, mine in counts.items():
-        for role, has in mine.items():
+    for cohort in sorted(counts):  # the same order for every page
+        for role in ROLES:
+            has = counts[cohort][role]
             people = [f"{cohort} {role} {at}" for at in range(has["participants"])]
             groups[cohort, role, None, None, FIRST] = people
             more = has["images"] - len(people)  # of whom is not known here
