@@ -206,6 +206,18 @@ def test_the_methods_name_the_engines_of_the_ledger(results):
     paragraphs, cited = methods(config, "given", {}, config["tasks"], ledger)
     assert "taken as they were" in paragraphs[0] and "(1 image)" in paragraphs[0]
     assert [reference.key for reference in cited][:3] == ["leonardsen2025", "henschel2020", "fischl2012"]
+    assert " image)" not in methods(config, "given", {}, config["tasks"], ledger, {"engines"})[0][0]
+
+
+def test_the_methods_say_no_number_that_is_hidden_elsewhere(results, drawings):
+    changed = SimpleNamespace(**vars(results))
+    changed.ledger = results.ledger.assign(engine=["builtin", *["fastsurfer"] * (len(results.ledger) - 1)])
+    text = plain(page_of(changed, drawings))
+    assert "by FastSurfer" in text and "(1 image)" not in text and " images) or" not in text
+    config = results.config
+    said = methods(config, "multitask", results.weights, config["tasks"], results.ledger)[0][1]
+    hidden = methods(config, "multitask", results.weights, config["tasks"], results.ledger, {"train"})[0][1]
+    assert said.replace(" (480 images of 300 participants)", "") == hidden != said
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
@@ -41,6 +41,7 @@ def methods(
     weights: Mapping[str, Any],
     tasks: Mapping[str, Mapping[str, Any]],
     ledger: pd.DataFrame,
+    without: Collection[str] = (),
 ) -> tuple[list[str], list[Reference]]:
     """Paragraphs of plain text, and the references for the numbers in brackets.
 
@@ -51,29 +52,31 @@ def methods(
     weights : metadata of the weights
     tasks : the configuration's enabled tasks
     ledger : of preprocessing: `status`, `engine` and `engine_version` of every image
+    without : counts that are not said, because one of few people would follow: "train" (who pretrained) and "engines"
     """
     paragraphs = [
-        _images(config, ledger),
-        _pretraining(config, run, weights),
+        _images(config, ledger, counted="engines" not in without),
+        _pretraining(config, run, weights, counted="train" not in without),
         _comparison(config, tasks),
         _testing(config),
     ]
     return number_citations(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
-def _images(config: Mapping[str, Any], ledger: pd.DataFrame) -> str:
+def _images(config: Mapping[str, Any], ledger: pd.DataFrame, *, counted: bool = True) -> str:
     crop = " × ".join(str(edge) for edge in config["cache"]["crop"])
     existing = ""
     if config["preprocessing"]["engine"] == "derivatives":
         existing = " These outputs existed before the study and were taken as they were."
+    made = made_by_in_words(ledger, counted=counted)
     return f"""
-        The study follows Leonardsen et al. [@leonardsen2025]. T1-weighted images were {made_by_in_words(ledger)},
+        The study follows Leonardsen et al. [@leonardsen2025]. T1-weighted images were {made},
         masked, and cropped or padded to {crop} voxels of {config["preprocessing"]["voxel_size"]:g} mm around the
         brain.{existing}"""
 
 
-def made_by_in_words(ledger: pd.DataFrame) -> str:
-    """The processing of the usable images and its software, from the ledger; with counts if there are several."""
+def made_by_in_words(ledger: pd.DataFrame, *, counted: bool = True) -> str:
+    """The processing of the usable images and its software, from the ledger; `counted` if there are several."""
     usable = ledger[ledger["status"] == "ok"].fillna({"engine": "unknown", "engine_version": "unknown"})
     clauses = []
     for engine, mine in sorted(usable.groupby("engine"), key=lambda group: -len(group[1])):
@@ -81,12 +84,12 @@ def made_by_in_words(ledger: pd.DataFrame) -> str:
         named = listed("of unknown version" if version == "unknown" else version for version in versions.index)
         what = ENGINES.get(engine, f"processed by {engine} {{version}}").replace("{version}", named)
         clauses.append((what, len(mine)))
-    if len(clauses) == 1:
-        return clauses[0][0]
+    if len(clauses) == 1 or not counted:
+        return " or ".join(what for what, _ in clauses)
     return " or ".join(f"{what} ({_count(images, 'image')})" for what, images in clauses)
 
 
-def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]) -> str:
+def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any], *, counted: bool = True) -> str:
     network, settings = config["network"], config["pretrain"]
     channels = ", ".join(str(count) for count in network["channels"])
     shape = f"""a Simple Fully Convolutional Network [@peng2021] ({channels} channels, a bottleneck of
@@ -102,7 +105,7 @@ def _pretraining(config: Mapping[str, Any], run: str, weights: Mapping[str, Any]
     together = " together" if len(names) > 1 else ""
     facts = weights.get("training", {})
     people = ""
-    if "images" in facts and "participants" in facts:
+    if counted and "images" in facts and "participants" in facts:
         people = f" ({facts['images']:,} images of {facts['participants']:,} participants)"
     best = f" Epoch {facts['epoch'] + 1} had the lowest validation loss and was kept." if "epoch" in facts else ""
     augmentation = settings["augmentation"]

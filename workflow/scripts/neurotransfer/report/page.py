@@ -99,7 +99,8 @@ def report_content(
         "behind_weights": None if withdrawn is None else shown(withdrawn, withdrawn, smallest),
         "weights": weights_name(config, run),
     }
-    paragraphs, cited = methods(config, run, weights, tasks, ledger)
+    counted = trust_tables.are_engines_counted(ledger, smallest, all_shown=("usable",) not in hidden)
+    paragraphs, cited = methods(config, run, weights, tasks, ledger, without if counted else {*without, "engines"})
     return {
         "study": config["study"],
         "missing": answer_tables.missing_fits(medians, config, tasks),

@@ -195,6 +195,18 @@ def setting_groups(settings: pd.DataFrame) -> list[dict[str, Any]]:
     return sorted(groups, key=lambda group: order.index(group["model"]))
 
 
+def are_engines_counted(ledger: pd.DataFrame, smallest: int, *, all_shown: bool) -> bool:
+    """Whether the usable images of every engine and version can be counted in a text: none of few people.
+
+    Parameters
+    ----------
+    all_shown : whether the number of usable images is shown
+    """
+    usable = ledger[ledger["status"] == "ok"]
+    groups = usable.groupby(["engine", "engine_version"], dropna=False)
+    return all_shown and all(_people(group) >= smallest for _, group in groups)
+
+
 def version_rows(
     ledger: pd.DataFrame, weights: Mapping[str, Any], smallest: int = 1, *, all_shown: bool = True
 ) -> list[tuple[str, str]]:
