@@ -120,6 +120,19 @@ def test_a_failed_prediction_has_a_command_with_the_configuration_of_its_folder(
     assert f"--profile {REPOSITORY / 'profiles/slurm'} --directory p.work --configfile p.work/predict.yaml\n" in said
 
 
+@pytest.mark.parametrize(("program", "profile"), [("/usr/bin/sbatch", "slurm"), (None, "local --cores 3")])
+def test_a_failed_job_is_made_again_by_slurm_if_it_is_here(tmp_path, monkeypatch, capsys, program, profile):
+    monkeypatch.setattr(cli.shutil, "which", lambda name: program)
+    monkeypatch.setattr(cli.os, "cpu_count", lambda: 3)
+    record = tmp_path / "results/failures/cache/A-0001.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"rule": "cache", "key": "A-0001", "cause": "no space", "time": 1.0}')
+    monkeypatch.chdir(REPOSITORY)
+    assert cli.main(["failures", "--directory", str(tmp_path)]) == 0
+    command = f"snakemake results/cache/A-0001.tsv --profile profiles/{profile} --directory {tmp_path}\n"
+    assert command in capsys.readouterr().out
+
+
 def test_a_pipe_whose_reader_has_read_enough_is_no_error():
     line = [sys.executable, "-m", "neurotransfer.cli", "failures"]
     reader, writer = os.pipe()
