@@ -79,12 +79,13 @@ def test_running_again_does_nothing_and_another_study_is_refused(study):
 
 
 @pytest.mark.parametrize("name", ["cohorts.tsv", "my-study.yaml", "data/A/participants.tsv", "results/a.tsv"])
-def test_a_study_that_is_not_simulated_is_never_overwritten(tmp_path, name):
+def test_a_study_that_is_not_simulated_is_never_overwritten(tmp_path, monkeypatch, name):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("mine")
-    with pytest.raises(InputError, match="contains a study that is not simulated"):
-        simulate_study(tmp_path, participants=0.2, voxel_size=6.0, cohorts=["alpha"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"^{tmp_path}: the folder contains a study that is not simulated"):
+        simulate_study(".", participants=0.2, voxel_size=6.0, cohorts=["alpha"])
     assert [file.read_text() for file in tmp_path.rglob("*") if file.is_file()] == ["mine"]
 
 

@@ -118,13 +118,12 @@ def simulate_study(
     other = "choose another folder, or delete it"
     for file in (done, begun):
         if file.exists() and read_json(file)["fingerprint"] != mark:
-            raise InputError(folder, "", "the folder contains another simulated study", other)
+            raise InputError(folder.absolute(), "", "the folder contains another simulated study", other)
     if done.exists():
         return
     if not begun.exists() and (found := next((name for name in OF_STUDIES if (folder / name).exists()), None)):
-        raise InputError(
-            folder, "", f"the folder contains a study that is not simulated: {found}", "choose another folder"
-        )
+        what = f"the folder contains a study that is not simulated: {found}"
+        raise InputError(folder.absolute(), "", what, "choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(begun, {"fingerprint": mark})
     images = [image for design in designs for image in _people(design, seed)]
