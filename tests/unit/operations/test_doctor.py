@@ -229,6 +229,14 @@ def test_both_spellings_of_a_partition_are_read(programs, tmp_path, text):
     assert "names big" in of("profile", profile=tmp_path).what
 
 
+def test_a_profile_for_versions_of_snakemake_is_read_from_its_own_file(programs, tmp_path):
+    programs("sbatch")
+    programs("sinfo", "cpu|(null)|infinite")
+    (tmp_path / "config.v8+.yaml").write_text("executor: slurm\ndefault-resources: [slurm_partition=big]")
+    found = of("profile", profile=tmp_path)
+    assert "config.v8+.yaml names big" in found.what
+
+
 @pytest.mark.parametrize("name", ["a+b", "größe", "gpu@h100", "a:b", "50%", "x=y"])
 def test_a_partition_may_have_any_name_that_slurm_allows(programs, tmp_path, name):
     programs("sbatch")

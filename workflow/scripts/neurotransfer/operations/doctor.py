@@ -198,7 +198,7 @@ def _slurm_of_profile(profile: Path | None, needs_gpu: bool) -> Iterator[Finding
         yield Finding("profile", WRONG, printable(what), "give slurm, local, or the folder that holds its config.yaml")
         yield from _slurm(None, needs_gpu)
     elif _uses_slurm(path):
-        yield from _slurm(path.parent, needs_gpu)
+        yield from _slurm(path, needs_gpu)
     else:
         yield Finding("profile", OK, printable(f"{path}: it does not send jobs to Slurm"))
         for finding in _slurm(None, needs_gpu=False):
@@ -221,7 +221,7 @@ def _uses_slurm(path: Path) -> bool:
         return True
 
 
-def _slurm(profile: Path | None, needs_gpu: bool) -> Iterator[Finding]:
+def _slurm(path: Path | None, needs_gpu: bool) -> Iterator[Finding]:
     if shutil.which("sbatch") is None:
         yield Finding("Slurm", NOTE, "no sbatch here: jobs can run on this machine only", "on a cluster: log in there")
         return
@@ -239,8 +239,8 @@ def _slurm(profile: Path | None, needs_gpu: bool) -> Iterator[Finding]:
     if needs_gpu and not any("gpu" in row[1] for row in rows):
         what = "no partition has GPUs that Slurm counts (sinfo -o '%P %G')"
         yield Finding("GPUs of Slurm", WRONG, what, "ask the staff for a Gres, or set gpus: 0 in the configuration")
-    if profile is not None:
-        yield from _profile(profile, set(partitions))
+    if path is not None:
+        yield from _profile(path, set(partitions))
     code, said = _answer("sacct", "--noheader", "--allocations", "--starttime=now")
     if code:
         what = _said_by("sacct", said)
@@ -249,9 +249,8 @@ def _slurm(profile: Path | None, needs_gpu: bool) -> Iterator[Finding]:
         yield Finding("accounting", OK, "sacct answers, so the profile may have slurm-status-command: sacct")
 
 
-def _profile(profile: Path, partitions: set[str]) -> Iterator[Finding]:
-    """The partitions that a profile names and Slurm does not have."""
-    path = profile / "config.yaml"
+def _profile(path: Path, partitions: set[str]) -> Iterator[Finding]:
+    """The partitions that a profile's file names and Slurm does not have."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         named = set(PARTITION.findall(yaml.safe_dump(content, allow_unicode=True)))
