@@ -98,13 +98,17 @@ def _page() -> str:
 
 
 class Mistakes:
-    """Collects mistakes, each once, and only the first few of each kind; `raise_if_any` raises them together."""
+    """Collects mistakes, each once, and only the first few of each kind; `raise_if_any` raises them together.
+
+    `causes` are no mistakes by themselves, and may be behind some: they are raised with them.
+    """
 
     ALIKE = 10  # mistakes of one kind that are listed: a column with another coding has one in each of 50,000 rows
 
     def __init__(self) -> None:
         self._alike: dict[tuple[str, ...], dict[str, InputError]] = {}
         self._more: dict[tuple[str, ...], int] = {}
+        self.causes: list[InputError] = []
 
     def add(self, error: InputError, *alike: str) -> None:
         """Add a mistake; `alike` names its kind, such as a folder and a column in its tables."""
@@ -134,7 +138,7 @@ class Mistakes:
             if kind in self._more:
                 what = f"{self._more[kind]} more like the last line"
                 errors.append(InputError(kind[0], "", what, "fix them in the same way"))
-        raise_all(errors)
+        raise_all([*errors, *self.causes] if errors else [])
 
 
 def raise_all(errors: Sequence[InputError]) -> None:

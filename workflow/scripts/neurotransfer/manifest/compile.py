@@ -39,7 +39,7 @@ from .path_patterns import fill_in
 from .people import Person, Visit
 from .same_people import people_in, read_same_people
 from .scanners import scanners_of, with_scanner
-from .session_labels import HAS_SUB, folded, near_label
+from .session_labels import folded, near_label
 from .unnamed_columns import notes_on_columns
 from .withdrawal import Apart, emptied, fill_positions, read_withdrawn, set_apart
 
@@ -125,8 +125,7 @@ def compile_manifest(
     if not mistakes:
         _check_engine(config, table, cohorts, mistakes)
         _check_roles(config, table, cohorts, mistakes)
-    lost = labels_in_another_form(excluded)
-    _raise_if_any(mistakes, table, lost)
+    mistakes.raise_if_any()
     previous, numbers = read_assignments(folder)
     withdrawn = read_withdrawn(config["withdrawn"], mistakes)
     images, apart = set_apart(withdrawn, images, previous, folder, mistakes)
@@ -139,7 +138,7 @@ def compile_manifest(
     in_tasks = {cohort.name: cohort.path for cohort in cohorts if {*cohort.roles} - {"pretraining", "holdout"}}
     scanners = scanners_of(images, in_tasks)
     pools = check_pools(config, with_scanner(images, scanners), cohorts, mistakes, people)
-    _raise_if_any(mistakes, table, lost)
+    mistakes.raise_if_any()
     begun = _known_without_volumes(folder)
     without_volumes = _without_volumes(config, cohorts, images, folder, begun)
     about = {"images.tsv": images, "excluded.tsv": excluded, "scanners.tsv": scanners}
@@ -152,18 +151,25 @@ def compile_manifest(
     apart = replace(apart, facts=facts)
     written = _write(folder, table, cohorts, about, previous, apart, without_volumes)
     gaining = [cohort.name for cohort in cohorts if cohort.name in begun and cohort.name not in without_volumes]
-    again: dict[str, None] = {}
-    for cohort, shard in images.loc[images["cohort"].isin(gaining), ["cohort", "shard"]].drop_duplicates().to_numpy():
-        for ledger in _ledgers(folder, shard):
+    again = []
+    for name in gaining:
+        shards = images.loc[images["cohort"] == name, "shard"].unique()
+        ledgers = [ledger for shard in shards for ledger in _ledgers(folder, shard)]
+        for ledger in ledgers:
             ledger.unlink()  # Snakemake makes it again, also if it has no record of how the old one was made
-            again[cohort] = None
-    if config["preprocessing"]["engine"] != "fastsurfer":
-        again.clear()  # another engine does everything again
+        if ledgers and config["preprocessing"]["engine"] == "fastsurfer":  # another engine does everything again
+            again.append(name)
     return Summary(
         images=people.named(images),
         excluded=excluded,
         cohorts=tuple(cohort.name for cohort in cohorts),
-        notes=(*lost, *notes, *apart.notes, *on_people, *(f"{name}: {GAINS_VOLUMES}" for name in again)),
+        notes=(
+            *(cause.what for cause in mistakes.causes),
+            *notes,
+            *apart.notes,
+            *on_people,
+            *(f"{name}: {GAINS_VOLUMES}" for name in again),
+        ),
         written=written,
         new_images=int((~images["image_id"].isin(list(previous))).sum()),
         gone_images=_gone(previous, {*images["image_id"], *apart.positions}, cohorts),
@@ -212,6 +218,7 @@ def images_of_cohort(
 ) -> tuple[list[dict], list[Exclusion], list[str]]:
     """A cohort's images as rows (sorted by participant, session and name), what is left out, and notes."""
     excluded: list[Exclusion] = []
+    lost: list[Exclusion] = []
     if not cohort.path.is_dir():
         fix = "mount it, or correct the path"
         mistakes.add(InputError(table, f"{cohort.where}, path", f"there is no folder {cohort.path}", fix))
@@ -229,8 +236,11 @@ def images_of_cohort(
     for person in find_participants(cohort.path, excluded):
         key = key_of(person.label, "sub-")
         if (key, "") not in participants.rows:
-            detail = f"participants.tsv has no row sub-{key}{near_label(key, others)}"
-            excluded += [Exclusion(scan.path, "no_participants_row", detail) for scan in person.scans]
+            near = near_label(key, others)
+            detail = f"participants.tsv has no row sub-{key}{near}"
+            without_row = [Exclusion(scan.path, "no_participants_row", detail) for scan in person.scans]
+            excluded += without_row
+            lost += without_row if near else []
             continue
         if not person.scans:
             continue
@@ -247,6 +257,7 @@ def images_of_cohort(
     labels.report(table)
     labels.notes[:0] = _without_diagnosis(cohort, rows) if labels.has("diagnosis") else []
     labels.notes[:0] = notes_on_columns(cohort, participants, labels.has("diagnosis"))
+    _explain_labels(cohort, table, lost, mistakes)
     _check_derivatives(cohort, table, rows, labels.notes, mistakes)
     if not rows:
         what = "it holds no T1-weighted image (sub-*/[ses-*/]anat/*_T1w.nii.gz)"
@@ -281,28 +292,13 @@ def _refuse_derivatives(cohort: Cohort, mistakes: Mistakes) -> None:
         mistakes.add(InputError(path, "", what, fix))
 
 
-def _raise_if_any(mistakes: Mistakes, table: Path, lost: Sequence[str]) -> None:
-    """Raise the mistakes, if there are any, with what people may be missing for."""
-    for sentence in lost if mistakes else ():
-        mistakes.add(InputError(table, "", sentence, "write each label as its folder"))
-    mistakes.raise_if_any()
-
-
-def labels_in_another_form(excluded: pd.DataFrame) -> list[str]:
-    """A sentence for each cohort with images that are left out because participants.tsv writes their labels otherwise.
-
-    Parameters
-    ----------
-    excluded : the images that are left out, with the columns cohort, reason and detail
-    """
-    rows = excluded[
-        (excluded["reason"] == "no_participants_row") & excluded["detail"].str.contains(HAS_SUB, regex=False)
-    ]
-    return [
-        f"{cohort}: {counted(len(part), 'image')} left out: participants.tsv writes the labels otherwise, such as: "
-        f"{part['detail'].iloc[0]}"
-        for cohort, part in rows.groupby("cohort", sort=False)
-    ]
+def _explain_labels(cohort: Cohort, table: Path, lost: Sequence[Exclusion], mistakes: Mistakes) -> None:
+    """Say which images are left out because participants.tsv writes their labels otherwise; a pool may lack them."""
+    if not lost:
+        return
+    left_out = f"{cohort.name}: {counted(len(lost), 'image')} left out"
+    note = f"{left_out}: participants.tsv writes the labels otherwise, such as: {lost[0].detail}"
+    mistakes.causes.append(InputError(table, "", note, "write each label as its folder"))
 
 
 def _without_diagnosis(cohort: Cohort, rows: Sequence[Mapping[str, Any]]) -> list[str]:

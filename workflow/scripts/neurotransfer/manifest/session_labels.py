@@ -6,8 +6,6 @@ import re
 import unicodedata
 from collections.abc import Collection, Mapping
 
-HAS_SUB = "(it has sub-"  # of a hint on a label
-
 
 def unmatched_sessions(imaged: Collection[str], listed: Collection[str]) -> dict[str, str | None]:
     """The imaged sessions without a row, each with the row's label that differs only in padding, case or
@@ -45,4 +43,4 @@ def near_label(key: str, others: Mapping[str, str]) -> str:
     """
     other = others.get(folded(key))
     why = "have its leading zeros been lost?" if other == key.lstrip("0") else "write it as the folder"
-    return f" {HAS_SUB}{other}: {why})" if other else ""
+    return f" (it has sub-{other}: {why})" if other else ""
