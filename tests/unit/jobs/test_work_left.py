@@ -6,11 +6,14 @@ from neurotransfer.jobs.work_left import Work
 HOUR = 3600.0  # long jobs, beside which the 20 s for which a machine counts as ordinary are little
 
 
-def work(jobs: dict[str, int], cost: float = HOUR, cores: int = 1) -> Work:
-    """A run of these jobs, each with the same cost."""
-    made = Work(dict.fromkeys(jobs, cost), images=None)
+def work(jobs: dict[str, int], cores: int = 1, *, after: str = "") -> Work:
+    """A run of these jobs, each of which costs an hour; the first job of the rule `after` took one and is done."""
+    made = Work(dict.fromkeys(jobs, HOUR), images=None)
     made.jobs.update(jobs)
     made.cores = cores
+    if after:
+        made.begin("1", after, 0)
+        made.finish("1", after, HOUR)
     return made
 
 
@@ -37,32 +40,24 @@ def test_a_running_job_takes_as_long_as_it_has_said_less_the_time_since_then():
 
 
 def test_a_job_that_takes_much_longer_than_its_cost_makes_the_next_ones_longer_too():
-    made = work({"baseline": 3})
-    made.begin("1", "baseline", 0)
-    made.finish("1", "baseline", HOUR)
+    made = work({"baseline": 3}, after="baseline")
     made.begin("2", "baseline", HOUR)
     assert made.seconds_left(HOUR + 60) == pytest.approx(2 * HOUR, rel=0.05)
     assert made.seconds_left(10 * HOUR) > 5 * HOUR  # two jobs took 10 hours, and one is waiting
 
 
 def test_rules_that_follow_each_other_do_not_share_the_time_however_many_cores_there_are():
-    made = work({"split": 1, "pretrain": 1, "evaluate": 1, "heads": 1}, cores=8)
-    made.begin("1", "split", 0)
-    made.finish("1", "split", HOUR)
+    made = work({"split": 1, "pretrain": 1, "evaluate": 1, "heads": 1}, cores=8, after="split")
     assert made.seconds_left(HOUR) == pytest.approx(3 * HOUR)
 
 
 def test_jobs_of_one_rule_share_the_time():
-    made = work({"split": 1, "baseline": 8}, cores=8)
-    made.begin("1", "split", 0)
-    made.finish("1", "split", HOUR)
+    made = work({"split": 1, "baseline": 8}, cores=8, after="split")
     assert made.seconds_left(HOUR) == pytest.approx(HOUR)
 
 
 def test_a_failed_job_has_done_nothing():
-    made = work({"baseline": 3})
-    made.begin("1", "baseline", 0)
-    made.finish("1", "baseline", HOUR)
+    made = work({"baseline": 3}, after="baseline")
     before = made.seconds_left(HOUR)
     made.begin("2", "baseline", HOUR)
     made.said["baseline"] = (HOUR, 1.5 * HOUR)
@@ -72,9 +67,7 @@ def test_a_failed_job_has_done_nothing():
 
 
 def test_statistics_and_pages_come_after_all_else_one_after_the_other():
-    made = work({"split": 1, "baseline": 8, "aggregate": 1, "report": 1}, cores=8)
-    made.begin("1", "split", 0)
-    made.finish("1", "split", HOUR)
+    made = work({"split": 1, "baseline": 8, "aggregate": 1, "report": 1}, cores=8, after="split")
     assert made.seconds_left(HOUR) == pytest.approx(3 * HOUR)
 
 
