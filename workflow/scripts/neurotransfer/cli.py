@@ -360,11 +360,16 @@ def _init(chosen: argparse.Namespace) -> None:
         print(f"written: {path}")
     for note in started.notes:
         print(f"note: {note}")
-    options = "--configfile my-study.yaml"
+    then = "neurotransfer manifest --configfile my-study.yaml"
     if chosen.directory.resolve() != Path.cwd():
-        folder = shlex.quote(str(chosen.directory))
-        options = f"--directory {folder} --configfile {shlex.quote(str(started.paths[1]))}"
-    print(f"check the guesses in both; then: neurotransfer manifest {options}")
+        then = _manifest_command(chosen.directory, started.paths[1])
+    print(f"check the guesses in both; then: {then}")
+
+
+def _manifest_command(folder: Path, configuration: Path) -> str:
+    """The command that compiles the manifest of a study in another folder."""
+    options = ["--directory", str(folder), "--configfile", str(configuration)]
+    return shlex.join(["neurotransfer", "manifest", *options])
 
 
 def _doctor(chosen: argparse.Namespace) -> int:
@@ -417,7 +422,7 @@ def _withdraw(chosen: argparse.Namespace) -> int:
     if not chosen.verify:
         cleaned = clean_logs(names)
         if cleaned:
-            print(f"{counted(cleaned, 'log')} no longer name{'s' * (cleaned == 1)} people who have withdrawn")
+            print(f"{counted(cleaned, 'log no longer names', 'logs no longer name')} people who have withdrawn")
         print("now: neurotransfer withdraw --verify")
         return 0
     cores = len(os.sched_getaffinity(0))
@@ -649,8 +654,7 @@ def _simulate(chosen: argparse.Namespace) -> None:
         processes=chosen.processes,
         write_masks=chosen.masks,
     )
-    folder, configuration = shlex.quote(str(chosen.folder)), shlex.quote(str(REPOSITORY / "config/demo.yaml"))
-    then = f"neurotransfer manifest --directory {folder} --configfile {configuration}"
+    then = _manifest_command(chosen.folder, REPOSITORY / "config/demo.yaml")
     print(f"simulated: {chosen.folder / 'cohorts.tsv'}; then: {then}")
 
 

@@ -43,13 +43,11 @@ class Verification:
     def text(self) -> str:
         """One line: how much was verified, and how much of it was wrong."""
         found = f"{len(self.mistakes)} wrong" if self.mistakes else "all as written"
-        waiting = counted(len(self.waiting), "shard")
         if not self.shards and not self.mistakes:
-            return f"there is no cache of the study's {waiting} yet"
+            return f"there is no cache of the study's {counted(len(self.waiting), 'shard')} yet"
         extent = f"{counted(self.shards, 'shard')}, {counted(self.rows, 'image')}, {byte_size(self.bytes)}"
-        return f"{extent} verified: {found}" + (
-            f"; {waiting} {'is' if len(self.waiting) == 1 else 'are'} not cached yet" if self.waiting else ""
-        )
+        waiting = f"; {counted(len(self.waiting), 'shard is', 'shards are')} not cached yet" if self.waiting else ""
+        return f"{extent} verified: {found}{waiting}"
 
 
 @dataclass

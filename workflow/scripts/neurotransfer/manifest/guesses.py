@@ -51,8 +51,8 @@ NAMES = {
 }
 # Ages of something else than the scan, or of somebody else, in four languages.
 OTHER_AGE = re.compile(
-    r"onset|first|began|beginn?|begin|start|death|died|diagnos|illness|father|mother|matern|patern|parent|partner|spouse|"
-    r"krank|vater|mutter|elter|\btod|début|apparition|maladie|père|mère|parent|décès|inicio|enferm|padre|madre|muerte",
+    r"onset|first|began|begin|start|death|died|diagnos|illness|father|mother|matern|patern|parent|partner|spouse|"
+    r"krank|vater|mutter|elter|\btod|début|apparition|maladie|père|mère|décès|inicio|enferm|padre|madre|muerte",
     re.I,
 )
 # Words for a missing value; of a diagnosis, "none" may mean that somebody is healthy, which a person must say.
@@ -160,13 +160,11 @@ def _guess_present(field_name: str, name: str, counts: Counter[str], meanings: M
         first, second = (FEMALE, MALE) if field_name == "sex" else (RIGHT, LEFT)
         return _guess_coded(field_name, name, words, meanings, first, second)
     numbers = [word for word in words if NUMBER.fullmatch(word.replace(",", ".", 1))]
+    such = f"{counted(len(words), 'value')}, such as {words[0]}"
     problem = comma_problem(words) if any("," in word for word in numbers) else None
+    doubt = f"; but {problem}" if problem else ""
     if field_name != "age":
-        if len(numbers) < len(words):
-            return None
-        return Guess(
-            name, why=f"{counted(len(words), 'value')}, such as {words[0]}{f'; but {problem}' if problem else ''}"
-        )
+        return Guess(name, why=such + doubt) if len(numbers) == len(words) else None
     unread = [
         word
         for word in words
@@ -176,11 +174,8 @@ def _guess_present(field_name: str, name: str, counts: Counter[str], meanings: M
         return Guess("-", why=f"{name} has {', '.join(unread[:5])}, which is no age")
     years = [float(word.replace(",", ".", 1)) for word in numbers]
     unit = "" if not years or median(years) <= AGES[1] else "months" if median(years) < MONTHS else "days"
-    why = f"{counted(len(words), 'value')}, such as {words[0]}" + (
-        f"; too large for years, {unit} assumed" if unit else ""
-    )
-    why += f"; but {problem}" if problem else ""
-    return Guess(name, why=why, unit=unit)
+    assumed = f"; too large for years, {unit} assumed" if unit else ""
+    return Guess(name, why=such + assumed + doubt, unit=unit)
 
 
 def _guess_coded(

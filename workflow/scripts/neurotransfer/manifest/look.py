@@ -240,10 +240,15 @@ def start_study(folders: Sequence[Path], target: Path, feasible: FeasibleSizes) 
     target.mkdir(parents=True, exist_ok=True)
     write_text(paths[0], _cohorts_text(names, found, tasks))
     write_text(paths[1], _study_text(tasks, sizes, share, set(names) == tasks.keys()))
+    return Started(paths, list(tasks), _notes(dict(zip(names, found, strict=True)), guessed, tasks))
+
+
+def _notes(found: Mapping[str, Look], guessed: Mapping[str, _Task], tasks: Mapping[str, _Task]) -> list[str]:
+    """What a person should know of the guesses: diagnoses that are not read, and tasks that cannot be drawn."""
     notes = [
         f"{name}: its diagnosis is not read ({one.guesses['diagnosis'].why}). Its role is holdout, because its "
         "patients would pretrain as healthy people"
-        for name, one in zip(names, found, strict=True)
+        for name, one in found.items()
         if _has_unread_diagnosis(one)
     ]
     for name, task in guessed.items():
@@ -257,7 +262,7 @@ def start_study(folders: Sequence[Path], target: Path, feasible: FeasibleSizes) 
             "no task was found: say in cohorts.tsv which column has the diagnosis (neurotransfer look FOLDER lists "
             "them), and write a task into my-study.yaml, as its comment shows (docs/bids.md)"
         )
-    return Started(paths, list(tasks), notes)
+    return notes
 
 
 def _has_unread_diagnosis(one: Look) -> bool:

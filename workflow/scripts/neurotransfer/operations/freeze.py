@@ -186,7 +186,7 @@ def _secondary(config: Mapping[str, Any], study: Study) -> Iterator[str]:
 
 def _plain(value: float) -> str:
     """A limit without an exponent and with separators of thousands: 0.05, 2,800,000."""
-    return f"{int(value):,}" if float(value).is_integer() else f"{value:,}"
+    return number(int(value) if float(value).is_integer() else value)
 
 
 def _exclusions(config: Mapping[str, Any]) -> Iterator[str]:

@@ -63,11 +63,13 @@ def noise_of_starts(medians: pd.DataFrame) -> str:
     """
     variances = (medians["seed_sd"] ** 2).groupby(medians["model"]).mean()
     known = {model: variances[model] ** 0.5 for model in CNNS if variances.get(model, float("nan")) >= 0}
-    told = {model: f"{sd:.3f}" for model, sd in known.items() if f"{sd:.3f}" != "0.000"}
-    lost = [model for model in known if model not in told]
-    if not told:
+    measured = {model: sd for model, sd in known.items() if round(sd, 3)}
+    lost = [model for model in known if model not in measured]
+    if not measured:
         return "in the AUCs of the networks it cannot be told from the noise of test sets" if known else ""
-    text = f"a standard deviation of {listed(f'{sd} ({model})' for model, sd in told.items())} in a network's AUC"
+    text = (
+        f"a standard deviation of {listed(f'{sd:.3f} ({model})' for model, sd in measured.items())} in a network's AUC"
+    )
     text += ", averaged over tasks and n"
     return f"{text}; that of {listed(lost)} cannot be told from the noise of test sets" if lost else text
 

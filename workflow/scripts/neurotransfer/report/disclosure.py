@@ -139,8 +139,8 @@ class _Table:
         rests += [mine - other for other in others[(common == sizes) & (sizes < mine.sum())]]
         rests += [other - mine for other in others[(common == mine.sum()) & (sizes > common)]]
         weights = np.array(rests) @ self.images
-        told = [rest for rest, weight in zip(rests, weights, strict=True) if weight and (rest * ~self.free).any()]
-        return any(self.is_few(rest) for rest in told)
+        open_rests = [rest for rest, weight in zip(rests, weights, strict=True) if weight and (rest * ~self.free).any()]
+        return any(self.is_few(rest) for rest in open_rests)
 
     def hide_what_bounds_tell(self, hidden: dict[Name, np.ndarray]) -> None:
         """Hide more, from the least important on, until each number of few people may be one of two at least."""
